@@ -1,10 +1,10 @@
-/** The files of backups, which may be on a remote. */
+/** Reads and removes listed backups, which may be on a remote. */
 import { removeBackup } from "./manifest.js";
 
-/** Reads and removes listed backups, which may be on a remote. */
 export interface BackupFiles {
   /**
-   * Makes the whole backup readable at its path. A listing reads only its first page.
+   * Makes the whole backup readable at its path. For a listing of a remote, only its beginning was
+   * downloaded.
    *
    * @throws {@link StoreError} io - if it cannot be read
    */

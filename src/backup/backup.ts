@@ -1,29 +1,30 @@
 /**
  * The main job: a verified copy of the store and the bundle for it, with a short downtime.
  *
- * First everything is tried that can fail (prepare.ts), and everything slow is done while the
+ * Everything that can fail is checked first (prepare.ts), and everything slow is done while the
  * service runs (warm-copy.ts explains how). Each step is journaled before it begins, so that after
  * a kill at any point the next command or the restart timer can recover (recover.ts).
  */
-import { hostname } from "node:os";
-import { join } from "node:path";
 import { type Bundle, type BundleReport, bundleReport, writeBundle } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
-import { stagedName } from "../fs/atomic.js";
 import type { Downtime, Restart } from "../operation/downtime.js";
 import { Journal } from "../operation/journal.js";
 import { type OperationFailure, orRecover, withRecovery } from "../operation/recovery.js";
 import { assertNoHolders, type ServiceReport } from "../operation/service.js";
-import { emitStep } from "../operation/step.js";
 import { reportService, withServiceStopped } from "../operation/window.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
 import { openEncrypted } from "../store/cipher.js";
-import { signManifest } from "./manifest.js";
 import { type NamedBackup, nameBackup } from "./name.js";
 import { type BackupOptions, type Prepared, prepare } from "./prepare.js";
-import { type BackupJournal, type BackupStep, recoverBackup } from "./recover.js";
+import {
+  type BackupJournal,
+  type BackupStep,
+  emitBackupStep,
+  planFiles,
+  recoverBackup,
+} from "./recover.js";
 import { chooseStoreId } from "./store-id.js";
-import { inspectSound } from "./verify.js";
+import { verifyCopy } from "./verify.js";
 import { WarmCopy } from "./warm-copy.js";
 
 export type { BackupOptions } from "./prepare.js";
@@ -37,8 +38,9 @@ export interface BackupResult {
 
 /** Time limit of the work while the service is stopped, for a warm copy: 30 s. */
 const windowBudgetMs = 30_000;
-/** Added where the whole store is copied then. A slow USB stick writes 20 MB/s. */
+/** Extends the limit if the whole store is copied in that time. A slow USB stick writes 20 MB/s. */
 const slowestCopyBytesPerMs = 20_000;
+
 /** A backup in progress. */
 interface Job {
   readonly options: BackupOptions;
@@ -50,14 +52,14 @@ interface Job {
   readonly recover: (failed: OperationFailure) => Promise<unknown>;
 }
 
-/** A complete copy, as of `at` or later. */
+/** A complete copy, with every commit up to `at`. */
 interface Copied {
   readonly at: Date;
   readonly restart: Restart | undefined;
 }
 
 /**
- * Makes a backup, and a bundle unless the existing bundle is still good.
+ * Makes a backup, and a bundle unless the existing bundle is still valid.
  *
  * @throws {@link StoreError} of every kind. If the service ran before, it runs again, and nothing
  *   is left under a final name. If the service could not be started (`service`), the message says
@@ -67,30 +69,25 @@ interface Copied {
 export async function backup(options: BackupOptions): Promise<BackupResult> {
   const prepared = await prepare(options);
   const { storePath, key } = prepared;
-  const named = join(prepared.directory, "backup");
-  const files: BackupJournal = {
-    staged: { copy: stagedName(`${named}.db`), manifest: stagedName(`${named}.manifest.json`) },
-    bundle: { folder: prepared.bundleDirectory, key_id: prepared.keyId },
-  };
+  const files = planFiles(prepared);
   const storeId = await chooseStoreId(prepared);
   await using copy = new WarmCopy(storePath, key, files.staged.copy);
   const journal = await Journal.begin(storePath, "backup", "backup.beginning", files);
-  step("backup.beginning");
+  emitBackupStep("backup.beginning");
   const recover = async (failed: OperationFailure) => {
-    // A copier may hang on a disk and must not keep the service down, so its end is not awaited.
+    // A copier that hangs on a disk must not keep the service down, so its exit is not awaited.
     if (failed.downtime) await copy.release().catch(() => undefined);
     else await copy[Symbol.asyncDispose]();
-    return await recoverFailed(journal, storePath, failed);
+    return await recoverFailedBackup(journal, storePath, failed);
   };
-  const { restart, ...result } = await run({
-    ...{ options, prepared, journal, files, copy, storeId, recover },
-  });
+  const job: Job = { options, prepared, journal, files, copy, storeId, recover };
+  const { restart, ...result } = await copyAndName(job);
   await journal.end(`the backup ${result.backup.path} is complete and verified`);
   const service = await reportService(prepared.service, restart, options.reporter);
   return { ...result, service, verified: true };
 }
 
-async function recoverFailed(
+async function recoverFailedBackup(
   journal: Journal,
   storePath: string,
   failed: OperationFailure,
@@ -101,7 +98,7 @@ async function recoverFailed(
   return withRecovery(failed.failure, recovery, recovery.serviceDown && outcome);
 }
 
-async function run(
+async function copyAndName(
   job: Job,
 ): Promise<Pick<BackupResult, "backup" | "bundle"> & Pick<Copied, "restart">> {
   const { options, prepared, recover } = job;
@@ -110,7 +107,7 @@ async function run(
   const copied =
     wasActive && !options.online
       ? await copyWhileStopped(job)
-      : await orRecover(() => copyNow(job), recover);
+      : await orRecover(() => completeCopy(job), recover);
   const named = await orRecover(() => verifyAndName(job, copied), recover);
   return { backup: named, bundle: bundleReport(bundle), restart: copied.restart };
 }
@@ -137,7 +134,7 @@ async function copyWarm({ options, prepared, copy, storeId }: Job): Promise<Bund
     recipients: options.recipients,
     bundlePassphrase: options.bundlePassphrase,
   });
-  step("backup.bundled");
+  emitBackupStep("backup.bundled");
   reporter.detail(
     `${bundle.reused ? "the bundle is still good" : "wrote the bundle"}: ${bundle.path}`,
   );
@@ -146,16 +143,16 @@ async function copyWarm({ options, prepared, copy, storeId }: Job): Promise<Bund
     await orAbort(copy.warm(signal), signal);
     reporter.detail(`copied ${copy.written} bytes while the store was in use`);
   }
-  step("backup.warm");
+  emitBackupStep("backup.warm");
   return bundle;
 }
 
-/** Completes the copy without a downtime: the service does not run, or the backup is online. */
-async function copyNow({ options: { signal }, copy }: Job): Promise<Copied> {
+/** Completes the copy without downtime: the service does not run, or the backup is online. */
+async function completeCopy({ options: { signal }, copy }: Job): Promise<Copied> {
   const at = new Date();
   await orAbort(copy.complete(), signal);
   await copy.unpin();
-  step("backup.copied");
+  emitBackupStep("backup.copied");
   return { at, restart: undefined };
 }
 
@@ -181,14 +178,14 @@ async function copyWhileStopped({
       journalStop: async (stopped) => {
         const data: BackupJournal = { ...files, ...(stopped && { stopped }) };
         await journal.write("backup.stopping" satisfies BackupStep, data);
-        step("backup.stopping");
+        emitBackupStep("backup.stopping");
       },
-      onArmed: () => step("backup.armed"),
+      onArmed: () => emitBackupStep("backup.armed"),
       recover,
     },
     async (downtime) => {
       ended = downtime;
-      step("backup.stopped");
+      emitBackupStep("backup.stopped");
       throwIfAborted(signal);
       const stoppedAt = new Date();
       // In parallel, to shorten the downtime. The pin keeps the copy consistent in any case.
@@ -196,33 +193,33 @@ async function copyWhileStopped({
         orAbort(copy.complete(), signal),
         assertNoHolders(storePath, { except: copy.pids }),
       ]);
-      // Outside of WAL mode, a pin would keep the service from its first write, and so perhaps from
-      // getting ready. In WAL mode it blocks nothing and can be released later.
+      // Outside of WAL mode, a pin blocks the first write of the service, which could prevent its
+      // start. In WAL mode it blocks nothing and is released later.
       if (!isWal) await copy.unpin();
-      step("backup.copied");
+      emitBackupStep("backup.copied");
       return stoppedAt;
     },
   );
-  step("backup.started");
+  emitBackupStep("backup.started");
   const name = service.service.name ?? "the service";
   return await orRecover(
     async () => {
-      assertUndisturbed(name, restart);
+      assertStayedDown(name, restart);
       await journal.write("backup.finishing" satisfies BackupStep, files);
-      step("backup.finishing");
+      emitBackupStep("backup.finishing");
       await copy.unpin();
       reporter.detail(
         `${name} was stopped for ${restart?.downtimeMs} ms, in which ${copy.written - writtenBefore} bytes were copied`,
       );
       return { at, restart };
-      // With the downtime, a service that was started is not started again.
     },
+    // The downtime shows that the service was started, so that it is not started again.
     ({ failure }) => recover({ failure, downtime: ended }),
   );
 }
 
 /** @throws {@link StoreError} service - if the service was started before the copy was complete */
-function assertUndisturbed(name: string, restart: Restart | undefined): void {
+function assertStayedDown(name: string, restart: Restart | undefined): void {
   if (restart?.timerFired) {
     throw new StoreError(
       "service",
@@ -239,51 +236,25 @@ function assertUndisturbed(name: string, restart: Restart | undefined): void {
 
 /** Verifies the copy, and gives it and its manifest their final names. */
 async function verifyAndName(job: Job, { at }: Copied): Promise<NamedBackup> {
-  const { options, prepared, files, copy, storeId } = job;
+  const { options, prepared, journal, files, copy, storeId } = job;
+  const { directory, storePath, key, service, method } = prepared;
   const { signal } = options;
   throwIfAborted(signal);
-  await copy.cut();
-  // With the passphrase, as a user of the bundle would open it, and not with the copy's key.
+  await copy.truncate();
+  // Opens the copy with the passphrase, not with the cached key, as a user of the bundle would.
   const opened = await openEncrypted(files.staged.copy, prepared.passphrase, {
     mode: "readonly",
     immutable: true,
   });
   // In parallel: the disk writes what the inspection reads from memory.
-  const inspected = inspectSound(opened);
+  const inspected = verifyCopy(opened);
   inspected.catch(() => undefined);
   const finished = await orAbort(copy.finish(), signal);
-  step("backup.finished");
+  emitBackupStep("backup.finished");
   const contents = await orAbort(inspected, signal);
-  step("backup.verified");
-  const manifestFor = (file: string) =>
-    signManifest(
-      {
-        created_at: at.toISOString(),
-        file,
-        size: finished.size,
-        sha256: finished.sha256,
-        key_id: prepared.keyId,
-        cipher_compatibility: prepared.key.cipherCompatibility,
-        schema_version: contents.schemaVersion,
-        clients: contents.clients,
-        page_size: contents.pageSize,
-        hostname: hostname(),
-        unit: prepared.service.service.name,
-        method: prepared.method,
-        ...(storeId !== undefined && { store_id: storeId }),
-      },
-      prepared.key,
-    );
+  emitBackupStep("backup.verified");
   return await nameBackup({
-    directory: prepared.directory,
-    storePath: prepared.storePath,
-    at,
-    journal: job.journal,
-    files,
-    manifestFor,
+    ...{ directory, storePath, at, journal, files, key },
+    ...{ ...finished, contents, unit: service.service.name, method, storeId },
   });
-}
-
-function step(name: BackupStep): void {
-  emitStep(name);
 }

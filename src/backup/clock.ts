@@ -8,7 +8,7 @@
 import { hostname } from "node:os";
 import { StoreError } from "../errors.js";
 import { type ListedBackup, type ListingOptions, listBackups } from "./listing.js";
-import { newestBackup } from "./manifest.js";
+import { findNewestBackup } from "./manifest.js";
 
 /** A time server corrects a clock in steps of some seconds. */
 const ownToleranceMs = 60_000;
@@ -19,34 +19,33 @@ const othersToleranceMs = 3_600_000;
 export const clockHint =
   "Set the clock (date shows it). If it is right, move that backup and its manifest away, or add --yes to go on.";
 
-/** Returns whether a backup was made later than the clock says it is now. */
+/** Returns whether a backup's date is later than the clock, apart from the tolerance. */
 export function isFromFuture(backup: { createdAt: string; hostname: string }): boolean {
   const tolerance = backup.hostname === hostname() ? ownToleranceMs : othersToleranceMs;
   return Date.parse(backup.createdAt) - Date.now() > tolerance;
 }
 
 /**
- * Makes sure that the clock is not behind the newest backup of the store. Counts only manifests
- * with a valid MAC: any program that can write to the directory could stop all backups with a
- * forged one.
+ * Throws if the clock is behind a backup of the store. Counts only manifests with a valid MAC.
+ * Otherwise any program that can write to the directory could stop all backups with a forged
+ * manifest.
  *
- * @throws {@link StoreError} refused - if it is
+ * @throws {@link StoreError} refused - if the clock is behind
  */
 export async function assertClockNotBehind(options: ListingOptions): Promise<void> {
-  const newest = await newestBackup(options.folder, options.storePath);
-  // Checking a MAC takes a key, which takes long to derive, so it is done only on suspicion.
+  const newest = await findNewestBackup(options.folder, options.storePath);
+  // Checking a MAC requires a key, which takes 200 ms or more to derive.
   if (newest === undefined || Date.parse(newest.createdAt) < Date.now()) return;
   const { backups } = await listBackups(options);
   const ahead = backups.find((backup) => backup.mac === true && isFromFuture(backup));
   if (ahead !== undefined) throw clockError(ahead);
 }
 
-/** Returns the error for a clock behind a backup. */
 export function clockError({ path, createdAt }: ListedBackup): StoreError {
   const now = new Date().toISOString();
   return new StoreError(
     "refused",
-    `the clock says ${now}, but ${path} was made at ${createdAt}, which is in the future: the clock is or was wrong; nothing was changed`,
+    `the clock is at ${now}, but ${path} was made at ${createdAt}, which is in the future: the clock is or was wrong; nothing was changed`,
     { hint: clockHint },
   );
 }

@@ -1,4 +1,4 @@
-/** What the parent, the copier process and its threads send to each other. */
+/** The messages between the parent, the copier process and its threads. */
 import { type ErrorKind, StoreError } from "../errors.js";
 import { StoreKey } from "../store/cipher.js";
 
@@ -12,13 +12,13 @@ export type CopierRequest =
     }
   | { do: "catchUp" }
   | { do: "sync" }
-  | { do: "cut" }
+  | { do: "truncate" }
   | { do: "finish" };
 
 export interface CopyProgress {
   /** Bytes written to the copy by this step. */
   written: number;
-  /** Pages taken from the log by this step; 0 if nothing was committed since the last. */
+  /** Pages that this step copied from the log; 0 if nothing was committed since the last step. */
   pages: number;
   /** Whether the log cannot update the copy, so that the whole file must be copied again. */
   lost: boolean;
@@ -31,7 +31,7 @@ export interface FinishedCopy {
   sha256: string;
 }
 
-/** An error with the fields that reach the other side. */
+/** The fields of an error that are sent to the other process or thread. */
 export interface CopierFailure {
   code: string | undefined;
   message: string;
@@ -43,14 +43,13 @@ export type CopierReply =
   | { ok: true; result: CopyProgress | FinishedCopy }
   | { ok: false; error: CopierFailure };
 
-export function failureOf(error: unknown): CopierFailure {
+export function toFailure(error: unknown): CopierFailure {
   const { code, message } = error as NodeJS.ErrnoException;
   const { kind, hint } = error instanceof StoreError ? error : {};
   return { code, message, kind, hint };
 }
 
-/** Returns the error that the other side had. */
-export function errorFrom({ code, message, kind, hint }: CopierFailure): Error {
+export function toError({ code, message, kind, hint }: CopierFailure): Error {
   if (kind) return new StoreError(kind, message, { hint });
   return Object.assign(new Error(message), { code });
 }
@@ -61,24 +60,24 @@ interface PlainKey {
   readonly cipherCompatibility: StoreKey["cipherCompatibility"];
 }
 
-/** The keys of a re-encryption. They travel through a pipe between the processes. */
+/** The keys of a re-encryption, as bytes. They are sent only through a pipe and to threads. */
 export interface PlainKeys {
   readonly from: PlainKey;
   readonly to: PlainKey;
 }
 
-export function plainKeys(from: StoreKey, to: StoreKey): PlainKeys {
-  return { from: plain(from), to: plain(to) };
+export function toPlainKeys(from: StoreKey, to: StoreKey): PlainKeys {
+  return { from: toPlainKey(from), to: toPlainKey(to) };
 }
 
-export function storeKeys({ from, to }: PlainKeys): { from: StoreKey; to: StoreKey } {
-  return { from: storeKey(from), to: storeKey(to) };
+export function toStoreKeys({ from, to }: PlainKeys): { from: StoreKey; to: StoreKey } {
+  return { from: toStoreKey(from), to: toStoreKey(to) };
 }
 
-function plain({ salt, key, cipherCompatibility }: StoreKey): PlainKey {
+function toPlainKey({ salt, key, cipherCompatibility }: StoreKey): PlainKey {
   return { salt, key, cipherCompatibility };
 }
 
-function storeKey({ salt, key, cipherCompatibility }: PlainKey): StoreKey {
+function toStoreKey({ salt, key, cipherCompatibility }: PlainKey): StoreKey {
   return new StoreKey(Buffer.from(salt), Buffer.from(key), cipherCompatibility);
 }

@@ -17,8 +17,8 @@ import {
   type CopierRequest,
   type CopyProgress,
   type FinishedCopy,
-  failureOf,
   type PlainKeys,
+  toFailure,
 } from "./copier-message.js";
 import { type PageTransfer, PlainTransfer, ReencryptingTransfer } from "./page-transfer.js";
 
@@ -28,7 +28,7 @@ const chunkSize = 4 << 20;
 const nothingNew: CopyProgress = { written: 0, pages: 0, lost: false, restarted: false };
 
 /**
- * The copy of a store's main file and log. Between two steps neither is open, so that this process
+ * The copy of a store's main file and log. Both are closed between two steps, so that this process
  * does not count as a user of the store.
  */
 class StagedCopy {
@@ -38,9 +38,9 @@ class StagedCopy {
   #mainId: string | undefined;
   #walId: string | undefined;
   #position: WalPosition | undefined;
-  /** Pages taken from the log since its start. They are copied again if the log restarts. */
+  /** Pages copied from the log since its start. They are copied again if the log restarts. */
   #logPages = new Set<number>();
-  /** The size of the copied main file, which is the database's if the log has no commit. */
+  /** The size of the copied main file in bytes: the database's size if the log has no commit. */
   #mainSize = 0;
   #pageSize = 0;
   /** The size of the truncated copy in bytes. */
@@ -63,7 +63,7 @@ class StagedCopy {
   async copyMain(): Promise<CopyProgress> {
     const main = await open(this.#store, constants.O_RDONLY);
     try {
-      this.#mainId = await fileIdOf(main);
+      this.#mainId = await readFileId(main);
       this.#walId = undefined;
       this.#position = undefined;
       this.#logPages = new Set();
@@ -81,12 +81,12 @@ class StagedCopy {
     const wal = await openIfExists(`${this.#store}-wal`);
     try {
       const lost = { ...nothingNew, lost: true };
-      if (!main || (await fileIdOf(main)) !== this.#mainId) return lost;
-      // A log that appears after the copy of the main file has just started. With a log that is
-      // gone, pages may be lost.
-      const identity = wal && (await fileIdOf(wal));
-      if (this.#walId !== undefined && identity !== this.#walId) return lost;
-      this.#walId = identity;
+      if (!main || (await readFileId(main)) !== this.#mainId) return lost;
+      // A log that appears after the copy of the main file is new, so no page of it was missed. If
+      // the log was removed or replaced, pages may be lost.
+      const walId = wal && (await readFileId(wal));
+      if (this.#walId !== undefined && walId !== this.#walId) return lost;
+      this.#walId = walId;
       const progress = wal ? await this.#copyLog(wal, main) : nothingNew;
       this.#assertUndamaged();
       return progress;
@@ -117,20 +117,19 @@ class StagedCopy {
         progress.pages += 1;
       }
       this.#position = update.position;
-      // A restart of the log changes its header. With the same header, the pages read are
+      // A restart of the log changes its header. If the header is the same, the pages are
       // consistent.
       if (await isCurrent(wal, update.position)) return progress;
     }
   }
 
-  /** Syncs what was copied so far. */
   async sync(): Promise<CopyProgress> {
     await this.#staged.datasync();
     return nothingNew;
   }
 
-  /** Truncates the copy to the database's size: it is complete then. */
-  async cut(): Promise<CopyProgress> {
+  /** Truncates the copy to the database's size, which completes it. */
+  async truncate(): Promise<CopyProgress> {
     const pages = this.#position?.databasePages;
     this.#size = pages === undefined ? this.#mainSize : pages * this.#pageSize;
     await this.#staged.truncate(this.#size);
@@ -139,7 +138,7 @@ class StagedCopy {
 
   /** Syncs and hashes the truncated copy, both at the same time. */
   async finish(): Promise<FinishedCopy> {
-    await this.cut();
+    await this.truncate();
     const [sha256] = await Promise.all([this.#sha256(), this.#staged.sync()]);
     return { size: this.#size, sha256 };
   }
@@ -161,7 +160,7 @@ class StagedCopy {
     return this.#transfer.copyPage({ file, offset, page, pageSize: this.#pageSize }, this.#staged);
   }
 
-  /** Half a page of the main file, copied during a checkpoint, is replaced from the log by now. */
+  /** A page that was copied half written, during a checkpoint, has been replaced from the log. */
   #assertUndamaged(): void {
     const [page] = this.#transfer.damaged;
     if (page === undefined) return;
@@ -175,7 +174,7 @@ function sortByPage(pages: ReadonlyMap<number, number>): [page: number, offset: 
   return [...pages].sort(([a], [b]) => a - b);
 }
 
-async function fileIdOf(file: FileHandle): Promise<string> {
+async function readFileId(file: FileHandle): Promise<string> {
   const { dev, ino } = await file.stat({ bigint: true });
   return `${dev}:${ino}`;
 }
@@ -189,7 +188,7 @@ async function serve(request: CopierRequest): Promise<CopyProgress | FinishedCop
   }
   if (!copy) throw new Error(`request "${request.do}" before the copy`);
   if (request.do === "sync") return copy.sync();
-  if (request.do === "cut") return copy.cut();
+  if (request.do === "truncate") return copy.truncate();
   return request.do === "catchUp" ? copy.catchUp() : copy.finish();
 }
 
@@ -198,7 +197,7 @@ process.on("message", async (request: CopierRequest) => {
   try {
     reply = { ok: true, result: await serve(request) };
   } catch (error) {
-    reply = { ok: false, error: failureOf(error) };
+    reply = { ok: false, error: toFailure(error) };
   }
   process.send?.(reply);
 });

@@ -6,13 +6,11 @@
  * the hub runs: plain SQLite in one read transaction; any other database is copied, and the copy is
  * compared and corrected until the database has not changed during a whole comparison.
  *
- * Uses the passphrase in the source for the store's path. If the keyring has none, generates a
+ * Uses the source's passphrase for the store's path. If the keyring has none, generates a
  * passphrase and stores it there. The backups share one key, so one bundle opens them all.
  */
 import { createHash } from "node:crypto";
 import { realpath } from "node:fs/promises";
-import { hostname } from "node:os";
-import { join } from "node:path";
 import { bundleReport, resolveRecipients, writeBundle } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
 import { prepareDirectories } from "../config/known-directories.js";
@@ -23,7 +21,6 @@ import {
   openToRead,
 } from "../databases/copy-clients.js";
 import { StoreError } from "../errors.js";
-import { stagedName } from "../fs/atomic.js";
 import { assertFreeSpace, syncFile } from "../fs/copy.js";
 import { statIfExists } from "../fs/read.js";
 import { getEntry, setEntry } from "../keys/keyring.js";
@@ -33,7 +30,6 @@ import type { PassphraseSource } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
 import { orRecover, withRecovery } from "../operation/recovery.js";
-import { emitStep } from "../operation/step.js";
 import { reportService } from "../operation/window.js";
 import { throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
@@ -51,15 +47,15 @@ import { copyPlaintext } from "../store/export.js";
 import { readSchema } from "../store/schema.js";
 import type { BackupResult } from "./backup.js";
 import { assertClockNotBehind } from "./clock.js";
-import { newestBackup, signManifest } from "./manifest.js";
+import { findNewestBackup } from "./manifest.js";
 import { nameBackup } from "./name.js";
 import { assertWritable } from "./prepare.js";
-import { type BackupJournal, type BackupStep, recoverBackup } from "./recover.js";
+import { type BackupJournal, emitBackupStep, planFiles, recoverBackup } from "./recover.js";
 import { chooseStoreId } from "./store-id.js";
-import { inspectSound, openBackup } from "./verify.js";
+import { openBackup, verifyCopy } from "./verify.js";
 
 export interface DatabaseBackupOptions {
-  /** The lock of the store's path, at which there is a plaintext store or none. */
+  /** The lock of the store's path. The path has a plaintext store or no file. */
   readonly lock: OperationLock;
   /** The database; undefined for the plaintext store at the path of the lock. */
   readonly database: LocatedDatabase | undefined;
@@ -68,11 +64,11 @@ export interface DatabaseBackupOptions {
   readonly to: string;
   /** The directory for bundles, apart from `to`. */
   readonly bundleTo: string;
-  /** Directories that the settings name, which are not created if they are gone. */
+  /** Directories named in the settings. They are not created if they are missing. */
   readonly knownDirectories: readonly string[];
   /** age recipients of the bundle. */
   readonly recipients: readonly string[];
-  /** Whether to go on although the clock is behind the newest backup. */
+  /** Continues although the clock is behind the newest backup. */
   readonly ignoreClock?: boolean;
   readonly signal: AbortSignal;
   readonly reporter: Reporter;
@@ -81,13 +77,13 @@ export interface DatabaseBackupOptions {
 /** For the manifest, and for a copy that is a little larger than its source: 4 MiB. */
 const spareBytes = 4 << 20;
 
-/** What is known before the backup begins. */
+/** The result of the checks before the backup. */
 interface Prepared {
   readonly storePath: string;
   readonly directory: string;
   readonly bundleDirectory: string;
   readonly passphrase: string;
-  /** Whether the keyring has yet to get the passphrase. */
+  /** Whether the passphrase is not in the keyring yet. */
   readonly isNew: boolean;
   readonly key: StoreKey;
 }
@@ -109,13 +105,9 @@ interface Job {
  */
 export async function backupDatabase(options: DatabaseBackupOptions): Promise<BackupResult> {
   const prepared = await prepare(options);
-  const named = join(prepared.directory, "backup");
-  const files: BackupJournal = {
-    staged: { copy: stagedName(`${named}.db`), manifest: stagedName(`${named}.manifest.json`) },
-    bundle: { folder: prepared.bundleDirectory, key_id: keyIdOf(prepared.key.salt) },
-  };
+  const files = planFiles({ ...prepared, keyId: keyIdOf(prepared.key.salt) });
   const journal = await Journal.begin(prepared.storePath, "backup", "backup.beginning", files);
-  step("backup.beginning");
+  emitBackupStep("backup.beginning");
   const result = await orRecover(
     () => copyAndName({ options, prepared, journal, files }),
     async ({ failure }) =>
@@ -134,7 +126,7 @@ export async function checkDatabaseBackup(options: DatabaseBackupOptions): Promi
   await prepare(options);
 }
 
-/** Tries everything that can fail, and creates nothing but the two directories. */
+/** Checks everything that can fail, and creates nothing but the two directories. */
 async function prepare(options: DatabaseBackupOptions): Promise<Prepared> {
   const { reporter, source } = options;
   const { storePath } = options.lock;
@@ -153,19 +145,20 @@ async function prepare(options: DatabaseBackupOptions): Promise<Prepared> {
   await assertWritable(directory, "backup");
   await assertWritable(options.bundleTo, "bundle");
   await assertFreeSpace(directory, size + spareBytes, "the copy", hint);
-  const { passphrase, isNew } = await passphraseFor(storePath, source);
+  const { passphrase, isNew } = await resolvePassphrase(storePath, source);
   return {
     storePath,
     directory,
     bundleDirectory: await realpath(options.bundleTo),
     passphrase,
     isNew,
-    key: await keyFor(directory, storePath, passphrase),
+    key: await resolveKey(directory, storePath, passphrase),
   };
 }
 
 /**
- * The backups of the store have the same names and passphrase: they could not be told apart.
+ * Throws if the path has a store: its backups would have the same names and passphrase as those of
+ * the database, and could not be told apart.
  *
  * @throws {@link StoreError} refused - if there is a store
  */
@@ -196,8 +189,8 @@ async function assertReadable({ database, lock }: DatabaseBackupOptions): Promis
   return 0;
 }
 
-/** Returns the passphrase that is kept for the store's path, or a new one for the keyring. */
-async function passphraseFor(
+/** Returns the stored passphrase of the store's path, or a new passphrase for the keyring. */
+async function resolvePassphrase(
   storePath: string,
   source: PassphraseSource,
 ): Promise<Pick<Prepared, "passphrase" | "isNew">> {
@@ -209,7 +202,7 @@ async function passphraseFor(
 }
 
 /** @throws {@link StoreError} inUse - if another program has stored a passphrase for this path */
-async function keepPassphrase(storePath: string, passphrase: string): Promise<void> {
+async function storePassphrase(storePath: string, passphrase: string): Promise<void> {
   if ((await getEntry(storePath, "current")) !== undefined) {
     const message = `another program has stored a passphrase for ${storePath} during the backup`;
     throw new StoreError("inUse", message, {
@@ -220,8 +213,12 @@ async function keepPassphrase(storePath: string, passphrase: string): Promise<vo
 }
 
 /** Returns the key of the newest backup if this passphrase opens it, or a new key. */
-async function keyFor(directory: string, storePath: string, passphrase: string): Promise<StoreKey> {
-  const newest = await newestBackup(directory, storePath);
+async function resolveKey(
+  directory: string,
+  storePath: string,
+  passphrase: string,
+): Promise<StoreKey> {
+  const newest = await findNewestBackup(directory, storePath);
   if (newest !== undefined) {
     try {
       const { connection, key } = await openBackup(newest.path, { passphrase });
@@ -240,21 +237,21 @@ async function copyAndName(job: Job): Promise<BackupResult> {
   const { passphrase, key, storePath, isNew } = prepared;
   const { signal, reporter } = options;
   const at = new Date();
-  await createCopy(options, files.staged.copy, key);
+  await writeCopy(options, files.staged.copy, key);
   throwIfAborted(signal);
   await syncFile(files.staged.copy);
   const size = (await statIfExists(files.staged.copy))?.size ?? 0;
-  step("backup.finished");
-  // With the passphrase, as a user of the bundle would open it, and not with the copy's key.
+  emitBackupStep("backup.finished");
+  // Opens the copy with the passphrase, not with the cached key, as a user of the bundle would.
   const hash = createHash("sha256");
-  const contents = await inspectSound(
+  const contents = await verifyCopy(
     await openEncrypted(files.staged.copy, passphrase, { mode: "readonly", immutable: true }),
     hash,
   );
   const sha256 = hash.digest("hex");
-  step("backup.verified");
+  emitBackupStep("backup.verified");
   throwIfAborted(signal);
-  if (isNew) await keepPassphrase(storePath, passphrase);
+  if (isNew) await storePassphrase(storePath, passphrase);
   const { directory } = prepared;
   const storeId = await chooseStoreId({ storePath, directory, key });
   const bundle = await writeBundle({
@@ -266,28 +263,13 @@ async function copyAndName(job: Job): Promise<BackupResult> {
     key,
     recipients: options.recipients,
   });
-  step("backup.bundled");
-  const manifestFor = (file: string) =>
-    signManifest(
-      {
-        created_at: at.toISOString(),
-        file,
-        size,
-        sha256,
-        key_id: keyIdOf(key.salt),
-        cipher_compatibility: key.cipherCompatibility,
-        schema_version: contents.schemaVersion,
-        clients: contents.clients,
-        page_size: contents.pageSize,
-        hostname: hostname(),
-        unit: null,
-        method: "online",
-        ...(storeId !== undefined && { store_id: storeId }),
-      },
-      key,
-    );
+  emitBackupStep("backup.bundled");
+  const backup = await nameBackup({
+    ...{ directory, storePath, at, journal, files, key },
+    ...{ size, sha256, contents, unit: null, method: "online", storeId },
+  });
   return {
-    backup: await nameBackup({ directory, storePath, at, journal, files, manifestFor }),
+    backup,
     bundle: bundleReport(bundle),
     service: await reportService(
       { service: new NoService(), wasActive: false },
@@ -298,8 +280,7 @@ async function copyAndName(job: Job): Promise<BackupResult> {
   };
 }
 
-/** Creates the encrypted copy and fills it. */
-async function createCopy(
+async function writeCopy(
   { database, lock, signal }: DatabaseBackupOptions,
   staged: string,
   key: StoreKey,
@@ -316,8 +297,4 @@ async function createCopy(
   } finally {
     await connection.close();
   }
-}
-
-function step(name: BackupStep): void {
-  emitStep(name);
 }

@@ -19,7 +19,7 @@ const drillSchema = z.object({
 /** The first part of the file's name. */
 const subject = "drills";
 
-/** How many targets are kept. A target of a single drill, such as a USB stick, is never removed. */
+/** The maximum number of targets: a target that is not used any more, such as a USB stick, stays. */
 const maxTargets = 20;
 
 const recordSchema = z.object({
@@ -47,8 +47,8 @@ export interface DrillOutcome {
 /**
  * Records a drill. Keeps the time and size of the last success if it failed.
  *
- * A failure is only recorded for a target in the settings or of an earlier drill. Any other may be
- * a mistyped path, which would count as failed for ever.
+ * Records a failure only for a target in the settings or of an earlier drill. Any other target may
+ * be a mistyped path, which would count as failed forever.
  */
 export async function recordDrill(store: string, outcome: DrillOutcome): Promise<void> {
   const { target, at, durationMs, exitCode, size, isConfigured } = outcome;

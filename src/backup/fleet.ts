@@ -1,8 +1,8 @@
 /**
  * Lists and verifies the backups of all stores in a target that several hubs share.
  *
- * A target may have tens of thousands of backups. So the directory is read entry by entry, and what
- * stays in memory is a summary of each store.
+ * A target may have tens of thousands of backups. So the directory is read entry by entry, and only
+ * a summary of each store stays in memory.
  */
 import { opendir } from "node:fs/promises";
 import { basename, join } from "node:path";
@@ -13,7 +13,7 @@ import { lstatIfExists, statIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
 import { counted } from "../text/count.js";
-import { type FileProblem, readNamed } from "./listing.js";
+import { type FileProblem, readNamedManifest } from "./listing.js";
 import { backupOf, type Manifest, manifestPath, storeNameIn } from "./manifest.js";
 import { type BackupPassphrase, verifyBackup } from "./verify.js";
 
@@ -39,7 +39,7 @@ export interface FleetStore {
   /** The machines that made the backups, sorted. */
   readonly hostnames: readonly string[];
   readonly backups: number;
-  /** How many of them lack their file, or have one of another size. */
+  /** The number of backups whose file is missing, or has another size than in the manifest. */
   readonly incomplete: number;
   /** Bytes of all backups. */
   readonly size: number;
@@ -53,7 +53,7 @@ export interface FleetStore {
   };
   /** When the newest of the complete backups was made; null if none is complete. */
   readonly newestCompleteAt: string | null;
-  /** Whether it is the store of this command. */
+  /** Whether this is the command's own store. */
   readonly own: boolean;
 }
 
@@ -61,19 +61,19 @@ export interface FleetListing {
   readonly folder: string;
   /** By name, then the newest backup first. */
   readonly stores: FleetStore[];
-  /** The first of the files that have a backup's name, but not its contents. */
+  /** Files that have a backup's name, but not its contents; at most 100. */
   readonly others: FileProblem[];
-  /** How many such files there are. */
+  /** The number of all such files. */
   readonly othersCount: number;
-  /** How many of them are manifests. The others are backups without one: unfinished copies. */
+  /** How many of them are manifests. The rest are backups without a manifest: unfinished copies. */
   readonly unreadableManifests: number;
 }
 
-/** How many unlisted files are reported with their paths. */
+/** The number of files without valid contents that are reported with their paths. */
 const maxOthers = 100;
 /** Files that are read at a time. */
 const readsAtOnce = 32;
-/** How many files `opendir` reads ahead. */
+/** The number of directory entries that `opendir` reads ahead. */
 const readAhead = 256;
 
 /**
@@ -84,7 +84,7 @@ const readAhead = 256;
 export function directoryFiles(folder: string): FleetFiles {
   return {
     folder,
-    names: () => namesIn(folder),
+    names: () => readNames(folder),
     sizeOf: async (name) => {
       const stats = await statIfExists(join(folder, name));
       return stats?.isFile() ? stats.size : undefined;
@@ -93,7 +93,7 @@ export function directoryFiles(folder: string): FleetFiles {
   };
 }
 
-async function* namesIn(folder: string): AsyncGenerator<string> {
+async function* readNames(folder: string): AsyncGenerator<string> {
   try {
     for await (const { name } of await opendir(folder, { bufferSize: readAhead })) yield name;
   } catch (error) {
@@ -106,14 +106,11 @@ async function* namesIn(folder: string): AsyncGenerator<string> {
   }
 }
 
-/** A manifest of a target. */
 interface FleetEntry {
   /** The backup's name in the target. */
   readonly file: string;
   readonly manifest: Manifest;
 }
-
-type Entry = FleetEntry | FileProblem | undefined;
 
 /**
  * Lists the stores that have backups in a target. Reads only manifests and does not authenticate
@@ -130,7 +127,7 @@ export async function listStores(files: FleetFiles, storePath: string): Promise<
   let othersCount = 0;
   let unreadableManifests = 0;
   const add = async (name: string) => {
-    const entry = await entryOf(name, files);
+    const entry = await readEntry(name, files);
     if (entry === undefined) return;
     if ("problem" in entry) {
       othersCount += 1;
@@ -139,10 +136,10 @@ export async function listStores(files: FleetFiles, storePath: string): Promise<
       return;
     }
     const isComplete = (await files.sizeOf(entry.file)) === entry.manifest.size;
-    addTo(summaries, entry, isComplete);
+    addToSummary(summaries, entry, isComplete);
   };
-  await inGroups(files.names(), add);
-  const stores = [...summaries.values()].map((summary) => toStore(summary, folder, own?.id));
+  await runInGroups(files.names(), add);
+  const stores = [...summaries.values()].map((summary) => toFleetStore(summary, folder, own?.id));
   stores.sort(
     (a, b) => compareTexts(a.name, b.name) || compareTexts(b.newest.createdAt, a.newest.createdAt),
   );
@@ -150,7 +147,7 @@ export async function listStores(files: FleetFiles, storePath: string): Promise<
   return { folder, stores, others, othersCount, unreadableManifests };
 }
 
-async function inGroups(
+async function runInGroups(
   names: AsyncIterable<string>,
   work: (name: string) => Promise<void>,
 ): Promise<void> {
@@ -164,15 +161,22 @@ async function inGroups(
   await Promise.all(group);
 }
 
-/** @returns undefined for a file that is neither a manifest nor a backup without one */
-async function entryOf(name: string, files: FleetFiles): Promise<Entry> {
+/**
+ * Reads a manifest, or reports a backup without a manifest.
+ *
+ * @returns undefined for any other file
+ */
+async function readEntry(
+  name: string,
+  files: FleetFiles,
+): Promise<FleetEntry | FileProblem | undefined> {
   if (storeNameIn(name) === undefined) return undefined;
   const path = join(files.folder, name);
   if (name.endsWith(".db")) {
     if ((await files.sizeOf(manifestPath(name))) !== undefined) return undefined;
     return { path, problem: "the backup has no manifest" };
   }
-  const found = await readNamed(files.folder, name);
+  const found = await readNamedManifest(files.folder, name);
   if (found === undefined || "problem" in found) return found;
   return { file: backupOf(name), manifest: found.manifest };
 }
@@ -190,16 +194,20 @@ interface Summary {
   newestCompleteAt: string | null;
 }
 
-/** Returns the key under which a backup's store is counted. */
-function storeKeyOf(storeId: string | null, keyId: string | null, name: string): string {
+/** Returns the key of a store in a map of summaries or verdicts. */
+function summaryKey(storeId: string | null, keyId: string | null, name: string): string {
   return storeId ?? `${keyId} ${name}`;
 }
 
-function addTo(summaries: Map<string, Summary>, entry: FleetEntry, isComplete: boolean): void {
+function addToSummary(
+  summaries: Map<string, Summary>,
+  entry: FleetEntry,
+  isComplete: boolean,
+): void {
   const { file, manifest } = entry;
   const { store_id: storeId = null } = manifest;
   const name = storeNameIn(file) ?? "";
-  const key = storeKeyOf(storeId, manifest.key_id, name);
+  const key = summaryKey(storeId, manifest.key_id, name);
   const summary = summaries.get(key) ?? {
     ...{ storeId, name },
     keyIds: new Set<string>(),
@@ -224,7 +232,7 @@ function addTo(summaries: Map<string, Summary>, entry: FleetEntry, isComplete: b
   if (manifest.created_at > summary.newest.manifest.created_at) summary.newest = entry;
 }
 
-function toStore(summary: Summary, folder: string, ownId: string | undefined): FleetStore {
+function toFleetStore(summary: Summary, folder: string, ownId: string | undefined): FleetStore {
   const { storeId, newest, keyIds, hostnames, ...others } = summary;
   const { created_at: createdAt, clients } = newest.manifest;
   return {
@@ -260,15 +268,15 @@ export interface FleetVerification {
   readonly storeId: string | null;
   /** Null if the manifest cannot be read. */
   readonly keyId: string | null;
-  /** Null if no key at hand opens it, or if it cannot be read. */
+  /** Null if no known passphrase opens it, or if it cannot be read. */
   readonly ok: boolean | null;
   /** The first check that failed, or why it was not opened; null if it is intact. */
   readonly problem: string | null;
 }
 
 /**
- * Verifies the backups of all stores in a target, as `verifyBackup` does. A backup without a
- * manifest is not a backup yet: another hub may be copying it.
+ * Verifies the backups of all stores in a target, as `verifyBackup` does. Skips a `.db` file
+ * without a manifest: another hub may be copying it.
  *
  * @throws {@link StoreError} notFound, io - if the target does not exist or cannot be read
  * @throws {@link StoreError} io - after the last result, if backups cannot be read
@@ -285,7 +293,7 @@ export async function* verifyStores(
   for await (const name of files.names()) {
     throwIfAborted(signal);
     if (!name.endsWith(".manifest.json")) continue;
-    const entry = await entryOf(name, files);
+    const entry = await readEntry(name, files);
     if (entry === undefined) continue;
     if ("problem" in entry) {
       const path = join(files.folder, backupOf(name));
@@ -307,7 +315,7 @@ export async function* verifyStores(
 }
 
 interface Outcome extends Pick<FleetVerification, "ok" | "problem"> {
-  /** Why the backup cannot be read, which does not make it a damaged backup. */
+  /** Why the backup cannot be read, which does not mean that it is damaged. */
   readonly error?: StoreError;
 }
 
@@ -323,7 +331,7 @@ async function verifyEntry(
     const isGone = (await files.sizeOf(manifestPath(file))) === undefined;
     return isGone ? undefined : { ok: false, problem: "its file is missing" };
   }
-  const known = await keys.secretFor(keyId);
+  const known = await keys.findSecret(keyId);
   if ("reason" in known) return { ok: null, problem: known.reason };
   const verify = async (path: string): Promise<Outcome> => {
     try {
@@ -345,18 +353,18 @@ async function verifyEntry(
     return await orAbort(files.withFile(file, verify), signal);
   } catch (error) {
     throwIfAborted(signal);
-    // The remote cannot be read, so neither can the next backup.
+    // After any other error the remote cannot be read, and so neither can the next backup.
     if (!isKind(error, "notFound")) throw error;
     return { ok: false, problem: error.message };
   }
 }
 
-/** The passphrase of a key_id, or why there is none. */
+/** The passphrase of a key_id, or why it is not known. */
 type FleetSecret = { readonly secret: BackupPassphrase } | { readonly reason: string };
 
 /**
- * The passphrases of a fleet, from bundles or the store's own source. A key_id that did not open is
- * not tried again: each attempt derives a key, which takes 200 ms or more.
+ * The passphrases of a fleet, from bundles or the store's own source. A key_id whose backup did not
+ * open is not tried again: each attempt derives a key, which takes 200 ms or more.
  */
 class FleetKeys {
   readonly #known = new Map<string, FleetSecret>();
@@ -366,23 +374,23 @@ class FleetKeys {
     this.#secrets = secrets;
   }
 
-  async secretFor(keyId: string): Promise<FleetSecret> {
-    const secret = this.#known.get(keyId) ?? (await this.#find(keyId));
+  async findSecret(keyId: string): Promise<FleetSecret> {
+    const secret = this.#known.get(keyId) ?? (await this.#resolveSecret(keyId));
     this.#known.set(keyId, secret);
     return secret;
   }
 
-  /** Does not try a key_id again. Returns why. */
+  /** Marks a key_id as not to be tried again, and returns the reason. */
   async giveUp(keyId: string, error: StoreError): Promise<string> {
-    const bundle = this.#secrets.opener ? undefined : await this.#bundleOf(keyId);
+    const bundle = this.#secrets.opener ? undefined : await this.#findBundle(keyId);
     const reason = bundle ? `its bundle ${bundle} needs --identity FILE` : error.message;
     this.#known.set(keyId, { reason });
     return reason;
   }
 
-  async #find(keyId: string): Promise<FleetSecret> {
+  async #resolveSecret(keyId: string): Promise<FleetSecret> {
     const { opener, source, storePath } = this.#secrets;
-    const bundle = opener && (await this.#bundleOf(keyId));
+    const bundle = opener && (await this.#findBundle(keyId));
     if (opener === undefined || bundle === undefined) return { secret: { source, storePath } };
     try {
       const { passphrase } = await readBundle(bundle, opener);
@@ -393,7 +401,7 @@ class FleetKeys {
     }
   }
 
-  async #bundleOf(keyId: string): Promise<string | undefined> {
+  async #findBundle(keyId: string): Promise<string | undefined> {
     const { bundleFolder } = this.#secrets;
     if (bundleFolder === undefined) return undefined;
     const path = join(bundleFolder, bundleName(keyId));
@@ -401,7 +409,7 @@ class FleetKeys {
   }
 }
 
-/** How many backups of a store were verified. */
+/** The results for the backups of one store. */
 export interface StoreVerdict {
   /** Null for backups of earlier versions, and for manifests that cannot be read. */
   readonly storeId: string | null;
@@ -410,7 +418,7 @@ export interface StoreVerdict {
   readonly intact: number;
   readonly damaged: number;
   readonly notOpened: number;
-  /** Why the first of those was not opened; null if all were. */
+  /** Why the first of them was not opened; null if all were opened. */
   readonly reason: string | null;
 }
 
@@ -423,7 +431,7 @@ export class FleetVerdicts {
 
   add({ path, storeId, keyId, ok, problem }: FleetVerification): void {
     const name = storeNameIn(basename(path)) ?? "";
-    const key = storeKeyOf(storeId, keyId, name);
+    const key = summaryKey(storeId, keyId, name);
     const counts = { intact: 0, damaged: 0, notOpened: 0, reason: null };
     const verdict = this.#stores.get(key) ?? { storeId, name, ...counts };
     this.#stores.set(key, verdict);

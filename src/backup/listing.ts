@@ -1,9 +1,9 @@
 /**
  * Lists the backups in a directory by their manifests, and checks each manifest's MAC.
  *
- * Checking a MAC takes the backup's key, and deriving a key costs 200 ms or more. So each key is
- * derived only once, from the first backup of its `key_id` that opens. The backups themselves are
- * not read: `verify` does that.
+ * Checking a MAC requires the backup's key, and deriving a key takes 200 ms or more. So each key is
+ * derived only once, from the first backup of its `key_id` that opens. A listing does not read the
+ * backups beyond that: `verify` does.
  */
 import { basename, join } from "node:path";
 import { bundleName, describeBundle } from "../bundle/bundle.js";
@@ -46,7 +46,7 @@ export interface ListedBackup {
   readonly keyId: string;
   readonly schemaVersion: number;
   readonly method: Manifest["method"];
-  /** The machine of the backup. */
+  /** The machine that made the backup. */
   readonly hostname: string;
   /** The id of its store; null for a backup of an earlier version. */
   readonly storeId: string | null;
@@ -69,9 +69,9 @@ export interface Listing {
   /** Newest first. */
   readonly backups: ListedBackup[];
   readonly others: FileProblem[];
-  /** How many backups are left out because they have the id of another store. */
+  /** The number of backups that are left out because they have the id of another store. */
   readonly ofOtherStores: number;
-  /** Why there is no passphrase to check any manifest with; null if there is. */
+  /** Why no manifest can be checked: no passphrase is known; null if there is a passphrase. */
   readonly unchecked: StoreError | null;
 }
 
@@ -83,13 +83,13 @@ export interface Listing {
  */
 export async function listBackups(options: ListingOptions): Promise<Listing> {
   const { folder, storePath, bundleFolder } = options;
-  const names = (await namesInBackupDirectory(folder)).filter((name) =>
+  const names = (await listBackupDirectory(folder)).filter((name) =>
     isNameOfBackup(name, storePath),
   );
   const { manifests, others, ...found } = await findManifests(folder, names, storePath);
   let { ofOtherStores } = found;
 
-  const keys = await BackupKeys.of(options);
+  const keys = await BackupKeys.load(options);
   const bundles = new Map<string, string | null>();
   const backups: ListedBackup[] = [];
   const inspected = await Promise.all(
@@ -102,7 +102,7 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
   inspected.sort((a, b) => Number(b.present) - Number(a.present));
   for (const { manifest, path, present, isOfAnother } of inspected) {
     const mac = await keys.checkMac(manifest, present ? path : undefined);
-    // A wrong MAC under this store's own key: somebody replaced the id in the manifest.
+    // A manifest with this store's key_id and a wrong MAC was altered, so its id proves nothing.
     if (isOfAnother && mac !== false) {
       ofOtherStores += 1;
       continue;
@@ -134,7 +134,10 @@ interface FoundManifest {
   readonly manifest: Manifest;
   /** The path of its backup. */
   readonly path: string;
-  /** Whether it has another store's id and this store's key_id: a copy of the store, or altered. */
+  /**
+   * Whether it has another store's id, but this store's key_id: it is of a copy of the store, or
+   * was altered.
+   */
   readonly isOfAnother: boolean;
 }
 
@@ -161,7 +164,7 @@ async function findManifests(
   const manifestNames = names.filter((name) => name.endsWith(".manifest.json"));
   for (let at = 0; at < manifestNames.length; at += readsAtOnce) {
     const group = manifestNames.slice(at, at + readsAtOnce);
-    for (const found of await Promise.all(group.map((name) => readNamed(folder, name)))) {
+    for (const found of await Promise.all(group.map((name) => readNamedManifest(folder, name)))) {
       if (found === undefined) continue;
       if ("problem" in found) {
         others.push(found);
@@ -183,9 +186,9 @@ async function findManifests(
 /**
  * Reads a manifest, which must be named after its backup.
  *
- * @returns its backup; undefined if there is no such manifest, because another hub may prune it
+ * @returns the manifest with its backup's path; undefined if another hub has pruned it
  */
-export async function readNamed(
+export async function readNamedManifest(
   folder: string,
   name: string,
 ): Promise<Pick<FoundManifest, "manifest" | "path"> | FileProblem | undefined> {
@@ -202,8 +205,8 @@ export async function readNamed(
 }
 
 /**
- * How many backups of a key_id are tried. A damaged backup looks like a backup of an unknown
- * passphrase, so the first that does not open does not decide.
+ * The number of backups of a key_id that are tried. A damaged backup cannot be distinguished from a
+ * backup of an unknown passphrase, so the next backup is tried after a failure.
  */
 const maxKeyFailures = 2;
 
@@ -212,7 +215,7 @@ class BackupKeys {
   readonly #passphrases: readonly string[];
   readonly #knownKeys = new Map<string, StoreKey[]>();
   readonly #failures = new Map<string, number>();
-  /** Why there are no passphrases; null if there are. */
+  /** Why no passphrase is known; null if there are passphrases. */
   readonly unavailable: StoreError | null;
 
   private constructor(passphrases: readonly string[], unavailable: StoreError | null) {
@@ -220,7 +223,7 @@ class BackupKeys {
     this.unavailable = unavailable;
   }
 
-  static async of({ source, storePath }: ListingOptions): Promise<BackupKeys> {
+  static async load({ source, storePath }: ListingOptions): Promise<BackupKeys> {
     const passphrases: string[] = [];
     try {
       for await (const { passphrase } of readPassphrases(source, storePath)) {
@@ -275,7 +278,7 @@ async function findBundle(keyId: string, directory: string | undefined): Promise
   }
 }
 
-/** A link in a circle is no reason not to list the other backups. */
+/** Returns false for a circular symbolic link, too, so that the other backups are still listed. */
 async function isFileOfSize(path: string, size: number): Promise<boolean> {
   try {
     const stats = await statIfExists(path);
@@ -286,7 +289,7 @@ async function isFileOfSize(path: string, size: number): Promise<boolean> {
   }
 }
 
-async function namesInBackupDirectory(path: string): Promise<string[]> {
+async function listBackupDirectory(path: string): Promise<string[]> {
   const names = await listDirectory(path);
   if (names !== undefined) return names;
   if (await lstatIfExists(path)) {

@@ -2,7 +2,7 @@
  * The manifest next to a backup.
  *
  * The manifest is the backup's commit point: a `.db` without a manifest is not a backup yet. Its
- * `mac` is an HMAC-SHA256 over its canonical JSON (keys sorted, no spaces, UTF-8, without `mac`
+ * `mac` is an HMAC-SHA256 of its canonical JSON (keys sorted, no spaces, UTF-8, without `mac`
  * itself) under a key derived from the store's. The MAC detects changes of the manifest and,
  * through the SHA-256 in it, of the backup. It cannot detect that a newer backup was removed.
  */
@@ -122,25 +122,24 @@ export function mayBelongTo(manifest: Pick<Manifest, "store_id">, id: string | u
   return manifest.store_id === undefined || id === undefined || manifest.store_id === id;
 }
 
-/** Adds the `mac`, under the key of the backup's file. */
+/** Adds the `mac`, computed with the key of the backup. */
 export function signManifest(contents: ManifestContents, key: StoreKey): Manifest {
   const unsigned = { format: manifestFormat, version: manifestVersion, ...contents } as const;
-  return { ...unsigned, mac: macOf(unsigned, key) };
+  return { ...unsigned, mac: computeMac(unsigned, key) };
 }
 
 /** Returns whether the manifest was signed with this key and is unchanged. */
 export function verifyManifestMac(manifest: Manifest, key: StoreKey): boolean {
   const { mac, ...unsigned } = manifest;
-  return timingSafeEqual(Buffer.from(mac, "hex"), Buffer.from(macOf(unsigned, key), "hex"));
+  return timingSafeEqual(Buffer.from(mac, "hex"), Buffer.from(computeMac(unsigned, key), "hex"));
 }
 
-/** Returns the contents of a manifest's file. */
 export function formatManifest(manifest: Manifest): string {
   return `${JSON.stringify(manifest, undefined, 2)}\n`;
 }
 
 /**
- * Reads a manifest. Checking its `mac` takes the key, see {@link verifyManifestMac}.
+ * Reads a manifest without checking its `mac`: see {@link verifyManifestMac}.
  *
  * @throws {@link StoreError} notFound - if the file does not exist
  * @throws {@link StoreError} corrupted - if the file is damaged or not a manifest
@@ -159,14 +158,14 @@ export async function readManifest(path: string): Promise<Manifest> {
 }
 
 /**
- * Returns the newest backup of a store in a directory by its manifest, which is not verified here;
- * undefined if there is no backup, or no such directory. Leaves out backups with another store's
- * id.
+ * Returns the newest backup of a store in a directory, by the dates in the manifests, whose MACs
+ * are not checked. Returns undefined if there is no backup, or no such directory. Leaves out
+ * backups with another store's id.
  *
  * @param before - leaves out later backups
  * @throws {@link StoreError} io - if the directory cannot be read
  */
-export async function newestBackup(
+export async function findNewestBackup(
   directory: string,
   storePath: string,
   before?: Date,
@@ -193,8 +192,8 @@ export async function newestBackup(
  * @throws {@link StoreError} io - if a file cannot be removed
  */
 export async function removeBackup(path: string): Promise<void> {
-  // The manifest last: a manifest without its backup can be recognized after a kill, but a backup
-  // without a manifest looks like an unfinished one.
+  // The manifest is removed last. After a kill, a manifest without its backup is recognized as a
+  // leftover, but a backup without a manifest could be a copy in progress.
   await removeFile(path);
   emitStep("backup-file.removed");
   await removeFile(manifestPath(path));
@@ -224,13 +223,13 @@ function parseManifest(text: string, path: string): Manifest {
   return manifest.data;
 }
 
-function macOf(unsigned: Omit<Manifest, "mac">, key: StoreKey): string {
+function computeMac(unsigned: Omit<Manifest, "mac">, key: StoreKey): string {
   return createHmac("sha256", deriveManifestKey(key)).update(canonicalJson(unsigned)).digest("hex");
 }
 
 /**
- * Formats JSON with sorted keys and no spaces. A manifest holds only strings, integers and null,
- * which have one spelling each.
+ * Formats JSON with sorted keys and no spaces. A manifest contains only strings, integers and null,
+ * each of which has a single form in JSON.
  */
 function canonicalJson(value: unknown): string {
   if (value === null || typeof value !== "object") return JSON.stringify(value);

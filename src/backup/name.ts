@@ -1,24 +1,43 @@
-/** The last part of every backup: its manifest and its final names. */
+/** Writes a backup's manifest, and gives both files their final names. */
+import { hostname } from "node:os";
 import { basename } from "node:path";
 import { StoreError } from "../errors.js";
 import { createFile } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { Journal } from "../operation/journal.js";
-import { backupPath, formatManifest, type Manifest, manifestPath } from "./manifest.js";
+import { keyIdOf, type StoreKey } from "../store/cipher.js";
+import {
+  backupPath,
+  formatManifest,
+  type Manifest,
+  manifestPath,
+  signManifest,
+} from "./manifest.js";
 import { type BackupJournal, commitBackup } from "./recover.js";
+import type { Inspection } from "./verify.js";
 
-/** Names have a resolution of a second: how many later seconds are tried. */
-const nameTries = 60;
+/** The number of seconds from `at` whose names are tried. A name contains its second. */
+const maxNames = 60;
 
+/** A verified copy without its final name. */
 export interface UnnamedBackup {
   readonly directory: string;
   readonly storePath: string;
-  /** The time for the name. */
+  /** When the copy was completed, also for the name. */
   readonly at: Date;
   readonly journal: Journal;
-  /** The verified copy, and the path for its manifest before it gets its final name. */
+  /** The paths of the copy and of its manifest, which is not written yet. */
   readonly files: BackupJournal;
-  readonly manifestFor: (file: string) => Manifest;
+  readonly key: StoreKey;
+  /** Bytes. */
+  readonly size: number;
+  readonly sha256: string;
+  readonly contents: Inspection;
+  /** The systemd unit of the service; null if there is none. */
+  readonly unit: string | null;
+  readonly method: Manifest["method"];
+  /** Undefined if the backup gets no id. */
+  readonly storeId: string | undefined;
 }
 
 /** A complete backup. */
@@ -37,17 +56,17 @@ export interface NamedBackup {
 }
 
 /**
- * Writes the manifest, and gives both files the name of the first free second from `at`.
+ * Writes the manifest, and gives both files the first free name of the seconds from `at`.
  *
  * @throws {@link StoreError} refused - if a minute has no free name
  */
 export async function nameBackup(unnamed: UnnamedBackup): Promise<NamedBackup> {
-  const { directory, storePath, at, journal, files, manifestFor } = unnamed;
-  for (let later = 0; later < nameTries; later++) {
+  const { directory, storePath, at, journal, files } = unnamed;
+  for (let later = 0; later < maxNames; later++) {
     const copy = backupPath(directory, storePath, new Date(at.getTime() + later * 1000));
     const manifest = manifestPath(copy);
     if ((await lstatIfExists(copy)) || (await lstatIfExists(manifest))) continue;
-    const signed = manifestFor(basename(copy));
+    const signed = manifestFor(unnamed, basename(copy));
     await createFile(files.staged.manifest, formatManifest(signed));
     await commitBackup(journal, files, { copy, manifest });
     return {
@@ -65,4 +84,28 @@ export async function nameBackup(unnamed: UnnamedBackup): Promise<NamedBackup> {
   throw new StoreError("refused", `every name for a backup of this minute exists in ${directory}`, {
     hint: "Try again in a minute.",
   });
+}
+
+function manifestFor(
+  { at, key, size, sha256, contents, unit, method, storeId }: UnnamedBackup,
+  file: string,
+): Manifest {
+  return signManifest(
+    {
+      created_at: at.toISOString(),
+      file,
+      size,
+      sha256,
+      key_id: keyIdOf(key.salt),
+      cipher_compatibility: key.cipherCompatibility,
+      schema_version: contents.schemaVersion,
+      clients: contents.clients,
+      page_size: contents.pageSize,
+      hostname: hostname(),
+      unit,
+      method,
+      ...(storeId !== undefined && { store_id: storeId }),
+    },
+    key,
+  );
 }

@@ -3,9 +3,10 @@
  * wrong.
  *
  * Copies of one file are ordered by its change counter, its rows and its revoked rows. None of
- * them decreases, except by a restore: then the backup with the highest numbers counts as the
- * newest. In WAL mode an update may change none of them; then the copy that shares more pages is
- * newer. Backups with another key_id are from before a rotation and are not compared.
+ * these numbers decreases, except by a restore: then the backup with the highest numbers counts as
+ * the newest. In WAL mode an update may change none of them; then the backup that shares more pages
+ * with the store is newer. Backups with another key_id are from before a rotation and are not
+ * compared.
  */
 import { StoreError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -23,28 +24,31 @@ export interface ContentsOptions {
   readonly files: BackupFiles;
 }
 
-/** @returns the removable backup with newer contents than all others; undefined if there is none */
-export async function removableWithNewestContents(
+/**
+ * Returns the removable backup whose contents are newer than those of all kept backups; undefined
+ * if there is none.
+ */
+export async function findRemovableWithNewestContents(
   { kept, removable }: Retention<ListedBackup>,
   { storePath, source, files }: ContentsOptions,
 ): Promise<ListedBackup | undefined> {
   const { keyId } = await identify(storePath);
   const all = [...kept.map(({ backup }) => backup), ...removable];
   const comparable = all.filter((backup) => backup.keyId === keyId);
-  const key = await anyKey(comparable, { source, storePath });
-  const furthest = await mostProgressed(comparable, key);
+  const key = await deriveAnyKey(comparable, { source, storePath });
+  const furthest = await selectMostProgressed(comparable, key);
   return await findNewestRemovable(furthest, removable, { storePath, key, files });
 }
 
-/** Returns the backups with the highest numbers among those that never decrease in one store. */
-async function mostProgressed(
+/** Returns the backups that have made the most progress: see `measureProgress`. */
+async function selectMostProgressed(
   backups: readonly ListedBackup[],
   key: StoreKey | undefined,
 ): Promise<ListedBackup[]> {
   const measured: { backup: ListedBackup; progress: readonly number[] }[] = [];
   for (const backup of backups) {
     const header = key && (await readHeader(backup.path, key));
-    measured.push({ backup, progress: progressOf(backup, header?.changeCounter ?? 0) });
+    measured.push({ backup, progress: measureProgress(backup, header?.changeCounter ?? 0) });
   }
   measured.sort((a, b) => compareProgress(b.progress, a.progress));
   return measured
@@ -52,8 +56,8 @@ async function mostProgressed(
     .map(({ backup }) => backup);
 }
 
-/** Returns numbers that never decrease in a store, the most precise first. */
-function progressOf({ clients }: ListedBackup, counter: number): readonly number[] {
+/** Returns the numbers of a backup that never decrease in a store, the most precise first. */
+function measureProgress({ clients }: ListedBackup, counter: number): readonly number[] {
   return [counter, clients.active + clients.revoked, clients.revoked];
 }
 
@@ -63,8 +67,8 @@ function compareProgress(a: readonly number[], b: readonly number[]): number {
 }
 
 /**
- * Returns the removable backup that shares the most pages with the store, unless a backup that
- * stays shares as many. Without a key, assumes that a backup that stays is the newest.
+ * Returns the removable backup that shares the most pages with the store, unless a kept backup
+ * shares as many. Without a key, assumes that a kept backup is the newest.
  */
 async function findNewestRemovable(
   backups: readonly ListedBackup[],
@@ -72,9 +76,9 @@ async function findNewestRemovable(
   { storePath, key, files }: { storePath: string; key: StoreKey | undefined; files: BackupFiles },
 ): Promise<ListedBackup | undefined> {
   const candidates = backups.filter((backup) => removable.includes(backup));
-  const staying = backups.filter((backup) => !removable.includes(backup));
+  const kept = backups.filter((backup) => !removable.includes(backup));
   if (candidates.length === 0) return undefined;
-  if (key === undefined) return staying.length === 0 ? candidates[0] : undefined;
+  if (key === undefined) return kept.length === 0 ? candidates[0] : undefined;
   const store = await readStoreIvs(storePath, key.cipherCompatibility);
   const all = countSharedPages(store, store);
   const countShared = async ({ path }: ListedBackup) => {
@@ -82,9 +86,9 @@ async function findNewestRemovable(
     return countSharedPages(store, await readCopyIvs(path, key.cipherCompatibility));
   };
   let most = -1;
-  for (const backup of staying) {
+  for (const backup of kept) {
     most = Math.max(most, await countShared(backup));
-    // On a remote, each backup to be compared has to be downloaded.
+    // Every further comparison downloads a backup if they are on a remote.
     if (most === all) return undefined;
   }
   let newest: ListedBackup | undefined;
@@ -96,7 +100,7 @@ async function findNewestRemovable(
 }
 
 /** Returns the key of the backups; undefined if no known passphrase opens any of them. */
-async function anyKey(
+async function deriveAnyKey(
   backups: readonly ListedBackup[],
   secret: { readonly source: PassphraseSource; readonly storePath: string },
 ): Promise<StoreKey | undefined> {

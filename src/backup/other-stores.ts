@@ -1,8 +1,8 @@
 /**
  * The other stores of this machine, which may need the bundles in the directory of a store.
  *
- * A store that was restored from a backup of another has the key_id of that backup, so both stores
- * open with one bundle.
+ * A store that was restored from another store's backup has the key_id of that backup, so one
+ * bundle opens both stores.
  */
 import { isAbsolute } from "node:path";
 import { expandPath, expandTarget, resolveStorePath } from "../config/paths.js";
@@ -16,7 +16,7 @@ export interface OtherStores {
   readonly paths: string[];
   /** The key_ids, from the keyring, of stores with a missing file. */
   readonly keyIds: string[];
-  /** The directories and remotes of their backups, if their bundles may be in the directory. */
+  /** The targets of the stores whose bundles may be in the bundle directory of this store. */
   readonly targets: string[];
 }
 
@@ -46,7 +46,7 @@ export async function findOtherStores(own: OwnStore): Promise<OtherStores> {
   const targets = inSettings.flatMap(([, { backup }]) =>
     sharesBundles(backup?.bundle_to, own) ? [backup?.to, ...(backup?.copies ?? [])] : [],
   );
-  const inKeyring = await otherStoresInKeyring(own);
+  const inKeyring = await listOtherStoresInKeyring(own);
   return {
     paths: [...new Set([...inSettings, ...inKeyring].map(([path]) => path))],
     keyIds: inKeyring.flatMap(([, keyIds]) => keyIds),
@@ -58,15 +58,15 @@ function sharesBundles(bundleTo: string | undefined, { bundleFolder }: OwnStore)
   return bundleTo === undefined || expandPath(bundleTo) === bundleFolder;
 }
 
-/** Returns paths of stores, each with the key_ids of its derived keys if the file is missing. */
-async function otherStoresInKeyring({
+/** Returns the paths of stores, each with the key_ids of its derived keys if its file is missing. */
+async function listOtherStoresInKeyring({
   storePath: own,
   source,
 }: OwnStore): Promise<(readonly [string, string[]])[]> {
   if (source.kind !== "keyring") return [];
   const found: (readonly [string, string[]])[] = [];
   for (const { storePath, slots } of await listStores({ unlock: true })) {
-    // Redis servers have entries, too.
+    // Databases on Redis have entries, too, under a URL.
     if (storePath === own || !isAbsolute(storePath)) continue;
     const isMissing = (await identify(storePath)).format === "absent";
     const derived = slots.filter((slot) => slot.startsWith("derived:"));

@@ -1,4 +1,4 @@
-/** How the copier writes the pages of a store to its copy: as they are, or re-encrypted. */
+/** Writes the pages of a store to its copy: unchanged, or re-encrypted. */
 import { once } from "node:events";
 import type { FileHandle } from "node:fs/promises";
 import { availableParallelism } from "node:os";
@@ -7,16 +7,16 @@ import { Worker } from "node:worker_threads";
 import { writeAll } from "../fs/copy.js";
 import { readChunks, readUpTo } from "../fs/read.js";
 import { type PageRange, PageReencryption } from "../store/reencrypt-pages.js";
-import { errorFrom, type PlainKeys, storeKeys } from "./copier-message.js";
+import { type PlainKeys, toError, toStoreKeys } from "./copier-message.js";
 import type { WorkerReply } from "./page-worker.js";
 
 /** Pages that a thread re-encrypts at a time: 256 KiB in format 4. */
 const pagesAtOnce = 64;
-/** Each thread needs some 35 MB of memory, and the hub needs the other processors. */
+/** Each thread needs about 35 MB of memory, and the hub needs the other processors. */
 const maxThreads = 2;
 /**
- * A thread's buffers are garbage after each range. By default V8 collects them late, and each
- * thread needs some 20 MB more, without being faster.
+ * A thread's buffers are garbage after each range. With the default limit, V8 collects them late:
+ * each thread needs about 20 MB more, without being faster.
  */
 const threadLimits = { maxYoungGenerationSizeMb: 4 };
 
@@ -41,7 +41,7 @@ export interface SourcePage {
   readonly pageSize: number;
 }
 
-/** Copies pages as they are, and so needs no key. */
+/** Copies pages unchanged, which requires no key. */
 export class PlainTransfer implements PageTransfer {
   readonly damaged: ReadonlySet<number> = new Set();
 
@@ -69,7 +69,7 @@ export class ReencryptingTransfer implements PageTransfer {
   readonly #damaged = new Set<number>();
 
   constructor(keys: PlainKeys) {
-    const { from, to } = storeKeys(keys);
+    const { from, to } = toStoreKeys(keys);
     this.#keys = keys;
     this.#reencryption = new PageReencryption(from, to);
   }
@@ -106,7 +106,7 @@ export class ReencryptingTransfer implements PageTransfer {
       firstPage: page,
       pages: 1,
     };
-    this.#note(range, this.#reencryption.copy(range));
+    this.#recordDamage(range, this.#reencryption.copy(range));
     return this.#reencryption.pageBytes;
   }
 
@@ -120,15 +120,15 @@ export class ReencryptingTransfer implements PageTransfer {
         worker.postMessage(range);
         // Rejects with the error that ends the thread.
         const [reply] = (await once(worker, "message")) as [WorkerReply];
-        if (!reply.ok) throw errorFrom(reply.error);
-        this.#note(range, reply.damaged);
+        if (!reply.ok) throw toError(reply.error);
+        this.#recordDamage(range, reply.damaged);
       }
     } finally {
       await worker.terminate();
     }
   }
 
-  #note({ firstPage, pages }: PageRange, damaged: readonly number[]): void {
+  #recordDamage({ firstPage, pages }: PageRange, damaged: readonly number[]): void {
     for (let page = firstPage; page < firstPage + pages; page++) this.#damaged.delete(page);
     for (const page of damaged) this.#damaged.add(page);
   }

@@ -12,7 +12,7 @@ const maxParts = 999;
 
 const chunkBytes = 1 << 20;
 
-/** Returns the path of a part of a file. Parts are numbered from 1. */
+/** @param number - from 1 */
 function partPath(path: string, number: number): string {
   return `${path}.${String(number).padStart(3, "0")}`;
 }
@@ -60,8 +60,8 @@ export async function copyToParts(
 }
 
 /**
- * Returns the parts of a split backup, up to the first missing number. Returns none if the file
- * exists as a whole.
+ * Returns the paths of a split backup's parts, up to the first missing number. Returns none if the
+ * whole file exists.
  */
 export async function findParts(path: string): Promise<string[]> {
   if (await lstatIfExists(path)) return [];
@@ -75,7 +75,7 @@ export async function findParts(path: string): Promise<string[]> {
 }
 
 /**
- * Joins parts into a new file, without syncing it.
+ * Joins parts into a new file, which is not synced.
  *
  * @throws {@link StoreError} refused - if the file exists already
  * @throws {@link StoreError} io - if a part cannot be read or the file cannot be written
@@ -92,7 +92,7 @@ export async function joinParts(parts: readonly string[], to: string): Promise<v
 }
 
 /**
- * Reads parts and returns the SHA-256 of each, and of all of them joined, in hex.
+ * Returns the SHA-256 of each part, and of all parts joined, in hex.
  *
  * @throws {@link StoreError} io - if a part cannot be read
  */

@@ -4,8 +4,9 @@ import { access, realpath, stat } from "node:fs/promises";
 import { resolveRecipients } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
 import { prepareDirectories } from "../config/known-directories.js";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { StoreError, systemError } from "../errors.js";
 import { assertFreeSpace } from "../fs/copy.js";
+import { statIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
 import type { OperationLock } from "../operation/lock.js";
@@ -48,7 +49,7 @@ export interface BackupOptions {
 /** For the manifest, and the growth of the store's log during the backup: 4 MiB. */
 const spareBytes = 4 << 20;
 
-/** What is known before the backup begins. */
+/** The result of the checks before the backup. */
 export interface Prepared {
   readonly storePath: string;
   readonly directory: string;
@@ -63,7 +64,7 @@ export interface Prepared {
   readonly method: "stopped" | "online";
 }
 
-/** Tries everything that can fail, and creates nothing but the two directories. */
+/** Checks everything that can fail, and creates nothing but the two directories. */
 export async function prepare(options: BackupOptions): Promise<Prepared> {
   const { reporter, online = false } = options;
   const { storePath } = options.lock;
@@ -97,7 +98,7 @@ export async function prepare(options: BackupOptions): Promise<Prepared> {
     known: options.knownDirectories ?? [],
     reporter,
   });
-  const size = await sizeOnDisk(storePath);
+  const size = await readSizeOnDisk(storePath);
   const directory = await realpath(options.to);
   if (!options.ignoreClock) {
     await assertClockNotBehind({ folder: directory, storePath, source: options.source });
@@ -122,7 +123,7 @@ export async function prepare(options: BackupOptions): Promise<Prepared> {
 
 /**
  * Returns whether a program outside of this container may use the store during the backup. Such a
- * program is neither seen nor stopped, so the manifest must not call the backup "stopped".
+ * program can be neither detected nor stopped, so the manifest must not call the backup "stopped".
  *
  * @throws {@link StoreError} refused - outside of WAL mode, unless the operator has ruled it out
  */
@@ -134,7 +135,7 @@ function mayBeInUse(
   if (service.kind !== "none" || !isSidecar()) return false;
   if (wal) {
     reporter.notice(
-      "this runs in a container, where a hub outside of it is neither seen nor stopped: the backup is made online",
+      "this runs in a container, which can neither detect nor stop a hub outside of it: the backup is made online",
     );
     return true;
   }
@@ -146,23 +147,18 @@ function mayBeInUse(
   );
 }
 
-/** Returns the size of the main file and its log, without opening them. */
-async function sizeOnDisk(storePath: string): Promise<number> {
-  const sizes = [storePath, `${storePath}-wal`].map(async (path) => {
-    try {
-      return (await stat(path)).size;
-    } catch (error) {
-      if (hasCode(error, "ENOENT")) return 0;
-      throw systemError(error, `cannot inspect ${path}`);
-    }
-  });
-  return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
+/** Returns the size of the main file and its log in bytes, without opening them. */
+async function readSizeOnDisk(storePath: string): Promise<number> {
+  const main = await statIfExists(storePath);
+  const wal = await statIfExists(`${storePath}-wal`);
+  return (main?.size ?? 0) + (wal?.size ?? 0);
 }
 
 /**
- * Checked in advance: outside of WAL mode, the copy begins after the service was stopped.
+ * Throws if a directory cannot be written. Outside of WAL mode, the copy would fail only after the
+ * service was stopped.
  *
- * @throws {@link StoreError} io - if it is not a directory, or cannot be written
+ * @throws {@link StoreError} io - if the path is not a directory, or cannot be written
  */
 export async function assertWritable(
   directory: string,

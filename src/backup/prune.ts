@@ -1,10 +1,10 @@
 /**
  * Removes backups by a retention policy.
  *
- * Counts and removes only backups with an authentic manifest and the size in it, without checking
- * their pages. Other files stay, and so do backups of an unknown passphrase. Before a backup is
- * removed, a remaining backup has been verified, including every page. The caller holds the store's
- * operation lock, because a running backup writes into the same directory.
+ * Counts and removes only backups that have an authentic manifest and the size in the manifest,
+ * without checking their pages. Other files stay, and so do backups of an unknown passphrase. Before
+ * a backup is removed, a backup that stays has been verified, including every page. The caller holds
+ * the store's operation lock, because a running backup writes into the same directory.
  */
 import os from "node:os";
 import { assertNotMissing, findMissingDirectories } from "../config/known-directories.js";
@@ -23,7 +23,7 @@ import {
   type ListingOptions,
   listBackups,
 } from "./listing.js";
-import { removableWithNewestContents } from "./newest-contents.js";
+import { findRemovableWithNewestContents } from "./newest-contents.js";
 import {
   applyRetention,
   type KeepPolicy,
@@ -31,7 +31,7 @@ import {
   keepsSomething,
   type Retention,
 } from "./retention.js";
-import { unneededBundles } from "./unneeded-bundles.js";
+import { findUnneededBundles } from "./unneeded-bundles.js";
 import { verifyBackup } from "./verify.js";
 
 export interface PruneOptions extends ListingOptions {
@@ -42,13 +42,13 @@ export interface PruneOptions extends ListingOptions {
   readonly otherFolders?: readonly string[];
   /** Paths of other stores. The bundles of these stores stay. */
   readonly otherStores?: readonly string[];
-  /** The key_ids of backups and stores elsewhere. Their bundles stay. */
+  /** The key_ids of other backups and stores, such as those on remotes. Their bundles stay. */
   readonly otherKeyIds?: readonly string[];
   /** Whether days, weeks and months are those of UTC, not of the local time zone. */
   readonly utc?: boolean;
   /** Continues although the clock is behind a backup. */
   readonly ignoreClock?: boolean;
-  /** Default: the backups are in a directory of this machine. */
+  /** Default: `localFiles`. */
   readonly files?: BackupFiles;
   /** Only reports the removals, and removes nothing. */
   readonly dryRun: boolean;
@@ -74,14 +74,14 @@ export interface PruneResult {
   readonly kept: { path: string; createdAt: string; rules: readonly KeepRule[] }[];
   /** Size 0: a leftover manifest. An earlier run removed its backup. */
   readonly removed: RemovedBackup[];
-  /** The backups that the rules do not keep, but that could not be removed, and why. */
+  /** The backups that no rule keeps, but that could not be removed, and why. */
   readonly notRemoved: FileProblem[];
   /** Bytes. */
   readonly freed: number;
   readonly removedBundles: string[];
-  /** A remaining backup that was verified; null if no backup was to be removed. */
+  /** The backup that stays and was verified; null if no backup was to be removed. */
   readonly verified: string | null;
-  /** The files that were ignored, and why. */
+  /** The files that were not counted, and why. */
   readonly left: FileProblem[];
 }
 
@@ -106,10 +106,10 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
   const { folder, backups, others, unchecked } = await orAbort(listBackups(options), signal);
   if (unchecked) throw unchecked;
   const counted = backups.filter(({ mac, present }) => mac === true && present);
-  const stale = await leftoverManifests(backups);
+  const stale = await findLeftoverManifests(backups);
   const { kept, removable, verified } = await selectRemovable(counted, options);
-  // Whatever prevents this must be known before a backup is removed.
-  const bundlesIfAllRemoved = await bundlesToRemove(options, removable);
+  // Done before the first removal: an error here must leave all backups.
+  const bundlesIfAllRemoved = await selectBundles(options, removable);
   const candidates = [
     ...removable.map(({ path, createdAt, size }) => ({ path, createdAt, size })),
     ...stale.map(({ manifest, createdAt }) => ({ path: manifest, createdAt, size: 0 })),
@@ -120,7 +120,7 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
   const removedBundles =
     notRemoved.length === 0
       ? bundlesIfAllRemoved
-      : await bundlesToRemove(options, removable.filter(isRemoved));
+      : await selectBundles(options, removable.filter(isRemoved));
   if (!dryRun) {
     for (const path of removedBundles) await removeFile(path);
     if (removedBundles.length > 0 && bundleFolder !== undefined) await syncDirectory(bundleFolder);
@@ -155,18 +155,18 @@ function assertPolicy({ keep, bundles, bundleFolder }: PruneOptions): void {
   }
 }
 
-/** Returns the files of the bundles to remove, once these backups are removed. */
-async function bundlesToRemove(
+/** Returns the bundle files to remove, once these backups are removed. */
+async function selectBundles(
   { bundles, bundleFolder, ...options }: PruneOptions,
   removable: readonly ListedBackup[],
 ): Promise<string[]> {
   if (!bundles || bundleFolder === undefined) return [];
-  return await unneededBundles({ ...options, bundleFolder }, removable);
+  return await findUnneededBundles({ ...options, bundleFolder }, removable);
 }
 
 /**
- * Makes sure that the disks of the backups are mounted. An empty mount point has no backups, but
- * the disk may have some that need a bundle.
+ * Throws if a disk with backups is not mounted. Its empty mount point shows no backups, but the
+ * disk may have backups that need a bundle.
  */
 async function assertMounted({
   folder,
@@ -184,11 +184,8 @@ async function assertMounted({
   });
 }
 
-/**
- * Returns the manifests without a backup. A kill during `removeBackup`, which removes the backup
- * first, leaves one.
- */
-async function leftoverManifests(backups: readonly ListedBackup[]): Promise<ListedBackup[]> {
+/** Returns the manifests without a backup, which a kill during `removeBackup` leaves. */
+async function findLeftoverManifests(backups: readonly ListedBackup[]): Promise<ListedBackup[]> {
   const stale: ListedBackup[] = [];
   for (const backup of backups) {
     if (backup.mac !== true || backup.present) continue;
@@ -220,7 +217,7 @@ async function selectRemovable(
   return { ...keepAlso(verified, { kept, removable }), verified: path };
 }
 
-/** Keeps a removable backup, too. */
+/** Moves a backup from the removable ones to the kept ones. */
 function keepAlso(
   backup: ListedBackup,
   { kept, removable }: Retention<ListedBackup>,
@@ -237,7 +234,7 @@ async function keepNewestContents(
   retention: Retention<ListedBackup>,
   { storePath, source, files = localFiles, reporter }: PruneOptions,
 ): Promise<Retention<ListedBackup>> {
-  const newest = await removableWithNewestContents(retention, { storePath, source, files });
+  const newest = await findRemovableWithNewestContents(retention, { storePath, source, files });
   if (newest === undefined) return retention;
   reporter.notice(
     `${newest.path} stays: it has the newest contents, although its date is ${newest.createdAt}; the clock was wrong when a backup was made, or an older backup was restored`,
@@ -246,9 +243,9 @@ async function keepNewestContents(
 }
 
 /**
- * Asks for confirmation if several machines made the backups. A hub that has moved continues with
- * the backups of its old machine; but a copy of the store on a test machine has the same
- * passphrase, and its backups would displace the hub's.
+ * Asks for confirmation if several machines made the backups. A hub that has moved counts the
+ * backups of its old machine. But a copy of the store on a test machine has the same passphrase,
+ * and the policy would keep its backups instead of the hub's.
  */
 async function confirmSeveralMachines(
   backups: readonly ListedBackup[],
@@ -264,8 +261,8 @@ async function confirmSeveralMachines(
 
 /**
  * Returns whether a backup may be of a copy of the store: another machine made it, and it has no
- * store id, or was made after this machine got the id. After a restore, the former machine makes no
- * more backups.
+ * store id, or was made after this machine got the id. A store that moved here by a restore makes
+ * no more backups on its former machine.
  */
 function mayBeOfCopy(
   { hostname, storeId, createdAt }: ListedBackup,
@@ -277,8 +274,8 @@ function mayBeOfCopy(
 }
 
 /**
- * Removes backups in turn. Continues after a backup that cannot be removed: a disk or a remote may
- * refuse deletion.
+ * Removes backups. Continues after a backup that cannot be removed: a disk or a remote may refuse
+ * deletion.
  *
  * @returns the files that could not be removed
  * @throws {@link StoreError} interrupted - between two backups, with the number removed
@@ -314,13 +311,13 @@ function isListed(path: string, backups: readonly ListedBackup[]): boolean {
   return backups.some((backup) => backup.path === path);
 }
 
-/** Why the manifest of a backup cannot be checked. */
-export const ofUnknownPassphrase = "no known passphrase opens it";
+/** The reason if no known passphrase can check the manifest of a backup. */
+export const unknownPassphraseReason = "no known passphrase opens it";
 
 function reasonNotCounted({ mac, present }: ListedBackup): string {
   if (!present) return "its file is missing, or its size differs from the manifest";
   if (mac === false) return "its manifest was altered";
-  return ofUnknownPassphrase;
+  return unknownPassphraseReason;
 }
 
 /**

@@ -4,10 +4,10 @@
  * The service comes first. Then a verified copy is completed if it was getting its final names; any
  * other copy is removed. Only files named in the journal are removed.
  */
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 import { removeStagedBundles } from "../bundle/bundle.js";
 import { assertMounted } from "../config/known-directories.js";
-import { claimName, removeFile, syncDirectory } from "../fs/atomic.js";
+import { claimName, removeFile, stagedName, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { Journal } from "../operation/journal.js";
 import {
@@ -45,7 +45,12 @@ export const backupSteps = [
 
 export type BackupStep = (typeof backupSteps)[number];
 
-/** An inode, see `inodeOf`. Early journals put the device in front of it: `65024:1234`. */
+/** Announces a finished step. */
+export function emitBackupStep(step: BackupStep): void {
+  emitStep(step);
+}
+
+/** An inode, see `readInode`. Early journals put the device in front of it: `65024:1234`. */
 const inode = z.pipe(
   z.string(),
   z.transform((identity: string) => identity.replace(/^\d+:/, "")),
@@ -61,7 +66,7 @@ const backupJournalSchema = z.strictObject({
     manifest: z.string(),
     work: z.optional(z.array(z.string())),
   }),
-  /** Where an unfinished bundle for this key may be left. */
+  /** The directory and the key_id of a bundle that may be left unfinished. */
   bundle: z.strictObject({ folder: z.string(), key_id: z.string() }),
   stopped: z.optional(stoppedSchema),
   /** The final names, and the inodes by which this backup's files are recognized. */
@@ -77,10 +82,24 @@ const backupJournalSchema = z.strictObject({
 
 export type BackupJournal = z.infer<typeof backupJournalSchema>;
 
+/** Returns the paths of a new backup's files before they get their final names. */
+export function planFiles(backup: {
+  readonly directory: string;
+  readonly bundleDirectory: string;
+  readonly keyId: string;
+}): BackupJournal {
+  const staged = join(backup.directory, "backup");
+  return {
+    staged: { copy: stagedName(`${staged}.db`), manifest: stagedName(`${staged}.manifest.json`) },
+    bundle: { folder: backup.bundleDirectory, key_id: backup.keyId },
+  };
+}
+
 /**
  * Finishes or undoes a backup, and removes its journal. Requires the operation lock.
  *
- * @param failed - set by the process of the backup: a failed backup is never completed
+ * @param failed - the failure, if the process of the backup recovers; then the backup is undone,
+ *   not completed
  * @throws {@link StoreError} corrupted - if this version cannot read the journal
  */
 export async function recoverBackup(
@@ -93,7 +112,8 @@ export async function recoverBackup(
   const messages = await endDowntime(downtime, "backup");
   const serviceDown = downtime?.startFailure;
   if (stopped) {
-    // Other commands are not blocked any more. For a later recovery only the restart matters.
+    // From this step on, the journal does not block commands that open the store. A later recovery
+    // needs `stopped` only to start the service.
     const data = { ...files, ...(serviceDown && { stopped }) };
     await journal.write("backup.started" satisfies BackupStep, data).catch(() => undefined);
   }
@@ -108,7 +128,7 @@ async function recoverFiles(
   storePath: string,
   canComplete: boolean,
 ): Promise<string[]> {
-  // On the mount point of an unmounted disk the files seem to be gone.
+  // On the mount point of an unmounted disk, the files seem not to exist.
   await assertMounted([dirname(files.staged.copy)], storePath);
   if (files.final) await removeEmptyClaims(files.final);
   if (canComplete && files.final && (await isComplete(files))) {
@@ -116,7 +136,7 @@ async function recoverFiles(
     return [`completed the interrupted backup ${files.final.copy}`];
   }
   const { folder, key_id: keyId } = files.bundle;
-  // With the directory's disk absent, writing the next bundle there removes the rest.
+  // If the disk of the directory is not mounted, writing the next bundle there removes the files.
   if (await lstatIfExists(folder)) await removeStagedBundles(folder, keyId);
   const removed = await removeUnfinished(files);
   return removed.map((path) => `removed ${path}, left by an interrupted backup`);
@@ -135,7 +155,7 @@ async function removeEmptyClaims({
   }
 }
 
-/** Returns whether copy and manifest exist, under either name, and fit together. */
+/** Returns whether the copy and its manifest exist, under either name, and the size matches. */
 async function isComplete({ staged, final }: BackupJournal): Promise<boolean> {
   if (!final) return false;
   const copy = await findByInode(final.copy_identity, staged.copy, final.copy);
@@ -155,32 +175,32 @@ export async function commitBackup(
     ...files,
     final: {
       copy,
-      copy_identity: (await inodeOf(files.staged.copy)) ?? "",
+      copy_identity: (await readInode(files.staged.copy)) ?? "",
       manifest,
-      manifest_identity: (await inodeOf(files.staged.manifest)) ?? "",
+      manifest_identity: (await readInode(files.staged.manifest)) ?? "",
     },
   };
   await journal.write("backup.claiming" satisfies BackupStep, named);
-  emitStep("backup.claiming" satisfies BackupStep);
+  emitBackupStep("backup.claiming");
   await completeBackup(named);
 }
 
 /**
- * Gives the verified copy its final name, and then its manifest: this is the commit. Idempotent.
+ * Gives the verified copy its final name, and then the manifest, which is the commit. Idempotent.
  *
  * @throws {@link StoreError} refused - if another file has one of the names
  */
 async function completeBackup({ staged, final }: BackupJournal): Promise<void> {
   if (!final) return;
   await claimOnce(staged.copy, final.copy, final.copy_identity);
-  emitStep("backup.claimed" satisfies BackupStep);
+  emitBackupStep("backup.claimed");
   await claimOnce(staged.manifest, final.manifest, final.manifest_identity);
-  emitStep("backup.committed" satisfies BackupStep);
+  emitBackupStep("backup.committed");
 }
 
-/** Claims a name. A kill may have left the file under both names. */
+/** Claims a name, unless the file has it. A kill may have left the file under both names. */
 async function claimOnce(staged: string, final: string, identity: string): Promise<void> {
-  if ((await inodeOf(final)) === identity) {
+  if ((await readInode(final)) === identity) {
     await removeFile(staged);
     await syncDirectory(dirname(final));
     return;
@@ -196,7 +216,7 @@ async function claimOnce(staged: string, final: string, identity: string): Promi
 async function removeUnfinished({ staged, final }: BackupJournal): Promise<string[]> {
   const removed: string[] = [];
   const remove = async (path: string, identity?: string) => {
-    const existing = await inodeOf(path);
+    const existing = await readInode(path);
     if (existing === undefined || (identity !== undefined && existing !== identity)) return;
     await removeFile(path);
     removed.push(path);
@@ -211,15 +231,15 @@ async function removeUnfinished({ staged, final }: BackupJournal): Promise<strin
 }
 
 async function findByInode(identity: string, ...paths: string[]): Promise<string | undefined> {
-  for (const path of paths) if ((await inodeOf(path)) === identity) return path;
+  for (const path of paths) if ((await readInode(path)) === identity) return path;
   return undefined;
 }
 
 /**
- * Returns the inode of a file, links not followed; undefined if it does not exist. The device is
- * left out: it changes with a reboot, and when a disk is plugged in again.
+ * Returns the inode of a file, or of a symbolic link itself; undefined if it does not exist. The
+ * device is left out, because it changes with a reboot, and when a disk is plugged in again.
  */
-async function inodeOf(path: string): Promise<string | undefined> {
+async function readInode(path: string): Promise<string | undefined> {
   const existing = await lstatIfExists(path);
   return existing && `${existing.ino}`;
 }

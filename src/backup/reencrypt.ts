@@ -5,15 +5,15 @@
  * final name. Only then is the old backup removed. A backup of another format than the store's is
  * exported under the new key and compared row for row.
  *
- * A program that can write to the backup directory could exchange a backup after the verification,
- * for example for last year's, and have it signed as today's. So the pages are read from a copy
- * next to the store with the checksum of the verified file, and the new manifest contains only
- * verified values.
+ * A program that can write to the backup directory could replace a backup after the verification,
+ * for example with last year's, and it would be signed as today's. So the pages are read from a
+ * copy next to the store, which has the checksum of the verified file, and the new manifest
+ * contains only verified values.
  *
  * The new backups have the store's own key and salt, and therefore its key_id: its bundle opens
  * them. `clients.<UTC>.db` becomes `clients.<UTC>.<key_id>.db`, so both can exist at once. The
  * journal is that of a backup: after a kill, recovery completes or removes the new backup, and the
- * old one stays.
+ * old backup stays.
  */
 import { createHash } from "node:crypto";
 import { stat } from "node:fs/promises";
@@ -45,10 +45,10 @@ import {
 import { type BackupJournal, commitBackup, recoverBackup } from "./recover.js";
 import {
   type BackupPassphrase,
-  inspectSound,
   openBackup,
   type Verification,
   verifyBackup,
+  verifyCopy,
 } from "./verify.js";
 import { WarmCopy } from "./warm-copy.js";
 
@@ -76,10 +76,10 @@ export interface ReencryptedBackups {
 
 /**
  * Re-encrypts every backup in a directory. Skips and reports backups that do not verify, or that no
- * known passphrase opens. After an error, the backups so far are re-encrypted, the others
+ * known passphrase opens. After an error, the backups before it are re-encrypted, and the others
  * unchanged.
  *
- * @throws {@link StoreError} corrupted - if a backup was exchanged during the operation
+ * @throws {@link StoreError} corrupted - if a backup was replaced during the operation
  * @throws {@link StoreError} io - if a file cannot be read or written
  * @throws {@link StoreError} interrupted - if the signal is aborted
  */
@@ -94,7 +94,7 @@ export async function reencryptBackups(options: ReencryptOptions): Promise<Reenc
     if (manifest && !mayBelongTo(manifest, own?.id)) continue;
     const reason = await reencryptOne(path, options);
     if (reason === undefined) {
-      result.reencrypted.push(newName(path, key));
+      result.reencrypted.push(reencryptedPath(path, key));
       reporter.detail(`${path} was re-encrypted`);
     } else {
       result.left.push({ path, reason });
@@ -114,7 +114,7 @@ async function listWithManifest(directory: string, storePath: string): Promise<s
     .map((name) => join(directory, name));
 }
 
-function newName(path: string, key: StoreKey): string {
+function reencryptedPath(path: string, key: StoreKey): string {
   const stem = path.replace(/(?:\.[0-9a-f]{16})*\.db$/, "");
   return `${stem}.${keyIdOf(key.salt)}.db`;
 }
@@ -125,7 +125,7 @@ async function reencryptOne(path: string, options: ReencryptOptions): Promise<st
   let secret: BackupPassphrase;
   let verified: Verification;
   try {
-    secret = await passphraseOf(path, options);
+    secret = await resolvePassphrase(path, options);
     verified = await verifyBackup(path, secret);
   } catch (error) {
     if (!(error instanceof StoreError) || error.kind === "io") throw error;
@@ -133,7 +133,7 @@ async function reencryptOne(path: string, options: ReencryptOptions): Promise<st
   }
   const { ok, checks, sha256, manifest: old } = verified;
   if (!ok || !old) return checks.find((check) => !check.ok)?.detail ?? "the backup does not verify";
-  const copy = newName(path, key);
+  const copy = reencryptedPath(path, key);
   const manifest = manifestPath(copy);
   if ((await lstatIfExists(copy)) || (await lstatIfExists(manifest)))
     return `${copy} already exists`;
@@ -166,7 +166,7 @@ async function writeReencrypted(job: Reencryption, options: ReencryptOptions): P
       await copyVerified(job.sha256, job.path, original);
       emitStep("reencrypt.staged");
       await reencryptFile(original, job.secret, renewed, options);
-      const signed = await newManifest(job.old, copy, renewed, options.key);
+      const signed = await signNewManifest(job.old, copy, renewed, options.key);
       emitStep("reencrypt.exported");
       await copyVerified(signed.sha256, renewed, staged.copy);
       for (const path of [original, renewed]) await removeFile(path);
@@ -196,7 +196,10 @@ async function copyVerified(sha256: string, from: string, to: string): Promise<v
   });
 }
 
-async function passphraseOf(path: string, options: ReencryptOptions): Promise<BackupPassphrase> {
+async function resolvePassphrase(
+  path: string,
+  options: ReencryptOptions,
+): Promise<BackupPassphrase> {
   const { lock, passphrases, source } = options;
   for (const passphrase of passphrases) {
     try {
@@ -223,10 +226,10 @@ async function reencryptFile(
   }
   await using copy = new WarmCopy(from, oldKey, to, key);
   await orAbort(copy.completeLocked(), signal);
-  await copy.cut();
+  await copy.truncate();
 }
 
-async function newManifest(
+async function signNewManifest(
   old: Manifest,
   copy: string,
   renewed: string,
@@ -235,7 +238,7 @@ async function newManifest(
   const { format: _format, version: _version, mac: _mac, ...contents } = old;
   const opened = await openEncrypted(renewed, key, { mode: "readonly", immutable: true });
   const hash = createHash("sha256");
-  const found = await inspectSound(opened, hash);
+  const found = await verifyCopy(opened, hash);
   return signManifest(
     {
       ...contents,

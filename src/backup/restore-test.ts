@@ -2,9 +2,9 @@
  * Records the last restore tests of a store: `drill`, `restore`, and `verify` with a bundle.
  * `doctor` warns if there was none.
  *
- * A drill with the keyring proves that a backup can be restored, but nothing about the bundle and
- * the recovery key, which are all that is left on the worst day. So the last test with them is
- * recorded apart.
+ * A drill with the keyring shows that a backup can be restored, but nothing about the bundle and
+ * the recovery key, which are all that is left if the machine is lost. So the last test with a
+ * bundle is recorded separately.
  */
 import { readStoreRecord, writeStoreRecord } from "../config/store-record.js";
 import * as z from "../schema.js";
@@ -37,13 +37,13 @@ export interface RestoreTests {
   readonly withBundle: RestoreTest | undefined;
 }
 
-/** Records the trial of a backup of a store, with the current time. */
+/** Records a restore test of a store, with the current time. */
 export async function recordRestoreTest(
   store: string,
-  tried: Omit<RestoreTest, "at">,
+  details: Omit<RestoreTest, "at">,
   { withBundle }: { readonly withBundle: boolean },
 ): Promise<void> {
-  const test = { at: new Date().toISOString(), ...tried };
+  const test = { at: new Date().toISOString(), ...details };
   const earlier = await findLastRestoreTests(store);
   const with_bundle = withBundle ? test : (earlier.withBundle ?? null);
   await writeStoreRecord(store, subject, { ...test, with_bundle });

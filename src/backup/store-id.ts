@@ -1,4 +1,4 @@
-/** Chooses the id that a backup's manifest has: see config/store-id.ts. */
+/** Chooses the store id of a new backup's manifest: see config/store-id.ts. */
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { readStoreId, recordStoreId } from "../config/store-id.js";
@@ -10,17 +10,16 @@ export interface StoreIdentity {
   readonly storePath: string;
   /** The directory of the backups. */
   readonly directory: string;
-  /** The store's key. */
   readonly key: StoreKey;
 }
 
 /**
- * Returns the id for a new backup, and makes it before the first one.
+ * Returns the id for a new backup. Generates and records an id if the store has none.
  *
- * If this machine's record is lost, the newest authentic backup has the id. If another machine made
- * that backup, this store may be a copy of the other machine's, and its backups must not displace
- * the others. The new backup then gets no id, so that `prune` asks, as it does for the backups of
- * earlier versions. A store that has moved keeps its id by `restore`.
+ * If this machine's record is lost, the id is that of the newest authentic backup. If another
+ * machine made that backup, this store may be a copy of the other machine's store, and `prune` must
+ * not count their backups together. So the new backup gets no id, and `prune` asks, as it does for
+ * the backups of earlier versions. A store that moves to another machine by `restore` keeps its id.
  *
  * @returns undefined if another machine has the id, or the state directory cannot be written
  * @throws {@link StoreError} io - if the directory or the record cannot be read
@@ -28,13 +27,13 @@ export interface StoreIdentity {
 export async function chooseStoreId(store: StoreIdentity): Promise<string | undefined> {
   const known = await readStoreId(store.storePath);
   if (known) return known.id;
-  const newest = await newestWithId(store);
+  const newest = await findNewestWithId(store);
   if (newest && newest.hostname !== hostname()) return undefined;
   return (await recordStoreId(store.storePath, newest?.store_id))?.id;
 }
 
 /** Returns the newest manifest with an id that was signed with the store's key. */
-async function newestWithId({
+async function findNewestWithId({
   storePath,
   directory,
   key,

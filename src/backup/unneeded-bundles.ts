@@ -1,7 +1,7 @@
 /**
  * Finds the files of a store's bundles that no remaining backup or store needs.
  *
- * A bundle directory may serve several stores. So a bundle counts as this store's only if a removed
+ * Several stores may share a bundle directory. So a bundle counts as this store's only if a removed
  * backup has its key, or if the keyring has its passphrase as a previous passphrase of this store.
  */
 import { basename, dirname, join } from "node:path";
@@ -21,14 +21,14 @@ export interface BundleSearch {
   readonly otherFolders?: readonly string[];
   /** Paths of other stores. */
   readonly otherStores?: readonly string[];
-  /** The key_ids of backups and stores elsewhere. */
+  /** The key_ids of other backups and stores, such as those on remotes. */
   readonly otherKeyIds?: readonly string[];
   readonly storePath: string;
   readonly source: PassphraseSource;
 }
 
 /** @param removable - the backups that are to be removed */
-export async function unneededBundles(
+export async function findUnneededBundles(
   options: BundleSearch,
   removable: readonly ListedBackup[],
 ): Promise<string[]> {
@@ -39,7 +39,7 @@ export async function unneededBundles(
       if (slot.startsWith("previous:")) own.add(slot.slice("previous:".length));
     }
   }
-  const needed = await neededKeys(options, removable);
+  const needed = await readNeededKeyIds(options, removable);
   const found: string[] = [];
   for (const keyId of own) {
     if (!needed.has(keyId)) found.push(...(await listBundleFiles(bundleFolder, keyId)));
@@ -49,14 +49,14 @@ export async function unneededBundles(
 
 /**
  * Returns the key_ids of the store and of other stores, of the replaced stores next to them, and of
- * the remaining backups, also in other directories and elsewhere.
+ * the backups that stay, in all directories and on remotes.
  */
-async function neededKeys(
+async function readNeededKeyIds(
   { folder, otherFolders = [], otherStores = [], otherKeyIds = [], storePath }: BundleSearch,
   removable: readonly ListedBackup[],
 ): Promise<Set<string>> {
   const stores: string[] = [];
-  for (const path of [storePath, ...otherStores]) stores.push(...(await withReplaced(path)));
+  for (const path of [storePath, ...otherStores]) stores.push(...(await listWithReplaced(path)));
   const backups: string[] = [];
   for (const directory of new Set([folder, ...otherFolders])) {
     const names = (await listDirectory(directory)) ?? [];
@@ -73,7 +73,7 @@ async function neededKeys(
 }
 
 /** Returns a store's path and those of the replaced stores next to it. */
-async function withReplaced(storePath: string): Promise<string[]> {
+async function listWithReplaced(storePath: string): Promise<string[]> {
   const names = (await listDirectory(dirname(storePath))) ?? [];
   const replaced = names.filter((name) => name.startsWith(`${basename(storePath)}.`));
   return [storePath, ...replaced.map((name) => join(dirname(storePath), name))];

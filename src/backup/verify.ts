@@ -32,7 +32,8 @@ import {
 } from "./manifest.js";
 
 /**
- * The passphrase of a backup: the passphrases kept for its store, or a given one, as from a bundle.
+ * The passphrase of a backup: the stored passphrases of its store, or a given passphrase, such as
+ * from a bundle.
  */
 export type BackupPassphrase =
   | { readonly source: PassphraseSource; readonly storePath: string }
@@ -63,7 +64,7 @@ export interface Inspection {
   readonly pageSize: number;
 }
 
-/** A damaged file has a message for every page. */
+/** The number of findings in a message: a damaged file may have a finding for every page. */
 const maxQuoted = 3;
 
 /**
@@ -72,11 +73,12 @@ const maxQuoted = 3;
  * @throws {@link StoreError} notFound - if the file does not exist
  * @throws {@link StoreError} newerVersion - if a later version of this program made it
  * @throws {@link StoreError} passphraseUnavailable - if the source has no passphrase
- * @throws {@link StoreError} wrongPassphrase - if the file is unchanged, so the passphrase is wrong
+ * @throws {@link StoreError} wrongPassphrase - if no passphrase opens the file, although it is
+ *   unchanged
  * @throws {@link StoreError} io - if a file cannot be read
  */
 export async function verifyBackup(path: string, secret: BackupPassphrase): Promise<Verification> {
-  const size = await backupSize(path);
+  const size = await readBackupSize(path);
   const checks: Check[] = [];
   const check = (name: string, ok: boolean, good: string, bad: string) => {
     checks.push({ name, ok, detail: ok ? good : bad });
@@ -137,7 +139,7 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
   return verified();
 }
 
-/** Damage is a finding; a manifest or a bundle instead of the backup is an error. */
+/** Throws if the file is a manifest or a bundle instead of a backup. Damage is only a finding. */
 async function assertNotAnotherKind(path: string): Promise<void> {
   const kind = await recogniseFile(path);
   if (kind === undefined || kind === "empty" || kind === "passphrase") return;
@@ -145,10 +147,10 @@ async function assertNotAnotherKind(path: string): Promise<void> {
 }
 
 /**
- * Opens a backup as immutable, with the first passphrase that fits. The caller closes the
+ * Opens a backup as immutable, with the first passphrase that opens it. The caller closes the
  * connection.
  *
- * @throws {@link StoreError} wrongPassphrase - if no passphrase fits
+ * @throws {@link StoreError} wrongPassphrase - if no passphrase opens it
  * @throws {@link StoreError} passphraseUnavailable - if the source has no passphrase
  * @throws {@link StoreError} what `openEncrypted` throws
  */
@@ -218,8 +220,8 @@ async function openAndInspect(
 }
 
 /**
- * Checks every page of an opened copy while SQLite, in a thread of its own, reads it as a database.
- * Closes the copy.
+ * Checks every page of an opened copy. At the same time SQLite, in its own thread, reads the copy as
+ * a database. Closes the copy.
  */
 async function inspectPages(opened: OpenedStore, hash?: Hash): Promise<InspectedCopy> {
   const { connection, key } = opened;
@@ -242,7 +244,7 @@ async function inspectPages(opened: OpenedStore, hash?: Hash): Promise<Inspected
  * @throws {@link StoreError} corrupted - if the copy is damaged
  * @throws {@link StoreError} newerVersion - if this version does not know the schema
  */
-export async function inspectSound(opened: OpenedStore, hash?: Hash): Promise<Inspection> {
+export async function verifyCopy(opened: OpenedStore, hash?: Hash): Promise<Inspection> {
   const { badPages, inspection } = await inspectPages(opened, hash);
   const isReadable = !(inspection instanceof StoreError);
   const [fault] = [...badPages, ...(isReadable ? inspection.faults : [inspection.message])];
@@ -266,7 +268,7 @@ async function manifestOf(path: string, checks: Check[]): Promise<Manifest | und
   }
 }
 
-async function backupSize(path: string): Promise<number> {
+async function readBackupSize(path: string): Promise<number> {
   const stats = await statIfExists(path);
   if (stats?.isFile()) return stats.size;
   if (stats) throw new StoreError("refused", `${path} is not a file`);

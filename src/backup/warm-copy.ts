@@ -1,5 +1,5 @@
 /**
- * Copies a store so that its service is down only for a moment, however large the store is.
+ * Copies a store with a downtime of its service that does not depend on the store's size.
  *
  * A store in WAL mode is a main file and a log of whole pages (`-wal`). Writers append to the log
  * only. A checkpoint moves pages from the log to the main file. When all pages have been moved and
@@ -11,14 +11,14 @@
  * 4. With the service stopped, repeat it once more. Only this happens during the downtime. The last
  *    commit determines the length of the copy.
  *
- * Why the copy is correct although a checkpoint may write to the main file during step 2: a read
+ * The copy is correct although a checkpoint may write to the main file during step 2. A read
  * transaction reads from the log up to a mark; or, if all pages had been checkpointed when it
  * began, from the main file only.
  *
  * - In the first case, a checkpoint moves no page from beyond the mark, and the log cannot restart.
  *   So every page of the main file that changes during the copy is in the log before the mark, and
- *   stays there. Whatever was copied of it, even half a page, is overwritten from the log. A page
- *   that is not in the log has not changed.
+ *   stays there. Its copy, even if it was half written, is overwritten from the log. A page that is
+ *   not in the log has not changed.
  * - In the second case, no checkpoint may write to the main file, but the log may restart once. Its
  *   previous contents are in the main file by then. So after a restart of the log, the pages that
  *   the copy took from it are taken from the main file again: the log may have been overwritten
@@ -29,16 +29,17 @@
  * any downtime, as of the last commit seen (`--online`).
  *
  * With a new key, each page is re-encrypted on its way into the copy, read back, and compared
- * (store/reencrypt-pages). A page does not depend on the others, so nothing above changes. Half a
- * page that was copied is not authentic, and must have been overwritten when the log is copied.
+ * (store/reencrypt-pages). A page does not depend on the others, so the same argument holds. A page
+ * that was copied half written is not authentic; it must be overwritten when the log is copied.
  *
  * A swap needs more than a correct copy: from the copy's last page until the rename, nothing may
- * write to the store. `lock` takes a lock that lasts from the last look at the log until then.
+ * write to the store. `lock` takes a lock before it reads the log for the last time.
  *
  * If the store's path or its log refers to another file than before, the store was replaced, and
- * the copy starts again. A store that is not in WAL mode cannot be copied warm: a reader blocks
+ * the copy starts again. A store that is not in WAL mode cannot be copied in use: a reader blocks
  * writers, and writers change the main file. Such a store is copied completely, under a read
- * transaction, while the service is stopped; opening it makes SQLite roll back what a crash left.
+ * transaction, while the service is stopped. When it is opened, SQLite rolls back a transaction that
+ * a crash has interrupted.
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
@@ -51,19 +52,19 @@ import {
   type CopierReply,
   type CopierRequest,
   type CopyProgress,
-  errorFrom,
   type FinishedCopy,
-  plainKeys,
+  toError,
+  toPlainKeys,
 } from "./copier-message.js";
 
 /**
- * A copy is warm if at most this many pages are new: writing them takes under a millisecond, and
- * re-encrypting them some.
+ * A copy has caught up if at most this many pages are new: writing them takes less than a
+ * millisecond, and re-encrypting them a few.
  */
 const fewPages = 64;
-/** If a writer commits faster than this process copies, the copy never catches up. */
+/** The limit for a writer that commits faster than the copy can catch up. */
 const maxRounds = 50;
-/** How often the copy of a store starts again because the store was replaced. */
+/** The number of attempts if the store is replaced during the copy. */
 const maxReplacements = 3;
 
 export class WarmCopy implements AsyncDisposable {
@@ -78,13 +79,13 @@ export class WarmCopy implements AsyncDisposable {
   #written = 0;
 
   /**
-   * Starts the copier process, which reads and creates nothing yet. Disposing of the `WarmCopy`
-   * ends the process and the pin, and leaves the staged file to the caller.
+   * Starts the copier process, which reads and creates nothing yet. The dispose method ends the
+   * process and the pin. The caller removes the staged file.
    *
    * @param stagedPath - the path of the copy: a new file, or with `newKey` an existing file, which
    *   is overwritten
-   * @param newKey - the key of the copy, of the same format. Without it, pages are copied as they
-   *   are.
+   * @param newKey - the key of the copy, of the same format. Without it, pages are copied
+   *   unchanged.
    */
   constructor(storePath: string, key: StoreKey, stagedPath: string, newKey?: StoreKey) {
     this.storePath = storePath;
@@ -94,7 +95,7 @@ export class WarmCopy implements AsyncDisposable {
     this.#copier = startCopier();
   }
 
-  /** The copier's process, which has the store's files open at times. */
+  /** The copier's process, which temporarily has the store's files open. */
   get pids(): number[] {
     return this.#copier.pid === undefined ? [] : [this.#copier.pid];
   }
@@ -107,21 +108,21 @@ export class WarmCopy implements AsyncDisposable {
   /**
    * Copies the store while it is in use, and keeps it pinned. Requires WAL mode.
    *
-   * @returns 0 if the copy has caught up. Otherwise writers commit faster than it does, and this is
-   *   how long the last attempt took, in milliseconds.
+   * @returns 0 if the copy has caught up. Otherwise the duration of the last round in milliseconds:
+   *   writers commit faster than the copy catches up.
    * @throws {@link StoreError} io - if the copy cannot be written
    * @throws {@link StoreError} - what opening a store throws
    */
   async warm(signal?: AbortSignal): Promise<number> {
     await this.#copyWhole();
-    // A sync of the service during its stop or start would wait for the whole copy to reach the
-    // disk.
-    await this.#ask({ do: "sync" });
+    // Without this sync, a sync of the service during its stop or start would wait until the whole
+    // copy is written to the disk.
+    await this.#request({ do: "sync" });
     let began = 0;
     for (let round = 0; round < maxRounds; round++) {
       signal?.throwIfAborted();
       began = performance.now();
-      const { pages, lost } = await this.#ask({ do: "catchUp" });
+      const { pages, lost } = await this.#request({ do: "catchUp" });
       if (lost) await this.#copyWhole();
       else if (pages <= fewPages) return 0;
     }
@@ -130,7 +131,7 @@ export class WarmCopy implements AsyncDisposable {
 
   /**
    * Makes the copy equal to the store as of a commit not older than this call. Writes only new
-   * pages if the copy was warm.
+   * pages if `warm` has copied the store.
    *
    * @returns the number of new pages
    * @throws {@link StoreError} inUse - if the store is replaced repeatedly
@@ -138,7 +139,7 @@ export class WarmCopy implements AsyncDisposable {
   async complete(): Promise<number> {
     for (let replaced = 0; replaced < maxReplacements; replaced++) {
       if (!this.#isCopied) await this.#copyWhole();
-      const { pages, lost } = await this.#ask({ do: "catchUp" });
+      const { pages, lost } = await this.#request({ do: "catchUp" });
       if (!lost) return pages;
       this.#isCopied = false;
     }
@@ -167,35 +168,35 @@ export class WarmCopy implements AsyncDisposable {
    */
   async completeLocked(): Promise<void> {
     if (this.#isCopied) {
-      const { lost, restarted } = await this.#ask({ do: "catchUp" });
+      const { lost, restarted } = await this.#request({ do: "catchUp" });
       // A writer may have restarted the log more than once before the lock.
       if (!lost && !restarted) return;
     }
     await this.#copyMain();
-    const { lost } = await this.#ask({ do: "catchUp" });
+    const { lost } = await this.#request({ do: "catchUp" });
     if (lost) throw replacedError(this.storePath);
   }
 
-  /** Ends the pin. After this only `cut` and `finish` are possible. */
+  /** Ends the read transaction. After this only `truncate` and `finish` are possible. */
   async unpin(): Promise<void> {
     const connection = this.#connection;
     this.#connection = undefined;
     await connection?.close();
   }
 
-  /** Truncates the copy to its length. It can be opened from then on. */
-  async cut(): Promise<void> {
-    await this.#ask({ do: "cut" });
+  /** Truncates the copy to the database's size. It can be opened from then on. */
+  async truncate(): Promise<void> {
+    await this.#request({ do: "truncate" });
   }
 
   /** Syncs and hashes the copy, which takes time proportional to its size. */
   async finish(): Promise<FinishedCopy> {
-    return this.#ask({ do: "finish" });
+    return this.#request({ do: "finish" });
   }
 
   /**
-   * Releases the store. Kills the copier without waiting for its end: a process that hangs on a
-   * disk does not end, and must not keep the service down.
+   * Releases the store. Kills the copier without waiting for its exit: a process that hangs on a
+   * disk does not exit, and must not keep the service down.
    */
   async release(): Promise<void> {
     this.#isDisposed = true;
@@ -220,24 +221,24 @@ export class WarmCopy implements AsyncDisposable {
   }
 
   async #copyMain(): Promise<void> {
-    const keys = this.#newKey && plainKeys(this.#key, this.#newKey);
-    await this.#ask({ do: "copy", store: this.storePath, staged: this.stagedPath, keys });
+    const keys = this.#newKey && toPlainKeys(this.#key, this.#newKey);
+    await this.#request({ do: "copy", store: this.storePath, staged: this.stagedPath, keys });
     this.#isCopied = true;
   }
 
-  #ask(request: { do: "finish" }): Promise<FinishedCopy>;
-  #ask(request: CopierRequest): Promise<CopyProgress>;
-  async #ask(request: CopierRequest): Promise<CopyProgress | FinishedCopy> {
-    const reply = await this.#exchange(request);
+  #request(request: { do: "finish" }): Promise<FinishedCopy>;
+  #request(request: CopierRequest): Promise<CopyProgress>;
+  async #request(request: CopierRequest): Promise<CopyProgress | FinishedCopy> {
+    const reply = await this.#send(request);
     if (!reply.ok) {
       const doing = `cannot copy ${this.storePath} to ${this.stagedPath}`;
-      throw systemError(errorFrom(reply.error), doing);
+      throw systemError(toError(reply.error), doing);
     }
     if ("written" in reply.result) this.#written += reply.result.written;
     return reply.result;
   }
 
-  #exchange(request: CopierRequest): Promise<CopierReply> {
+  #send(request: CopierRequest): Promise<CopierReply> {
     return new Promise((resolve, reject) => {
       const onExit = () => {
         this.#copier.off("message", onReply);
@@ -255,7 +256,7 @@ export class WarmCopy implements AsyncDisposable {
 }
 
 /**
- * Starts the copier. Some failures to start it are thrown, the first request reports the others.
+ * Starts the copier. Throws some failures to start; the first request reports the others.
  *
  * @throws {@link StoreError} io - if the system cannot start a process
  */
@@ -290,7 +291,8 @@ export async function isWal(connection: Connection): Promise<boolean> {
 
 /**
  * Opens a connection with a read transaction. The connection is writable, so that SQLite can roll
- * back what a crash left, and remove its sidecars when this connection is the last to close.
+ * back a transaction that a crash has interrupted, and remove its sidecars when the last connection
+ * closes.
  */
 async function pin(storePath: string, key: StoreKey): Promise<Connection> {
   const { connection } = await openEncrypted(storePath, key, { mode: "readwrite" });

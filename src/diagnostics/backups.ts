@@ -4,7 +4,7 @@ import { hostname } from "node:os";
 import { dirname, join } from "node:path";
 import { isFromFuture } from "../backup/clock.js";
 import { type ListedBackup, listBackups } from "../backup/listing.js";
-import { manifestPath, newestBackup, readManifest } from "../backup/manifest.js";
+import { findNewestBackup, manifestPath, readManifest } from "../backup/manifest.js";
 import { findLastRestoreTests, type RestoreTest } from "../backup/restore-test.js";
 import { bundleName, describeBundle, isVerified } from "../bundle/bundle.js";
 import {
@@ -227,7 +227,7 @@ export async function restoreFix(locations: StoreLocations): Promise<string> {
 async function findNewestKnown({ backupFolder, bundleFolder, storePath }: StoreLocations) {
   if (backupFolder === undefined) return undefined;
   try {
-    const newest = await newestBackup(backupFolder, storePath);
+    const newest = await findNewestBackup(backupFolder, storePath);
     if (newest === undefined) return undefined;
     const { key_id: keyId } = await readManifest(manifestPath(newest.path));
     const bundle = bundleFolder === undefined ? "BUNDLE" : join(bundleFolder, bundleName(keyId));

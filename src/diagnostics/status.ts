@@ -1,6 +1,6 @@
 /** The state of a store for `status`. Only reads; an error becomes an entry of `problems`. */
 import { type Drill, readDrills } from "../backup/drill-record.js";
-import { newestBackup } from "../backup/manifest.js";
+import { findNewestBackup } from "../backup/manifest.js";
 import { findLastRestoreTests, type RestoreTest } from "../backup/restore-test.js";
 import { isRevoked } from "../client/client.js";
 import { type ConfiguredTarget, type CopyState, readCopyStates } from "../copies/copy-record.js";
@@ -100,7 +100,8 @@ export async function readStoreStatus(options: StatusOptions): Promise<StoreStat
     return { kind: found.kind, unit: found.name, active: active && !restarting };
   });
   const { backupFolder } = options;
-  const lastBackup = backupFolder && (await attempt(() => newestBackup(backupFolder, storePath)));
+  const lastBackup =
+    backupFolder && (await attempt(() => findNewestBackup(backupFolder, storePath)));
   const schedule = await attempt(() => readSchedule(storePath, "backup"));
   const journal = await attempt(() => Journal.read(storePath));
   const runs = await attempt(() => readRuns(storePath));

@@ -1,8 +1,8 @@
 /** Chooses and verifies the backup of a restore, before anything changes. */
 import { isDeepStrictEqual } from "node:util";
-import { newestBackup } from "../backup/manifest.js";
+import { findNewestBackup } from "../backup/manifest.js";
 import { findParts } from "../backup/parts.js";
-import { inspectSound, openBackup, verifyBackup } from "../backup/verify.js";
+import { openBackup, verifyBackup, verifyCopy } from "../backup/verify.js";
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { readStoreId, recordStoreId } from "../config/store-id.js";
 import { StoreError } from "../errors.js";
@@ -101,7 +101,7 @@ export async function isWhatWasVerified(copy: string, backup: VerifiedBackup): P
   const { key, doubt, sha256, clients, admins } = backup;
   if ((await sha256File(copy)) !== sha256) return false;
   const options = { mode: "readonly", immutable: true } as const;
-  if (doubt !== undefined) await inspectSound(await openEncrypted(copy, key, options));
+  if (doubt !== undefined) await verifyCopy(await openEncrypted(copy, key, options));
   await using store = await ClientStore.from(await openEncrypted(copy, key, options));
   return isDeepStrictEqual([await store.counts(), await adminsOf(store)], [clients, admins]);
 }
@@ -121,7 +121,7 @@ export async function chooseBackup(choice: BackupChoice, storePath: string): Pro
     });
   }
   const { directory, before } = choice;
-  const newest = await newestBackup(directory, storePath, before);
+  const newest = await findNewestBackup(directory, storePath, before);
   if (newest) return newest.path;
   const stats = await statIfExists(directory);
   if (stats && !stats.isDirectory()) throw new StoreError("io", `${directory} is not a directory`);

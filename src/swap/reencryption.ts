@@ -51,7 +51,7 @@ export class Reencryption implements AsyncDisposable {
         `${storePath} changes faster than it is copied: the service will be stopped for about ${Math.ceil(behindMs / 1000)} s`,
       );
     }
-    await this.#copy.cut();
+    await this.#copy.truncate();
     await orAbort(this.#inspect(staged), signal);
     reporter.detail(`re-encrypted ${this.#copy.written} bytes while the store was in use`);
   }
@@ -90,7 +90,7 @@ export class Reencryption implements AsyncDisposable {
     throwIfAborted(signal);
     const copy = this.#copied;
     if (!isWal) await orAbort(copy.completeLocked(), signal);
-    await copy.cut();
+    await copy.truncate();
     // The copier has the file open that is about to be the store's.
     await copy[Symbol.asyncDispose]();
     if (compareRows) await compareWithLocked(locked, copy.stagedPath, key, signal);

@@ -95,7 +95,7 @@ test("beside a writer that never pauses, the copy under another key has every co
   await once(writer, "exit");
   await user.close();
   const locked = await copy.lock();
-  await copy.cut();
+  await copy.truncate();
   await locked.release();
   await expectSameDatabase(scene);
   const rows = (await rowsOf(path, passphrase)) as { client_id: number }[];
@@ -147,7 +147,7 @@ test("a log that was restarted more than once before the lock has the whole stor
   const written = copy.written;
   await copy.completeLocked();
   expect(copy.written - written).toBeGreaterThan(300 * 1000);
-  await copy.cut();
+  await copy.truncate();
   await user.close();
   await expectSameDatabase(scene);
 });
@@ -174,6 +174,6 @@ test("a damaged page whose new content is in the log is no damage", async () => 
   await writeFile(scene.path, bytes, { flag: "r+" });
   expect(await scene.copy.warm()).toBe(0);
   await scene.copy.complete();
-  await scene.copy.cut();
+  await scene.copy.truncate();
   expect(await findPageErrors(scene.staged, scene.key)).toEqual([]);
 });

@@ -5,10 +5,10 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import {
   backupPath,
+  findNewestBackup,
   formatManifest,
   type Manifest,
   manifestPath,
-  newestBackup,
   readManifest,
   signManifest,
   verifyManifestMac,
@@ -254,8 +254,8 @@ test("a backup is named by its store and second, and its manifest by the backup"
 
 test("the newest backup of a store is the one whose manifest says so, and other stores' do not count", async () => {
   const folder = await temporaryFolder();
-  expect(await newestBackup(join(folder, "none"), "/a/clients.db")).toBeUndefined();
-  expect(await newestBackup(folder, "/a/clients.db")).toBeUndefined();
+  expect(await findNewestBackup(join(folder, "none"), "/a/clients.db")).toBeUndefined();
+  expect(await findNewestBackup(folder, "/a/clients.db")).toBeUndefined();
   const key = await deriveKey("passphrase", Buffer.alloc(16, 7), 4);
   for (const [name, second] of [
     ["clients", 1],
@@ -284,19 +284,19 @@ test("the newest backup of a store is the one whose manifest says so, and other 
     );
     await writeFile(manifestPath(path), formatManifest(manifest));
   }
-  expect(await newestBackup(folder, "/a/clients.db")).toEqual({
+  expect(await findNewestBackup(folder, "/a/clients.db")).toEqual({
     path: backupPath(folder, "clients.db", new Date(3000)),
     createdAt: new Date(3000).toISOString(),
   });
-  expect((await newestBackup(folder, "/a/clients.db", new Date(2500)))?.createdAt).toBe(
+  expect((await findNewestBackup(folder, "/a/clients.db", new Date(2500)))?.createdAt).toBe(
     new Date(2000).toISOString(),
   );
-  expect((await newestBackup(folder, "/a/clients.db", new Date(2000)))?.createdAt).toBe(
+  expect((await findNewestBackup(folder, "/a/clients.db", new Date(2000)))?.createdAt).toBe(
     new Date(2000).toISOString(),
   );
-  expect(await newestBackup(folder, "/a/clients.db", new Date(500))).toBeUndefined();
+  expect(await findNewestBackup(folder, "/a/clients.db", new Date(500))).toBeUndefined();
   await rm(backupPath(folder, "clients.db", new Date(3000)));
-  expect((await newestBackup(folder, "/a/clients.db"))?.createdAt).toBe(
+  expect((await findNewestBackup(folder, "/a/clients.db"))?.createdAt).toBe(
     new Date(2000).toISOString(),
   );
   expect(

@@ -22,6 +22,6 @@ test.each(["auto", "none"])("a backup with --service %s is online, and says so",
   const machine = await machineWithStore();
   const args = ["backup", "--service", kind, "--json"];
   const { code, stdout, stderr } = await machine.run(args, { before: inContainer });
-  expect([code, stderr]).toEqual([0, expect.stringContaining("neither seen nor stopped")]);
+  expect([code, stderr]).toEqual([0, expect.stringContaining("neither detect nor stop")]);
   expect(JSON.parse(stdout).backup.method).toBe("online");
 });

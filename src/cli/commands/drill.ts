@@ -62,7 +62,7 @@ async function drillNewest(
   directory: string | undefined,
   options: BundleKeyOptions,
 ): Promise<FinishedDrill> {
-  const { newestBackup } = await import("../../backup/manifest.js");
+  const { findNewestBackup } = await import("../../backup/manifest.js");
   const { readBundle } = await import("../../bundle/bundle.js");
   const { drill } = await import("../../restore/drill.js");
   const { withView } = await import("../../copies/view.js");
@@ -72,7 +72,7 @@ async function drillNewest(
     target,
     { storePath, heads: "of each key" },
     async ({ folder, files, named }) => {
-      const newest = await newestBackup(folder, storePath);
+      const newest = await findNewestBackup(folder, storePath);
       if (newest === undefined) {
         throw new StoreError("notFound", `there is no backup of ${storePath} in ${folder}`, {
           hint: "Make one with hivemind-sqlcipher backup, or name another directory.",

@@ -85,7 +85,7 @@ async function runExport(
  * @throws {@link StoreError} notFound - if there is no backup
  */
 async function chooseBackup(context: Context, backup: string | undefined): Promise<string> {
-  const { newestBackup } = await import("../../backup/manifest.js");
+  const { findNewestBackup } = await import("../../backup/manifest.js");
   const { settings, settingsPath, storePath } = context;
   if (backup !== undefined) return expandTarget(backup);
   const directory = settings.backup?.to;
@@ -94,7 +94,7 @@ async function chooseBackup(context: Context, backup: string | undefined): Promi
       hint: `Name the backup's file, or set backup.to in ${settingsPath}.`,
     });
   }
-  const newest = await newestBackup(expandPath(directory), storePath);
+  const newest = await findNewestBackup(expandPath(directory), storePath);
   if (newest !== undefined) return newest.path;
   throw new StoreError("notFound", `no backup in ${directory}`, {
     hint: "Make a backup: hivemind-sqlcipher backup",

@@ -70,7 +70,7 @@ async function runPrune(
   directory: string | undefined,
   options: PruneOptions,
 ): Promise<MonitoredResult> {
-  const { ofUnknownPassphrase, prune } = await import("../../backup/prune.js");
+  const { unknownPassphraseReason, prune } = await import("../../backup/prune.js");
   const { findOtherStores } = await import("../../backup/other-stores.js");
   const { readKeyIds, namedReporter, withView } = await import("../../copies/view.js");
   const { settings, output, storePath, reporter } = context;
@@ -119,7 +119,7 @@ async function runPrune(
   const print = () => {
     output.result(document, () => pruneLines(result, context));
     if (failure) output.warning(failure.message);
-    if (result.left.some(({ problem }) => problem === ofUnknownPassphrase)) {
+    if (result.left.some(({ problem }) => problem === unknownPassphraseReason)) {
       output.notice(
         "backups of an earlier passphrase are neither counted nor removed: rotate with --keep-previous or --reencrypt-backups DIRECTORY, or remove them manually once later backups suffice",
       );
