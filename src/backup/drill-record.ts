@@ -19,7 +19,9 @@ const drillSchema = z.object({
 /** The first part of the file's name. */
 const subject = "drills";
 
-/** The maximum number of targets: a target that is not used any more, such as a USB stick, stays. */
+/**
+ * The maximum number of targets: a target that is not used any more, such as a USB stick, stays.
+ */
 const maxTargets = 20;
 
 const recordSchema = z.object({

@@ -58,7 +58,9 @@ function sharesBundles(bundleTo: string | undefined, { bundleFolder }: OwnStore)
   return bundleTo === undefined || expandPath(bundleTo) === bundleFolder;
 }
 
-/** Returns the paths of stores, each with the key_ids of its derived keys if its file is missing. */
+/**
+ * Returns the paths of stores, each with the key_ids of its derived keys if its file is missing.
+ */
 async function listOtherStoresInKeyring({
   storePath: own,
   source,

@@ -2,9 +2,9 @@
  * Removes backups by a retention policy.
  *
  * Counts and removes only backups that have an authentic manifest and the size in the manifest,
- * without checking their pages. Other files stay, and so do backups of an unknown passphrase. Before
- * a backup is removed, a backup that stays has been verified, including every page. The caller holds
- * the store's operation lock, because a running backup writes into the same directory.
+ * without checking their pages. Other files stay, and so do backups of an unknown passphrase.
+ * Before a backup is removed, a backup that stays has been verified, including every page. The
+ * caller holds the store's operation lock, because a running backup writes into the same directory.
  */
 import os from "node:os";
 import { assertNotMissing, findMissingDirectories } from "../config/known-directories.js";

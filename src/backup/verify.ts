@@ -220,8 +220,8 @@ async function openAndInspect(
 }
 
 /**
- * Checks every page of an opened copy. At the same time SQLite, in its own thread, reads the copy as
- * a database. Closes the copy.
+ * Checks every page of an opened copy. At the same time SQLite, in its own thread, reads the copy
+ * as a database. Closes the copy.
  */
 async function inspectPages(opened: OpenedStore, hash?: Hash): Promise<InspectedCopy> {
   const { connection, key } = opened;

@@ -38,8 +38,8 @@
  * If the store's path or its log refers to another file than before, the store was replaced, and
  * the copy starts again. A store that is not in WAL mode cannot be copied in use: a reader blocks
  * writers, and writers change the main file. Such a store is copied completely, under a read
- * transaction, while the service is stopped. When it is opened, SQLite rolls back a transaction that
- * a crash has interrupted.
+ * transaction, while the service is stopped. When it is opened, SQLite rolls back a transaction
+ * that a crash has interrupted.
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
