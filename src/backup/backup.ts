@@ -75,7 +75,7 @@ export async function backup(options: BackupOptions): Promise<BackupResult> {
   const journal = await Journal.begin(storePath, "backup", "backup.beginning", files);
   emitBackupStep("backup.beginning");
   const recover = async (failed: OperationFailure) => {
-    // A copier that hangs on a disk must not keep the service down, so its exit is not awaited.
+    // A copier may hang on a disk and must not keep the service down, so its exit is not awaited.
     if (failed.downtime) await copy.release().catch(() => undefined);
     else await copy[Symbol.asyncDispose]();
     return await recoverFailedBackup(journal, storePath, failed);
@@ -193,7 +193,7 @@ async function copyWhileStopped({
         orAbort(copy.complete(), signal),
         assertNoHolders(storePath, { except: copy.pids }),
       ]);
-      // Outside of WAL mode, a pin blocks the first write of the service, which could prevent its
+      // Outside of WAL mode, a pin blocks the first write of the service and could prevent its
       // start. In WAL mode it blocks nothing and is released later.
       if (!isWal) await copy.unpin();
       emitBackupStep("backup.copied");
@@ -213,7 +213,7 @@ async function copyWhileStopped({
       );
       return { at, restart };
     },
-    // The downtime shows that the service was started, so that it is not started again.
+    // With the downtime, a service already started is not started again.
     ({ failure }) => recover({ failure, downtime: ended }),
   );
 }

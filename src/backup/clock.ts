@@ -34,7 +34,7 @@ export function isFromFuture(backup: { createdAt: string; hostname: string }): b
  */
 export async function assertClockNotBehind(options: ListingOptions): Promise<void> {
   const newest = await findNewestBackup(options.folder, options.storePath);
-  // Checking a MAC requires a key, which takes 200 ms or more to derive.
+  // Checking a MAC requires a key, and deriving it takes 200 ms or more.
   if (newest === undefined || Date.parse(newest.createdAt) < Date.now()) return;
   const { backups } = await listBackups(options);
   const ahead = backups.find((backup) => backup.mac === true && isFromFuture(backup));

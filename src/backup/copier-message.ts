@@ -18,7 +18,7 @@ export type CopierRequest =
 export interface CopyProgress {
   /** Bytes written to the copy by this step. */
   written: number;
-  /** Pages that this step copied from the log; 0 if nothing was committed since the last step. */
+  /** Pages copied from the log by this step; 0 if nothing was committed since the last step. */
   pages: number;
   /** Whether the log cannot update the copy, so that the whole file must be copied again. */
   lost: boolean;
@@ -31,7 +31,7 @@ export interface FinishedCopy {
   sha256: string;
 }
 
-/** The fields of an error that are sent to the other process or thread. */
+/** The fields of an error for the other process or thread. */
 export interface CopierFailure {
   code: string | undefined;
   message: string;

@@ -82,7 +82,7 @@ class StagedCopy {
     try {
       const lost = { ...nothingNew, lost: true };
       if (!main || (await readFileId(main)) !== this.#mainId) return lost;
-      // A log that appears after the copy of the main file is new, so no page of it was missed. If
+      // A log created after the copy of the main file is new, so no page of it was missed. If
       // the log was removed or replaced, pages may be lost.
       const walId = wal && (await readFileId(wal));
       if (this.#walId !== undefined && walId !== this.#walId) return lost;
@@ -160,7 +160,7 @@ class StagedCopy {
     return this.#transfer.copyPage({ file, offset, page, pageSize: this.#pageSize }, this.#staged);
   }
 
-  /** A page that was copied half written, during a checkpoint, has been replaced from the log. */
+  /** A page copied half written, during a checkpoint, has been replaced from the log. */
   #assertUndamaged(): void {
     const [page] = this.#transfer.damaged;
     if (page === undefined) return;

@@ -20,7 +20,7 @@ const drillSchema = z.object({
 const subject = "drills";
 
 /**
- * The maximum number of targets: a target that is not used any more, such as a USB stick, stays.
+ * The maximum number of targets: an unused target, such as a former USB stick, stays.
  */
 const maxTargets = 20;
 

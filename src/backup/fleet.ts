@@ -61,7 +61,7 @@ export interface FleetListing {
   readonly folder: string;
   /** By name, then the newest backup first. */
   readonly stores: FleetStore[];
-  /** Files that have a backup's name, but not its contents; at most 100. */
+  /** Files with a backup's name, but not its contents; at most 100. */
   readonly others: FileProblem[];
   /** The number of all such files. */
   readonly othersCount: number;
@@ -69,11 +69,11 @@ export interface FleetListing {
   readonly unreadableManifests: number;
 }
 
-/** The number of files without valid contents that are reported with their paths. */
+/** The maximum number of `others`. */
 const maxOthers = 100;
 /** Files that are read at a time. */
 const readsAtOnce = 32;
-/** The number of directory entries that `opendir` reads ahead. */
+/** Directory entries read ahead by `opendir`. */
 const readAhead = 256;
 
 /**
@@ -315,7 +315,7 @@ export async function* verifyStores(
 }
 
 interface Outcome extends Pick<FleetVerification, "ok" | "problem"> {
-  /** Why the backup cannot be read, which does not mean that it is damaged. */
+  /** Why the backup cannot be read. It need not be damaged. */
   readonly error?: StoreError;
 }
 

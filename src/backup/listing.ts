@@ -2,8 +2,8 @@
  * Lists the backups in a directory by their manifests, and checks each manifest's MAC.
  *
  * Checking a MAC requires the backup's key, and deriving a key takes 200 ms or more. So each key is
- * derived only once, from the first backup of its `key_id` that opens. A listing does not read the
- * backups beyond that: `verify` does.
+ * derived only once, from a backup of its `key_id`. Nothing else of a backup is read here: see
+ * `verify`.
  */
 import { basename, join } from "node:path";
 import { bundleName, describeBundle } from "../bundle/bundle.js";
@@ -69,7 +69,7 @@ export interface Listing {
   /** Newest first. */
   readonly backups: ListedBackup[];
   readonly others: FileProblem[];
-  /** The number of backups that are left out because they have the id of another store. */
+  /** The number of backups left out because they have the id of another store. */
   readonly ofOtherStores: number;
   /** Why no manifest can be checked: no passphrase is known; null if there is a passphrase. */
   readonly unchecked: StoreError | null;

@@ -229,7 +229,7 @@ function computeMac(unsigned: Omit<Manifest, "mac">, key: StoreKey): string {
 
 /**
  * Formats JSON with sorted keys and no spaces. A manifest contains only strings, integers and null,
- * each of which has a single form in JSON.
+ * each with a single form in JSON.
  */
 function canonicalJson(value: unknown): string {
   if (value === null || typeof value !== "object") return JSON.stringify(value);

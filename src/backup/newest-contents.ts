@@ -40,7 +40,7 @@ export async function findRemovableWithNewestContents(
   return await findNewestRemovable(furthest, removable, { storePath, key, files });
 }
 
-/** Returns the backups that have made the most progress: see `measureProgress`. */
+/** Returns the backups with the most progress: see `measureProgress`. */
 async function selectMostProgressed(
   backups: readonly ListedBackup[],
   key: StoreKey | undefined,

@@ -41,7 +41,7 @@ export interface SourcePage {
   readonly pageSize: number;
 }
 
-/** Copies pages unchanged, which requires no key. */
+/** Copies pages unchanged, without a key. */
 export class PlainTransfer implements PageTransfer {
   readonly damaged: ReadonlySet<number> = new Set();
 

@@ -75,7 +75,7 @@ export async function findParts(path: string): Promise<string[]> {
 }
 
 /**
- * Joins parts into a new file, which is not synced.
+ * Joins parts into a new file. Does not sync it.
  *
  * @throws {@link StoreError} refused - if the file exists already
  * @throws {@link StoreError} io - if a part cannot be read or the file cannot be written

@@ -1,7 +1,7 @@
 /**
  * Removes backups by a retention policy.
  *
- * Counts and removes only backups that have an authentic manifest and the size in the manifest,
+ * Counts and removes only backups with an authentic manifest and the size in the manifest,
  * without checking their pages. Other files stay, and so do backups of an unknown passphrase.
  * Before a backup is removed, a backup that stays has been verified, including every page. The
  * caller holds the store's operation lock, because a running backup writes into the same directory.
@@ -184,7 +184,7 @@ async function assertMounted({
   });
 }
 
-/** Returns the manifests without a backup, which a kill during `removeBackup` leaves. */
+/** Returns the manifests without a backup. A kill during `removeBackup` leaves them. */
 async function findLeftoverManifests(backups: readonly ListedBackup[]): Promise<ListedBackup[]> {
   const stale: ListedBackup[] = [];
   for (const backup of backups) {

@@ -186,7 +186,7 @@ export async function commitBackup(
 }
 
 /**
- * Gives the verified copy its final name, and then the manifest, which is the commit. Idempotent.
+ * Gives the verified copy its final name, and then, as the commit, the manifest. Idempotent.
  *
  * @throws {@link StoreError} refused - if another file has one of the names
  */

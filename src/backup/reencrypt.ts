@@ -7,7 +7,7 @@
  *
  * A program that can write to the backup directory could replace a backup after the verification,
  * for example with last year's, and it would be signed as today's. So the pages are read from a
- * copy next to the store, which has the checksum of the verified file, and the new manifest
+ * copy next to the store with the checksum of the verified file, and the new manifest
  * contains only verified values.
  *
  * The new backups have the store's own key and salt, and therefore its key_id: its bundle opens

@@ -3,7 +3,7 @@
  * `doctor` warns if there was none.
  *
  * A drill with the keyring shows that a backup can be restored, but nothing about the bundle and
- * the recovery key, which are all that is left if the machine is lost. So the last test with a
+ * the recovery key, and without the machine nothing else is left. So the last test with a
  * bundle is recorded separately.
  */
 import { readStoreRecord, writeStoreRecord } from "../config/store-record.js";

@@ -147,7 +147,7 @@ async function assertNotAnotherKind(path: string): Promise<void> {
 }
 
 /**
- * Opens a backup as immutable, with the first passphrase that opens it. The caller closes the
+ * Opens a backup as immutable, with the first passphrase to open it. The caller closes the
  * connection.
  *
  * @throws {@link StoreError} wrongPassphrase - if no passphrase opens it

@@ -1,5 +1,5 @@
 /**
- * Copies a store with a downtime of its service that does not depend on the store's size.
+ * Copies a store. The downtime of its service does not depend on the store's size.
  *
  * A store in WAL mode is a main file and a log of whole pages (`-wal`). Writers append to the log
  * only. A checkpoint moves pages from the log to the main file. When all pages have been moved and
