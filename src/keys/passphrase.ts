@@ -48,8 +48,8 @@ export function generatePassphrase(): string {
  * In a generated passphrase, case, dashes, spaces and lookalikes (O for 0, I and L for 1) do not
  * matter. Any other passphrase is returned unchanged.
  *
- * @throws {@link StoreError} refused - for an unusable text: empty, with a NUL character (SQLCipher
- *   cuts the text off there), or in the form of a raw key (`x'…'`)
+ * @throws {@link StoreError} refused - for an unusable text: empty, with a NUL character (at which
+ *   SQLCipher would truncate it), or in the form of a raw key (`x'…'`)
  */
 export function checkPassphrase(text: string): CheckedPassphrase {
   assertUsable(text);
@@ -73,7 +73,7 @@ function assertUsable(text: string): void {
   if (text.includes("\0")) {
     throw new StoreError(
       "refused",
-      "the passphrase contains a NUL character, where SQLCipher cuts it off",
+      "the passphrase contains a NUL character, at which SQLCipher would truncate it",
     );
   }
   if (/^x'(?:[0-9a-f]{64}|[0-9a-f]{96})'$/i.test(text)) {

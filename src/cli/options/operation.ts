@@ -359,7 +359,7 @@ export async function createAndRecordDirectories(
   await recordDirectories(await createNamedDirectories(context, paths), context.storePath);
 }
 
-/** Creates the directories like `makeNamed`, and returns them to be recorded later. */
+/** Creates the directories like `createAndRecordDirectories`, but records none. Returns them. */
 export async function createNamedDirectories(
   { storePath, reporter }: Context,
   paths: readonly (string | undefined)[],
