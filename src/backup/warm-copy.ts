@@ -294,7 +294,7 @@ export async function isWal(connection: Connection): Promise<boolean> {
  * back a transaction that a crash has interrupted, and remove its sidecars when the last connection
  * closes.
  */
-async function pin(storePath: string, key: StoreKey): Promise<Connection> {
+export async function pin(storePath: string, key: StoreKey): Promise<Connection> {
   const { connection } = await openEncrypted(storePath, key, { mode: "readwrite" });
   try {
     await connection.exec("BEGIN");

@@ -9,7 +9,7 @@
  * the changes are not known. So the downtime does not depend on the size of the store or of the
  * backup.
  */
-import { isWal } from "../backup/warm-copy.js";
+import { isWal, pin } from "../backup/warm-copy.js";
 import { revoked } from "../client/client.js";
 import { isKind } from "../errors.js";
 import { syncFile } from "../fs/copy.js";
@@ -52,11 +52,11 @@ const maxRounds = 4;
 /** The present store, and the moment of the last comparison. */
 interface Present {
   readonly table: ClientTable;
-  /**
-   * Undefined in another format, and without WAL mode: a read transaction would block the hub.
-   */
-  readonly changes: RowChanges | undefined;
-  /** The `data_version` at the time of the comparison. */
+  /** Undefined in another format, and without WAL mode: a read transaction would block the hub. */
+  readonly log: { readonly changes: RowChanges; readonly key: StoreKey } | undefined;
+  /** Has a read transaction, so that the log is not restarted. */
+  pinned: Connection | undefined;
+  /** The `data_version` before the last comparison. */
   version: number | undefined;
 }
 
@@ -88,14 +88,14 @@ export class StagedCopy implements AsyncDisposable {
       this.#clients = await copy.counts();
       throwIfAborted(signal);
       if (!this.#present) return;
-      await this.#present.changes?.next();
-      await beginReading(this.#present);
+      await this.#present.log?.changes.next();
+      await beginComparison(this.#present);
       await this.#revoke(copy, this.#present.table);
     });
     // The sync takes long for a large store: the hub goes on writing.
     await syncFile(staged);
     const present = this.#present;
-    if (present?.changes) await withTable(staged, key, (copy) => this.#catchUp(copy, present));
+    if (present?.log) await withTable(staged, key, (copy) => this.#catchUp(copy, present));
   }
 
   /** Locks the present store, and notes what has changed since the comparison. */
@@ -104,12 +104,12 @@ export class StagedCopy implements AsyncDisposable {
     const present = this.#present;
     if (!present || replaced.state !== "open") throw new Error("there is no store to lock");
     const { connection } = present.table;
-    await endReading(present);
     this.#present = undefined;
+    await present.pinned?.close();
     try {
       return await LockedStore.lockOpened(connection, replaced.secret, async () => {
         const isSame = (await dataVersion(connection)) === present.version;
-        this.#changed = isSame ? [] : await present.changes?.next();
+        this.#changed = isSame ? [] : await present.log?.changes.next();
       });
     } catch (error) {
       if (!isKind(error, "inUse")) throw error;
@@ -140,15 +140,16 @@ export class StagedCopy implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#present?.pinned?.close();
     await this.#present?.table.close();
   }
 
   /** Compares what has changed during the last comparison, until little changes. */
   async #catchUp(copy: ClientTable, present: Present): Promise<void> {
     for (let round = 0; round < maxRounds; round++) {
-      const { version, changes } = present;
-      const spans = await changes?.next();
-      await beginReading(present);
+      const { version, log } = present;
+      const spans = await log?.changes.next();
+      await beginComparison(present);
       if (present.version === version) return;
       await this.#revoke(copy, present.table, spans);
       if (spans && spans.length <= fewSpans) return;
@@ -183,11 +184,11 @@ async function openPresent(path: string, secret: Secret): Promise<Present> {
   const header = secret && !secret.parameters ? await readHeader(path, secret) : undefined;
   const table = await openTable(path, secret);
   const { connection } = table;
-  const changes =
+  const log =
     secret && header && (await isWal(connection))
-      ? new RowChanges(connection, secret, header)
+      ? { changes: new RowChanges(connection, secret, header), key: secret }
       : undefined;
-  return { table, changes, version: undefined };
+  return { table, log, pinned: undefined, version: undefined };
 }
 
 /** Runs `work` with the clients of a file, and closes it. */
@@ -201,19 +202,16 @@ async function withTable(
 }
 
 /**
- * Begins to read the store as it is now. In WAL mode this is a read transaction: it shows the rows
- * of a single moment, and keeps the log from being restarted.
+ * Notes the moment of a comparison. Pins the log again before it ends the last pin: the log is not
+ * restarted in between, and a checkpoint can write what the last pin has kept.
  */
-async function beginReading(present: Present): Promise<void> {
-  const { connection } = present.table;
-  await endReading(present);
-  if (present.changes) await connection.run("BEGIN");
-  await connection.get("SELECT count(*) FROM sqlite_schema");
-  present.version = await dataVersion(connection);
-}
-
-async function endReading({ table, changes, version }: Present): Promise<void> {
-  if (changes && version !== undefined) await table.connection.run("COMMIT");
+async function beginComparison(present: Present): Promise<void> {
+  const { table, log, pinned } = present;
+  if (log) {
+    present.pinned = await pin(table.connection.path, log.key);
+    await pinned?.close();
+  }
+  present.version = await dataVersion(table.connection);
 }
 
 /**

@@ -62,8 +62,8 @@ export class RowChanges {
    * Returns the spans of ids in the leaves written since the last call, or undefined if they are
    * not known, as at the first call.
    *
-   * Rows read in a later transaction are at least as new as these changes. While the connection
-   * keeps a read transaction open, the log is not restarted.
+   * Rows read later are at least as new as these changes. While a read transaction is open, the
+   * log is not restarted.
    */
   async next(): Promise<readonly IdSpan[] | undefined> {
     const since = this.#position;

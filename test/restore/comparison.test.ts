@@ -9,10 +9,16 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import fc from "fast-check";
 import { afterAll, expect, test } from "vitest";
+import { pin } from "../../src/backup/warm-copy.js";
 import { revoked } from "../../src/client/client.js";
 import { Comparison, compareClients } from "../../src/restore/differences.js";
 import { openTable } from "../../src/restore/present-store.js";
-import { type CipherCompatibility, createEncrypted, deriveNewKey } from "../../src/store/cipher.js";
+import {
+  type CipherCompatibility,
+  createEncrypted,
+  deriveNewKey,
+  type StoreKey,
+} from "../../src/store/cipher.js";
 import type { ClientTable } from "../../src/store/client-table.js";
 import type { Connection } from "../../src/store/connection.js";
 import { readHeader } from "../../src/store/database-header.js";
@@ -96,15 +102,18 @@ async function perform(writer: Connection, steps: Work): Promise<void> {
 class Scenario implements AsyncDisposable {
   readonly comparison = new Comparison();
   readonly #changes: RowChanges;
-  #isReading = false;
+  readonly #key: StoreKey;
+  #pinned: Connection | undefined;
 
   private constructor(
     readonly writer: Connection,
     readonly present: ClientTable,
     readonly older: ClientTable,
     changes: RowChanges,
+    key: StoreKey,
   ) {
     this.#changes = changes;
+    this.#key = key;
   }
 
   static async create(format: CipherCompatibility, rows: number, size: number): Promise<Scenario> {
@@ -125,7 +134,7 @@ class Scenario implements AsyncDisposable {
     await writer.run("PRAGMA user_version = 2");
     const present = await openTable(path, key);
     const changes = new RowChanges(present.connection, key, header);
-    return new Scenario(writer, present, await openTable(`${path}.older`, key), changes);
+    return new Scenario(writer, present, await openTable(`${path}.older`, key), changes, key);
   }
 
   /**
@@ -137,10 +146,10 @@ class Scenario implements AsyncDisposable {
     const { connection } = this.present;
     const spans = await this.#changes.next();
     found[spans ? "known" : "unknown"] += 1;
-    if (this.#isReading) await connection.run("COMMIT");
-    this.#isReading = keepsLog;
     await during();
-    if (keepsLog) await connection.exec("BEGIN; SELECT count(*) FROM sqlite_schema");
+    const pinned = keepsLog ? await pin(connection.path, this.#key) : undefined;
+    await this.#pinned?.close();
+    this.#pinned = pinned;
     const ranges = spans && (await rangesAround(connection, spans));
     await this.comparison.compare(this.present, this.older, { ranges });
     if (readmit) return;
@@ -150,6 +159,7 @@ class Scenario implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#pinned?.close();
     for (const { connection } of [this.present, this.older]) await connection.close();
     await this.writer.close();
     await rm(dirname(this.writer.path), { recursive: true });
