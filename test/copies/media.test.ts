@@ -97,7 +97,8 @@ class BareMachine {
     // Without a terminal, Python reads a passphrase from standard input.
     const args = ["-i", `PATH=${this.bin}`, "setsid", "--wait", "sh", "-ec", script];
     const running = exec("env", args, { cwd: this.medium });
-    running.child.stdin?.end(input ?? "");
+    // A script that reads no input may have ended.
+    running.child.stdin?.on("error", () => undefined).end(input ?? "");
     return (await running).stdout;
   }
 }
