@@ -262,9 +262,22 @@ async function isPlaintext(path: string): Promise<boolean> {
     await connection.get("SELECT count(*) FROM sqlite_schema");
   } catch (error) {
     // "not a database", or "unsupported file format" from an encrypted format number.
-    return !isKind(error, "wrongPassphrase", "failed");
+    if (isKind(error, "wrongPassphrase", "failed")) return false;
+    return !isKind(error, "corrupted") || (await hasPossibleFreeList(connection));
   }
   return true;
+}
+
+/**
+ * Returns whether a damaged file can have as many free pages as its header says. An encrypted
+ * header is random, so one in fifty has a format number that SQLite supports, but hardly any a
+ * possible number of free pages.
+ */
+async function hasPossibleFreeList(connection: Connection): Promise<boolean> {
+  const row = await connection.get<{ freelist_count: number }>("PRAGMA freelist_count");
+  const size = (await readDatabaseSize(connection.path)) ?? 0;
+  const count = row?.freelist_count ?? 0;
+  return count >= 0 && count < size / smallestPage;
 }
 
 /**

@@ -1,5 +1,5 @@
 /** Databases that SQLCipher wrote with other parameters than this project's. */
-import { readFile, rm } from "node:fs/promises";
+import { readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, test } from "vitest";
 import { createEncrypted, identify, openEncrypted, type StoreKey } from "../../src/store/cipher.js";
@@ -126,6 +126,26 @@ describe("a plaintext header", () => {
     const settings = parseCipherSettings(`plaintext_header_size=${size},salt=${salt}`);
     await using opened = (await openForeign(path, passphrase, settings)).connection;
     expect(await opened.get("SELECT api_key FROM clients")).toEqual({ api_key: "k" });
+  });
+
+  test("is not taken for a damaged plaintext database if its format number is supported", async () => {
+    await write(header);
+    const bytes = await readFile(path);
+    // SQLite reads the lowest byte of the number.
+    bytes[47] = 4;
+    bytes.writeUInt32BE(1_500_000_000, 36);
+    await writeFile(path, bytes);
+    expect(await identify(path)).toMatchObject({ format: "sqlcipher" });
+  });
+
+  test("is not seen in a damaged plaintext database", async () => {
+    await using connection = await Connection.open(path, { mode: "create" });
+    await createSchema(connection, 2);
+    await connection.close();
+    const bytes = await readFile(path);
+    bytes.fill(0xaa, 100, 300);
+    await writeFile(path, bytes);
+    expect(await identify(path)).toMatchObject({ format: "plaintext" });
   });
 
   test("is not seen in a plaintext database, which identify leaves without sidecars", async () => {
