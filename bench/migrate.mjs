@@ -66,10 +66,11 @@ async function freePort() {
  * megabytes.
  */
 function migrate(from, to) {
-  // The command sets the same flag.
+  // The command sets the same flags.
   const script = `import { setFlagsFromString } from "node:v8";
 import { migrate } from ${JSON.stringify(`${root}dist/index.js`)};
-setFlagsFromString("--optimize-for-size");
+setFlagsFromString("--semi-space-growth-factor=1");
+setFlagsFromString("--heap-growing-percent=30");
 const began = performance.now();
 const done = await migrate(${JSON.stringify({ from, to })});
 if (!done.verified) throw new Error("not verified");

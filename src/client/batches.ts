@@ -1,13 +1,19 @@
 import type { Client } from "./client.js";
+import type { Database } from "./database.js";
+
+const batchSize = 200;
 
 /** Yields clients in batches: databases read and write many clients faster than one at a time. */
 export async function* batchesOf(
-  clients: AsyncIterable<Client>,
-  size: number,
-): AsyncGenerator<Client[]> {
+  clients: Pick<Database, "batches" | typeof Symbol.asyncIterator>,
+): AsyncGenerator<readonly Client[]> {
+  if (clients.batches !== undefined) {
+    yield* clients.batches();
+    return;
+  }
   let batch: Client[] = [];
   for await (const client of clients) {
-    if (batch.push(client) < size) continue;
+    if (batch.push(client) < batchSize) continue;
     yield batch;
     batch = [];
   }

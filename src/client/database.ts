@@ -34,11 +34,11 @@ export interface Database extends AsyncDisposable, AsyncIterable<Client> {
   /** Returns clients in the order of the ids. */
   getClientsById(clientIds: readonly number[]): Promise<(Client | undefined)[]>;
   /**
-   * Returns for each client whether its stored record equals, byte for byte, the record that adding
-   * it would write. After false, the caller must read the record to compare it. Optional: it allows
-   * comparing many clients without reading them.
+   * Adds clients as `addItems` does. Returns a function that reads the records back and returns
+   * whether they still equal, byte for byte, the written records. After false, the caller must
+   * compare the clients. Optional: it compares many clients without decoding or keeping them.
    */
-  holdsExactly?(clients: readonly Client[]): Promise<boolean[]>;
+  addVerifiable?(clients: readonly Client[]): Promise<() => Promise<boolean>>;
   /** Never returns a revoked client. */
   getClientByApiKey(apiKey: string): Promise<Client | undefined>;
   /** Reads a client again and bypasses any cache. */
@@ -47,6 +47,18 @@ export interface Database extends AsyncDisposable, AsyncIterable<Client> {
   size(): Promise<number>;
   /** Iterates over all clients, including revoked clients, in constant memory. */
   [Symbol.asyncIterator](): AsyncIterator<Client>;
+  /** Iterates like the database itself, in batches. Optional: cheaper. */
+  batches?(): AsyncIterable<readonly Client[]>;
+  /**
+   * Yields the ids of all clients, and how many of them are revoked, in batches. Throws if a record
+   * cannot be read, as the iteration does. Optional: cheaper than the iteration.
+   */
+  idBatches?(): AsyncIterable<IdBatch>;
+  /**
+   * Returns a text that changes if another iteration may yield other records. Optional: it proves
+   * that records have not changed since they were read.
+   */
+  changeMark?(): Promise<string>;
   /** Writes pending changes. */
   commit(): Promise<void>;
   /** Reads the data again that other programs may have changed. */
@@ -54,6 +66,11 @@ export interface Database extends AsyncDisposable, AsyncIterable<Client> {
   /** Migrates records of schema `fromVersion` to the newest. Repeating it has no effect. */
   migrate(fromVersion: number): Promise<void>;
   close(): Promise<void>;
+}
+
+export interface IdBatch {
+  readonly ids: readonly number[];
+  readonly revoked: number;
 }
 
 export function noSuchClient(clientId: number): StoreError {

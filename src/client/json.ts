@@ -282,58 +282,51 @@ export interface JsonStyle {
  */
 export function formatJson(value: JsonValue, style: JsonStyle = {}): string {
   const { ascii = true, sortKeys = false, indent, compact = false, strict = false } = style;
-  const parts: string[] = [];
-  write(value, { ascii, sortKeys, indent, compact, strict, parts }, 0);
-  return parts.join("");
+  return write(value, { ascii, sortKeys, indent, compact, strict }, 0);
 }
 
-/** Collects the pieces of the text, joined once at the end. */
 interface Output {
   readonly ascii: boolean;
   readonly sortKeys: boolean;
   readonly indent: number | undefined;
   readonly compact: boolean;
   readonly strict: boolean;
-  readonly parts: string[];
 }
 
-function write(value: JsonValue, output: Output, level: number): void {
-  const { ascii, strict, parts } = output;
-  if (value === null || typeof value === "boolean") parts.push(String(value));
-  else if (typeof value === "string") parts.push(formatString(value, ascii));
-  else if (isNumber(value)) {
+function write(value: JsonValue, output: Output, level: number): string {
+  if (typeof value === "string") return formatString(value, output.ascii);
+  if (value === null || typeof value === "boolean") return String(value);
+  if (isNumber(value)) {
     const text = typeof value === "number" ? formatNumber(value) : value.text;
     // NaN, Infinity and -Infinity.
-    parts.push(strict && /[nN]/.test(text) ? "null" : text);
-  } else if (isArray(value)) writeArray(value, output, level);
-  else writeObject(value, output, level);
-}
-
-function writeArray(array: readonly JsonValue[], output: Output, level: number): void {
-  const { parts } = output;
-  let before = `[${lineBreak(output, level + 1)}`;
-  for (const item of array) {
-    parts.push(before);
-    write(item, output, level + 1);
-    before = separator(output, level + 1);
+    return output.strict && /[nN]/.test(text) ? "null" : text;
   }
-  parts.push(array.length === 0 ? "[]" : `${lineBreak(output, level)}]`);
+  return isArray(value) ? writeArray(value, output, level) : writeObject(value, output, level);
 }
 
-function writeObject(object: JsonObject, output: Output, level: number): void {
-  const { parts } = output;
-  const keys = keysOf(object, output.sortKeys);
+function writeArray(array: readonly JsonValue[], output: Output, level: number): string {
+  if (array.length === 0) return "[]";
+  const between = separator(output, level + 1);
+  let text = `[${lineBreak(output, level + 1)}`;
+  for (let index = 0; index < array.length; index++) {
+    if (index > 0) text += between;
+    text += write(array[index] ?? null, output, level + 1);
+  }
+  return `${text}${lineBreak(output, level)}]`;
+}
+
+function writeObject(object: JsonObject, output: Output, level: number): string {
   const colon = output.compact ? ":" : ": ";
-  const first = `{${lineBreak(output, level + 1)}`;
-  let before = first;
-  for (const key of keys) {
+  const between = separator(output, level + 1);
+  let text = "";
+  for (const key of keysOf(object, output.sortKeys)) {
     const value = object[key];
     if (value === undefined) continue;
-    parts.push(before, formatString(key, output.ascii), colon);
-    write(value, output, level + 1);
-    before = separator(output, level + 1);
+    if (text !== "") text += between;
+    text += formatString(key, output.ascii) + colon + write(value, output, level + 1);
   }
-  parts.push(before === first ? "{}" : `${lineBreak(output, level)}}`);
+  if (text === "") return "{}";
+  return `{${lineBreak(output, level + 1)}${text}${lineBreak(output, level)}}`;
 }
 
 function separator(output: Output, level: number): string {

@@ -22,8 +22,6 @@ export interface LocatedDatabase {
 
 /** The maximum of corrections to the copy of a changing database. */
 const maxRounds = 10;
-/** Clients in a read from the copy. */
-const batchSize = 200;
 /** A JSON store that is being written is read again after this time, in milliseconds. */
 const readAgainMs = 100;
 const readAttempts = 5;
@@ -95,7 +93,7 @@ export async function copyClients(
   for (let round = 1; round <= maxRounds; round++) {
     let total = 0;
     let changed = 0;
-    for await (const batch of batchesOf(origin, batchSize)) {
+    for await (const batch of batchesOf(origin)) {
       throwIfAborted(signal);
       const different = await differentFrom(copy, batch);
       await copy.addItems(different);

@@ -66,6 +66,7 @@ class JsonDatabase extends BaseDatabase {
   #keys: Index = new Map();
   #shape: RecordShape = "HiveMind 4";
   #lastChange: Promise<unknown> = Promise.resolve();
+  #loads = 0;
 
   private constructor(files: JsonFiles, password: string | undefined) {
     super();
@@ -158,6 +159,11 @@ class JsonDatabase extends BaseDatabase {
     for (const record of this.#ordered()) yield deserializeClient(record);
   }
 
+  /** The records are in memory. */
+  async changeMark(): Promise<string> {
+    return String(this.#loads);
+  }
+
   override async sync(): Promise<void> {
     await this.#load();
   }
@@ -212,6 +218,7 @@ class JsonDatabase extends BaseDatabase {
   /** Returns whether the file exists. */
   async #load(): Promise<boolean> {
     const { store, version } = this.#files;
+    this.#loads += 1;
     this.#shape = shapeOf(await readSchemaVersion(version));
     const text = await readIfThere(store);
     const records = text === undefined ? {} : this.#parse(text);

@@ -122,11 +122,12 @@ export function recordCall(layout: RedisLayout, { id, expected, text }: Write): 
  * count and the admissions.
  *
  * @param kinds - types of a record's keys, the record's own first; empty for any type
+ * @param keys - Lua code for the number of keys to check
  */
-function assertKinds(kinds: readonly string[]): string {
+function assertKinds(kinds: readonly string[], keys = "#KEYS"): string {
   return `
   local kinds = { ${kinds.map((kind) => `'${kind}'`).join(", ")} }
-  for i = 1, #KEYS do
+  for i = 1, ${keys} do
     local at = (i - 3) % #kinds
     local kind = (i == 1 and 'string') or (i == 2 and 'hash') or kinds[at + 1]
     local found = redis.call('TYPE', KEYS[i]).ok
@@ -146,12 +147,20 @@ const argumentsAnInsert = 4;
 
 /**
  * Inserts new records with their indexes. Returns for each record nil, or the value found instead,
- * which is left unchanged.
+ * which is left unchanged. If none of the keys exists, as in an empty database, one command replaces
+ * the checks of each key.
  */
-export const insertIndexed = script(`${assertKinds(["string", "set", "set", "hash", ""])}
+export const insertIndexed = script(`
+  local is_new = redis.call('EXISTS', unpack(KEYS, 3)) == 0
+  ${assertKinds(["string", "set", "set", "hash", ""], "is_new and 2 or #KEYS")}
   local records = {}
   for i = 3, #KEYS, ${keysAnInsert} do records[#records + 1] = KEYS[i] end
-  local found = redis.call('MGET', unpack(records))
+  local found = {}
+  if is_new then
+    for i = 1, #records do found[i] = false end
+  else
+    found = redis.call('MGET', unpack(records))
+  end
   local written, admissions, api_keys = {}, {}, {}
   for i = 1, #found do
     if found[i] == '' then found[i] = false end
@@ -171,7 +180,7 @@ export const insertIndexed = script(`${assertKinds(["string", "set", "set", "has
   end
   if #written > 0 then
     redis.call('INCRBY', KEYS[1], #api_keys)
-    redis.call('DEL', unpack(admissions))
+    if not is_new then redis.call('DEL', unpack(admissions)) end
     redis.call('HDEL', KEYS[2], unpack(api_keys))
     redis.call('MSET', unpack(written))
   end

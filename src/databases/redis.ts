@@ -4,6 +4,7 @@
  * A record is written only if it is unchanged since this process read it. If another process has
  * changed it, the record is read and decided again, never overwritten blindly.
  */
+import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import {
   blacklistKeys,
@@ -43,7 +44,7 @@ import {
 import { type Namespace, readEndpoint } from "./redis-settings.js";
 
 /** Records in a round trip: some hundred kilobytes, some milliseconds of server time. */
-const batchSize = 200;
+const batchSize = 100;
 /** Batches in flight: the server processes a batch while the next is prepared. */
 const batchesAhead = 2;
 
@@ -86,14 +87,14 @@ class RedisDatabase extends BaseDatabase {
     return !this.#connection.isCluster || this.#namespace.tagged;
   }
 
-  addItem(client: Client): Promise<void> {
-    return this.#put([client]);
+  async addItem(client: Client): Promise<void> {
+    await this.#put([client]);
   }
 
   override async addItems(clients: Iterable<Client> | AsyncIterable<Client>): Promise<number> {
     let count = 0;
     let batch: Client[] = [];
-    const underWay: Promise<void>[] = [];
+    const underWay: Promise<unknown>[] = [];
     const begin = async () => {
       const put = this.#put(batch);
       // Awaited below, also if an earlier batch fails.
@@ -112,6 +113,14 @@ class RedisDatabase extends BaseDatabase {
     } finally {
       await Promise.allSettled(underWay);
     }
+  }
+
+  async addVerifiable(clients: readonly Client[]): Promise<() => Promise<boolean>> {
+    const batches = slicesOf(clients);
+    const written = await Promise.all(batches.map((batch) => this.#put(batch)));
+    const isUnchanged = async ({ ids, digest }: Written) =>
+      digestOf(await this.#raw(ids)) === digest;
+    return async () => (await Promise.all(written.map(isUnchanged))).every(Boolean);
   }
 
   override async deleteItem(clientId: number): Promise<void> {
@@ -171,24 +180,11 @@ class RedisDatabase extends BaseDatabase {
 
   override async getClientsById(clientIds: readonly number[]): Promise<(Client | undefined)[]> {
     const clients: (Client | undefined)[] = [];
-    for (let start = 0; start < clientIds.length; start += batchSize) {
-      const ids = clientIds.slice(start, start + batchSize);
+    for (const ids of slicesOf(clientIds)) {
       const texts = await this.#raw(ids);
       for (const [index, id] of ids.entries()) clients.push(this.#read(id, texts[index]));
     }
     return clients;
-  }
-
-  async holdsExactly(clients: readonly Client[]): Promise<boolean[]> {
-    const holds: boolean[] = [];
-    for (let start = 0; start < clients.length; start += batchSize) {
-      const batch = clients.slice(start, start + batchSize);
-      const reading = this.#raw(batch.map(({ client_id }) => client_id));
-      const written = batch.map((client) => this.#format(this.#encode(withName(client))));
-      const texts = await reading;
-      for (const [index, text] of written.entries()) holds.push(texts[index] === text);
-    }
-    return holds;
   }
 
   /** Returns the Python plugin's count, or counts the records if there is none. */
@@ -198,27 +194,28 @@ class RedisDatabase extends BaseDatabase {
       if (count !== null && /^\d+$/.test(count)) return Number(count);
     }
     let count = 0;
-    for await (const ids of this.#ids()) {
-      count += (await this.#raw(ids)).filter((text) => isRecord(text)).length;
-    }
+    for await (const { texts } of this.#rawBatches()) count += texts.filter(isRecord).length;
     return count;
   }
 
-  /** Yields clients ordered by id. Reads the next batch while the current batch is used. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Client> {
-    let next: Promise<(string | null)[]> | undefined;
-    let nextIds: number[] = [];
-    try {
-      for await (const ids of this.#ids()) {
-        const [texts, textIds] = [await next, nextIds];
-        [next, nextIds] = [this.#raw(ids), ids];
-        next.catch(() => undefined);
-        if (texts !== undefined) yield* this.#decode(textIds, texts);
-      }
-      if (next !== undefined) yield* this.#decode(nextIds, await next);
-    } finally {
-      await next?.catch(() => undefined);
+    for await (const batch of this.batches()) yield* batch;
+  }
+
+  /** Yields clients ordered by id. */
+  async *batches(): AsyncGenerator<Client[]> {
+    for await (const { ids, texts } of this.#rawBatches()) {
+      yield ids.flatMap((id, index) => this.#read(id, texts[index]) ?? []);
     }
+  }
+
+  /** Returns a digest of all ids and records. */
+  async changeMark(): Promise<string> {
+    const hash = createHash("sha256");
+    for await (const { ids, texts } of this.#rawBatches()) {
+      hash.update(`${ids.join()}:${digestOf(texts)}\n`);
+    }
+    return hash.digest("hex");
   }
 
   override async sync(): Promise<void> {
@@ -253,7 +250,7 @@ class RedisDatabase extends BaseDatabase {
   }
 
   /** Inserts first: finding existing records costs as much as writing them. */
-  async #put(clients: readonly Client[]): Promise<void> {
+  async #put(clients: readonly Client[]): Promise<Written> {
     // The later of two clients with the same id wins.
     const byId = new Map(clients.map((client) => [client.client_id, withName(client)]));
     const writes: Write[] = [];
@@ -269,6 +266,7 @@ class RedisDatabase extends BaseDatabase {
       return client && { client };
     };
     await this.#change(taken, decide, { found });
+    return { ids: writes.map(({ id }) => id), digest: digestOf(writes.map(({ text }) => text)) };
   }
 
   /**
@@ -407,15 +405,26 @@ class RedisDatabase extends BaseDatabase {
     return (await this.getClientsById(ids)).filter((client) => client !== undefined);
   }
 
-  *#decode(ids: readonly number[], texts: readonly (string | null)[]): Generator<Client> {
-    for (const [index, id] of ids.entries()) {
-      const client = this.#read(id, texts[index]);
-      if (client !== undefined) yield client;
-    }
-  }
-
   #read(id: number, text: string | null | undefined): Client | undefined {
     return isRecord(text) ? deserializeClient(this.#parse(id, text)) : undefined;
+  }
+
+  /** Yields all records as they are stored. Reads the next batch while the current batch is used. */
+  async *#rawBatches(): AsyncGenerator<{ ids: number[]; texts: (string | null)[] }> {
+    let ids: number[] = [];
+    let texts: Promise<(string | null)[]> | undefined;
+    try {
+      for await (const nextIds of this.#ids()) {
+        const next = this.#raw(nextIds);
+        next.catch(() => undefined);
+        const current = { ids, texts };
+        [ids, texts] = [nextIds, next];
+        if (current.texts !== undefined) yield { ids: current.ids, texts: await current.texts };
+      }
+      if (texts !== undefined) yield { ids, texts: await texts };
+    } finally {
+      await texts?.catch(() => undefined);
+    }
   }
 
   async #raw(ids: readonly number[]): Promise<(string | null)[]> {
@@ -468,6 +477,25 @@ class RedisDatabase extends BaseDatabase {
     }
     return record;
   }
+}
+
+/** The ids of a batch of records, and the digest of their texts. */
+interface Written {
+  readonly ids: readonly number[];
+  readonly digest: string;
+}
+
+function digestOf(texts: readonly (string | null)[]): string {
+  // A record is in one line. A missing record has no line.
+  return createHash("sha256").update(texts.join("\n")).digest("hex");
+}
+
+function slicesOf<Item>(items: readonly Item[]): Item[][] {
+  const slices: Item[][] = [];
+  for (let start = 0; start < items.length; start += batchSize) {
+    slices.push(items.slice(start, start + batchSize));
+  }
+  return slices;
 }
 
 type Decide = (

@@ -1,8 +1,10 @@
 /**
  * Copies every client from one database to another and compares the two.
  *
- * The source is read three times in constant memory: to check every record before anything is
- * written, to copy, and to compare. A note of the migration is kept until the comparison has
+ * The source is read in constant memory: to check every record before anything is written, and to
+ * copy. Then every record is read back from the target and compared. If both databases support it,
+ * the comparison uses digests of the written records, and the source only shows that it has not
+ * changed since. Otherwise the source is read again. A note of the migration is kept until the comparison has
  * passed. With it, the same command continues an interrupted migration in a target that is no
  * longer empty. Records already in the target are left unchanged. If such a record differs by more
  * than `last_seen`, it has been changed since, and the migration stops.
@@ -14,7 +16,7 @@
 import { batchesOf } from "../client/batches.js";
 import { type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
 import { isSame, isSameClient } from "../client/compare.js";
-import type { Database } from "../client/database.js";
+import type { Database, IdBatch } from "../client/database.js";
 import { gapsIn, IdSet } from "../databases/id-set.js";
 import type { DatabaseConfig } from "../databases/plugin.js";
 import { DatabaseFactory, locationOf } from "../databases/registry.js";
@@ -75,7 +77,7 @@ export interface Migration {
 
 const batchSize = 200;
 /** Clients in a write. Two chunks are in memory at a time. */
-const chunkSize = 1_000;
+const chunkSize = 500;
 /** Ids listed in a message; the others are counted. */
 const namedIds = 10;
 
@@ -106,7 +108,7 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
 async function copyAndCompare(
   options: MigrateOptions,
 ): Promise<{ migration: Migration; note: MigrationNote | undefined }> {
-  const { from, to, merge = false, dryRun = false } = options;
+  const { from, to, dryRun = false } = options;
   const source = { name: from.name, place: await locationOf(from.name, from.config) };
   const target = { name: to.name, place: await locationOf(to.name, to.config) };
   if (source.place === target.place && source.name === target.name) {
@@ -131,7 +133,7 @@ async function copyAndCompare(
   await copying.run(checked.clients.active + checked.clients.revoked);
   const filled = await fillGaps(destination, checked);
   await destination.commit();
-  await compare(options, origin, destination, checked, merge);
+  await compare(options, copying, checked);
   emitStep("migrate.compared");
   const migration = {
     ...begun,
@@ -183,23 +185,36 @@ async function check(
     const total = await origin.size();
     const conflicts: number[] = [];
     let done = 0;
-    for await (const batch of batchesOf(origin, batchSize)) {
+    const count = ({ ids, revoked }: IdBatch) => {
       signal?.throwIfAborted();
-      const present = await existing(batch, checked.targetIds.size > 0 ? target : undefined);
-      for (const [index, client] of batch.entries()) {
-        if (!checked.ids.add(client.client_id)) throw duplicateIdError(from.name, client.client_id);
-        checked.highest = Math.max(checked.highest, client.client_id);
-        checked.clients[isRevoked(client) ? "revoked" : "active"] += 1;
-        const other = present[index];
-        if (other === undefined) checked.wouldCopy += 1;
-        else if (isKeptRevoked(client, other)) checked.keptRevoked.push(client.client_id);
-        else checked.unchanged += 1;
-        if (conflicts.length <= namedIds && isConflict(client, other, holders)) {
-          conflicts.push(client.client_id);
-        }
+      for (const id of ids) {
+        if (!checked.ids.add(id)) throw duplicateIdError(from.name, id);
+        checked.highest = Math.max(checked.highest, id);
       }
-      done += batch.length;
+      checked.clients.revoked += revoked;
+      checked.clients.active += ids.length - revoked;
+      done += ids.length;
       onProgress?.({ phase: "checking", done, total });
+    };
+    const isEmpty = checked.targetIds.size === 0;
+    if (isEmpty && origin.idBatches !== undefined) {
+      for await (const batch of origin.idBatches()) count(batch);
+      checked.wouldCopy = done;
+    } else {
+      for await (const batch of batchesOf(origin)) {
+        const present = await existing(batch, isEmpty ? undefined : target);
+        for (const [index, client] of batch.entries()) {
+          const other = present[index];
+          if (other === undefined) checked.wouldCopy += 1;
+          else if (isKeptRevoked(client, other)) checked.keptRevoked.push(client.client_id);
+          else checked.unchanged += 1;
+          if (conflicts.length <= namedIds && isConflict(client, other, holders)) {
+            conflicts.push(client.client_id);
+          }
+        }
+        const ids = batch.map(({ client_id }) => client_id);
+        count({ ids, revoked: batch.filter(isRevoked).length });
+      }
     }
     const strangers = merge ? [] : [...onlyIn(admitted, checked.ids)];
     if (conflicts.length > 0) throw conflictError(conflicts, merge ? undefined : note);
@@ -256,6 +271,9 @@ class Copy {
   copied = 0;
   unchanged = 0;
   readonly keptRevoked: number[] = [];
+  /** For each chunk, whether the target still holds the written records. */
+  readonly #verifications: (() => Promise<boolean>)[] = [];
+  #mark: string | undefined;
 
   constructor(
     readonly options: MigrateOptions,
@@ -266,6 +284,7 @@ class Copy {
 
   /** Writes a chunk while the next is read. */
   async run(total: number): Promise<void> {
+    this.#mark = await this.origin.changeMark?.();
     let writing = Promise.resolve();
     try {
       for await (const { missing, done } of this.#chunks()) {
@@ -281,10 +300,36 @@ class Copy {
   }
 
   async #write(missing: readonly Client[], progress: Progress): Promise<void> {
-    if (missing.length > 0) await this.destination.addItems(missing);
+    if (missing.length > 0) await this.#add(missing);
     this.copied += missing.length;
     this.options.onProgress?.(progress);
     emitStep("migrate.copied");
+  }
+
+  async #add(clients: readonly Client[]): Promise<void> {
+    if (this.#mark === undefined || this.destination.addVerifiable === undefined) {
+      await this.destination.addItems(clients);
+    } else this.#verifications.push(await this.destination.addVerifiable(clients));
+  }
+
+  /**
+   * Reads every record back from the target. Returns true only if each is the record that was
+   * written from the source, and the source has not changed since.
+   */
+  async verify(onProgress: (done: number) => void): Promise<boolean> {
+    if (this.#verifications.length === 0 || this.unchanged + this.keptRevoked.length > 0)
+      return false;
+    const [first, ...rest] = this.#verifications;
+    let next = first?.();
+    for (let index = 0; next !== undefined; index++) {
+      const current = next;
+      next = rest[index]?.();
+      next?.catch(() => undefined);
+      onProgress(Math.min(index * chunkSize, this.copied));
+      if (!(await current)) return false;
+    }
+    onProgress(this.copied);
+    return (await this.origin.changeMark?.()) === this.#mark;
   }
 
   /** Yields the clients of each chunk that are missing in the target. */
@@ -292,7 +337,7 @@ class Copy {
     let missing: Client[] = [];
     let looked = 0;
     let done = 0;
-    for await (const batch of batchesOf(this.origin, batchSize)) {
+    for await (const batch of batchesOf(this.origin)) {
       this.options.signal?.throwIfAborted();
       const present = await existing(batch, this.mayHold ? this.destination : undefined);
       for (const [index, client] of batch.entries()) {
@@ -324,20 +369,43 @@ function* onlyIn(some: IdSet, others: IdSet): Generator<number> {
 }
 
 /** Reads every record back from the target and compares it. */
-async function compare(
-  { onProgress, signal }: MigrateOptions,
-  origin: Database,
-  destination: Database,
-  checked: Checked,
-  merge: boolean,
-): Promise<void> {
+async function compare(options: MigrateOptions, copying: Copy, checked: Checked): Promise<void> {
+  const { destination } = copying;
   const total = checked.clients.active + checked.clients.revoked;
+  const report = (done: number) => {
+    options.signal?.throwIfAborted();
+    options.onProgress?.({ phase: "comparing", done, total });
+  };
+  const isVerified = await copying.verify(report);
+  const compared = isVerified
+    ? { count: copying.copied, different: [] }
+    : await compareWithSource(copying, checked, report);
+  const different = [...compared.different, ...(await unrevokedGaps(destination, checked.gaps))];
+  let expected = compared.count + checked.gaps.size;
+  for (const _ of onlyIn(checked.targetIds, checked.ids)) expected += 1;
+  const counted = await destination.size();
+  if (different.length === 0 && (options.merge || counted === expected)) return;
+  throw new StoreError(
+    "failed",
+    different.length > 0
+      ? `clients ${listIds(different)} differ from the source after reading them back`
+      : `after reading back, the target has ${counted} records; ${expected} were expected`,
+    {
+      hint: "Stop the hub that writes to either side, then run the command again.",
+    },
+  );
+}
+
+/** Reads both databases. Returns the number of clients and the first different ones. */
+async function compareWithSource(
+  { origin, destination }: Copy,
+  checked: Checked,
+  report: (done: number) => void,
+): Promise<{ count: number; different: number[] }> {
   const different: number[] = [];
   const compareBatch = async (batch: readonly Client[]) => {
-    const exact = await destination.holdsExactly?.(batch);
-    const rest = batch.filter((_client, index) => !exact?.[index]);
-    const present = rest.length === 0 ? [] : await existing(rest, destination);
-    for (const [index, client] of rest.entries()) {
+    const present = await existing(batch, destination);
+    for (const [index, client] of batch.entries()) {
       const other = present[index];
       const holds =
         other !== undefined &&
@@ -348,46 +416,39 @@ async function compare(
       if (!holds && different.length <= namedIds) different.push(client.client_id);
     }
   };
-  let done = 0;
+  let count = 0;
   // Compare a batch while the next is read.
   let comparing = Promise.resolve();
   try {
-    for await (const batch of batchesOf(origin, batchSize)) {
-      signal?.throwIfAborted();
+    for await (const batch of batchesOf(origin)) {
       await comparing;
-      onProgress?.({ phase: "comparing", done, total });
+      report(count);
       comparing = compareBatch(batch);
       comparing.catch(() => undefined);
-      done += batch.length;
+      count += batch.length;
     }
   } finally {
     await comparing;
   }
-  onProgress?.({ phase: "comparing", done, total });
-  let gaps: number[] = [];
+  report(count);
+  return { count, different };
+}
+
+/** Returns the first of these ids that are not revoked in the target. */
+async function unrevokedGaps(destination: Database, gaps: IdSet): Promise<number[]> {
+  const different: number[] = [];
+  let batch: number[] = [];
   const expectRevoked = async () => {
-    const found = await destination.getClientsById(gaps);
-    const wrong = gaps.filter((_id, index) => found[index]?.api_key !== revokedApiKey);
+    const found = await destination.getClientsById(batch);
+    const wrong = batch.filter((_id, index) => found[index]?.api_key !== revokedApiKey);
     different.push(...wrong.slice(0, namedIds));
-    gaps = [];
+    batch = [];
   };
-  for (const id of checked.gaps) {
-    if (gaps.push(id) === batchSize) await expectRevoked();
+  for (const id of gaps) {
+    if (batch.push(id) === batchSize) await expectRevoked();
   }
   await expectRevoked();
-  let expected = done + checked.gaps.size;
-  for (const _ of onlyIn(checked.targetIds, checked.ids)) expected += 1;
-  const counted = await destination.size();
-  if (different.length === 0 && (merge || counted === expected)) return;
-  throw new StoreError(
-    "failed",
-    different.length > 0
-      ? `clients ${listIds(different)} differ from the source after reading them back`
-      : `after reading back, the target has ${counted} records; ${expected} were expected`,
-    {
-      hint: "Stop the hub that writes to either side, then run the command again.",
-    },
-  );
+  return different;
 }
 
 async function existing(

@@ -82,8 +82,6 @@ export interface RestoreIntoResult {
   readonly service: ServiceReport;
 }
 
-/** Clients that are compared at a time. */
-const batchSize = 200;
 /** Time that writing and reading back a client may take while the service is stopped. */
 const clientBudgetMs = 5;
 
@@ -236,7 +234,7 @@ async function assertAsConfirmed(
   { database, older, present, differences, readmitRevoked }: Plan,
   now: ClientTable,
 ): Promise<readonly number[]> {
-  for await (const batch of batchesOf(now, batchSize)) {
+  for await (const batch of batchesOf(now)) {
     const known = await present?.getClientsById(batch.map(({ client_id }) => client_id));
     const added = batch.find((client, index) => !isRevoked(client) && !known?.[index]);
     if (added === undefined) continue;
@@ -296,7 +294,7 @@ async function verifyWritten(
 ): Promise<Written["clients"]> {
   await using written = await copyIntoMemory(target);
   const counts = { active: 0, revoked: 0 };
-  for await (const batch of batchesOf(wanted, batchSize)) {
+  for await (const batch of batchesOf(wanted)) {
     const found = await written.getClientsById(batch.map(({ client_id }) => client_id));
     for (const [index, client] of batch.entries()) {
       const other = found[index];

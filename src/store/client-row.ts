@@ -33,10 +33,13 @@ export type Values = Partial<Record<Column, SqlValue>>;
 
 const maxExact = Number.MAX_SAFE_INTEGER;
 
+/** SQL for `exact_last_seen`. */
+export const exactLastSeen = `CASE WHEN typeof(last_seen) = 'integer'
+  AND last_seen NOT BETWEEN -${maxExact} AND ${maxExact} THEN CAST(last_seen AS TEXT) END`;
+
 /** SQL to select a `Row`. `*` also reads a column that another program added later. */
 export const rowColumns = `*, CAST(client_id AS TEXT) AS exact_id,
-  CASE WHEN typeof(last_seen) = 'integer' AND last_seen NOT BETWEEN -${maxExact} AND ${maxExact}
-    THEN CAST(last_seen AS TEXT) END AS exact_last_seen`;
+  ${exactLastSeen} AS exact_last_seen`;
 
 /**
  * Decodes a row as a hub does.

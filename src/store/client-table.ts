@@ -5,8 +5,9 @@
  * and only columns of changed fields are written. NULL stays NULL, and equal JSON keeps its
  * formatting.
  */
+import { createHash } from "node:crypto";
 import { type Client, revoked, revokedApiKey } from "../client/client.js";
-import { type Database, noSuchClient } from "../client/database.js";
+import { type Database, type IdBatch, noSuchClient } from "../client/database.js";
 import { BatchLoader, type StatementQueue } from "./batch-loader.js";
 import { insertRows, writeInBatches } from "./batch-writer.js";
 import {
@@ -21,6 +22,7 @@ import {
   type Values,
 } from "./client-row.js";
 import type { Connection } from "./connection.js";
+import { packRows } from "./packed-rows.js";
 import {
   allIds,
   type IdRange,
@@ -36,6 +38,18 @@ import {
   readSchema,
   type Schema,
 } from "./schema.js";
+
+const withIds = "WHERE client_id IN (SELECT value FROM json_each(?))";
+
+/** The ids of a batch of rows, a list in JSON, and the digest of the rows that were inserted. */
+interface Written {
+  readonly ids: string;
+  readonly digest: string;
+}
+
+function digestOf(packed = ""): string {
+  return createHash("sha256").update(packed).digest("hex");
+}
 
 const select = `SELECT ${rowColumns} FROM clients`;
 
@@ -62,13 +76,28 @@ export class ClientTable implements Database {
     return this.#schema.version;
   }
 
-  addItem(client: Client): Promise<void> {
-    return this.#put([client]);
+  async addItem(client: Client): Promise<void> {
+    await this.#put([client]);
   }
 
   /** Adds many clients, each batch in a transaction short enough for a running hub. */
   addItems(clients: Iterable<Client> | AsyncIterable<Client>): Promise<number> {
-    return writeInBatches(clients, (batch) => this.#put(batch));
+    return writeInBatches(clients, async (batch) => {
+      await this.#put(batch);
+    });
+  }
+
+  async addVerifiable(clients: readonly Client[]): Promise<() => Promise<boolean>> {
+    const written: Written[] = [];
+    await writeInBatches(clients, async (batch) => {
+      written.push(await this.#put(batch));
+    });
+    return async () => {
+      for (const { ids, digest } of written) {
+        if (digestOf(await this.#reader.packed(withIds, [ids])) !== digest) return false;
+      }
+      return true;
+    };
   }
 
   async deleteItem(clientId: number): Promise<void> {
@@ -192,7 +221,26 @@ export class ClientTable implements Database {
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Client> {
-    for await (const page of this.pages()) for (const row of page) yield decodeRow(row);
+    for await (const batch of this.batches()) yield* batch;
+  }
+
+  async *batches(): AsyncGenerator<Client[]> {
+    for await (const page of this.pages()) yield page.map(decodeRow);
+  }
+
+  /** Reads the columns that `decodeRow` may refuse. */
+  async *idBatches(): AsyncGenerator<IdBatch> {
+    for await (const page of this.#reader.idPages()) {
+      for (const digits of [page.lowest, page.highest]) exactInteger(digits, "a client_id");
+      if (page.exact_last_seen !== null) exactInteger(page.exact_last_seen, "a last_seen");
+      yield { ids: JSON.parse(page.ids) as number[], revoked: page.revoked };
+    }
+  }
+
+  /** SQLite changes the number when another connection has written to the file. */
+  async changeMark(): Promise<string> {
+    const [row] = await this.#reader.all<{ data_version: number }>("PRAGMA data_version");
+    return String(row?.data_version);
   }
 
   /** Yields the rows of a range in the order of their ids, a page at a time. */
@@ -248,12 +296,13 @@ export class ClientTable implements Database {
     return this.close();
   }
 
-  async #put(clients: readonly Client[]): Promise<void> {
-    if (clients.length === 0) return;
+  async #put(clients: readonly Client[]): Promise<Written> {
     for (const client of clients) assertValidClient(client);
     // The last of several clients with the same id wins.
     const byId = new Map(clients.map((client) => [client.client_id, client]));
     await this.#reader.growCache(writeCacheBytes);
+    const ids = JSON.stringify([...byId.keys()]);
+    const inserted: Values[] = [];
     await this.transaction(async () => {
       for (const row of await this.#rowsById([...byId.keys()])) {
         const client = byId.get(Number(row.exact_id));
@@ -261,16 +310,14 @@ export class ClientTable implements Database {
         await this.#replace(row, client);
         byId.delete(client.client_id);
       }
-      await this.#insert([...byId.values()]);
+      await insertRows(this.connection, [...byId.values()], async (some) => {
+        const rows = some.map((client) => encodeRow(client, this.#schema));
+        await this.#ensureMetadataColumn(rows);
+        inserted.push(...rows);
+        return { columns: [...this.#schema.columns], rows };
+      });
     });
-  }
-
-  #insert(clients: readonly Client[]): Promise<void> {
-    return insertRows(this.connection, clients, async (some) => {
-      const rows = some.map((client) => encodeRow(client, this.#schema));
-      await this.#ensureMetadataColumn(rows);
-      return { columns: [...this.#schema.columns], rows };
-    });
+    return { ids, digest: digestOf(packRows([...this.#schema.columns], inserted)) };
   }
 
   async #replace(row: Row, client: Client): Promise<void> {
@@ -302,9 +349,7 @@ export class ClientTable implements Database {
   }
 
   #rowsById(clientIds: readonly number[]): Promise<Row[]> {
-    return this.#reader.rows("WHERE client_id IN (SELECT value FROM json_each(?))", [
-      JSON.stringify(clientIds),
-    ]);
+    return this.#reader.rows(withIds, [JSON.stringify(clientIds)]);
   }
 
   /** Finds rows by api_key: for each key, the row with the lowest id. */

@@ -6,7 +6,7 @@
  * columns, and reals (SQLite writes only 15 digits). `last_seen`, the only real column, is packed
  * as its integer part and its fraction in units of 2^-52; both are exact.
  */
-import type { Row } from "./client-row.js";
+import type { Row, Values } from "./client-row.js";
 import { type Column, knownColumns } from "./schema.js";
 
 const fractionUnits = 2 ** 52;
@@ -40,6 +40,20 @@ export function buildPackedSelect(columns: readonly Column[], selection: string)
   return `SELECT json_group_array(json_object(${members.join(", ")})) AS packed,
     (SELECT count(*) FROM pragma_table_info('clients') WHERE name IN (${known})) AS known
     FROM (SELECT ${columns.join(", ")} FROM clients ${selection})`;
+}
+
+/** Returns the text that the query of `buildPackedSelect` returns for these rows. */
+export function packRows(columns: readonly Column[], rows: readonly Values[]): string {
+  const packed = rows.map((row) => {
+    const members: Record<string, unknown> = {};
+    for (const column of columns) members[column] = row[column] ?? null;
+    members.exact_id = String(row.client_id);
+    const seen = Number(row.last_seen);
+    members.last_seen = Math.trunc(seen);
+    members.exact_last_seen = (seen - Math.trunc(seen)) * fractionUnits;
+    return members;
+  });
+  return JSON.stringify(packed);
 }
 
 /**

@@ -2,8 +2,9 @@
  * Reads many rows of the table of clients: packed, by prepared statements, with a sized page cache.
  */
 import { totalmem } from "node:os";
+import { revokedApiKey } from "../client/client.js";
 import type { StatementQueue } from "./batch-loader.js";
-import { type Row, rowColumns } from "./client-row.js";
+import { exactLastSeen, type Row, rowColumns } from "./client-row.js";
 import type { Connection, SqlValue, Statement } from "./connection.js";
 import { buildPackedSelect, type PackedRows, unpackRows } from "./packed-rows.js";
 import { type Column, pageRows } from "./schema.js";
@@ -24,6 +25,21 @@ export interface IdRange {
 }
 
 export const allIds: IdRange = { after: undefined, before: undefined };
+
+const lowestId = "-9223372036854775808";
+/** Ids in a page: about 100 kilobytes. */
+const idPageRows = 10_000;
+
+export interface IdPage {
+  /** A list in JSON. */
+  readonly ids: string;
+  readonly revoked: number;
+  /** The digits of an id. */
+  readonly lowest: string;
+  readonly highest: string;
+  /** As in `Row`, of any row in the page. */
+  readonly exact_last_seen: string | null;
+}
 
 export class RowReader {
   readonly #connection: Connection;
@@ -58,6 +74,14 @@ export class RowReader {
     return this.all<Row>(`SELECT ${rowColumns} FROM clients ${selection}`, params, queue);
   }
 
+  /** Returns the text of the selected rows, as `packRows` does. */
+  async packed(selection: string, params: readonly SqlValue[]): Promise<string | undefined> {
+    const sql = buildPackedSelect(this.#columns(), selection);
+    // An error of any kind occurs again when the rows are read.
+    const [row] = await this.all<PackedRows>(sql, params).catch(() => []);
+    return row?.packed;
+  }
+
   /**
    * Yields the rows of a range in the order of their ids, a page at a time, and reads the next page
    * while the last is in use. No read stays open between two pages, so writers are not blocked.
@@ -83,6 +107,25 @@ export class RowReader {
     } finally {
       // The consumer may close the connection next.
       await next.catch(() => undefined);
+    }
+  }
+
+  /** Yields the ids of all rows in ascending order. */
+  async *idPages(): AsyncGenerator<IdPage> {
+    // Reading all columns verifies the pages that a long value continues on.
+    const lengths = this.#columns().map((column) => `length(${column})`);
+    const sql = `SELECT json_group_array(client_id) AS ids,
+      count(*) FILTER (WHERE CAST(api_key AS TEXT) = ?) AS revoked,
+      CAST(min(client_id) AS TEXT) AS lowest, CAST(max(client_id) AS TEXT) AS highest,
+      max(${exactLastSeen}) AS exact_last_seen, max(max(${lengths.join(", ")})) AS longest
+      FROM (SELECT * FROM clients WHERE client_id >= CAST(? AS INTEGER) ORDER BY client_id LIMIT ${idPageRows})`;
+    let from = lowestId;
+    for (;;) {
+      const [page] = await this.all<IdPage>(sql, [revokedApiKey, from]);
+      // The minimum of no rows is NULL.
+      if (!page?.highest) return;
+      yield page;
+      from = String(BigInt(page.highest) + 1n);
     }
   }
 
