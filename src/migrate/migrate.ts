@@ -77,7 +77,7 @@ export interface Migration {
 
 const batchSize = 200;
 /** Clients in a write. Two chunks are in memory at a time. */
-const chunkSize = 500;
+const chunkSize = 1_000;
 /** Ids listed in a message; the others are counted. */
 const namedIds = 10;
 

@@ -231,8 +231,8 @@ export class ClientTable implements Database {
   /** Reads the columns that `decodeRow` may refuse. */
   async *idBatches(): AsyncGenerator<IdBatch> {
     for await (const page of this.#reader.idPages()) {
-      for (const digits of [page.lowest, page.highest]) exactInteger(digits, "a client_id");
-      if (page.exact_last_seen !== null) exactInteger(page.exact_last_seen, "a last_seen");
+      for (const digits of [page.lowest, page.highest]) parseExactInteger(digits, "a client_id");
+      if (page.exact_last_seen !== null) parseExactInteger(page.exact_last_seen, "a last_seen");
       yield { ids: JSON.parse(page.ids) as number[], revoked: page.revoked };
     }
   }

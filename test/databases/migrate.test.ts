@@ -320,6 +320,96 @@ test("a difference found in the comparison is said, and nothing is taken for don
   expect(await notes(home)).toHaveLength(1);
 });
 
+describe("every record is compared with digests", () => {
+  const places: [string, string, () => Promise<JsonObject>][] = [
+    ["plain SQLite", sqlite, async () => ({ subfolder: await temporaryFolder() })],
+    ["Redis", redis, async () => ({ port: (await RedisServer.start()).port })],
+    [
+      "a cluster with a hash tag",
+      redis,
+      async () => ({ port: (await startCluster())[0]?.port ?? 0, cluster_hash_tag: "hub" }),
+    ],
+    ["a cluster", redis, async () => ({ port: (await startCluster())[0]?.port ?? 0 })],
+  ];
+
+  test.each(places)("of what was added to %s", async (_name, plugin, settings) => {
+    const config = await settings();
+    await using database = await DatabaseFactory.create(plugin, config);
+    const isUnchanged = await database.addVerifiable?.(clients);
+    const others = await database.addVerifiable?.([newClient({ client_id: 20, api_key: "20" })]);
+    const mark = await database.changeMark?.();
+    expect(await isUnchanged?.()).toBe(true);
+    expect(await database.changeMark?.()).toBe(mark);
+    {
+      await using other = await DatabaseFactory.create(plugin, config);
+      const client = await other.getClientById(2);
+      await other.updateItem({ ...(client as Client), last_seen: 1_900_000_000 });
+    }
+    expect(await isUnchanged?.()).toBe(false);
+    expect(await others?.()).toBe(true);
+    expect(await database.changeMark?.()).not.toBe(mark);
+  });
+
+  test("of many clients: all are read back, and not the source", async () => {
+    const home = await ownDataHome();
+    const server = await RedisServer.start();
+    const from = end(sqlcipher, { db_path: join(home, "from.db"), password: "it's" });
+    const to = end(redis, { port: server.port });
+    const back = end(sqlite, { subfolder: join(home, "back") });
+    await fill(from, many(2_300));
+    const reads = () =>
+      Number(/cmdstat_mget:calls=(\d+)/.exec(server.cli("INFO", "commandstats"))?.[1]);
+    const seen: number[] = [];
+    const onProgress = ({ phase, done }: { phase: string; done: number }) => {
+      if (phase === "comparing") seen.push(done);
+    };
+    expect(await migrate({ from, to, onProgress })).toMatchObject({
+      copied: 2_300,
+      verified: true,
+    });
+    expect(seen).toEqual([0, 1_000, 2_000, 2_300]);
+    expect(reads()).toBe(23);
+    expect(await migrate({ from: to, to: back })).toMatchObject({ copied: 2_300, verified: true });
+    expect((await contents(back)).map(fingerprint)).toEqual(many(2_300).map(fingerprint));
+  });
+
+  async function interfered(
+    change: (redisPort: RedisServer, path: string) => void,
+    isBack: boolean,
+  ) {
+    const home = await ownDataHome();
+    const server = await RedisServer.start();
+    const plain = end(sqlite, { db_path: join(home, "clients.db") });
+    const other = end(redis, { port: server.port });
+    const [from, to] = isBack ? [other, plain] : [plain, other];
+    await fill(from, many(1_100));
+    const stranger = () => {
+      unsubscribe(stepChannelName, stranger);
+      change(server, join(home, "clients.db"));
+    };
+    subscribe(stepChannelName, stranger);
+    await expect(migrate({ from, to })).rejects.toMatchObject({
+      kind: "failed",
+      message: expect.stringMatching(/^clients 3 differ/),
+    });
+    expect(await notes(home)).toHaveLength(1);
+  }
+  const inRedis = (server: RedisServer) => {
+    const text = server.cli("GET", "client:client:3").trim();
+    server.cli("SET", "client:client:3", text.replace("client 3", "stranger"));
+  };
+  const inSqlite = (_server: RedisServer, path: string) => {
+    execFileSync("sqlite3", [path, "UPDATE clients SET name = 'stranger' WHERE client_id = 3"]);
+  };
+
+  test.each([
+    ["the target, Redis", inRedis, false],
+    ["the target, SQLite", inSqlite, true],
+    ["the source, SQLite", inSqlite, false],
+    ["the source, Redis", inRedis, true],
+  ])("and a change in %s since is found", (_name, change, isBack) => interfered(change, isBack));
+});
+
 describe("bad input: said in words, and nothing changed", () => {
   async function expectRefused(
     from: Endpoint,
@@ -446,6 +536,30 @@ describe("bad input: said in words, and nothing changed", () => {
     server.cli("DEL", "client:client:7");
     server.cli("SET", "client:client:9007199254740993", "{}");
     await expectRefused(from, to, "refused", /client:client:9007199254740993 has an id beyond/);
+  });
+
+  test("an id in SQLite would be rounded", async () => {
+    const home = await ownDataHome();
+    const from = end(sqlite, { subfolder: join(home, "from") });
+    await fill(from, many(2));
+    const insert = "INSERT INTO clients (client_id, api_key) VALUES (9007199254740993, 'far')";
+    execFileSync("sqlite3", [join(home, "from", "clients.db"), insert]);
+    const server = await RedisServer.start();
+    await expectRefused(from, end(redis, { port: server.port }), "refused", /9007199254740993/);
+    expect(server.cli("DBSIZE")).toBe("0");
+  });
+
+  test("Redis has a list where the index of a name belongs", async () => {
+    const home = await ownDataHome();
+    const from = end(sqlite, { subfolder: join(home, "from") });
+    await fill(from, many(2));
+    const server = await RedisServer.start();
+    server.cli("LPUSH", "client:name:client 2", "x");
+    await expect(migrate({ from, to: end(redis, { port: server.port }) })).rejects.toMatchObject({
+      kind: "corrupted",
+      message: expect.stringContaining("holds another kind of value"),
+    });
+    expect(server.cli("DBSIZE")).toBe("1");
   });
 
   test("a Redis server counts clients that it does not have", async () => {
