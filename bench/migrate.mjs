@@ -2,10 +2,7 @@
 // back and compared, against the loop of HiveMind's manual in Python, which adds the clients one by
 // one and compares nothing. Run by scripts/bench.
 //
-// A twentieth of the loop's time is impossible with a single server. For each client, the server
-// itself took 14 µs of CPU time for the five keys and reading them back, and 8 µs for the keys only
-// (sent by redis-cli). This program took 40 µs: 17 for reading the source three times, 6 for
-// creating each record twice, the rest for sockets, comparisons and garbage collection.
+// docs/design/performance.md has the time of each part.
 //
 // Usage: migrate.mjs CLIENTS RUNS
 import { execFileSync, spawn, spawnSync } from "node:child_process";

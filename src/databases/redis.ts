@@ -43,7 +43,10 @@ import {
 } from "./redis-layout.js";
 import { type Namespace, readEndpoint } from "./redis-settings.js";
 
-/** Records in a round trip: some hundred kilobytes, some milliseconds of server time. */
+/**
+ * Records in a round trip: about a hundred kilobytes. V8 collects longer strings only together with
+ * its old generation.
+ */
 const batchSize = 100;
 /** Batches in flight: the server processes a batch while the next is prepared. */
 const batchesAhead = 2;

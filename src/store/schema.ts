@@ -136,7 +136,7 @@ export async function addMetadataColumn(connection: Connection): Promise<void> {
  * Rows in a page, a few hundred kilobytes. Larger pages are slower: V8 moves their rows to the old
  * generation.
  */
-export const pageRows = 100;
+export const pageRows = 200;
 
 /**
  * Yields all rows in the order of their ids, a page at a time, in constant memory. No read stays
