@@ -297,7 +297,7 @@ test("a cluster's node is killed in mid-migration: nothing is lost, and the next
   const migration = await migrate({ from, to });
   expect(migration).toMatchObject({ resumed: true, verified: true });
   expect(migration.copied + migration.unchanged).toBe(3_000);
-  expect(migration.unchanged).toBeGreaterThanOrEqual(500);
+  expect(migration.unchanged).toBeGreaterThanOrEqual(1_000);
   expect((await contents(to)).map(fingerprint)).toEqual(many(3_000).map(fingerprint));
 });
 
@@ -367,7 +367,7 @@ describe("every record is compared with digests", () => {
       copied: 2_300,
       verified: true,
     });
-    expect(seen).toEqual([0, 500, 1_000, 1_500, 2_000, 2_300]);
+    expect(seen).toEqual([0, 1_000, 2_000, 2_300]);
     expect(reads()).toBe(23);
     expect(await migrate({ from: to, to: back })).toMatchObject({ copied: 2_300, verified: true });
     expect((await contents(back)).map(fingerprint)).toEqual(many(2_300).map(fingerprint));
