@@ -147,8 +147,8 @@ const argumentsAnInsert = 4;
 
 /**
  * Inserts new records with their indexes. Returns for each record nil, or the value found instead,
- * which is left unchanged. If none of the keys exists, as in an empty database, one command replaces
- * the checks of each key.
+ * which is left unchanged. If none of the keys exists, as in an empty database, a single command
+ * replaces the checks of each key.
  */
 export const insertIndexed = script(`
   local is_new = redis.call('EXISTS', unpack(KEYS, 3)) == 0

@@ -412,7 +412,7 @@ class RedisDatabase extends BaseDatabase {
     return isRecord(text) ? deserializeClient(this.#parse(id, text)) : undefined;
   }
 
-  /** Yields all records as they are stored. Reads the next batch while the current batch is used. */
+  /** Yields all records as stored. Reads the next batch while the current batch is used. */
   async *#rawBatches(): AsyncGenerator<{ ids: number[]; texts: (string | null)[] }> {
     let ids: number[] = [];
     let texts: Promise<(string | null)[]> | undefined;
