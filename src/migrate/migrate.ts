@@ -4,10 +4,12 @@
  * The source is read in constant memory: to check every record before anything is written, and to
  * copy. Then every record is read back from the target and compared. If both databases support it,
  * the comparison uses digests of the written records, and the source only shows that it has not
- * changed since. Otherwise the source is read again. A note of the migration is kept until the comparison has
- * passed. With it, the same command continues an interrupted migration in a target that is no
- * longer empty. Records already in the target are left unchanged. If such a record differs by more
- * than `last_seen`, it has been changed since, and the migration stops.
+ * changed since. Otherwise the source is read again.
+ *
+ * A note of the migration is kept until the comparison has passed. With it, the same command
+ * continues an interrupted migration in a target that is no longer empty. Records already in the
+ * target are left unchanged. If such a record differs by more than `last_seen`, it has been changed
+ * since, and the migration stops.
  *
  * Ids are kept. Unused ids below the highest are filled with revoked rows: hubs count records to
  * find the next id, and would overwrite a client after a gap. A client revoked in the target stays

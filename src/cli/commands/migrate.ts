@@ -75,8 +75,9 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
   // Before the plan reads server.json, which a recovery may change.
   if ([from.name, to.name].includes(sqlcipherPluginName)) await recoverFirst(context);
   const plan = options.switch ? await planSwitch(endpoints, options) : undefined;
-  // Batched records reach V8's old generation. By default it grows to 200 MB before a collection.
-  setFlagsFromString("--optimize-for-size");
+  // By default V8's heap grows to 300 MB before it is collected.
+  setFlagsFromString("--semi-space-growth-factor=1");
+  setFlagsFromString("--heap-growing-percent=30");
   let outcome: SwitchOutcome = { switched: null, removed: [] };
   const progress = new Progress(context.output);
   const migration = await abortOnSignal((signal) =>
