@@ -1,4 +1,4 @@
-/** The question before a restore, and the check that it still covers the restored clients. */
+/** Asks for confirmation of a restore, and checks later whether the answer still applies. */
 import { StoreError } from "../errors.js";
 import { isKept, type PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
@@ -10,9 +10,9 @@ import type { Differences, Widened } from "./differences.js";
 import type { PresentStore } from "./present-store.js";
 import type { BackupToVerify, VerifiedBackup } from "./verified-backup.js";
 
-/** How many clients with wider permissions the question names. */
+/** The maximum number of clients in the question. */
 const namedClients = 20;
-/** How many admins the question names. */
+/** The maximum number of admins in the question. */
 const namedAdmins = 10;
 
 interface ConfirmOptions {
@@ -69,7 +69,7 @@ function describeOrigin(backup: VerifiedBackup, isKnown: boolean): string[] {
   const origin = isKnown
     ? []
     : [`No passphrase on this machine confirms where ${path} comes from.`];
-  // Each page is authenticated separately: an older version of a single page is not noticed.
+  // Each page is authenticated separately: an older version of a single page is not detected.
   const integrity =
     doubt === undefined
       ? []
@@ -102,8 +102,8 @@ function describeWidened(widened: readonly Widened[]): string[] {
 }
 
 /**
- * Compares with what the user confirmed: the hub was running then, and the backup's directory may
- * be another user's.
+ * Compares the differences with the confirmed differences. The hub was running when the user
+ * confirmed them, and another user may be able to replace the backup.
  *
  * @throws {@link StoreError} refused - if more clients or permissions would be admitted
  */
@@ -122,6 +122,6 @@ export function assertConfirmed(
   throw new StoreError(
     "refused",
     `the store has changed since the question, which did not cover these clients: ${ids.slice(0, namedClients).join(", ")}`,
-    { hint: "Nothing was changed. Run the restore again, and read the question once more." },
+    { hint: "Run the restore again, and read the question again. Nothing was changed." },
   );
 }

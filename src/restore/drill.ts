@@ -66,7 +66,7 @@ export async function drill({ backup, secret, signal }: DrillOptions): Promise<D
     if (!ok || manifest === undefined) {
       const failed = checks.filter((check) => !check.ok);
       const [first] = failed.map(({ name, detail }) => `${name}: ${detail}`);
-      throw failure(backup, first ?? "it has no manifest");
+      throw drillError(backup, first ?? "it has no manifest");
     }
     throwIfAborted(signal);
     const clients = await readClients(copy, secret);
@@ -74,7 +74,7 @@ export async function drill({ backup, secret, signal }: DrillOptions): Promise<D
       clients.active !== manifest.clients.active ||
       clients.revoked !== manifest.clients.revoked
     ) {
-      throw failure(backup, `${clients.active + clients.revoked} clients could be read`);
+      throw drillError(backup, `${clients.active + clients.revoked} clients could be read`);
     }
     return {
       ...{ backup, size, clients },
@@ -88,8 +88,8 @@ export async function drill({ backup, secret, signal }: DrillOptions): Promise<D
 }
 
 /**
- * Creates the directory of the copy. Its name has the number of this process, so that a later drill
- * can tell whether it is left over from a killed one.
+ * Creates the directory of the copy. Its name contains the process id, by which a later drill
+ * recognizes the directory of a killed drill.
  */
 async function makeTemporaryDirectory(): Promise<string> {
   await removeLeftovers(tmpdir());
@@ -101,8 +101,8 @@ async function makeTemporaryDirectory(): Promise<string> {
 }
 
 /**
- * Removes this user's copies of killed drills. Ignores errors: what cannot be removed does not
- * prevent the drill.
+ * Removes this user's copies of killed drills. Ignores errors, because they do not prevent the
+ * drill.
  */
 async function removeLeftovers(parent: string): Promise<void> {
   for (const name of await readdir(parent).catch(() => [])) {
@@ -115,7 +115,7 @@ async function removeLeftovers(parent: string): Promise<void> {
   }
 }
 
-function failure(backup: string, problem: string): StoreError {
+function drillError(backup: string, problem: string): StoreError {
   return new StoreError("corrupted", `${backup} cannot be restored: ${problem}`, {
     hint: `Make a new backup with hivemind-sqlcipher backup. To see every check: hivemind-sqlcipher verify ${shellQuote(backup)}`,
   });

@@ -1,14 +1,14 @@
 /**
- * `restore --into`: writes the clients of a backup into a database that is not encrypted, such as
- * the JSON store of the hub that the backup was made of.
+ * `restore --into`: writes the clients of a backup into an unencrypted database, such as the JSON
+ * store of a hub.
  *
- * Not every database is a file that could be replaced, so the clients are written into the
- * database: the clients of the backup, and a revoked client for each other id. A plain SQLite
- * store gets them in one transaction, a JSON store in one write. A Redis server gets them in
- * batches; after a kill in between, the same restore completes them.
+ * Not every database is a replaceable file. So the clients of the backup are written into the
+ * database, with a revoked client for each other id. A plain SQLite store gets them in one
+ * transaction, a JSON store in one write. A Redis server gets them in batches; after a kill in
+ * between, the same restore completes them.
  *
- * The backup is read once, before the hub is stopped: its directory may be another user's, or on a
- * slow disk.
+ * The backup is read once, before the hub is stopped: another user may own its directory, or the
+ * disk may be slow.
  */
 import { backupDatabase } from "../backup/database-backup.js";
 import { batchesOf } from "../client/batches.js";
@@ -36,10 +36,10 @@ import { writeWhileStopped } from "../swap/write-into.js";
 import { assertConfirmed, confirmRestore } from "./confirm.js";
 import { compareClients, type Differences, type Widened } from "./differences.js";
 import {
+  adoptStoreId,
   type BackupToVerify,
-  keepStoreId,
   type VerifiedBackup,
-  verifyChosen,
+  verifyChosenBackup,
 } from "./verified-backup.js";
 
 export interface RestoreIntoOptions
@@ -48,7 +48,7 @@ export interface RestoreIntoOptions
   readonly database: LocatedDatabase;
   readonly readmitRevoked: boolean;
   /**
-   * Returns where the present clients are backed up to, if there are any. Undefined for no backup.
+   * Returns the directories for a backup of the present clients. Undefined for no backup.
    *
    * @throws {@link StoreError} usage - if no directories are known
    */
@@ -85,18 +85,18 @@ export interface RestoreIntoResult {
 /** Time that writing and reading back a client may take while the service is stopped. */
 const clientBudgetMs = 5;
 
-/** What the database holds after the restore. */
+/** The contents of the database after the restore. */
 interface Written {
   readonly clients: { readonly active: number; readonly revoked: number };
   readonly stayedRevoked: readonly number[];
 }
 
-/** What is known before the service is stopped. */
+/** The result of the checks before the service is stopped. */
 interface Plan {
   readonly database: LocatedDatabase;
   /** The clients of the verified backup, in memory. */
   readonly older: ClientTable;
-  /** The clients that the user was asked about, in memory; undefined without a database. */
+  /** The clients at the time of the question, in memory; undefined without a database. */
   readonly present: ClientTable | undefined;
   readonly differences: Differences | undefined;
   readonly readmitRevoked: boolean;
@@ -105,15 +105,15 @@ interface Plan {
 /**
  * Writes the clients of a backup into a database.
  *
- * @throws {@link StoreError} - what `verifyChosen` and `confirmRestore` throw, before anything
- *   changes
+ * @throws {@link StoreError} - what `verifyChosenBackup` and `confirmRestore` throw, before
+ *   anything changes
  * @throws {@link StoreError} refused - if the database has changed since the question
- * @throws {@link StoreError} corrupted - if the database does not hold what was written
+ * @throws {@link StoreError} corrupted - if a client differs after it was written
  * @throws {@link StoreError} - what `backupDatabase` and `resolveService` throw
  */
 export async function restoreInto(options: RestoreIntoOptions): Promise<RestoreIntoResult> {
   const { lock, database, readmitRevoked, reporter, signal } = options;
-  const backup = await verifyChosen({
+  const backup = await verifyChosenBackup({
     storePath: lock.storePath,
     backup: options.backup,
     source: options.source,
@@ -121,8 +121,8 @@ export async function restoreInto(options: RestoreIntoOptions): Promise<RestoreI
     noManifest: options.noManifest,
   });
   throwIfAborted(signal);
-  await using older = await readVerified(backup);
-  await using present = await readIfExists(database);
+  await using older = await readVerifiedClients(backup);
+  await using present = await readPresent(database);
   const differences = present && (await compareClients(present, older));
   const replaced = present
     ? ({ state: "open", secret: undefined } as const)
@@ -130,7 +130,7 @@ export async function restoreInto(options: RestoreIntoOptions): Promise<RestoreI
   await confirmRestore(options, database.location, backup, { replaced, differences }, undefined);
   const service = await resolveService(options.service, reporter);
   await confirmStopped(service, database, reporter);
-  const saved = present && (await backUpFirst(options));
+  const saved = present && (await backUpPresent(options));
   const { result: written, report } = await writeWhileStopped({
     ...{ lock, service, reporter, signal },
     database: database.location,
@@ -138,7 +138,7 @@ export async function restoreInto(options: RestoreIntoOptions): Promise<RestoreI
     budgetMs: clientBudgetMs * ((await older.size()) + ((await present?.size()) ?? 0)),
     work: (onWrite) => write({ database, older, present, differences, readmitRevoked }, onWrite),
   });
-  await keepStoreId(lock.storePath, backup);
+  await adoptStoreId(lock.storePath, backup);
   return {
     restored: {
       path: database.location,
@@ -156,8 +156,10 @@ export async function restoreInto(options: RestoreIntoOptions): Promise<RestoreI
   };
 }
 
-/** @throws {@link StoreError} corrupted - if the file is not the verified one any more */
-async function readVerified({ path, key, sha256 }: VerifiedBackup): Promise<ClientTable> {
+/**
+ * @throws {@link StoreError} corrupted - if the file was replaced or changed since it was verified
+ */
+async function readVerifiedClients({ path, key, sha256 }: VerifiedBackup): Promise<ClientTable> {
   const opened = await openEncrypted(path, key, { mode: "readonly", immutable: true });
   await using store = await ClientStore.from(opened);
   const clients = await copyIntoMemory(store);
@@ -168,7 +170,7 @@ async function readVerified({ path, key, sha256 }: VerifiedBackup): Promise<Clie
   });
 }
 
-async function readIfExists(database: LocatedDatabase): Promise<ClientTable | undefined> {
+async function readPresent(database: LocatedDatabase): Promise<ClientTable | undefined> {
   try {
     return await readIntoMemory(database);
   } catch (error) {
@@ -178,8 +180,8 @@ async function readIfExists(database: LocatedDatabase): Promise<ClientTable | un
 }
 
 /**
- * Asks whether the hub is stopped, if no service was found: only a hub on SQLite keeps its database
- * open, so any other hub goes unnoticed. A running hub may overwrite the restored clients.
+ * Asks whether the hub is stopped, if no service was found. Only a hub on SQLite can be detected,
+ * because it keeps its database open. A running hub may overwrite the restored clients.
  */
 async function confirmStopped(
   { wasActive }: ResolvedService,
@@ -192,8 +194,8 @@ async function confirmStopped(
   );
 }
 
-/** @returns the path of the backup; undefined if none is wanted */
-async function backUpFirst(options: RestoreIntoOptions): Promise<string | undefined> {
+/** @returns the path of the backup; undefined for no backup */
+async function backUpPresent(options: RestoreIntoOptions): Promise<string | undefined> {
   const { lock, database, source, reporter, signal, backupFirst } = options;
   if (backupFirst === undefined) return undefined;
   const isStore = database.name === sqlitePluginName && database.location === lock.storePath;
@@ -211,11 +213,11 @@ async function write(plan: Plan, onWrite: () => Promise<void>): Promise<Written>
     mode: "create",
   });
   await using now = await copyIntoMemory(target);
-  const stayedRevoked = await assertAsConfirmed(plan, now);
-  const wanted = () => clientsToWrite(older, now, new Set(stayedRevoked));
+  const stayedRevoked = await compareAgain(plan, now);
+  const wanted = () => listClientsToWrite(older, now, new Set(stayedRevoked));
   if (database.name === sqlitePluginName) await assertNoHolders(database.location);
   await onWrite();
-  const clients = await inOneTransaction(target, async () => {
+  const clients = await runInTransaction(target, async () => {
     await target.addItems(wanted());
     await target.commit();
     await target.sync();
@@ -225,12 +227,12 @@ async function write(plan: Plan, onWrite: () => Promise<void>): Promise<Written>
 }
 
 /**
- * Compares the database with what the user was asked about: the hub was running then.
+ * Compares the clients again, now that the hub is stopped.
  *
- * @returns the ids of the backup that stay revoked
+ * @returns the ids of the backup's clients that stay revoked
  * @throws {@link StoreError} refused - if the restore would revoke or admit other clients
  */
-async function assertAsConfirmed(
+async function compareAgain(
   { database, older, present, differences, readmitRevoked }: Plan,
   now: ClientTable,
 ): Promise<readonly number[]> {
@@ -254,7 +256,7 @@ async function assertAsConfirmed(
  * Yields the clients of the backup, and a revoked client for each other id of the database and for
  * each gap.
  */
-async function* clientsToWrite(
+async function* listClientsToWrite(
   backup: ClientTable,
   now: ClientTable,
   stayedRevoked: ReadonlySet<number>,
@@ -273,8 +275,8 @@ async function* clientsToWrite(
   for (const id of gapsIn([ids], highest)) yield revoked(id);
 }
 
-/** Runs `work`; SQLite rolls its writes back if it fails. */
-function inOneTransaction<Result>(
+/** Runs `work`, in a transaction if the database is SQLite. */
+function runInTransaction<Result>(
   database: Database,
   work: () => Promise<Result>,
 ): Promise<Result> {
@@ -282,9 +284,9 @@ function inOneTransaction<Result>(
 }
 
 /**
- * Reads the database back.
+ * Reads the database back, and compares each client.
  *
- * @returns how many clients it holds
+ * @returns the number of clients
  * @throws {@link StoreError} corrupted - if a client differs from what was written
  */
 async function verifyWritten(

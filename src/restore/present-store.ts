@@ -37,21 +37,21 @@ export async function inspectPresentStore(
   source: PassphraseSource,
   backup: { readonly path: string; readonly key: StoreKey },
 ): Promise<PresentStore> {
-  const there = await lstatIfExists(storePath);
-  if (!there) return { replaced: { state: "absent" } };
-  if (!there.isFile()) {
+  const stats = await lstatIfExists(storePath);
+  if (!stats) return { replaced: { state: "absent" } };
+  if (!stats.isFile()) {
     throw new StoreError("refused", `${storePath} is not a regular file`, {
       hint: "Name the store's file with --db.",
     });
   }
   let opened: OpenedPresent | undefined;
   try {
-    opened = await secretOfPresent(storePath, source);
-    const differences = await compare(storePath, opened.key, backup);
+    opened = await findSecret(storePath, source);
+    const differences = await compareWithBackup(storePath, opened.key, backup);
     const { key: secret, ...known } = opened;
     return { replaced: { state: "open", secret }, ...known, differences };
   } catch (error) {
-    if (!isKind(error, ...unusable)) throw error;
+    if (!isKind(error, ...unreadable)) throw error;
     return {
       replaced: { state: "unopenable" },
       keyId: opened?.keyId,
@@ -61,8 +61,8 @@ export async function inspectPresentStore(
   }
 }
 
-/** Errors of a store that can be replaced, but not compared. */
-const unusable: readonly ErrorKind[] = [
+/** The errors of a store that cannot be compared, but replaced. */
+const unreadable: readonly ErrorKind[] = [
   "wrongPassphrase",
   "passphraseUnavailable",
   "corrupted",
@@ -75,10 +75,7 @@ interface OpenedPresent extends Pick<PresentStore, "keyId" | "passphrase" | "gen
   readonly key: Secret;
 }
 
-async function secretOfPresent(
-  storePath: string,
-  source: PassphraseSource,
-): Promise<OpenedPresent> {
+async function findSecret(storePath: string, source: PassphraseSource): Promise<OpenedPresent> {
   const { format } = await identify(storePath);
   if (format === "plaintext") return { key: undefined };
   if (format === "unknown") {
@@ -90,9 +87,9 @@ async function secretOfPresent(
 }
 
 /**
- * Opens read-only if possible: a writing connection with the wrong key deletes the log when it is
- * closed. Only the rollback after a crash requires a writing connection, and it works with any
- * key.
+ * Opens the store read-only if possible: a writable connection with the wrong key deletes the log
+ * when it is closed. Only the rollback after a crash requires a writable connection, and it works
+ * with any key.
  */
 async function unlockForInspection(
   storePath: string,
@@ -106,7 +103,7 @@ async function unlockForInspection(
   }
 }
 
-async function compare(
+async function compareWithBackup(
   storePath: string,
   secret: Secret,
   backup: { readonly path: string; readonly key: StoreKey },

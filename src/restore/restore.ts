@@ -36,18 +36,18 @@ import { newestSchema } from "../store/schema.js";
 import { assertAbsent } from "../swap/commit.js";
 import type { BundleOptions, OperationOptions } from "../swap/options.js";
 import { type BundlePlan, planBundle } from "../swap/prepare.js";
-import { swap } from "../swap/swap.js";
+import { type SwapOutcome, swap } from "../swap/swap.js";
 import { shellQuote } from "../text/escape.js";
 import { confirmRestore } from "./confirm.js";
 import type { Widened } from "./differences.js";
-import { inspectPresentStore } from "./present-store.js";
-import { StagedCopy } from "./staged-copy.js";
+import { inspectPresentStore, type PresentStore } from "./present-store.js";
+import { type Completed, StagedCopy } from "./staged-copy.js";
 import {
+  adoptStoreId,
   type BackupToVerify,
-  isWhatWasVerified,
-  keepStoreId,
+  isVerifiedCopy,
   type VerifiedBackup,
-  verifyChosen,
+  verifyChosenBackup,
 } from "./verified-backup.js";
 
 export interface RestoreOptions extends OperationOptions, Omit<BackupToVerify, "storePath"> {
@@ -57,7 +57,7 @@ export interface RestoreOptions extends OperationOptions, Omit<BackupToVerify, "
   readonly to?: string | undefined;
   readonly discardReplaced?: boolean | undefined;
   readonly readmitRevoked?: boolean | undefined;
-  /** Where the restored store gets a bundle. A missing directory is only a notice. */
+  /** The bundle of the restored store. A missing directory is only reported as a notice. */
   readonly bundles?: BundleOptions | undefined;
 }
 
@@ -82,7 +82,7 @@ export interface RestoreResult {
   readonly service: ServiceReport;
 }
 
-/** Where a backup is restored to. */
+/** The path and the service to restore to. */
 interface Target {
   readonly lock: OperationLock;
   readonly service: ServiceChoice;
@@ -104,7 +104,7 @@ interface Target {
 export async function restore(options: RestoreOptions): Promise<RestoreResult> {
   const { lock, service, hub, reporter, signal } = options;
   const to = options.to && (await resolveFreePath(options.to));
-  const backup = await verifyChosen({
+  const backup = await verifyChosenBackup({
     storePath: lock.storePath,
     backup: options.backup,
     source: options.source,
@@ -113,11 +113,11 @@ export async function restore(options: RestoreOptions): Promise<RestoreResult> {
   });
   throwIfAborted(signal);
   if (to === undefined || to === lock.storePath) {
-    return await putInPlace(options, backup, { lock, service, hub, isElsewhere: false });
+    return await restoreTo(options, backup, { lock, service, hub, isElsewhere: false });
   }
   await using targetLock = await acquireLock(to);
   await recoverBefore(targetLock, reporter);
-  return await putInPlace(options, backup, {
+  return await restoreTo(options, backup, {
     lock: targetLock,
     service: { service: "none", unit: service.unit, storePath: to },
     hub: "none",
@@ -126,7 +126,7 @@ export async function restore(options: RestoreOptions): Promise<RestoreResult> {
 }
 
 /**
- * Resolves the path to restore to, as it will be used for its lock, its journal and its passphrase.
+ * Resolves the path to restore to, for its lock, its journal and its passphrase.
  *
  * @throws {@link StoreError} refused - if the path exists
  * @throws {@link StoreError} notFound - if its directory does not exist
@@ -144,78 +144,24 @@ async function resolveFreePath(path: string): Promise<string> {
   });
 }
 
-async function putInPlace(
+async function restoreTo(
   options: RestoreOptions,
   backup: VerifiedBackup,
   target: Target,
 ): Promise<RestoreResult> {
-  const { source, reporter, signal, readmitRevoked = false } = options;
-  const { lock } = target;
+  const { source } = options;
+  const { lock, isElsewhere } = target;
   const { storePath } = lock;
-  const present = await inspectPresentStore(storePath, source, backup);
-  const { differences, replaced } = present;
-  const pendingRestart = await findPendingRestart(storePath);
-  const service = await resolveService(target.service, reporter, pendingRestart);
-  const objection = target.isElsewhere
-    ? undefined
-    : await findHubObjection(service, backup.schemaVersion, reporter);
-  await confirmRestore(options, storePath, backup, present, objection);
-
-  const changes = present.passphrase !== backup.passphrase;
-  const delivery =
-    changes && replaced.state !== "absent"
-      ? await resolvePasswordDelivery(service, target.hub)
-      : await findPasswordDelivery(service, target.hub);
-  await assertHubOpens(service, delivery, backup.key.cipherCompatibility, reporter);
-  await assertSourceFits(source, storePath, backup, target);
-  await adoptPending(storePath, present.generation, reporter);
-  const keyring = await planRotation(storePath, source, backup.passphrase, present, true);
-  const keeps = replaced.state !== "absent" && !options.discardReplaced;
-  const keepReplacedAs = keeps ? await replacedName(storePath) : undefined;
-  if (keepReplacedAs && replaced.state === "open" && !replaced.secret) {
-    reporter.notice(`the replaced store ${keepReplacedAs} is not encrypted`);
-  }
-
+  const plan = await planReplacement(options, backup, target);
+  const { present, delivery, keepReplacedAs } = plan;
   // The bundle of the restored store contains the id.
-  if (!target.isElsewhere && replaced.state === "absent") await keepStoreId(storePath, backup);
-  await using copy = new StagedCopy({
-    ...{ storePath, replaced, readmitRevoked, signal },
-    confirmed: differences,
-  });
-  const newBytes = (await statIfExists(backup.path))?.size;
-  const bundle = await bundlePlan(options);
-  const replace = () =>
-    swap({
-      operation: "restore",
-      lock,
-      replaced,
-      keepReplacedAs,
-      newBytes,
-      passphrase: backup.passphrase,
-      sources: { from: source, to: source },
-      keyring,
-      serverJson: changes ? passwordToReplace(delivery, reporter) : undefined,
-      bundle,
-      service,
-      recoveryCommand: options.recoveryCommand,
-      reporter,
-      signal,
-      stage: (staged) => stageBackup(backup, staged, signal),
-      prefill: (staged, key) => copy.prefill(staged, key),
-      lockStore: replaced.state === "open" ? () => copy.lock() : undefined,
-      fill: async (staged, key, locked) => {
-        if (replaced.state === "absent") {
-          await assertAbsent(storePath);
-          await moveStraySidecars(storePath, reporter);
-        }
-        return await copy.complete(staged, key, locked);
-      },
-    });
-  const outcome = target.isElsewhere
+  if (!isElsewhere && present.replaced.state === "absent") await adoptStoreId(storePath, backup);
+  const replace = () => replaceStore(options, backup, lock, plan);
+  const outcome = isElsewhere
     ? await replace()
     : await withSealed(source, storePath, backup.passphrase, replace);
-  if (!target.isElsewhere) await keepStoreId(storePath, backup);
-  const { filled, service: report } = outcome;
+  if (!isElsewhere) await adoptStoreId(storePath, backup);
+  const { filled, bundle, service } = outcome;
   return {
     restored: {
       path: storePath,
@@ -226,16 +172,109 @@ async function putInPlace(
       clients: filled.clients,
       replaced: keepReplacedAs ?? null,
       stayedRevoked: filled.stayedRevoked,
-      widened: differences?.widened ?? [],
+      widened: present.differences?.widened ?? [],
       passphraseSource: formatSource(source),
       hub: delivery.how,
     },
-    bundle: outcome.bundle ? bundleReport(outcome.bundle) : null,
-    service: report,
+    bundle: bundle ? bundleReport(bundle) : null,
+    service,
   };
 }
 
-/** Returns why the hub should not get this backup. An unavailable hub must not block a restore. */
+/** The result of the checks before the store is replaced. */
+interface Replacement {
+  readonly present: PresentStore;
+  readonly service: ResolvedService;
+  /** How the hub gets its password. */
+  readonly delivery: PasswordDelivery;
+  /** Whether the passphrase of the store changes. */
+  readonly changesPassphrase: boolean;
+  readonly keyring: Awaited<ReturnType<typeof planRotation>>;
+  readonly keepReplacedAs: string | undefined;
+  readonly bundle: BundlePlan | undefined;
+}
+
+/** Inspects the present store and its hub, asks for confirmation, and prepares the keyring. */
+async function planReplacement(
+  options: RestoreOptions,
+  backup: VerifiedBackup,
+  target: Target,
+): Promise<Replacement> {
+  const { source, reporter } = options;
+  const { storePath } = target.lock;
+  const present = await inspectPresentStore(storePath, source, backup);
+  const { replaced } = present;
+  const pendingRestart = await findPendingRestart(storePath);
+  const service = await resolveService(target.service, reporter, pendingRestart);
+  const objection = target.isElsewhere
+    ? undefined
+    : await findHubObjection(service, backup.schemaVersion, reporter);
+  await confirmRestore(options, storePath, backup, present, objection);
+
+  const changesPassphrase = present.passphrase !== backup.passphrase;
+  const delivery =
+    changesPassphrase && replaced.state !== "absent"
+      ? await resolvePasswordDelivery(service, target.hub)
+      : await findPasswordDelivery(service, target.hub);
+  await assertHubOpens(service, delivery, backup.key.cipherCompatibility, reporter);
+  await prepareSource(source, storePath, backup, target);
+  await adoptPending(storePath, present.generation, reporter);
+  const keyring = await planRotation(storePath, source, backup.passphrase, present, true);
+  const keeps = replaced.state !== "absent" && !options.discardReplaced;
+  const keepReplacedAs = keeps ? await replacedName(storePath) : undefined;
+  if (keepReplacedAs && replaced.state === "open" && !replaced.secret) {
+    reporter.notice(`the replaced store ${keepReplacedAs} is not encrypted`);
+  }
+  const bundle = await planBundleIfPossible(options);
+  return { present, service, delivery, changesPassphrase, keyring, keepReplacedAs, bundle };
+}
+
+async function replaceStore(
+  options: RestoreOptions,
+  backup: VerifiedBackup,
+  lock: OperationLock,
+  plan: Replacement,
+): Promise<SwapOutcome<StoreKey, Completed>> {
+  const { source, reporter, signal, readmitRevoked = false } = options;
+  const { storePath } = lock;
+  const { present, service, delivery } = plan;
+  const { replaced } = present;
+  await using copy = new StagedCopy({
+    ...{ storePath, replaced, readmitRevoked, signal },
+    confirmed: present.differences,
+  });
+  return await swap({
+    operation: "restore",
+    lock,
+    replaced,
+    keepReplacedAs: plan.keepReplacedAs,
+    newBytes: (await statIfExists(backup.path))?.size,
+    passphrase: backup.passphrase,
+    sources: { from: source, to: source },
+    keyring: plan.keyring,
+    serverJson: plan.changesPassphrase ? passwordToReplace(delivery, reporter) : undefined,
+    bundle: plan.bundle,
+    service,
+    recoveryCommand: options.recoveryCommand,
+    reporter,
+    signal,
+    stage: (staged) => stageBackup(backup, staged, signal),
+    prefill: (staged, key) => copy.prefill(staged, key),
+    lockStore: replaced.state === "open" ? () => copy.lock() : undefined,
+    fill: async (staged, key, locked) => {
+      if (replaced.state === "absent") {
+        await assertAbsent(storePath);
+        await moveStraySidecars(storePath, reporter);
+      }
+      return await copy.complete(staged, key, locked);
+    },
+  });
+}
+
+/**
+ * Returns the hub's objection to the schema of the backup. Ignores the error of an unavailable hub,
+ * so that a restore is still possible.
+ */
 async function findHubObjection(
   service: ResolvedService,
   schemaVersion: number,
@@ -253,8 +292,12 @@ async function findHubObjection(
   }
 }
 
-/** @throws {@link StoreError} refused - if the source has another passphrase and cannot change */
-async function assertSourceFits(
+/**
+ * Seals the passphrase for a new path. Any other source must have it already.
+ *
+ * @throws {@link StoreError} refused - if the source has another passphrase and is read-only
+ */
+async function prepareSource(
   source: PassphraseSource,
   storePath: string,
   backup: VerifiedBackup,
@@ -262,7 +305,7 @@ async function assertSourceFits(
 ): Promise<void> {
   if (source.kind === "keyring") return;
   if (source.kind === "sealed") {
-    // The file of the present store stays as it is.
+    // At the store's own path, `withSealed` replaces the sealed file.
     if (isElsewhere) await readOrSealPassphrase(source.path, backup.passphrase);
     return;
   }
@@ -274,7 +317,10 @@ async function assertSourceFits(
   );
 }
 
-async function bundlePlan({ bundles, reporter }: RestoreOptions): Promise<BundlePlan | undefined> {
+async function planBundleIfPossible({
+  bundles,
+  reporter,
+}: RestoreOptions): Promise<BundlePlan | undefined> {
   if (!bundles) return undefined;
   try {
     return await planBundle(bundles, reporter);
@@ -286,8 +332,8 @@ async function bundlePlan({ bundles, reporter }: RestoreOptions): Promise<Bundle
 }
 
 /**
- * Moves away the sidecars of a missing store. SQLite would write the pages of a `-wal`
- * or `-journal` into the restored store.
+ * Moves away the sidecars of a missing store. SQLite would write the pages of a `-wal` or
+ * `-journal` into the restored store.
  */
 async function moveStraySidecars(storePath: string, reporter: Reporter): Promise<void> {
   const name = await replacedName(storePath);
@@ -301,16 +347,16 @@ async function moveStraySidecars(storePath: string, reporter: Reporter): Promise
   await syncDirectory(dirname(storePath));
 }
 
-/** Copies the verified backup, and checks that the copy is what was verified. */
+/** Copies the verified backup, and compares the copy with it. */
 async function stageBackup(
   backup: VerifiedBackup,
   staged: string,
   signal: AbortSignal,
 ): Promise<StoreKey> {
   await copyFile(backup.path, staged, { signal });
-  if (!(await isWhatWasVerified(staged, backup))) {
-    throw new StoreError("corrupted", `the copy of ${backup.path} is not what was verified`, {
-      hint: "Another program writes to that directory, or the disk or memory of this machine is faulty.",
+  if (!(await isVerifiedCopy(staged, backup))) {
+    throw new StoreError("corrupted", `the copy of ${backup.path} differs from the verified file`, {
+      hint: "Find the program that writes there; if there is none, test the disk and the memory of this machine.",
     });
   }
   return backup.key;

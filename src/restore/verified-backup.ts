@@ -13,7 +13,7 @@ import { ClientStore } from "../store/client-store.js";
 import type { ClientTable } from "../store/client-table.js";
 import { describeClient, shellQuote } from "../text/escape.js";
 
-/** A backup file, or the newest backup in a directory from before a moment. */
+/** A backup file, or the newest backup in a directory before a time. */
 export type BackupChoice =
   | { readonly file: string }
   | { readonly directory: string; readonly before: Date };
@@ -29,7 +29,7 @@ export interface VerifiedBackup {
   readonly schemaVersion: number;
   readonly clients: { active: number; revoked: number };
   readonly admins: string[];
-  /** Of the verified file, in hex: another user of its directory may exchange it later. */
+  /** Of the verified file, in hex. Another user of its directory may replace the file later. */
   readonly sha256: string;
   /** The id of its store, from the manifest, or else from the bundle. */
   readonly storeId: string | undefined;
@@ -39,7 +39,7 @@ export interface BackupToVerify {
   readonly storePath: string;
   readonly backup: BackupChoice;
   readonly source: PassphraseSource;
-  /** The bundle with the passphrase; without it, the store's own source has it. */
+  /** The bundle with the passphrase. Without it, the passphrase is read from the store's source. */
   readonly bundle?: { readonly path: string; readonly opener: BundleOpener } | undefined;
   /** Accepts a file without a valid manifest, if it opens and every page is sound. */
   readonly noManifest?: boolean | undefined;
@@ -53,9 +53,9 @@ export interface BackupToVerify {
  * @throws {@link StoreError} refused - if the bundle is of another store
  * @throws {@link StoreError} newerVersion, wrongPassphrase
  */
-export async function verifyChosen(options: BackupToVerify): Promise<VerifiedBackup> {
+export async function verifyChosenBackup(options: BackupToVerify): Promise<VerifiedBackup> {
   const path = await chooseBackup(options.backup, options.storePath);
-  const bundle = await readBundleOf(path, options);
+  const bundle = await readMatchingBundle(path, options);
   const secret = bundle ?? { source: options.source, storePath: options.storePath };
   const { ok, checks, sha256, manifest } = await verifyBackup(path, secret);
   const failed = checks.filter((check) => !check.ok);
@@ -82,7 +82,7 @@ export async function verifyChosen(options: BackupToVerify): Promise<VerifiedBac
       key,
       schemaVersion: store.schemaVersion,
       clients: await store.counts(),
-      admins: await adminsOf(store),
+      admins: await describeAdmins(store),
       sha256,
       storeId: (ok ? manifest?.store_id : undefined) ?? bundle?.storeId,
     };
@@ -92,18 +92,19 @@ export async function verifyChosen(options: BackupToVerify): Promise<VerifiedBac
 }
 
 /**
- * Returns whether a private copy is the verified file. Compares the clients as well as the
- * checksum: the backup's directory may have served different files for the two readings.
+ * Returns whether a private copy has the contents of the verified file. Compares the checksum and
+ * the clients: another user of the backup's directory may have replaced the file between the reads.
  *
- * @throws {@link StoreError} corrupted - if it is not sound, for a backup without a valid manifest
+ * @throws {@link StoreError} corrupted - if the copy is damaged, for a backup without a valid
+ *   manifest
  */
-export async function isWhatWasVerified(copy: string, backup: VerifiedBackup): Promise<boolean> {
+export async function isVerifiedCopy(copy: string, backup: VerifiedBackup): Promise<boolean> {
   const { key, doubt, sha256, clients, admins } = backup;
   if ((await sha256File(copy)) !== sha256) return false;
   const options = { mode: "readonly", immutable: true } as const;
   if (doubt !== undefined) await verifyCopy(await openEncrypted(copy, key, options));
   await using store = await ClientStore.from(await openEncrypted(copy, key, options));
-  return isDeepStrictEqual([await store.counts(), await adminsOf(store)], [clients, admins]);
+  return isDeepStrictEqual([await store.counts(), await describeAdmins(store)], [clients, admins]);
 }
 
 /**
@@ -140,7 +141,7 @@ export async function chooseBackup(choice: BackupChoice, storePath: string): Pro
 }
 
 /** @returns undefined without a bundle in the options */
-async function readBundleOf(
+async function readMatchingBundle(
   path: string,
   { bundle }: BackupToVerify,
 ): Promise<{ passphrase: string; storeId: string | undefined } | undefined> {
@@ -161,15 +162,12 @@ async function readBundleOf(
   return { passphrase, storeId };
 }
 
-/**
- * Lets a restored store have the id that it had when it was backed up, so that its next backups
- * continue with the earlier ones.
- */
-export async function keepStoreId(storePath: string, { storeId }: VerifiedBackup): Promise<void> {
+/** Records the id of the backed-up store, so that `prune` counts old and new backups together. */
+export async function adoptStoreId(storePath: string, { storeId }: VerifiedBackup): Promise<void> {
   if (storeId === undefined || (await readStoreId(storePath))?.id === storeId) return;
   await recordStoreId(storePath, storeId);
 }
 
-async function adminsOf(store: ClientTable): Promise<string[]> {
+async function describeAdmins(store: ClientTable): Promise<string[]> {
   return (await store.admins()).map(({ client_id: id, name }) => describeClient(id, name));
 }
