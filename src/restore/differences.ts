@@ -1,6 +1,6 @@
 /**
- * Compares the present store with an older one: which clients are revoked now, and which
- * permissions the older store would widen.
+ * Compares the present store with an older store: finds the clients revoked since, and the clients
+ * with wider permissions in the older store.
  */
 import { type Client, isRevoked } from "../client/client.js";
 import { formatJson } from "../client/json.js";
@@ -19,17 +19,17 @@ export interface Widened {
 
 export interface Differences {
   /**
-   * The clients that are revoked now, but not in the older store, and the ids of other missing
-   * clients before the last of them.
+   * The clients revoked now, but not in the older store, and every smaller id missing from the
+   * older store.
    */
   readonly revoked: number[];
   readonly widened: Widened[];
-  /** How many present clients, not revoked, are missing from the older store. */
+  /** The number of present clients, not revoked, missing from the older store. */
   readonly missing: number;
 }
 
 /**
- * Compares in the order of ids. Memory grows with the number of differences only.
+ * Compares all clients. The memory depends only on the number of differences.
  *
  * @throws {@link StoreError} interrupted - if the signal is aborted
  */
@@ -44,17 +44,17 @@ export async function compareClients(
 }
 
 interface CompareOptions {
-  /** Compares only these ids again, and keeps what is known about the others. */
+  /** Compares only these ids, and keeps the differences of the others. */
   readonly ranges?: readonly IdRange[] | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
-/** The differences between two stores. Parts can be compared again. */
+/** The differences between two stores. Ranges of ids can be compared again. */
 export class Comparison {
   /** The clients revoked now, but not in the older store. */
   readonly #revoked = new Set<number>();
   readonly #widened = new Map<number, Widened>();
-  /** Whether each client missing from the older store is revoked. */
+  /** The clients missing from the older store, and whether each is revoked now. */
   readonly #missing = new Map<number, boolean>();
 
   async compare(
@@ -63,86 +63,85 @@ export class Comparison {
     { ranges = [allIds], signal }: CompareOptions,
   ): Promise<void> {
     for (const findings of [this.#revoked, this.#widened, this.#missing]) {
-      for (const id of findings.keys()) if (isIn(ranges, id)) findings.delete(id);
+      for (const id of findings.keys()) if (isInRanges(ranges, id)) findings.delete(id);
     }
     for (const range of ranges) {
-      for await (const [now, then] of sideBySide(present, older, range)) {
+      for await (const [now, then] of pairClients(present, older, range)) {
         throwIfAborted(signal);
-        this.#note(now, then);
+        this.#record(now, then);
       }
     }
   }
 
   get differences(): Differences {
-    const missing = sorted(this.#missing.keys());
-    // The hub gives its next clients the first free ids. A revoked row after a gap would be
-    // overwritten, so the gap is filled, too.
+    const missing = sortIds(this.#missing.keys());
+    // A hub counts rows to find its next id, so it would overwrite a revoked row after a gap. The
+    // gap is filled, too.
     const lastRevoked = missing.findLast((id) => this.#missing.get(id)) ?? -1;
     const gaps = missing.filter((id) => id <= lastRevoked);
     return {
-      revoked: [...sorted(this.#revoked), ...gaps],
-      widened: sorted(this.#widened.keys()).flatMap((id) => this.#widened.get(id) ?? []),
+      revoked: [...sortIds(this.#revoked), ...gaps],
+      widened: sortIds(this.#widened.keys()).flatMap((id) => this.#widened.get(id) ?? []),
       missing: missing.filter((id) => !this.#missing.get(id)).length,
     };
   }
 
   /**
-   * Notes clients as revoked in the older store, too.
+   * Records clients as revoked in the older store, too.
    *
-   * @returns how many of them were missing from it
+   * @returns the number of them missing from it before
    */
-  noteRevoked(ids: readonly number[]): number {
+  recordRevoked(ids: readonly number[]): number {
     for (const id of ids) this.#revoked.delete(id);
     return ids.filter((id) => this.#missing.delete(id)).length;
   }
 
-  #note(now: Read | undefined, then: Read | undefined): void {
+  #record(now: ReadClient | undefined, then: ReadClient | undefined): void {
     if (!now) {
       if (then && !isRevoked(then.client)) {
-        this.#noteWidened(then.client, ["is not in the present store"]);
+        this.#recordWidened(then.client, ["is not in the present store"]);
       }
     } else if (!then) {
       this.#missing.set(now.client.client_id, isRevoked(now.client));
     } else if (isRevoked(now.client)) {
       if (!isRevoked(then.client)) this.#revoked.add(now.client.client_id);
     } else if (!isRevoked(then.client)) {
-      const what = gains(now, then);
-      if (what.length > 0) this.#noteWidened(then.client, what);
+      const what = describeGains(now, then);
+      if (what.length > 0) this.#recordWidened(then.client, what);
     }
   }
 
-  #noteWidened({ client_id: clientId, name }: Client, what: string[]): void {
+  #recordWidened({ client_id: clientId, name }: Client, what: string[]): void {
     this.#widened.set(clientId, { clientId, name, what });
   }
 }
 
-function isIn(ranges: readonly IdRange[], id: number): boolean {
+function isInRanges(ranges: readonly IdRange[], id: number): boolean {
   return ranges.some(
     ({ after, before }) =>
       (after === undefined || id > after) && (before === undefined || id < before),
   );
 }
 
-function sorted(ids: Iterable<number>): number[] {
+function sortIds(ids: Iterable<number>): number[] {
   return [...ids].sort((a, b) => a - b);
 }
 
-/** A client and its row. */
-interface Read {
+interface ReadClient {
   readonly client: Client;
   readonly row: Row;
 }
 
-async function* sideBySide(
+async function* pairClients(
   present: ClientTable,
   older: ClientTable,
   range: IdRange,
-): AsyncGenerator<[now: Read | undefined, then: Read | undefined]> {
-  const presents = rowsOf(present, range);
-  const pasts = rowsOf(older, range);
+): AsyncGenerator<[now: ReadClient | undefined, then: ReadClient | undefined]> {
+  const presentRows = readRows(present, range);
+  const olderRows = readRows(older, range);
   try {
-    let now = await presents.next();
-    let then = await pasts.next();
+    let now = await presentRows.next();
+    let then = await olderRows.next();
     while (!now.done || !then.done) {
       const here: number = now.done ? Number.POSITIVE_INFINITY : now.value.client.client_id;
       const there: number = then.done ? Number.POSITIVE_INFINITY : then.value.client.client_id;
@@ -150,24 +149,29 @@ async function* sideBySide(
         here <= there && !now.done ? now.value : undefined,
         there <= here && !then.done ? then.value : undefined,
       ];
-      if (here <= there) now = await presents.next();
-      if (there <= here) then = await pasts.next();
+      if (here <= there) now = await presentRows.next();
+      if (there <= here) then = await olderRows.next();
     }
   } finally {
     // A statement that is not finalized would prevent the connection from closing.
-    await presents.return(undefined);
-    await pasts.return(undefined);
+    await presentRows.return(undefined);
+    await olderRows.return(undefined);
   }
 }
 
-async function* rowsOf(table: ClientTable, range: IdRange): AsyncGenerator<Read, undefined> {
+async function* readRows(
+  table: ClientTable,
+  range: IdRange,
+): AsyncGenerator<ReadClient, undefined> {
   for await (const page of table.pages(range)) {
     for (const row of page) yield { client: decodeRow(row), row };
   }
 }
 
-function gains(now: Read, then: Read): string[] {
-  const what = findWidenings(now.client, then.client).map((each) => describe(each, then.client));
+function describeGains(now: ReadClient, then: ReadClient): string[] {
+  const what = findWidenings(now.client, then.client).map((each) =>
+    describeWidening(each, then.client),
+  );
   const unreadable = findUnreadableLists(now.row, then.row);
   if (unreadable.length > 0) {
     what.push(
@@ -187,7 +191,7 @@ function gains(now: Read, then: Read): string[] {
   return what;
 }
 
-function describe(widening: Widening, then: Client): string {
+function describeWidening(widening: Widening, then: Client): string {
   switch (widening.field) {
     case "is_admin":
       return "would be an admin again";

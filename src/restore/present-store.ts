@@ -121,14 +121,13 @@ async function compareWithBackup(
 export async function openTable(path: string, secret: Secret): Promise<ClientTable> {
   const connection = await openDatabase(path, secret);
   try {
-    return await tableOf(connection);
+    return await readTable(connection);
   } catch (error) {
     await connection.close();
     throw error;
   }
 }
 
-/** Returns the clients of an open database. */
-export async function tableOf(connection: Connection): Promise<ClientTable> {
+export async function readTable(connection: Connection): Promise<ClientTable> {
   return new ClientTable(connection, await readSchema(connection));
 }

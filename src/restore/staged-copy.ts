@@ -1,13 +1,11 @@
 /**
- * The staged copy of a backup, in which the clients that are revoked in the present store are
- * revoked, too.
+ * The staged copy of a backup. Clients revoked in the present store are revoked in the copy, too.
  *
  * The clients are compared while the service runs. The same connection later locks the store, and
- * its `data_version` tells whether another connection has changed the store since. In WAL mode the
+ * its `data_version` shows whether another connection has changed the store since. In WAL mode the
  * changed rows are known (store/row-changes): they are compared again while the service runs, until
- * few are left, and the last of them while it is stopped. All clients are compared again only if
- * the changes are not known. So the downtime does not depend on the size of the store or of the
- * backup.
+ * few are left, and the rest while it is stopped. All clients are compared again only if the
+ * changes are not known. So the downtime does not depend on the size of the store or of the backup.
  */
 import { isWal, pin } from "../backup/warm-copy.js";
 import { revoked } from "../client/client.js";
@@ -23,7 +21,7 @@ import { type IdSpan, RowChanges, rangesAround } from "../store/row-changes.js";
 import type { Replaced } from "../swap/request.js";
 import { assertConfirmed } from "./confirm.js";
 import { Comparison, type Differences } from "./differences.js";
-import { openTable, tableOf } from "./present-store.js";
+import { openTable, readTable } from "./present-store.js";
 
 /** The contents of the restored store. */
 export interface Completed {
@@ -36,25 +34,25 @@ export interface StagedCopyOptions {
   readonly storePath: string;
   readonly replaced: Replaced;
   readonly readmitRevoked: boolean;
-  /** The differences that the user was asked about. */
+  /** The differences confirmed by the user. */
   readonly confirmed: Differences | undefined;
   readonly signal: AbortSignal;
 }
 
-/** With at most this many leaf pages to compare again, the service may be stopped. */
+/** The maximum number of leaf pages that are compared while the service is stopped. */
 const fewSpans = 16;
 /**
- * If a writer commits faster than its changes are compared, they never become few. If they are not
+ * The limit for a writer that commits faster than its changes are compared. If the changes are not
  * known, each round compares all clients.
  */
 const maxRounds = 4;
 
-/** The present store, and the moment of the last comparison. */
+/** The present store, and its state at the last comparison. */
 interface Present {
   readonly table: ClientTable;
   /** Undefined in another format, and without WAL mode: a read transaction would block the hub. */
   readonly log: { readonly changes: RowChanges; readonly key: StoreKey } | undefined;
-  /** Has a read transaction, so that the log is not restarted. */
+  /** A connection with a read transaction, which prevents a restart of the log. */
   pinned: Connection | undefined;
   /** The `data_version` before the last comparison. */
   version: number | undefined;
@@ -62,9 +60,9 @@ interface Present {
 
 export class StagedCopy implements AsyncDisposable {
   readonly #options: StagedCopyOptions;
-  /** Only if the present store can be opened. */
+  /** Undefined if the present store cannot be opened, or is locked. */
   #present: Present | undefined;
-  /** What has changed in the locked store since the comparison; undefined if it is not known. */
+  /** The ids changed since the last comparison; undefined if they are not known. */
   #changed: readonly IdSpan[] | undefined;
   readonly #comparison = new Comparison();
   #clients: Completed["clients"] = { active: 0, revoked: 0 };
@@ -79,26 +77,27 @@ export class StagedCopy implements AsyncDisposable {
    *
    * @param staged - the path of the copy
    * @param key - of the copy
-   * @throws {@link StoreError} refused - if the user was not asked about a difference
+   * @throws {@link StoreError} refused - if the user has not confirmed a difference
    */
   async prefill(staged: string, key: StoreKey): Promise<void> {
     const { storePath, replaced, signal } = this.#options;
-    if (replaced.state === "open") this.#present = await openPresent(storePath, replaced.secret);
+    if (replaced.state === "open")
+      this.#present = await openPresentStore(storePath, replaced.secret);
     await withTable(staged, key, async (copy) => {
       this.#clients = await copy.counts();
       throwIfAborted(signal);
       if (!this.#present) return;
       await this.#present.log?.changes.next();
       await beginComparison(this.#present);
-      await this.#revoke(copy, this.#present.table);
+      await this.#revokeChanged(copy, this.#present.table);
     });
-    // The sync takes long for a large store: the hub goes on writing.
+    // The sync of a large copy takes long, and the hub writes to the store during it.
     await syncFile(staged);
     const present = this.#present;
     if (present?.log) await withTable(staged, key, (copy) => this.#catchUp(copy, present));
   }
 
-  /** Locks the present store, and notes what has changed since the comparison. */
+  /** Locks the present store, and reads the changes since the last comparison. */
   async lock(): Promise<LockedStore> {
     const { storePath, replaced } = this.#options;
     const present = this.#present;
@@ -108,7 +107,7 @@ export class StagedCopy implements AsyncDisposable {
     await present.pinned?.close();
     try {
       return await LockedStore.lockOpened(connection, replaced.secret, async () => {
-        const isSame = (await dataVersion(connection)) === present.version;
+        const isSame = (await readDataVersion(connection)) === present.version;
         this.#changed = isSame ? [] : await present.log?.changes.next();
       });
     } catch (error) {
@@ -119,9 +118,9 @@ export class StagedCopy implements AsyncDisposable {
   }
 
   /**
-   * Completes the copy while the service is stopped. It gets the journal mode of the locked store.
+   * Completes the copy while the service is stopped, and sets the journal mode of the locked store.
    *
-   * @throws {@link StoreError} refused - if the user was not asked about a difference
+   * @throws {@link StoreError} refused - if the user has not confirmed a difference
    */
   async complete(
     staged: string,
@@ -131,7 +130,7 @@ export class StagedCopy implements AsyncDisposable {
     if (locked) {
       await withTable(staged, key, async (copy) => {
         if (this.#changed?.length !== 0) {
-          await this.#revoke(copy, await tableOf(locked.connection), this.#changed);
+          await this.#revokeChanged(copy, await readTable(locked.connection), this.#changed);
         }
         await setJournalMode(copy.connection, locked.journalMode);
       });
@@ -144,24 +143,28 @@ export class StagedCopy implements AsyncDisposable {
     await this.#present?.table.close();
   }
 
-  /** Compares what has changed during the last comparison, until little changes. */
+  /** Compares the rows changed during the last comparison, until few rows change. */
   async #catchUp(copy: ClientTable, present: Present): Promise<void> {
     for (let round = 0; round < maxRounds; round++) {
       const { version, log } = present;
       const spans = await log?.changes.next();
       await beginComparison(present);
       if (present.version === version) return;
-      await this.#revoke(copy, present.table, spans);
+      await this.#revokeChanged(copy, present.table, spans);
       if (spans && spans.length <= fewSpans) return;
     }
   }
 
   /**
-   * Revokes clients in the copy that are revoked in the present store.
+   * Compares clients, and revokes those in the copy that are revoked in the present store.
    *
-   * @param spans - of changed ids; undefined for all
+   * @param spans - of the ids to compare; undefined for all
    */
-  async #revoke(copy: ClientTable, present: ClientTable, spans?: readonly IdSpan[]): Promise<void> {
+  async #revokeChanged(
+    copy: ClientTable,
+    present: ClientTable,
+    spans?: readonly IdSpan[],
+  ): Promise<void> {
     const { readmitRevoked, confirmed, signal } = this.#options;
     const ranges = spans && (await rangesAround(present.connection, spans));
     await this.#comparison.compare(present, copy, { ranges, signal });
@@ -171,7 +174,7 @@ export class StagedCopy implements AsyncDisposable {
     if (readmitRevoked) return;
     await copy.addItems(found.revoked.map(revoked));
     for (const id of found.revoked) this.#stayedRevoked.add(id);
-    const added = this.#comparison.noteRevoked(found.revoked);
+    const added = this.#comparison.recordRevoked(found.revoked);
     this.#clients = {
       active: this.#clients.active - (found.revoked.length - added),
       revoked: this.#clients.revoked + found.revoked.length,
@@ -179,8 +182,8 @@ export class StagedCopy implements AsyncDisposable {
   }
 }
 
-async function openPresent(path: string, secret: Secret): Promise<Present> {
-  // Before the store is open in this process: closing its file would drop SQLite's locks.
+async function openPresentStore(path: string, secret: Secret): Promise<Present> {
+  // Read before SQLite opens the store: closing the file later would drop SQLite's locks.
   const header = secret && !secret.parameters ? await readHeader(path, secret) : undefined;
   const table = await openTable(path, secret);
   const { connection } = table;
@@ -202,8 +205,9 @@ async function withTable(
 }
 
 /**
- * Notes the moment of a comparison. Pins the log again before it ends the last pin: the log is not
- * restarted in between, and a checkpoint can write what the last pin has kept.
+ * Records the state of the store before a comparison. Pins the log before it ends the last pin, so
+ * that the log is not restarted in between. A checkpoint can then write the pages before the new
+ * pin.
  */
 async function beginComparison(present: Present): Promise<void> {
   const { table, log, pinned } = present;
@@ -211,14 +215,14 @@ async function beginComparison(present: Present): Promise<void> {
     present.pinned = await pin(table.connection.path, log.key);
     await pinned?.close();
   }
-  present.version = await dataVersion(table.connection);
+  present.version = await readDataVersion(table.connection);
 }
 
 /**
  * Returns SQLite's `data_version`: two values of the same connection differ if another connection
  * has committed a change in between.
  */
-async function dataVersion(connection: Connection): Promise<number | undefined> {
+async function readDataVersion(connection: Connection): Promise<number | undefined> {
   const row = await connection.get<{ data_version: number }>("PRAGMA main.data_version");
   return row?.data_version;
 }

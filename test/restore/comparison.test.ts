@@ -155,7 +155,7 @@ class Scenario implements AsyncDisposable {
     if (readmit) return;
     const { revoked: ids } = this.comparison.differences;
     await this.older.addItems(ids.map(revoked));
-    this.comparison.noteRevoked(ids);
+    this.comparison.recordRevoked(ids);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
