@@ -4,7 +4,8 @@ import { type Database, noSuchClient } from "../client/database.js";
 
 /**
  * Base class of databases. A subclass implements `addItem`, `searchByValue`, `size` and the
- * iteration. It overrides a default to make it faster or atomic; `replaceItem` here is not atomic.
+ * iteration, and overrides a default to make it faster or atomic. The default `replaceItem` is not
+ * atomic.
  */
 export abstract class BaseDatabase implements Database {
   abstract addItem(client: Client): Promise<void>;
@@ -73,8 +74,8 @@ export abstract class BaseDatabase implements Database {
 export type SearchValue = string | number | boolean | null;
 
 /**
- * Returns whether a search finds a client: the field equals the value. True equals 1, as in Python
- * and SQLite; null equals nothing.
+ * Returns whether a search finds a client, because the field equals the value. True equals 1, as in
+ * Python and SQLite. Null equals nothing. No search for an API key finds a revoked client.
  */
 export function matches(client: Client, key: string, value: SearchValue): boolean {
   if (value === null || !Object.hasOwn(client, key)) return false;

@@ -67,7 +67,7 @@ export const conformance: readonly ConformanceTest[] = [
     run: (openNew) =>
       withDatabase(openNew, async (database) => {
         assert.equal(await database.size(), 0);
-        assert.deepEqual(await all(database), []);
+        assert.deepEqual(await readAll(database), []);
         assert.equal(await database.getClientById(1), undefined);
         assert.equal(await database.getClientByApiKey("key-1"), undefined);
       }),
@@ -87,7 +87,7 @@ export const conformance: readonly ConformanceTest[] = [
       }
       await using again = await open();
       assert.equal(await again.size(), clients.length);
-      assertAllSame(await all(again), clients);
+      assertAllSame(await readAll(again), clients);
       for (const client of clients) {
         assertSame(await again.getClientByApiKey(client.api_key), client);
         assertSame((await again.getClientsById([77, client.client_id]))[1], client);
@@ -108,7 +108,7 @@ export const conformance: readonly ConformanceTest[] = [
         assert.equal(await database.addItems(many.slice(0, 700)), 700);
         assert.equal(await database.addItems(stream()), 603);
         assert.equal(await database.size(), many.length);
-        assertAllSame(await all(database), many);
+        assertAllSame(await readAll(database), many);
         assertSame(await database.getClientByApiKey("many-1203"), many[1_202]);
       }),
   },
@@ -147,7 +147,7 @@ export const conformance: readonly ConformanceTest[] = [
         assert.deepEqual(await database.searchByValue("api_key", "revoked"), []);
         const found = await database.searchByValue("name", clients[1]?.name ?? "");
         assert.deepEqual(found, []);
-        const ids = (await all(database)).map((client) => client.client_id);
+        const ids = (await readAll(database)).map((client) => client.client_id);
         assert.deepEqual(ids, [1, 2, 3, 4, 9], "iterating must include revoked clients");
       }),
   },
@@ -165,8 +165,10 @@ export const conformance: readonly ConformanceTest[] = [
         };
         await database.updateItem(changed);
         assertSame(await database.getClientById(2), changed);
-        await rejects(() => database.updateItem(newClient({ client_id: 6, api_key: "six" })));
-        await rejects(() => database.deleteItem(6));
+        await assertNotFound(() =>
+          database.updateItem(newClient({ client_id: 6, api_key: "six" })),
+        );
+        await assertNotFound(() => database.deleteItem(6));
         assert.equal(await database.size(), 1);
       }),
   },
@@ -212,7 +214,7 @@ export const conformance: readonly ConformanceTest[] = [
         await database.migrate(0);
         await database.migrate(2);
         await database.sync();
-        assertAllSame(await all(database), clients);
+        assertAllSame(await readAll(database), clients);
       }),
   },
 ];
@@ -245,8 +247,8 @@ async function withDatabase(
   await body(database);
 }
 
-/** Sorts by id, because a database may iterate in its own order. */
-async function all(database: Database): Promise<Client[]> {
+/** Returns the clients sorted by id, because a database may iterate in any order. */
+async function readAll(database: Database): Promise<Client[]> {
   const clients: Client[] = [];
   for await (const client of database) clients.push(client);
   return clients.sort((a, b) => a.client_id - b.client_id);
@@ -260,7 +262,7 @@ function assertAllSame(found: readonly Client[], expected: readonly Client[]): v
   assert.deepEqual(found.map(serializeClient), expected.map(serializeClient));
 }
 
-async function rejects(operation: () => Promise<unknown>): Promise<void> {
+async function assertNotFound(operation: () => Promise<unknown>): Promise<void> {
   await assert.rejects(operation, (error: unknown) => {
     // Not `instanceof`: another copy of this package has another class.
     assert.equal((error as { kind?: unknown }).kind, "notFound");

@@ -19,11 +19,11 @@ import type { DatabasePlugin } from "./plugin.js";
 
 const run = promisify(execFile);
 
-/** npm reports the directory of global packages in a quarter of a second. */
+/** `npm root --global` takes 250 ms. */
 const npmTimeoutMs = 5_000;
 
 export interface FoundPlugin {
-  /** As in `--from` and `--to`. */
+  /** The name for `--from` and `--to`. */
   readonly name: string;
   readonly package: string;
   readonly version: string;
@@ -32,7 +32,7 @@ export interface FoundPlugin {
   /** The file to import, and the name of its export. */
   readonly file: string;
   readonly exported: string;
-  /** Why the plugin is unusable, if this is known without running it. */
+  /** Why the plugin is unusable; undefined if it must be loaded to find out. */
   readonly problem?: string;
 }
 
@@ -43,17 +43,18 @@ const manifestSchema = z.object({
 });
 
 /**
- * Finds every installed plugin, including broken plugins. The first of two with the same name wins.
+ * Finds every installed plugin, including broken plugins. Of two plugins with the same name, the
+ * second is unusable.
  */
 export async function findPlugins(): Promise<FoundPlugin[]> {
   const found: FoundPlugin[] = [];
   const seen = new Set<string>();
-  for (const modules of await moduleFolders()) {
-    for (const folder of await packagesIn(modules)) {
+  for (const modules of await listModuleDirectories()) {
+    for (const folder of await listPackages(modules)) {
       const real = await realpath(folder).catch(() => folder);
       if (seen.has(real)) continue;
       seen.add(real);
-      for (const plugin of await pluginsOf(real)) {
+      for (const plugin of await readPlugins(real)) {
         const first = found.find(({ name }) => name === plugin.name);
         const problem = first && `${first.package} in ${first.folder} has that name already`;
         found.push(problem === undefined ? plugin : { ...plugin, problem });
@@ -69,23 +70,23 @@ export async function findPlugins(): Promise<FoundPlugin[]> {
  * @throws {@link StoreError} failed - if the module or the plugin cannot be loaded
  */
 export async function loadPlugin(found: FoundPlugin): Promise<DatabasePlugin> {
-  const problem = found.problem ?? (await syntaxProblem(found.file));
-  if (problem !== undefined) throw cannotLoad(found, problem);
+  const problem = found.problem ?? (await findSyntaxProblem(found.file));
+  if (problem !== undefined) throw loadError(found, problem);
   let module: Record<string, unknown>;
   try {
     module = await import(pathToFileURL(found.file).href);
   } catch (error) {
-    throw cannotLoad(found, error instanceof Error ? error.message : String(error), error);
+    throw loadError(found, error instanceof Error ? error.message : String(error), error);
   }
   const plugin = module[found.exported];
   if (!isPlugin(plugin)) {
-    throw cannotLoad(found, `"${found.exported}" in ${found.file} has no function open`);
+    throw loadError(found, `"${found.exported}" in ${found.file} has no function open`);
   }
   return plugin;
 }
 
 /** Returns Node's syntax error for a file without running it, or undefined if there is none. */
-export async function syntaxProblem(file: string): Promise<string | undefined> {
+export async function findSyntaxProblem(file: string): Promise<string | undefined> {
   try {
     await run(process.execPath, ["--check", file]);
     return undefined;
@@ -100,7 +101,7 @@ function isPlugin(value: unknown): value is DatabasePlugin {
   return isHolder && typeof (value as Partial<DatabasePlugin>).open === "function";
 }
 
-function cannotLoad(found: FoundPlugin, why: string, cause?: unknown): StoreError {
+function loadError(found: FoundPlugin, why: string, cause?: unknown): StoreError {
   return new StoreError(
     "failed",
     `the plugin ${found.name} of ${found.package} cannot be loaded: ${why}`,
@@ -108,7 +109,7 @@ function cannotLoad(found: FoundPlugin, why: string, cause?: unknown): StoreErro
   );
 }
 
-async function pluginsOf(folder: string): Promise<FoundPlugin[]> {
+async function readPlugins(folder: string): Promise<FoundPlugin[]> {
   let text: string;
   try {
     text = await readFile(join(folder, "package.json"), "utf8");
@@ -116,7 +117,7 @@ async function pluginsOf(folder: string): Promise<FoundPlugin[]> {
     if (hasCode(error, "ENOENT", "ENOTDIR", "EACCES")) return [];
     throw error;
   }
-  // Most packages are not plugins. Skip parsing them.
+  // Most packages are not plugins, and parsing them all would be slow.
   if (!text.includes('"hivemind"')) return [];
   let json: unknown;
   try {
@@ -136,37 +137,39 @@ async function pluginsOf(folder: string): Promise<FoundPlugin[]> {
       }
       const [path = "", exported = "default"] = target.split("#");
       const file = join(folder, path);
-      const problem = await fileProblem(folder, file);
+      const problem = await findFileProblem(folder, file);
       return { ...about, file, exported, ...(problem !== undefined && { problem }) };
     }),
   );
 }
 
-async function fileProblem(folder: string, file: string): Promise<string | undefined> {
+async function findFileProblem(folder: string, file: string): Promise<string | undefined> {
   const inside = relative(folder, file);
   if (inside === ".." || inside.startsWith(`..${sep}`)) return `${file} is not in the package`;
   const stats = await stat(file).catch(() => undefined);
   return stats?.isFile() ? undefined : `there is no file ${file}`;
 }
 
-/** Returns the `node_modules` directories to search. */
-async function moduleFolders(): Promise<string[]> {
+/** Returns the `node_modules` directories to search, in order. */
+async function listModuleDirectories(): Promise<string[]> {
   const here = dirname(fileURLToPath(import.meta.url));
-  const local = [...foldersAbove(here), ...foldersAbove(process.cwd())];
+  const local = [...modulesAbove(here), ...modulesAbove(process.cwd())];
   const named = (process.env.NODE_PATH ?? "").split(delimiter).filter((path) => path !== "");
-  return [...new Set([...local, ...named, await globalFolder()])].filter((path) => path !== "");
+  return [...new Set([...local, ...named, await findGlobalDirectory()])].filter(
+    (path) => path !== "",
+  );
 }
 
-function foldersAbove(start: string): string[] {
+function modulesAbove(start: string): string[] {
   const parent = dirname(start);
-  const above = parent === start ? [] : foldersAbove(parent);
+  const above = parent === start ? [] : modulesAbove(parent);
   return start.endsWith(`${sep}node_modules`)
     ? [start, ...above]
     : [join(start, "node_modules"), ...above];
 }
 
-/** Returns npm's global packages. Only npm knows its prefix; without npm there are none. */
-async function globalFolder(): Promise<string> {
+/** Returns npm's directory of global packages, which only npm knows; "" without npm. */
+async function findGlobalDirectory(): Promise<string> {
   try {
     const { stdout } = await run("npm", ["root", "--global"], { timeout: npmTimeoutMs });
     return stdout.trim();
@@ -175,23 +178,22 @@ async function globalFolder(): Promise<string> {
   }
 }
 
-async function packagesIn(modules: string): Promise<string[]> {
+async function listPackages(modules: string): Promise<string[]> {
   const folders: string[] = [];
-  for (const name of await readableNames(modules)) {
+  for (const name of await listReadable(modules)) {
     if (name.startsWith(".")) continue;
     if (!name.startsWith("@")) folders.push(join(modules, name));
     else
-      for (const inner of await readableNames(join(modules, name)))
+      for (const inner of await listReadable(join(modules, name)))
         folders.push(join(modules, name, inner));
   }
   return folders;
 }
 
 /**
- * Returns the names in a directory. A directory unreadable to this user has no plugins for this
- * user.
+ * Returns the names in a directory; none if it does not exist, or this user may not read it.
  */
-async function readableNames(path: string): Promise<string[]> {
+async function listReadable(path: string): Promise<string[]> {
   try {
     return (await listDirectory(path)) ?? [];
   } catch (error) {

@@ -1,7 +1,7 @@
 /**
  * The encrypted form of HiveMind's JSON store, `clients.ejson`, as Python's `json_database` writes
- * it: JSON text, compressed by zlib, encrypted by AES-GCM. The key is the password of 16
- * characters, and the nonce has 16 bytes. Ciphertext, tag and nonce are in hexadecimal.
+ * it: JSON text, compressed with zlib, encrypted with AES-GCM. The key is the password of 16
+ * characters. The nonce has 16 bytes. Ciphertext, tag and nonce are in hexadecimal.
  */
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 import { deflateSync, inflateSync } from "node:zlib";
@@ -11,11 +11,8 @@ import { StoreError } from "../errors.js";
 const passwordCharacters = 16;
 const nonceBytes = 16;
 const tagBytes = 16;
-/**
- * Limits the inflated size, because a few kilobytes could fill the memory. A store of clients is
- * smaller.
- */
-const longestText = 256_000_000;
+/** The maximum size of the decompressed text in bytes: a few kilobytes could fill the memory. */
+const maxTextBytes = 256_000_000;
 
 /** AES key lengths in bytes. 16 characters beyond ASCII may have 24 or 32 bytes. */
 const algorithms: Record<number, "aes-128-gcm" | "aes-192-gcm" | "aes-256-gcm"> = {
@@ -24,7 +21,11 @@ const algorithms: Record<number, "aes-128-gcm" | "aes-192-gcm" | "aes-256-gcm"> 
   32: "aes-256-gcm",
 };
 
-/** @throws {@link StoreError} usage - if HiveMind's plugin would reject the password */
+/**
+ * Returns the AES key of a password.
+ *
+ * @throws {@link StoreError} usage - if HiveMind's plugin would reject the password
+ */
 export function keyOf(password: string): {
   key: Buffer;
   algorithm: (typeof algorithms)[number];
@@ -58,14 +59,14 @@ export function encryptText(text: string, password: string): JsonObject {
  */
 export function decryptText(envelope: JsonValue, password: string, path: string): string {
   const { key, algorithm } = keyOf(password);
-  if (!isJsonObject(envelope)) throw noEnvelope(path);
-  const ciphertext = bytesOf(envelope.ciphertext, path);
-  const nonce = bytesOf(envelope.nonce, path);
+  if (!isJsonObject(envelope)) throw envelopeError(path);
+  const ciphertext = parseHex(envelope.ciphertext, path);
+  const nonce = parseHex(envelope.nonce, path);
   // In a file written by a browser, the tag is the end of the ciphertext.
-  const apart = typeof envelope.tag === "string";
-  const tag = apart ? bytesOf(envelope.tag, path) : ciphertext.subarray(-tagBytes);
-  const body = apart ? ciphertext : ciphertext.subarray(0, -tagBytes);
-  if (tag.length !== tagBytes || nonce.length === 0) throw noEnvelope(path);
+  const hasTag = typeof envelope.tag === "string";
+  const tag = hasTag ? parseHex(envelope.tag, path) : ciphertext.subarray(-tagBytes);
+  const body = hasTag ? ciphertext : ciphertext.subarray(0, -tagBytes);
+  if (tag.length !== tagBytes || nonce.length === 0) throw envelopeError(path);
   const decipher = createDecipheriv(algorithm, key, nonce, { authTagLength: tagBytes });
   decipher.setAuthTag(tag);
   let compressed: Buffer;
@@ -76,12 +77,12 @@ export function decryptText(envelope: JsonValue, password: string, path: string)
       cause: error,
     });
   }
-  return inflated(compressed, path);
+  return inflate(compressed, path);
 }
 
-function inflated(compressed: Buffer, path: string): string {
+function inflate(compressed: Buffer, path: string): string {
   try {
-    const text = inflateSync(compressed, { maxOutputLength: longestText });
+    const text = inflateSync(compressed, { maxOutputLength: maxTextBytes });
     return new TextDecoder("utf-8", { fatal: true }).decode(text);
   } catch (error) {
     throw new StoreError("corrupted", `${path}: the decrypted content is not a JSON store`, {
@@ -90,11 +91,11 @@ function inflated(compressed: Buffer, path: string): string {
   }
 }
 
-function bytesOf(value: JsonValue | undefined, path: string): Buffer {
-  if (typeof value !== "string" || !/^(?:[0-9a-fA-F]{2})*$/.test(value)) throw noEnvelope(path);
+function parseHex(value: JsonValue | undefined, path: string): Buffer {
+  if (typeof value !== "string" || !/^(?:[0-9a-fA-F]{2})*$/.test(value)) throw envelopeError(path);
   return Buffer.from(value, "hex");
 }
 
-function noEnvelope(path: string): StoreError {
+function envelopeError(path: string): StoreError {
   return new StoreError("corrupted", `${path} is not an encrypted JSON store`);
 }

@@ -1,8 +1,8 @@
 import { StoreError } from "../errors.js";
 
-/** A set of ids with a bit for each id: a million consecutive ids take an eighth of a megabyte. */
-const idsABlock = 2 ** 15;
+const idsPerBlock = 2 ** 15;
 
+/** A set of ids with a bit for each id: a million consecutive ids take 125 kB. */
 export class IdSet {
   readonly #blocks = new Map<number, Uint8Array>();
   #size = 0;
@@ -21,7 +21,7 @@ export class IdSet {
     for (const [block, bits] of [...this.#blocks].sort(([a], [b]) => a - b)) {
       for (const [byte, eight] of bits.entries()) {
         for (let bit = 0; eight >> bit > 0; bit++) {
-          if ((eight >> bit) & 1) yield block * idsABlock + byte * 8 + bit;
+          if ((eight >> bit) & 1) yield block * idsPerBlock + byte * 8 + bit;
         }
       }
     }
@@ -32,7 +32,7 @@ export class IdSet {
     const { block, byte, bit } = positionOf(id);
     let bits = this.#blocks.get(block);
     if (bits === undefined) {
-      bits = new Uint8Array(idsABlock / 8);
+      bits = new Uint8Array(idsPerBlock / 8);
       this.#blocks.set(block, bits);
     }
     const before = bits[byte] ?? 0;
@@ -44,29 +44,29 @@ export class IdSet {
 }
 
 function positionOf(id: number): { block: number; byte: number; bit: number } {
-  const block = Math.floor(id / idsABlock);
-  const within = id - block * idsABlock;
+  const block = Math.floor(id / idsPerBlock);
+  const within = id - block * idsPerBlock;
   return { block, byte: within >> 3, bit: 1 << (within & 7) };
 }
 
-/** More unused ids than this are a mistake in a database. */
-const mostGaps = 1_000_000;
+/** The maximum number of unused ids. A database with more has a wrong id. */
+const maxGaps = 1_000_000;
 
 /**
- * Returns the ids from 1 to the highest that no set has, in ascending order. Hubs count records to
+ * Returns the ids below the highest that are in no set, in ascending order. Hubs count records to
  * find the next id, so a gap would make them overwrite a client.
  *
- * @throws {@link StoreError} refused - if there are too many
+ * @throws {@link StoreError} refused - if too many ids are unused
  */
 export function gapsIn(sets: readonly IdSet[], highest: number): IdSet {
   const gaps = new IdSet();
   for (let id = 1; id < highest; id++) {
     if (sets.some((ids) => ids.has(id))) continue;
     gaps.add(id);
-    if (gaps.size <= mostGaps) continue;
+    if (gaps.size <= maxGaps) continue;
     throw new StoreError(
       "refused",
-      `the ids go up to ${highest}, and more than ${mostGaps} below it are unused, for example ${id}`,
+      `the ids go up to ${highest}, and more than ${maxGaps} below it are unused, for example ${id}`,
       { hint: "Give the highest clients lower ids first: each unused id would get a revoked row." },
     );
   }

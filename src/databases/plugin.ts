@@ -12,7 +12,7 @@ export interface OpenOptions {
   mode: "readonly" | "readwrite" | "create";
 }
 
-/** The export of a plugin's package with the name in its package.json, for example a class. */
+/** The interface of the export that `package.json` names, for example a class. */
 export interface DatabasePlugin {
   /**
    * Opens a database.
@@ -28,7 +28,7 @@ export interface DatabasePlugin {
 }
 
 /**
- * Validates a plugin's settings. Refuses an unknown key, because the hub would fail on it.
+ * Validates a plugin's settings. Refuses an unknown key, because the hub would fail with it.
  *
  * @throws {@link StoreError} usage - with the invalid key, but not its value
  */
@@ -39,7 +39,7 @@ export function readConfig<Schema extends z.ZodMiniObject>(
 ): z.infer<Schema> {
   const plain = Object.fromEntries(
     Object.entries(config).flatMap(([key, value]) =>
-      // A null in the file counts as not set, as in the hub.
+      // As in the hub, a null counts as not set.
       value === null ? [] : [[key, value instanceof JsonNumber ? Number(value) : value]],
     ),
   );

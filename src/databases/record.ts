@@ -2,8 +2,8 @@
  * Converts a client to and from the JSON record of HiveMind's JSON and Redis plugins.
  *
  * HiveMind 4 has separate fields for three blacklists and the crypto key. HiveMind 5 has two of the
- * lists in `metadata` and no crypto key. Both shapes are read; writing uses the shape of the
- * store's plugin.
+ * lists in `metadata` and no crypto key. Reading accepts both shapes. Writing uses the shape of the
+ * store's schema version.
  */
 import {
   blacklistKeys,
@@ -56,15 +56,15 @@ export function encodeRecord(
 }
 
 function withCryptoKey({ crypto_key, metadata }: Client): JsonObject {
-  const hasPlace = crypto_key === null || Object.hasOwn(metadata, "crypto_key");
-  return hasPlace ? metadata : { ...metadata, crypto_key };
+  const isIncluded = crypto_key === null || Object.hasOwn(metadata, "crypto_key");
+  return isIncluded ? metadata : { ...metadata, crypto_key };
 }
 
-/** Fields that are written together: a value without a field is in `metadata`. */
-const joined = ["crypto_key", ...blacklistKeys, "metadata"];
+/** Fields that are written together, because a value without its own field is in `metadata`. */
+const linkedFields = ["crypto_key", ...blacklistKeys, "metadata"];
 
 /**
- * Returns the record with the changes of `client`. Unchanged fields keep their spelling. Returns
+ * Returns the record with the changes of `client`. Unchanged fields keep their JSON values. Returns
  * the same object if nothing changes.
  */
 export function changeRecord(record: JsonObject, client: Client, shape: RecordShape): JsonObject {
@@ -79,12 +79,12 @@ export function changeRecord(record: JsonObject, client: Client, shape: RecordSh
   if (changed.length === 0) return record;
   const result: JsonObject = { ...record };
   for (const key of changed) result[key] = after[key] ?? null;
-  if (!changed.some((key) => joined.includes(key))) return result;
-  // Fields unknown to HiveMind count as metadata, which is now written as a whole.
+  if (!changed.some((key) => linkedFields.includes(key))) return result;
+  // Fields unknown to HiveMind count as metadata, and are now in the new `metadata`.
   for (const key of Object.keys(record)) {
     if (!Object.hasOwn(after, key)) delete result[key];
   }
-  for (const key of joined) {
+  for (const key of linkedFields) {
     const value = after[key];
     if (value !== undefined) result[key] = value;
   }

@@ -31,20 +31,20 @@ export interface RedisTls {
   checkHostname: boolean;
 }
 
-/** The timeout of HiveMind's plugin. */
+/** As in HiveMind's plugin. */
 const connectTimeoutMs = 5_000;
 /** Long enough for a cluster to elect a new master. The reply to a batch takes milliseconds. */
 const replyTimeoutMs = 15_000;
-/** Redirections to follow for a moving slot; a healthy cluster needs a single redirection. */
+/** The redirections to follow for a moving slot. A healthy cluster needs a single redirection. */
 const maxRedirections = 5;
-/** Hash slots of a cluster. In a healthy cluster every slot has a master. */
-const slotsOfCluster = 16_384;
+/** The hash slots of a cluster. In a healthy cluster every slot has a master. */
+const clusterSlots = 16_384;
 
-/** Keys in a SCAN, which blocks the server for some milliseconds. */
+/** The keys of one SCAN, which blocks the server for a few milliseconds. */
 const scanCount = 5_000;
 
-type Single = Awaited<ReturnType<typeof singleClient>>;
-type Cluster = Awaited<ReturnType<typeof clusterClient>>;
+type Single = Awaited<ReturnType<typeof createSingleClient>>;
+type Cluster = Awaited<ReturnType<typeof createClusterClient>>;
 
 /**
  * Returns `redis://user@host:port/db` without the password, for messages and as the keyring
@@ -61,18 +61,14 @@ export class RedisConnection {
   readonly url: string;
   readonly #single: Single | undefined;
   readonly #cluster: Cluster | undefined;
-  /** The last error of the connection. A command that fails because of it reports only "closed". */
-  readonly #trouble: Trouble;
+  /** The errors of the connection. A command that fails because of them reports only "closed". */
+  readonly #errors: Errors;
 
-  private constructor(
-    url: string,
-    server: { single?: Single; cluster?: Cluster },
-    trouble: Trouble,
-  ) {
+  private constructor(url: string, server: { single?: Single; cluster?: Cluster }, errors: Errors) {
     this.url = url;
     this.#single = server.single;
     this.#cluster = server.cluster;
-    this.#trouble = trouble;
+    this.#errors = errors;
   }
 
   /**
@@ -84,21 +80,21 @@ export class RedisConnection {
    */
   static async open(endpoint: RedisEndpoint): Promise<RedisConnection> {
     const url = redisUrl(endpoint);
-    const options = await clientOptions(endpoint);
+    const options = await buildClientOptions(endpoint);
     if (endpoint.clusterNodes.length === 0) {
-      const single = await singleClient(endpoint, options);
-      const connection = await RedisConnection.#connected(url, { single });
-      if (!(await connection.#isOfCluster())) return connection;
+      const single = await createSingleClient(endpoint, options);
+      const connection = await RedisConnection.#connect(url, { single });
+      if (!(await connection.#isClusterNode())) return connection;
       await connection.close();
     }
-    const cluster = await clusterClient(endpoint, options);
-    const connection = await RedisConnection.#connected(url, { cluster });
-    if (Object.keys(cluster.slots).length === slotsOfCluster) return connection;
+    const cluster = await createClusterClient(endpoint, options);
+    const connection = await RedisConnection.#connect(url, { cluster });
+    if (Object.keys(cluster.slots).length === clusterSlots) return connection;
     await connection.close();
-    throw redisError(new Error("CLUSTERDOWN"), url, undefined);
+    throw toStoreError(new Error("CLUSTERDOWN"), url, undefined);
   }
 
-  async #isOfCluster(): Promise<boolean> {
+  async #isClusterNode(): Promise<boolean> {
     try {
       return /^cluster_enabled:1/m.test(String(await this.send("", ["INFO", "cluster"])));
     } catch (error) {
@@ -118,17 +114,17 @@ export class RedisConnection {
    * @throws {@link StoreError} if the server or the network fails
    */
   async send(key: string, command: string[]): Promise<unknown> {
-    return this.#awaitReply(this.#sent(key, command));
+    return this.#awaitReply(this.#dispatch(key, command));
   }
 
   /** Sends several commands in a pipeline. Returns the replies in the same order. */
   async sendAll(commands: readonly { key: string; command: string[] }[]): Promise<unknown[]> {
     return this.#awaitReply(
-      Promise.all(commands.map(({ key, command }) => this.#sent(key, command))),
+      Promise.all(commands.map(({ key, command }) => this.#dispatch(key, command))),
     );
   }
 
-  #sent(key: string, command: string[]): Promise<unknown> | undefined {
+  #dispatch(key: string, command: string[]): Promise<unknown> | undefined {
     return this.#cluster === undefined
       ? this.#single?.sendCommand<unknown>(command)
       : this.#cluster.sendCommand<unknown>(key, false, command);
@@ -139,7 +135,7 @@ export class RedisConnection {
    * twice.
    */
   async *scan(pattern: string): AsyncGenerator<string[]> {
-    for (const node of await this.#awaitReply(this.#nodes())) {
+    for (const node of await this.#awaitReply(this.#listNodes())) {
       let cursor = "0";
       do {
         const command = ["SCAN", cursor, "MATCH", pattern, "COUNT", String(scanCount)];
@@ -151,12 +147,12 @@ export class RedisConnection {
   }
 
   async close(): Promise<void> {
-    // Every reply has arrived. Do not wait for a server that may no longer respond.
+    // No reply is pending. A graceful close would wait for a server that may no longer respond.
     if (this.#single?.isOpen) this.#single.destroy();
     if (this.#cluster?.isOpen) this.#cluster.destroy();
   }
 
-  async #nodes(): Promise<Single[]> {
+  async #listNodes(): Promise<Single[]> {
     const cluster = this.#cluster;
     if (cluster === undefined) return this.#single === undefined ? [] : [this.#single];
     return Promise.all(cluster.masters.map((master) => cluster.nodeClient(master)));
@@ -164,44 +160,44 @@ export class RedisConnection {
 
   async #awaitReply<Reply>(sent: Promise<Reply> | undefined): Promise<Reply> {
     try {
-      return await withinTime(sent);
+      return await withTimeout(sent);
     } catch (error) {
-      throw redisError(error, this.url, this.#trouble.last);
+      throw toStoreError(error, this.url, this.#errors.last);
     }
   }
 
-  static async #connected(
+  static async #connect(
     url: string,
     server: { single?: Single; cluster?: Cluster },
   ): Promise<RedisConnection> {
-    const trouble: Trouble = { last: undefined };
+    const errors: Errors = { last: undefined };
     const client = server.single ?? server.cluster;
     client?.on("error", (error: unknown) => {
-      trouble.last = error;
+      errors.last = error;
     });
-    const connection = new RedisConnection(url, server, trouble);
+    const connection = new RedisConnection(url, server, errors);
     try {
-      await withinTime<unknown>(client?.connect());
+      await withTimeout<unknown>(client?.connect());
       return connection;
     } catch (error) {
       await connection.close();
-      throw redisError(error, url, trouble.last);
+      throw toStoreError(error, url, errors.last);
     }
   }
 }
 
-interface Trouble {
+interface Errors {
   last: unknown;
 }
 
-async function singleClient(endpoint: RedisEndpoint, options: ClientOptions) {
+async function createSingleClient(endpoint: RedisEndpoint, options: ClientOptions) {
   const { createClient } = await import("@redis/client");
   const { host, port, db } = endpoint;
   const socket = { ...options.socket, host, port };
   return createClient({ ...options, RESP: 2, database: db, socket });
 }
 
-async function clusterClient(endpoint: RedisEndpoint, options: ClientOptions) {
+async function createClusterClient(endpoint: RedisEndpoint, options: ClientOptions) {
   const { createCluster } = await import("@redis/client");
   const nodes = endpoint.clusterNodes.length > 0 ? endpoint.clusterNodes : [endpoint];
   const rootNodes = nodes.map(({ host, port }) => ({
@@ -212,13 +208,13 @@ async function clusterClient(endpoint: RedisEndpoint, options: ClientOptions) {
   return createCluster({ RESP: 2, rootNodes, defaults: options, maxCommandRedirections });
 }
 
-type ClientOptions = Awaited<ReturnType<typeof clientOptions>>;
+type ClientOptions = Awaited<ReturnType<typeof buildClientOptions>>;
 
 /** Returns the options of every connection, including connections to other nodes of a cluster. */
-async function clientOptions(endpoint: RedisEndpoint) {
+async function buildClientOptions(endpoint: RedisEndpoint) {
   const { password, username, retryAttempts, retryDelay } = endpoint;
   const socket: RedisTcpSocketOptions = {
-    ...(endpoint.tls && (await tlsOptions(endpoint.tls))),
+    ...(endpoint.tls && (await readTlsOptions(endpoint.tls))),
     connectTimeout: connectTimeoutMs,
     reconnectStrategy: (retries: number, cause: Error) =>
       retries >= retryAttempts ? cause : retryDelay * 1000 * 2 ** retries,
@@ -226,7 +222,7 @@ async function clientOptions(endpoint: RedisEndpoint) {
   return { socket, ...(password !== undefined && { username, password }) };
 }
 
-async function tlsOptions(tls: RedisTls) {
+async function readTlsOptions(tls: RedisTls) {
   const read = async (path: string | undefined) => {
     if (path === undefined) return undefined;
     return readFile(path).catch((error: unknown) => {
@@ -244,7 +240,7 @@ async function tlsOptions(tls: RedisTls) {
   };
 }
 
-async function withinTime<Reply>(sent: Promise<Reply> | undefined): Promise<Reply> {
+async function withTimeout<Reply>(sent: Promise<Reply> | undefined): Promise<Reply> {
   if (sent === undefined) throw new Error("the connection is closed");
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_resolve, reject) => {
@@ -260,14 +256,14 @@ async function withinTime<Reply>(sent: Promise<Reply> | undefined): Promise<Repl
   }
 }
 
-/** Returns whether the message is a Redis error reply, which begins with a code. */
+/** Returns whether a message is an error reply of Redis, which begins with a code. */
 function isReply(message: string): boolean {
   return /^[A-Z]{3,} /.test(message);
 }
 
-function redisError(error: unknown, url: string, trouble: unknown): StoreError {
+function toStoreError(error: unknown, url: string, lastError: unknown): StoreError {
   if (error instanceof StoreError) return error;
-  const messages = [error, trouble, (error as Error)?.cause].map((each) => messageOf(each));
+  const messages = [error, lastError, (error as Error)?.cause].map((each) => messageOf(each));
   const reply = messages.find(isReply) ?? messages[0] ?? "";
   const [code = ""] = reply.split(" ");
   const options = { cause: error };
@@ -304,13 +300,13 @@ function redisError(error: unknown, url: string, trouble: unknown): StoreError {
     case "NOREPLICAS":
     case "MASTERDOWN":
     case "TRYAGAIN":
-      return new StoreError("io", `${url} refuses: ${reply}`, options);
+      return new StoreError("io", `${url} refused the command: ${reply}`, options);
   }
   if (/^ERR (?:AUTH|invalid password)/i.test(reply)) {
     return new StoreError("wrongPassphrase", `${url}: the password is rejected`, options);
   }
-  // A closed connection does not report its cause, which was recorded earlier.
-  const reason = isReply(reply) ? reply : messageOf(trouble) || reply;
+  // The error of a closed connection has no cause. The earlier error has the reason.
+  const reason = isReply(reply) ? reply : messageOf(lastError) || reply;
   return new StoreError("io", `cannot use Redis at ${url}: ${reason}`, {
     ...options,
     hint: "Check that it runs and is reachable: redis-cli -h HOST -p PORT ping",

@@ -8,7 +8,7 @@ export const redisPluginName = "hivemind-redis-db-plugin";
 const port = z.int().check(z.minimum(1), z.maximum(65_535));
 
 /**
- * All settings of the Python plugin. The settings of its own pool and caches have no effect here.
+ * All settings of the Python plugin. The settings of its pool and its caches have no effect here.
  */
 const schema = z.strictObject({
   host: z._default(z.string().check(z.minLength(1)), "127.0.0.1"),

@@ -20,8 +20,8 @@ const ownPlugins: Readonly<Record<string, DatabasePlugin>> = {
 
 export const ownPluginNames: readonly string[] = Object.keys(ownPlugins);
 
-/** Finds the plugins of other packages. Marks a plugin with a name of this package as unusable. */
-export async function otherPlugins(): Promise<FoundPlugin[]> {
+/** Finds the plugins of other packages. A plugin with a name of this package is unusable. */
+export async function findOtherPlugins(): Promise<FoundPlugin[]> {
   return (await findPlugins()).map((found) =>
     Object.hasOwn(ownPlugins, found.name)
       ? { ...found, problem: "hivemind-sqlcipher serves that name itself" }
@@ -30,8 +30,8 @@ export async function otherPlugins(): Promise<FoundPlugin[]> {
 }
 
 /**
- * Returns a plugin by its name. A plugin of another package is loaded now, and runs with this
- * program's rights.
+ * Returns a plugin by its name. Loads a plugin of another package, which runs with this program's
+ * rights.
  *
  * @throws {@link StoreError} usage - if there is no plugin of this name
  * @throws {@link StoreError} failed - if the plugin cannot be loaded
@@ -39,7 +39,7 @@ export async function otherPlugins(): Promise<FoundPlugin[]> {
 async function getPlugin(name: string): Promise<DatabasePlugin> {
   const own = Object.hasOwn(ownPlugins, name) ? ownPlugins[name] : undefined;
   if (own !== undefined) return own;
-  const others = await otherPlugins();
+  const others = await findOtherPlugins();
   const found = others.find((plugin) => plugin.name === name);
   if (found !== undefined) return loadPlugin(found);
   const names = [...ownPluginNames, ...others.map((plugin) => plugin.name)];
@@ -55,7 +55,7 @@ export async function locationOf(name: string, config: DatabaseConfig): Promise<
   return (await plugin.place?.(settings)) ?? name;
 }
 
-/** Opens any of the databases. */
+/** Opens databases by the names of their plugins. */
 // biome-ignore lint/complexity/noStaticOnlyClass: HiveMind's own factory has this name.
 export class DatabaseFactory {
   /**
@@ -76,12 +76,13 @@ export class DatabaseFactory {
   ): Promise<Database> {
     const plugin = await getPlugin(name);
     // The encrypted store reads several generations of its passphrase itself.
-    const settings = plugin === sqlcipherPlugin ? config : await withPassword(plugin, name, config);
+    const settings =
+      plugin === sqlcipherPlugin ? config : await resolvePassword(plugin, name, config);
     return plugin.open(settings, options);
   }
 }
 
-async function withPassword(
+async function resolvePassword(
   plugin: DatabasePlugin,
   name: string,
   { password_source, ...config }: DatabaseConfig,
@@ -100,7 +101,7 @@ async function withPassword(
  * @throws {@link StoreError} passphraseUnavailable - if there is no password; the hint has the
  *   command to store it
  */
-export async function databasePassword(
+export async function readDatabasePassword(
   name: string,
   config: DatabaseConfig,
   source: PassphraseSource,
@@ -114,7 +115,7 @@ async function readPassword(
   config: DatabaseConfig,
   source: PassphraseSource,
 ): Promise<string> {
-  // The file of the JSON store has a different name with a password.
+  // With a password, the file of the JSON store has another name, and so has the account.
   const account = (await plugin.place?.({ ...config, password: "\0" })) ?? name;
   try {
     for await (const { passphrase } of readPassphrases(source, account)) return passphrase;

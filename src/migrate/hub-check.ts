@@ -19,7 +19,7 @@ import {
 } from "../config/paths.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { redisPluginName } from "../databases/redis-settings.js";
-import { DatabaseFactory, databasePassword, locationOf } from "../databases/registry.js";
+import { DatabaseFactory, locationOf, readDatabasePassword } from "../databases/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
 import { StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
@@ -437,5 +437,5 @@ async function passwordOf({ name, config }: Endpoint): Promise<string | undefine
     return opened.passphrase;
   }
   if (typeof source !== "string") return undefined;
-  return databasePassword(name, settings, parseSource(source));
+  return readDatabasePassword(name, settings, parseSource(source));
 }

@@ -7,7 +7,7 @@ import { dataHome, expandPath } from "../config/paths.js";
 import { type JsonFiles, jsonFiles, jsonPluginName } from "../databases/json.js";
 import type { DatabaseConfig } from "../databases/plugin.js";
 import { redisPluginName } from "../databases/redis-settings.js";
-import { DatabaseFactory, databasePassword, locationOf } from "../databases/registry.js";
+import { DatabaseFactory, locationOf, readDatabasePassword } from "../databases/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
 import { StoreError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
@@ -121,7 +121,7 @@ async function isPasswordOf({ name, config }: Endpoint, password: string): Promi
   const { password_source: source, ...settings } = config;
   if (name !== sqlcipherPluginName) {
     if (typeof source !== "string") return false;
-    return (await databasePassword(name, settings, parseSource(source))) === password;
+    return (await readDatabasePassword(name, settings, parseSource(source))) === password;
   }
   try {
     const opened = { ...settings, password };

@@ -20,11 +20,11 @@ export function addCommand(program: Command): void {
 }
 
 async function listPlugins(context: Context, names: string[], version: string): Promise<void> {
-  const { ownPluginNames, otherPlugins } = await import("../../databases/registry.js");
+  const { ownPluginNames, findOtherPlugins } = await import("../../databases/registry.js");
   const own = ownPluginNames.map((name) => ({
     ...{ name, package: "hivemind-sqlcipher", version, folder: null, problem: null },
   }));
-  const others = await otherPlugins();
+  const others = await findOtherPlugins();
   const known = [...own, ...others].map(({ name }) => name);
   const unknown = names.find((name) => !known.includes(name));
   if (unknown !== undefined) {
@@ -52,8 +52,8 @@ async function listPlugins(context: Context, names: string[], version: string): 
 
 /** Returns why a plugin is unusable, or null. Runs the plugin's code only with `load`. */
 async function findProblem(plugin: FoundPlugin, load: boolean): Promise<string | null> {
-  const { loadPlugin, syntaxProblem } = await import("../../databases/discover.js");
-  const problem = plugin.problem ?? (await syntaxProblem(plugin.file));
+  const { loadPlugin, findSyntaxProblem } = await import("../../databases/discover.js");
+  const problem = plugin.problem ?? (await findSyntaxProblem(plugin.file));
   if (problem !== undefined) return problem;
   if (!load) return null;
   try {

@@ -151,10 +151,10 @@ async function readStoreSecret(context: Context) {
 async function readRedisSecret({ redisPasswordSource }: RunOptions, path?: string) {
   const settings = await readRedisSettings(path);
   if (settings === undefined) return undefined;
-  const { databasePassword } = await import("../../databases/registry.js");
+  const { readDatabasePassword } = await import("../../databases/registry.js");
   const { redisModule } = await import("../../hub/server-json.js");
   const source = parseSource(redisPasswordSource ?? "keyring");
-  return { redisPassword: await databasePassword(redisModule, settings, source) };
+  return { redisPassword: await readDatabasePassword(redisModule, settings, source) };
 }
 
 /** Returns the Redis settings in server.json, or undefined if the hub uses another database. */
