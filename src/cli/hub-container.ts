@@ -49,6 +49,14 @@ export async function prepareForContainer(
   );
 }
 
+/** Writes a copy of `server.json` as it is. */
+export async function prepareUnchanged(options: ContainerOptions, target: string): Promise<void> {
+  const { copyUnchanged } = await import("../hub/server-json-copy.js");
+  const { serverJsonPath } = await import("../hub/server-json.js");
+  const { serverJson = serverJsonPath() } = await findContainerHub(options);
+  await copyUnchanged(serverJson, expandPath(target));
+}
+
 type Secret = { storePath: string; passphrase?: string } | { redisPassword: string };
 
 /** Returns the text that passes the password to the hub of a container. */

@@ -1,6 +1,12 @@
 /** Finds the hub for `setup`: for root, also a hub of another user. */
 import type { Command } from "commander";
-import { hubEnvironment, workFor } from "../config/hub-account.js";
+import {
+  type HubContainer,
+  hubContainer,
+  hubEnvironment,
+  workFor,
+  workForContainer,
+} from "../config/hub-account.js";
 import { resolveStorePath } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import type { HubUnit } from "../service/hub-units.js";
@@ -24,17 +30,59 @@ export async function resolveSetupContext(
   command: Command,
   options: HubChoiceOptions,
 ): Promise<Context> {
-  const isInSystem = await workForSystemHub(options);
+  const container = await workForQuadlet(command, options);
+  const isInSystem = container === undefined && (await workForSystemHub(options));
   const { db, name, subfolder } = globalOptionsOf(command);
   const isNamed = db !== undefined || name !== undefined || subfolder !== undefined;
-  const found = isInSystem && !isNamed ? { store: await resolveHubStorePath() } : {};
+  const { resolveContainerStorePath } = await import("../setup/container.js");
+  const store = container
+    ? await resolveContainerStorePath()
+    : isInSystem
+      ? await resolveHubStorePath()
+      : undefined;
+  const found = !isNamed && store !== undefined ? { store } : {};
   const context = await contextOf(command, found);
   if (context.settings.passphrase_source !== undefined) return context;
-  if (!isInSystem && !(options.headless && (await canSeal()))) return context;
+  // The keyring of root is locked at boot.
+  const isRoots = container?.unit.manager === "systemd" || options.headless;
+  if (!isInSystem && !(isRoots && (await canSeal()))) return context;
   const { resolveSealedPath } = await import("../keys/reseal.js");
   const passphraseSource = `sealed:${await resolveSealedPath(context.storePath)}`;
   return contextOf(command, { ...found, passphraseSource });
 }
+
+/** Lets this process work on the hub of a quadlet, of an earlier setup or of this one. */
+async function workForQuadlet(
+  command: Command,
+  options: HubChoiceOptions,
+): Promise<HubContainer | undefined> {
+  const { readSetupRecord, workForRecord } = await import("../setup/record.js");
+  const { settingsPath, storePath } = await contextOf(command);
+  const record = await readSetupRecord(settingsPath, storePath);
+  if (record !== undefined) {
+    workForRecord(record);
+    return hubContainer();
+  }
+  const { findHubUnits, startsEngine } = await import("../service/hub-units.js");
+  const units = await findHubUnits();
+  if (units.some((each) => isWanted(each, options) && !startsEngine(each))) return undefined;
+  const { findQuadletHub } = await import("../setup/container.js");
+  const hub = await findQuadletHub(storePath);
+  if (hub === undefined || !isWantedContainer(hub, options)) return undefined;
+  workForContainer(hub);
+  return hub;
+}
+
+function isWantedContainer({ name, unit }: HubContainer, options: HubChoiceOptions): boolean {
+  const isKind = ["auto", undefined, unit.manager].includes(options.service);
+  return isKind && [undefined, name, unit.name, stemOf(unit.name)].includes(options.unit);
+}
+
+function isWanted({ name, isTemplate }: HubUnit, { unit }: HubChoiceOptions): boolean {
+  return !isTemplate && [undefined, name, stemOf(name)].includes(unit);
+}
+
+const stemOf = (unit: string) => unit.replace(/\.service$/, "");
 
 async function resolveHubStorePath(): Promise<string> {
   return resolveStorePath(await findHubStore("setup"), hubEnvironment());
@@ -66,14 +114,12 @@ async function workForSystemHub(options: HubChoiceOptions): Promise<boolean> {
 }
 
 /** Returns the system unit of the hub; undefined if root itself has a hub. */
-async function findSystemHub({
-  unit: wanted,
-  service,
-}: HubChoiceOptions): Promise<HubUnit | undefined> {
-  const { findHubUnits } = await import("../service/hub-units.js");
-  const isWanted = ({ name, isTemplate }: HubUnit) =>
-    !isTemplate && (wanted === undefined || name === wanted || name === `${wanted}.service`);
-  const all = (await findHubUnits()).filter(isWanted);
+async function findSystemHub(options: HubChoiceOptions): Promise<HubUnit | undefined> {
+  const { findHubUnits, startsEngine } = await import("../service/hub-units.js");
+  const { service } = options;
+  const all = (await findHubUnits()).filter(
+    (unit) => isWanted(unit, options) && !startsEngine(unit),
+  );
   if (service !== "systemd" && all.some(({ manager }) => manager === "systemd-user"))
     return undefined;
   const units = all.filter(({ manager }) => manager === "systemd");

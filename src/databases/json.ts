@@ -7,12 +7,12 @@
  * first.
  */
 import { readFile } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { dirname, join } from "node:path";
 import { type Client, deserializeClient, revoked, revokedApiKey } from "../client/client.js";
 import { noSuchClient } from "../client/database.js";
 import { formatJson, isJsonObject, type JsonObject, parseJson } from "../client/json.js";
-import { hubEnvironment } from "../config/hub-account.js";
-import { dataHome, realPath } from "../config/paths.js";
+import { fileOfHub } from "../config/hub-account.js";
+import { realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import * as z from "../schema.js";
@@ -42,7 +42,7 @@ export interface JsonFiles {
 /** Resolves the files of a JSON store. The version file may not exist. */
 export async function jsonFiles(config: DatabaseConfig): Promise<JsonFiles> {
   const { password, name = "clients", ...rest } = readConfig(jsonPluginName, schema, config);
-  const folder = resolve(dataHome(hubEnvironment()), rest.subfolder ?? "hivemind-core");
+  const folder = fileOfHub(rest.subfolder ?? "hivemind-core");
   const store = await realPath(join(folder, `${name}.${password ? "ejson" : "json"}`));
   return { store, version: join(folder, `${name}.schema_version`) };
 }

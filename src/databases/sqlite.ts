@@ -1,9 +1,9 @@
 /** HiveMind's SQLite store as two databases: encrypted by SQLCipher, and in plain text. */
 import { rm } from "node:fs/promises";
-import { dirname, resolve } from "node:path";
+import { dirname } from "node:path";
 import type { Database } from "../client/database.js";
-import { hubEnvironment } from "../config/hub-account.js";
-import { dataHome, expandPath, realPath } from "../config/paths.js";
+import { fileOfHub } from "../config/hub-account.js";
+import { expandPath, realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { claimName, createFile, makeDirectory, stagedName } from "../fs/atomic.js";
 import { assertNoStraySidecars } from "../fs/sidecars.js";
@@ -57,11 +57,7 @@ export function sourceConfig(source: PassphraseSource): {
 function pathOf(settings: z.infer<typeof plainSchema>): Promise<string> {
   const { db_path, subfolder = "hivemind-core", name = "clients" } = settings;
   // An absolute component discards the components before it, as in Python.
-  return realPath(
-    db_path === undefined
-      ? resolve(dataHome(hubEnvironment()), subfolder, `${name}.db`)
-      : expandPath(db_path),
-  );
+  return realPath(db_path === undefined ? fileOfHub(subfolder, `${name}.db`) : expandPath(db_path));
 }
 
 /** `clients.db` through SQLCipher. Its schema is not migrated. */

@@ -3,7 +3,7 @@ import { dirname } from "node:path";
 import { isKind } from "../errors.js";
 import { findHubContainers, readContainerHub, toHost } from "../hub/container-hub.js";
 import { namedStore, passwordIn, readServerJson } from "../hub/server-json.js";
-import type { PassphraseSource } from "../keys/source.js";
+import { isEngineSecret, type PassphraseSource } from "../keys/source.js";
 import { ignoresStopSignal } from "../service/container-checks.js";
 import { type Container, inspectContainer, isActive, isEngine } from "../service/engine.js";
 import type { Service } from "../service/service.js";
@@ -93,10 +93,7 @@ async function checkSecrets(container: Container, storePath: string): Promise<Ch
 
 /** Checks whether the passphrase is read from an engine's store of secrets. */
 function checkSource(source: PassphraseSource): Check[] {
-  const isSecret =
-    (source.kind === "command" && /\b(?:podman|docker)\s+secret\b/.test(source.command)) ||
-    (source.kind === "file" && /\/containers\/storage\/secrets\//.test(source.path));
-  if (!isSecret) return [];
+  if (!isEngineSecret(source)) return [];
   return [
     finding(
       name,

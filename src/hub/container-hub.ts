@@ -6,6 +6,7 @@
  * passphrase write it, too, before they start the container.
  */
 import { dirname, join } from "node:path";
+import { throughMounts } from "../config/hub-account.js";
 import { isKind } from "../errors.js";
 import { argsOf, listGroupProcesses, parseGroups, readGroups } from "../process/cgroup.js";
 import {
@@ -65,11 +66,8 @@ function configHomeOf({ mounts, environment }: Container): string {
 /**
  * Returns a path of the container as a path of this machine; undefined if it is on no volume.
  */
-export function toHost({ mounts }: Container, path: string): string | undefined {
-  const [mount] = mounts
-    .filter(({ destination }) => `${path}/`.startsWith(`${destination.replace(/\/$/, "")}/`))
-    .sort((a, b) => b.destination.length - a.destination.length);
-  return mount && join(mount.source, path.slice(mount.destination.length));
+export function toHost({ mounts }: Pick<Container, "mounts">, path: string): string | undefined {
+  return throughMounts(mounts, path);
 }
 
 /** Returns the containers of hubs, by their command or a process in them, of all engines. */

@@ -27,7 +27,12 @@ const copy = "hivemind-sqlcipher/server.json";
 /** Returns the lines for a quadlet. Its unit writes the copy at each start. */
 export function renderQuadlet(unit: ContainerUnit): string {
   return `# Add these lines to the hub's file NAME.container.
-${order(unit)}[Container]
+${renderQuadletDropIn(unit)}`;
+}
+
+/** Returns the same as a drop-in, which generators since Podman 5.0 read. */
+export function renderQuadletDropIn(unit: ContainerUnit): string {
+  return `${order(unit)}[Container]
 Volume=%t/${copy}:${escapeSetting(unit.inside)}:ro
 
 [Service]

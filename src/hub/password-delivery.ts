@@ -1,6 +1,6 @@
 /** Determines how the hub receives the store's passphrase, before the passphrase changes. */
 import { join } from "node:path";
-import { hubEnvironment } from "../config/hub-account.js";
+import { hubContainer, hubEnvironment } from "../config/hub-account.js";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
@@ -75,12 +75,19 @@ export async function findServerJson({
 }: Pick<ServiceHub, "environment" | "container">): Promise<{
   path: string;
   environment: Environment;
-  container?: Container;
+  container?: Pick<Container, "mounts">;
 }> {
   const path = hub === undefined ? serverJsonPath(environment) : hub.serverJson;
   const found = path === undefined ? undefined : await lstatIfExists(path).catch(() => undefined);
   if (path === undefined || found === undefined) {
-    return { path: serverJsonPath(), environment: hubEnvironment() };
+    const known = hubContainer();
+    return known === undefined
+      ? { path: serverJsonPath(), environment: hubEnvironment() }
+      : {
+          path: known.serverJson,
+          environment: { XDG_DATA_HOME: known.dataHome },
+          container: known,
+        };
   }
   if (hub === undefined) return { path, environment };
   return { path, environment: { XDG_DATA_HOME: hub.dataHome }, container: hub.container };

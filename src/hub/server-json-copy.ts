@@ -1,8 +1,8 @@
 /** Copies of `server.json` with the password, in memory, for hubs that `run` does not start. */
-import { chown } from "node:fs/promises";
+import { chmod, chown, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { systemError } from "../errors.js";
-import { createFile, makeDirectory } from "../fs/atomic.js";
+import { createFile, makeDirectory, replaceFile } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import { assertPrivateMemory, isInMemory } from "./memory.js";
 import { readServerJson } from "./server-json.js";
@@ -33,6 +33,16 @@ export async function restoreLostCopy({ path, original }: ServerJsonCopy): Promi
   await makeCopyDirectory(dirname(path));
   await createFile(path, text);
   await giveTo(path, original);
+}
+
+/** Writes a copy of `server.json` with its text, owner and mode. */
+export async function copyUnchanged(serverJson: string, path: string): Promise<void> {
+  const { text, file } = await readServerJson(serverJson);
+  await makeCopyDirectory(dirname(path));
+  await replaceFile(path, text);
+  const { uid, gid, mode } = await stat(file);
+  await giveTo(path, { uid, gid });
+  await chmod(path, mode & 0o777);
 }
 
 /** Gives a copy to the user as whom the hub runs. */

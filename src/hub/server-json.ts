@@ -8,7 +8,7 @@
 import { readFile, stat } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../client/json.js";
-import { hubEnvironment } from "../config/hub-account.js";
+import { hubContainer, hubDataHome, hubEnvironment, toMachine } from "../config/hub-account.js";
 import { configHome, dataHome, type Environment, realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError, withLine, wrap } from "../errors.js";
 import { detectEncoding } from "../fs/encoding.js";
@@ -40,8 +40,11 @@ export interface NamedStore {
   readonly passwordSet: boolean;
 }
 
-export function serverJsonPath(environment: Environment = hubEnvironment()): string {
-  return join(configHome(environment), "hivemind-core", "server.json");
+/** Returns the path of a hub's `server.json`; without an environment, of the hub in progress. */
+export function serverJsonPath(environment?: Environment): string {
+  const container = environment === undefined ? hubContainer() : undefined;
+  const home = configHome(environment ?? hubEnvironment());
+  return container?.serverJson ?? join(home, "hivemind-core", "server.json");
 }
 
 /**
@@ -71,22 +74,24 @@ export async function readServerJson(path: string): Promise<ServerJson> {
 }
 
 /**
- * Returns the hub's store according to this `server.json` in this environment.
+ * Returns the hub's store according to this `server.json`.
  *
+ * @param environment - default: of the hub that this process works for
  * @param locate - returns the hub's path as a path of this machine
  * @throws {@link StoreError} refused - if no hub can read the object `database`
  */
 export async function namedStore(
   { path, settings }: ServerJson,
-  environment: Environment = hubEnvironment(),
-  locate: (path: string) => string | undefined = (named) => named,
+  environment?: Environment,
+  locate = environment === undefined ? toMachine : (named: string): string | undefined => named,
 ): Promise<NamedStore> {
+  const home = environment === undefined ? hubDataHome() : dataHome(environment);
   const database = blockAt(settings, "database", path);
   const module = textAt(database, "module", path);
   // A hub on another module ignores the SQLite plugin's settings.
   const isRead = module === sqliteModule || isJsonObject(database[sqliteModule]);
   const plugin = isRead ? blockAt(database, sqliteModule, path) : {};
-  const inside = module === sqliteModule ? storeFile(plugin, path, environment) : undefined;
+  const inside = module === sqliteModule ? storeFile(plugin, path, home) : undefined;
   const named = inside === undefined ? undefined : locate(inside);
   return {
     module,
@@ -198,13 +203,13 @@ function textAt(parent: JsonObject, key: string, path: string): string | undefin
 }
 
 /** Returns the file that the SQLite plugin opens, or undefined for a database in memory. */
-function storeFile(plugin: JsonObject, path: string, environment: Environment): string | undefined {
+function storeFile(plugin: JsonObject, path: string, home: string): string | undefined {
   // Newer plugins accept a whole path, in which SQLite interprets "file:" and ":memory:".
   const given = textAt(plugin, "db_path", path);
   if (given !== undefined) return isAbsolute(given) ? given : undefined;
   const subfolder = textAt(plugin, "subfolder", path) ?? "hivemind-core";
   const name = `${textAt(plugin, "name", path) ?? "clients"}.db`;
-  return joinAsPython(joinAsPython(dataHome(environment), subfolder), name);
+  return joinAsPython(joinAsPython(home, subfolder), name);
 }
 
 /** Joins like Python's `os.path.join`: an absolute component discards the components before it. */

@@ -79,6 +79,25 @@ export function formatSource(source: PassphraseSource): string {
   return "keyring";
 }
 
+/** Returns the error for a passphrase that would have to stay in such a secret. */
+export function engineSecretError(): StoreError {
+  return new StoreError(
+    "refused",
+    "the passphrase is read from the secrets of a container engine, which are on the disk unencrypted",
+    {
+      hint: "Leave out --passphrase-source and its setting: the passphrase is then kept in the keyring, or with --passphrase-source sealed in a file that systemd-creds seals. Move an existing passphrase: hivemind-sqlcipher bundle import BUNDLE --passphrase-source keyring",
+    },
+  );
+}
+
+/** Returns whether a source reads the secrets of a container engine, which it does not encrypt. */
+export function isEngineSecret(source: PassphraseSource): boolean {
+  return (
+    (source.kind === "command" && /\b(?:podman|docker)\s+secret\b/.test(source.command)) ||
+    (source.kind === "file" && /\/containers\/storage\/secrets\//.test(source.path))
+  );
+}
+
 /** Returns the source for messages. Omits a command's text, which may contain a token. */
 export function describeSource(source: PassphraseSource): string {
   return source.kind === "command" ? "the passphrase command" : formatSource(source);

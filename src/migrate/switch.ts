@@ -2,8 +2,8 @@
 import { createHash } from "node:crypto";
 import { basename, dirname, isAbsolute, relative } from "node:path";
 import { formatJson, type JsonObject, type JsonValue } from "../client/json.js";
-import { hubEnvironment } from "../config/hub-account.js";
-import { dataHome, expandPath } from "../config/paths.js";
+import { hubDataHome, toHub } from "../config/hub-account.js";
+import { expandPath } from "../config/paths.js";
 import { type JsonFiles, jsonFiles, jsonPluginName } from "../databases/json.js";
 import type { DatabaseConfig } from "../databases/plugin.js";
 import { redisPluginName } from "../databases/redis-settings.js";
@@ -88,9 +88,10 @@ function namesOf(config: JsonObject): JsonObject {
       },
     );
   }
-  const below = relative(dataHome(hubEnvironment()), dirname(path));
-  const subfolder = below === "" || below.startsWith("..") ? dirname(path) : below;
-  return { subfolder: isAbsolute(below) ? dirname(path) : subfolder, name: basename(path, ".db") };
+  const directory = toHub(dirname(path)) ?? dirname(path);
+  const below = relative(hubDataHome(), directory);
+  const subfolder = below === "" || below.startsWith("..") ? directory : below;
+  return { subfolder: isAbsolute(below) ? directory : subfolder, name: basename(path, ".db") };
 }
 
 /**

@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
+import type { Mount } from "../config/hub-account.js";
 import { dataHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { realPathIfExists } from "../fs/read.js";
@@ -55,12 +56,6 @@ export interface Container extends ContainerName {
   readonly secrets: readonly string[];
   /** The swarm service of which the container is a task. */
   readonly swarmService: string | undefined;
-}
-
-export interface Mount {
-  /** The path on this machine, with symbolic links resolved. */
-  readonly source: string;
-  readonly destination: string;
 }
 
 const queryLimitMs = 30_000;

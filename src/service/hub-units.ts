@@ -6,6 +6,7 @@ import { hasCode, ignoreKind } from "../errors.js";
 import { realPathIfExists } from "../fs/read.js";
 import { findOpenStore, listGroupProcesses } from "../process/cgroup.js";
 import { run } from "../process/run.js";
+import { engines } from "./engine.js";
 import { type Properties, parseCommands, parseList, type UnitCommand } from "./properties.js";
 import {
   type Manager,
@@ -126,6 +127,11 @@ export function runsHub(args: readonly string[]): boolean {
       basename(word) === "hivemind-core" || (word === "hivemind_core" && words[index - 1] === "-m"),
   );
   return hub >= 0 && words.indexOf("listen", hub) > hub;
+}
+
+/** Returns whether a unit starts its hub in a container. */
+export function startsEngine({ command: [program = ""] }: HubUnit): boolean {
+  return (engines as readonly string[]).includes(basename(program));
 }
 
 /** Returns the arguments of commands. The words of a script among them follow its path. */

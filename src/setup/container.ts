@@ -1,13 +1,21 @@
 /**
- * A hub in a container: setup cannot create a container again, so it names the steps instead. They
- * depend on what the hub's database is now.
+ * A hub in a container. For a quadlet, setup writes a drop-in. It cannot create any other container
+ * again, so it names the steps instead. They depend on what the hub's database is now.
  */
-import { unresolvedStorePath } from "../config/paths.js";
+import { dirname, join } from "node:path";
+import { type HubContainer, hubContainer } from "../config/hub-account.js";
+import { resolveStorePath, unresolvedStorePath } from "../config/paths.js";
+import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { isKind } from "../errors.js";
+import { statIfExists } from "../fs/read.js";
 import { findHubContainers, readContainerHub, toHost } from "../hub/container-hub.js";
-import { copyPath } from "../hub/password-delivery.js";
+import { copyPath, startsByRun } from "../hub/password-delivery.js";
 import { databaseIn, namedStore, readServerJson, sqliteModule } from "../hub/server-json.js";
-import { type ContainerName, mountsStore } from "../service/engine.js";
+import { type Container, type ContainerName, mountsStore } from "../service/engine.js";
+import { findUnitOfContainer } from "../service/find-container.js";
+import { findQuadlet, quadletVersion, readsDropIns } from "../service/quadlet.js";
+import { systemctlLine, type UnitName } from "../service/systemctl.js";
+import { readCommands } from "../service/unit-commands.js";
 import { identify } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
 import type { Directories } from "./directories.js";
@@ -18,17 +26,85 @@ export interface ContainerSurvey extends ContainerName {
   readonly store: string | undefined;
   readonly hasPassword: boolean;
   readonly hasCopy: boolean;
+  /** The unit that Podman generates for it from a quadlet. */
+  readonly quadletUnit: UnitName | undefined;
+  /** Why setup cannot change it, if there is more to say than that setup creates no container. */
+  readonly problem: string | undefined;
 }
 
 /** Returns the container of the hub: the one that mounts the store, or the only one of a hub. */
-export async function surveyContainer(path: string): Promise<ContainerSurvey | undefined> {
+async function findContainer(path: string): Promise<Container | undefined> {
   const hubs = await findHubContainers();
   const own = hubs.find((each) => mountsStore(each, path));
-  const container = own ?? (hubs.length === 1 ? hubs[0] : undefined);
+  return own ?? (hubs.length === 1 ? hubs[0] : undefined);
+}
+
+/** Returns the hub of a quadlet that setup can change; undefined if there is none. */
+export async function findQuadletHub(path: string): Promise<HubContainer | undefined> {
+  const container = await findContainer(path);
+  return container && (await inspectQuadlet(container)).hub;
+}
+
+/** Returns the hub of a container's quadlet, or why setup cannot change it. */
+async function inspectQuadlet(container: Container): Promise<{
+  unit?: UnitName;
+  hub?: HubContainer;
+  problem?: string;
+}> {
+  const unit = await findUnitOfContainer(container);
+  if (unit === undefined || (await findQuadlet(unit)) === undefined) return {};
+  const version = await quadletVersion(unit.manager);
+  if (!readsDropIns(version) && !(await hasQuadletLines(unit))) {
+    const problem = `Podman ${version ?? "without a generator"} reads no drop-ins for quadlets, as versions since 5.0 do`;
+    return { unit, problem };
+  }
+  const { path: inside, serverJson, dataHome } = await readContainerHub(container);
+  if (serverJson === undefined) {
+    return { unit, problem: `it has no volume with its server.json, ${inside}` };
+  }
+  const other = await findOtherOwner(serverJson);
+  if (other !== undefined) {
+    const problem = `${serverJson} belongs to user ${other}: map the hub's user to you (UserNS=keep-id:uid=1000,gid=1000)`;
+    return { unit, problem };
+  }
+  const { name, mounts } = container;
+  return { unit, hub: { name, unit, serverJson, inside, dataHome, mounts } };
+}
+
+/** Returns whether a quadlet, with its drop-ins, has the lines of `run --print-unit quadlet`. */
+export async function hasQuadletLines(unit: UnitName): Promise<boolean> {
+  return startsByRun((await readCommands(unit)).flatMap(({ args }) => args).join(" "));
+}
+
+/** Without a mapping of users, the files of a rootless container belong to a sub-uid. */
+async function findOtherOwner(path: string): Promise<number | undefined> {
+  const own = process.geteuid?.();
+  const owner = (await statIfExists(path))?.uid;
+  return own === 0 || owner === own ? undefined : owner;
+}
+
+/**
+ * Returns the path of the store of the container that this process works for: of the store that its
+ * hub uses, or next to the JSON database of the hub.
+ */
+export async function resolveContainerStorePath(): Promise<string | undefined> {
+  const hub = hubContainer();
+  if (hub === undefined) return undefined;
+  const file = await readServerJson(hub.serverJson);
+  const { module = jsonPluginName, settings } = databaseIn(file);
+  if (module === sqliteModule) return (await namedStore(file)).storePath;
+  if (module !== jsonPluginName) return undefined;
+  const path = join(dirname((await jsonFiles(settings)).store), "clients.db");
+  return resolveStorePath({ path });
+}
+
+export async function surveyContainer(path: string): Promise<ContainerSurvey | undefined> {
+  const container = await findContainer(path);
   if (container === undefined) return undefined;
   const { engine, name } = container;
   const { serverJson, dataHome, copy } = await readContainerHub(container);
-  const unknown = { engine, name, hasCopy: copy !== undefined } as const;
+  const { unit: quadletUnit, problem } = await inspectQuadlet(container);
+  const unknown = { engine, name, hasCopy: copy !== undefined, quadletUnit, problem } as const;
   const other = { ...unknown, database: "other", store: undefined, hasPassword: false } as const;
   if (serverJson === undefined) return other;
   try {
@@ -47,7 +123,7 @@ export async function surveyContainer(path: string): Promise<ContainerSurvey | u
 
 /** Returns the steps that encrypt the store of a container, one on a line. */
 export function containerSteps(
-  { engine, name, database, store, hasPassword, hasCopy }: ContainerSurvey,
+  { engine, name, database, store, hasPassword, hasCopy, quadletUnit }: ContainerSurvey,
   { backups, bundles }: Directories,
 ): string {
   const guide = "docs/guide/containers.md explains the steps.";
@@ -58,16 +134,24 @@ export function containerSteps(
     return `Put the store onto a volume first: hivemind-sqlcipher doctor names the commands. ${guide}`;
   }
   const own = `hivemind-sqlcipher${store === unresolvedStorePath({}) ? "" : ` --db ${shellQuote(store)}`}`;
-  const service = `--service ${engine} --unit ${name}`;
+  const service =
+    quadletUnit === undefined
+      ? `--service ${engine} --unit ${name}`
+      : `--service ${quadletUnit.manager} --unit ${quadletUnit.name.replace(/\.service$/, "")}`;
   const bundleTo = `--bundle-to ${shellQuote(bundles)}`;
   const adopt = `${own} init --adopt ${service} ${bundleTo}`;
-  const mount = [
-    `${own} run --prepare ${shellQuote(copyPath())} --container ${name}`,
-    `${own} run --print-unit compose --container ${name}`,
-    "Enable the unit that this prints, and create the container again with the lines for its compose file.",
-  ];
+  const mount = quadletUnit
+    ? [
+        `${own} run --print-unit quadlet --container ${name}`,
+        `Add these lines to the quadlet, then: ${systemctlLine(quadletUnit.manager, "daemon-reload")} && ${systemctlLine(quadletUnit.manager, `restart ${quadletUnit.name}`)}`,
+      ]
+    : [
+        `${own} run --prepare ${shellQuote(copyPath())} --container ${name}`,
+        `${own} run --print-unit compose --container ${name}`,
+        "Enable the unit that this prints, and create the container again with the lines for its compose file.",
+      ];
   return [
-    `Setup does not create a container again. ${guide} They are:`,
+    `${quadletUnit ? "" : "Setup does not create a container again. "}${guide} They are:`,
     `mkdir -p -m 700 ${shellQuote(backups)} ${shellQuote(bundles)}`,
     ...(database === "sqlcipher" && hasPassword ? [adopt] : []),
     ...(hasCopy ? [] : mount),

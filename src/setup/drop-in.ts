@@ -1,13 +1,16 @@
 /** Installs and removes the drop-in that makes the hub's unit start through `run`. */
 import { rmdir } from "node:fs/promises";
 import { dirname } from "node:path";
+import { type HubContainer, hubContainer } from "../config/hub-account.js";
 import { realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
 import { listDirectory } from "../fs/read.js";
+import { type ContainerUnit, renderQuadletDropIn } from "../hub/container-units.js";
 import { serverJsonPath } from "../hub/server-json.js";
 import { renderDropIn, type SystemUnit, type UserUnit } from "../hub/units.js";
 import { formatFailure, type Manager, systemctl, systemctlLine } from "../service/systemctl.js";
+import { hasQuadletLines } from "./container.js";
 import type { HubSurvey } from "./hub-survey.js";
 import type { SetupRequest } from "./request.js";
 
@@ -32,9 +35,39 @@ export async function installDropIn(
   hub: Pick<HubSurvey, "manager" | "dropIn" | "command">,
   phase: Phase,
 ): Promise<void> {
+  const container = hubContainer();
+  const text =
+    container === undefined
+      ? renderDropIn(await unitOf(request, hub, phase))
+      : renderQuadletDropIn(containerUnit(request, container));
   await makeDirectory(dirname(hub.dropIn));
-  await replaceFile(hub.dropIn, header + renderDropIn(await unitOf(request, hub, phase)));
+  await replaceFile(hub.dropIn, header + text);
   await reload(hub.manager);
+  if (container !== undefined) await assertGenerated(container, hub.dropIn);
+}
+
+/** The preparation itself leaves the copy without a passphrase while a setup is in progress. */
+function containerUnit(
+  { ownCommand }: Pick<SetupRequest, "ownCommand">,
+  { unit, serverJson, inside }: HubContainer,
+): ContainerUnit {
+  return {
+    kind: unit.manager === "systemd" ? "system" : "user",
+    ...{ run: ownCommand("run"), serverJson, inside, owner: undefined, credential: undefined },
+  };
+}
+
+/**
+ * Checks that the generator has read the drop-in. Otherwise removes it again.
+ *
+ * @throws {@link StoreError} refused - if it has not
+ */
+async function assertGenerated({ unit }: HubContainer, dropIn: string): Promise<void> {
+  if (await hasQuadletLines(unit)) return;
+  await removeDropIn(unit.manager, dropIn);
+  throw new StoreError("refused", `Podman's generator did not add ${dropIn} to ${unit.name}`, {
+    hint: "Add the lines to the quadlet itself: hivemind-sqlcipher run --print-unit quadlet",
+  });
 }
 
 async function unitOf(

@@ -1,5 +1,6 @@
 /** How `setup --undo` returns the hub to each kind of database. */
 import { basename, dirname, join } from "node:path";
+import { toHub } from "../config/hub-account.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { StoreError } from "../errors.js";
 import { assertReplaceable, moveFile, removeFile, syncDirectory } from "../fs/atomic.js";
@@ -148,7 +149,8 @@ async function jsonConfig(record: SetupRecord): Promise<Endpoint["config"]> {
 }
 
 async function stagedConfig(record: SetupRecord): Promise<Endpoint["config"]> {
-  return { ...(await jsonConfig(record)), subfolder: stagingDirectory(record.database.place) };
+  const directory = stagingDirectory(record.database.place);
+  return { ...(await jsonConfig(record)), subfolder: toHub(directory) ?? directory };
 }
 
 /**

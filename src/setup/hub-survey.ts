@@ -2,22 +2,26 @@
 import { readFile } from "node:fs/promises";
 import { userInfo } from "node:os";
 import { dirname } from "node:path";
-import { hubAccount } from "../config/hub-account.js";
+import { hubAccount, hubContainer } from "../config/hub-account.js";
 import { realPath } from "../config/paths.js";
 import { readMountPoints } from "../fs/mount.js";
+import { findContainerOfUnit, readContainerHub } from "../hub/container-hub.js";
 import { dropInPath, readHubCommand } from "../hub/existing-unit.js";
 import { findHubUnits } from "../hub/find-hubs.js";
 import { startsByRun } from "../hub/password-delivery.js";
 import { serverJsonPath } from "../hub/server-json.js";
 import { argsOf, isInGroup } from "../process/cgroup.js";
 import { findHolders } from "../process/holders.js";
-import { isRootName } from "../service/hub-units.js";
+import type { Container } from "../service/engine.js";
+import { isRootName, startsEngine } from "../service/hub-units.js";
 import { type Properties, parseList } from "../service/properties.js";
+import { findQuadlet } from "../service/quadlet.js";
 import { type Manager, show, systemctl, type UnitName } from "../service/systemctl.js";
+import { isInContainers } from "../service/unit-containers.js";
 import { isRestarting } from "../service/unit-state.js";
 import { existingAncestor, isWritable } from "./files.js";
 
-export type HubState = "running" | "stopped" | "failed" | "restarting" | "masked";
+export type HubState = "running" | "stopped" | "failed" | "restarting" | "masked" | "paused";
 
 /** A unit that may be the hub. */
 export interface HubSurvey extends UnitName {
@@ -35,6 +39,8 @@ export interface HubSurvey extends UnitName {
   readonly isDropInWritable: boolean;
   /** A drop-in of another author that sets the unit's command. */
   readonly otherDropIn: string | undefined;
+  /** The file from which Podman generates the unit. */
+  readonly quadlet?: string | undefined;
 }
 
 interface Wanted {
@@ -66,6 +72,8 @@ export async function surveyHubs(wanted: Wanted, known?: UnitName): Promise<HubS
 }
 
 async function findNames({ unit, manager }: Wanted, known?: UnitName): Promise<UnitName[]> {
+  const container = hubContainer();
+  if (container !== undefined) return [container.unit];
   const isWanted = (each: Manager) => manager === undefined || manager === each;
   if (unit !== undefined) {
     const name = unit.includes(".") ? unit : `${unit}.service`;
@@ -75,7 +83,7 @@ async function findNames({ unit, manager }: Wanted, known?: UnitName): Promise<U
   }
   if (known !== undefined) return [known];
   const units = (await findHubUnits(serverJsonPath())).filter(
-    (each) => !each.isTemplate && isWanted(each.manager),
+    (each) => !each.isTemplate && !startsEngine(each) && isWanted(each.manager),
   );
   return units.length > 0 ? units : findMasked(isWanted);
 }
@@ -105,12 +113,13 @@ async function surveyHub(unit: UnitName, storePath: string): Promise<HubSurvey |
     const noDropIn = { dropIn: "", isDropInWritable: false, otherDropIn: undefined };
     return { ...common, state: "masked", ...none, ...ownUser, ...noDropIn };
   }
-  const command = await readHubCommand(common);
-  const dropIn = await dropInPath(common);
+  const quadlet = hubContainer() && (await findQuadlet(common));
+  const command = quadlet ? [] : await readHubCommand(common);
+  const dropIn = quadlet?.dropIn ?? (await dropInPath(common));
   const byRun = startsByRun((await commandLine(common)).join(" "));
   return {
     ...common,
-    state: stateOf(found),
+    state: (await isPaused(common)) ? "paused" : stateOf(found),
     otherUser: otherUser(manager, found),
     systemUser: systemUser(manager, found),
     command,
@@ -119,7 +128,13 @@ async function surveyHub(unit: UnitName, storePath: string): Promise<HubSurvey |
     dropIn,
     isDropInWritable: await isWritable(await existingAncestor(dirname(dropIn))),
     otherDropIn: byRun ? undefined : await findOtherDropIn(found, dropIn),
+    quadlet: quadlet?.file,
   };
+}
+
+async function isPaused(unit: UnitName): Promise<boolean> {
+  if (hubContainer() === undefined) return false;
+  return (await findContainerOfUnit(unit))?.status === "paused";
 }
 
 /** Returns whether the running hub was started by `run` and has the store open. */
@@ -127,9 +142,13 @@ export async function isHubServing(
   { manager, name }: UnitName,
   storePath: string,
 ): Promise<boolean> {
+  const { holders } = await findHolders(storePath);
+  if (hubContainer() !== undefined) {
+    const container = await findContainerWithCopy({ manager, name });
+    return holders.some(({ pid }) => isInContainers(pid, container ? [container.id] : []));
+  }
   const [found = {}] = await show(manager, ["MainPID", "ControlGroup"], [name]);
   const pid = Number(found.MainPID);
-  const { holders } = await findHolders(storePath);
   const inUnit = holders.filter((holder) => isInGroup(holder.pid, found.ControlGroup ?? ""));
   // `run` itself opens the store for a moment.
   if (isRun(pid)) return inUnit.some((holder) => holder.pid !== pid);
@@ -138,9 +157,18 @@ export async function isHubServing(
 
 /** Returns whether `run` gave the running hub its passphrase. */
 export async function isStartedByRun({ manager, name }: UnitName): Promise<boolean> {
+  if (hubContainer() !== undefined) {
+    return (await findContainerWithCopy({ manager, name })) !== undefined;
+  }
   const [found = {}] = await show(manager, ["MainPID"], [name]);
   const pid = Number(found.MainPID);
   return isRun(pid) || (await hasBoundServerJson(pid));
+}
+
+/** Returns the running container of a unit, if it mounts a copy of `server.json` in memory. */
+async function findContainerWithCopy(unit: UnitName): Promise<Container | undefined> {
+  const container = await findContainerOfUnit(unit);
+  return container && (await readContainerHub(container)).copy ? container : undefined;
 }
 
 function isRun(pid: number): boolean {
@@ -191,8 +219,10 @@ export async function findOtherRun(
   dropIn: string,
 ): Promise<string | undefined> {
   const [unit = {}] = await show(manager, ["FragmentPath", "DropInPaths"], [name]);
+  // The generated file contains the drop-in.
+  const quadlet = hubContainer() && (await findQuadlet({ manager, name }));
   const found = new Map<string, string>();
-  for (const path of [unit.FragmentPath ?? "", ...parseList(unit.DropInPaths)]) {
+  for (const path of [quadlet?.file ?? unit.FragmentPath ?? "", ...parseList(unit.DropInPaths)]) {
     if (path === "" || path === dropIn) continue;
     const text = (await readFile(path, "utf8").catch(() => "")).replaceAll("\\\n", " ");
     for (const [, key = "", value = ""] of text.matchAll(

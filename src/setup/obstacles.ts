@@ -1,14 +1,15 @@
 /** Finds in a survey what keeps a setup from beginning, with its fix. Pure. */
 import type { ErrorKind } from "../errors.js";
 import { upgradeLine } from "../hub/schema.js";
+import { engineSecretError, isEngineSecret } from "../keys/source.js";
 import { systemctlLine } from "../service/systemctl.js";
 import { shellQuote } from "../text/escape.js";
 import { containerSteps } from "./container.js";
 import { formerKind, isSealedUnit, needsKeys } from "./facts.js";
 import type { HubSurvey } from "./hub-survey.js";
-import { type PackagesSurvey, pipLine } from "./packages.js";
+import { type PackagesSurvey, packageListLine, pipLine } from "./packages.js";
 import { logLine } from "./serving.js";
-import type { Survey } from "./survey.js";
+import type { BoxSurvey, Survey } from "./survey.js";
 
 /** What keeps a setup from beginning. */
 export interface Obstacle {
@@ -88,7 +89,7 @@ function whichHub(survey: Survey): Obstacle {
   if (container !== undefined && [undefined, container.name].includes(wantedUnit)) {
     return {
       ...{ id: "container", kind: "refused" },
-      problem: `the hub runs in the container ${container.name} (${container.engine})`,
+      problem: `the hub runs in the container ${container.name} (${container.engine})${container.problem === undefined ? "" : `: ${container.problem}`}`,
       fix: containerSteps(container, survey.directories),
     };
   }
@@ -117,6 +118,13 @@ function hubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
   }
   return [
     userObstacle(hub, survey),
+    state === "paused"
+      ? refused(
+          "paused",
+          `the container of ${name} is paused`,
+          `Unpause it: podman unpause ${survey.box?.name}`,
+        )
+      : undefined,
     state === "restarting"
       ? refused("crash-loop", `${name} ends again and again`, `Remove the cause first: ${log}`)
       : undefined,
@@ -207,7 +215,7 @@ function serverObstacles(survey: Survey): Finding[] {
 }
 
 function databaseObstacles(
-  { database, store, storePath, record, hasOwnStore, isHandedOver }: Survey,
+  { database, store, storePath, record, hasOwnStore, isHandedOver, box }: Survey,
   hub: HubSurvey | undefined,
 ): Finding[] {
   if (database === undefined) return [];
@@ -247,6 +255,7 @@ function databaseObstacles(
   }
   const isLocked = database.kind === "sqlcipher" && !database.hasPassword && record === undefined;
   if (isLocked && !(isHandedOver && hub?.startsByRun)) {
+    if (box !== undefined) return [lockedBox(storePath, box)];
     return refused(
       "password",
       `${storePath} is encrypted, and server.json has no password for it`,
@@ -256,10 +265,30 @@ function databaseObstacles(
   return [];
 }
 
+/** The password in a secret is not known here, and must be moved out of it. */
+function lockedBox(storePath: string, { name, secrets }: BoxSurvey): Obstacle {
+  const adopt = "hivemind-sqlcipher init --adopt --hub none --passphrase-file FILE";
+  const mount =
+    "add to the quadlet what this prints, and restart its unit: hivemind-sqlcipher run --print-unit quadlet";
+  if (secrets.length === 0) {
+    return {
+      ...{ id: "password", kind: "refused" },
+      problem: `${storePath} is encrypted, and server.json has no password for it`,
+      fix: `Take its password over: ${adopt}\nThen ${mount} --container ${name}`,
+    };
+  }
+  return {
+    ...{ id: "secret", kind: "refused" },
+    problem: `the container ${name} gets the password from secrets of podman (${secrets.join(", ")}), which are on the disk unencrypted`,
+    fix: `Take the password over: ${adopt}\nRemove Secret= from the quadlet, ${mount} --container ${name}\nRemove the secret, and change the password: podman secret rm ${secrets[0]} && hivemind-sqlcipher rotate`,
+  };
+}
+
 function packageObstacles(
-  { packages, hubs }: Survey,
+  { packages, hubs, box }: Survey,
   { installHubPackages }: ObstacleOptions,
 ): Finding[] {
+  if (box !== undefined) return [imageObstacle(packages, hubs[0], box)];
   if (packages === undefined) {
     if (hubs.length !== 1 || hubs[0]?.state === "masked") return [];
     return [
@@ -292,13 +321,38 @@ function packageObstacles(
   ];
 }
 
+/** The packages of a container belong to its image. */
+function imageObstacle(
+  packages: PackagesSurvey | undefined,
+  hub: HubSurvey | undefined,
+  { name, packageList }: BoxSurvey,
+): Finding {
+  if (packages?.canEncrypt || hub?.state === "paused") return undefined;
+  const why =
+    packages === undefined
+      ? "its Python was not found, or it does not run"
+      : (packages.problem ?? "its SQLite plugin ignores a password and writes plain text");
+  const restart = hub && systemctlLine(hub.manager, `restart ${hub.name}`);
+  return {
+    ...{ id: "packages", kind: "refused" },
+    problem: `the hub in the container ${name} cannot open an encrypted store: ${why}`,
+    fix:
+      packageList === undefined
+        ? `Use an image with these packages, or mount .config/hivemind, whose hivemind.list the images of HiveMind install:\n${packageListLine("hivemind.list")}`
+        : `Let the image install them when it starts:\n${packageListLine(packageList)}\n${restart}`,
+  };
+}
+
 /**
  * The clients of a plain SQLite store are not known yet, because opening it may create files next
  * to it. Setup reads them before it installs packages.
  */
-function blacklistObstacle({ packages, database, isHandedOver }: Survey): Finding {
+function blacklistObstacle(survey: Survey): Finding {
+  const { packages, database, isHandedOver, box } = survey;
   if (packages === undefined || !database?.hasBlacklists || isHandedOver) return undefined;
-  return blacklistFinding(packages);
+  const found = blacklistFinding(packages);
+  if (found === undefined || box === undefined) return found;
+  return { ...found, fix: "Use an image with HiveMind 5 first." };
 }
 
 /**
@@ -319,6 +373,10 @@ export function blacklistFinding(packages: PackagesSurvey): Obstacle | undefined
 }
 
 function keysObstacle({ keysProblem, source }: Survey): Finding {
+  if (isEngineSecret(source)) {
+    const { message, hint = "" } = engineSecretError();
+    return { id: "secret", kind: "refused", problem: message, fix: hint };
+  }
   if (keysProblem === undefined) return undefined;
   const other = "Or keep the passphrase in a file: --passphrase-source file:PATH";
   return {

@@ -1,7 +1,12 @@
 /** The hub's Python packages: what they can do, and how pip installs others. */
 import { systemError } from "../errors.js";
 import { canWriteAs, resolvePythonAccount } from "../hub/account.js";
-import { cipherFormat, type HubPackages, type HubPython } from "../hub/interpreter.js";
+import {
+  cipherFormat,
+  describePython,
+  type HubPackages,
+  type HubPython,
+} from "../hub/interpreter.js";
 import { probePackagesCached } from "../hub/packages-cache.js";
 import { blacklistProblem } from "../hub/schema.js";
 import type { Account } from "../process/run.js";
@@ -10,6 +15,12 @@ import { shellQuote } from "../text/escape.js";
 
 /** The first release that honours a password is a pre-release; 0.2.1 ignores it. */
 const requirements = ["hivemind-sqlite-database>=0.3.0a3", "sqlcipher3>=0.6.2"];
+
+/** Returns the command that lets an image of HiveMind install the packages when it starts. */
+export function packageListLine(list: string): string {
+  const quoted = requirements.map((each) => shellQuote(each)).join(" ");
+  return `printf '%s\\n' ${quoted} >> ${shellQuote(list)}`;
+}
 
 /** Returns the arguments that install the hub's packages with its own pip. */
 export function pipArguments(python: string): string[] {
@@ -57,7 +68,7 @@ export async function surveyPackages(
   );
   const directory = packages.paths?.find((path) => /\/(?:site|dist)-packages$/.test(path));
   return {
-    python: python[0],
+    python: describePython(python),
     canEncrypt: packages.takesPassword && packages.problem === null,
     problem: packages.problem,
     format: cipherFormat(packages),

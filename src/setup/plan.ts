@@ -76,7 +76,7 @@ function planSteps(
     step(
       "packages",
       packages?.canEncrypt === true,
-      `install a SQLite plugin that encrypts into the hub's Python (${packages?.python ?? "?"})`,
+      packagesChange(survey),
       "stays: the hub works with it on every database",
     ),
     step(
@@ -88,7 +88,7 @@ function planSteps(
     step(
       "drop-in",
       hub.startsByRun,
-      `write ${hub.dropIn}, which ${isSealedUnit(survey, hub) ? "lets systemd unseal the passphrase for the hub" : "starts the hub through run"}`,
+      `write ${hub.dropIn}, which ${dropInEffect(survey, hub)}`,
       "removes it",
     ),
     step(
@@ -141,6 +141,21 @@ function planSteps(
     if (from === "sqlite") return `encrypt ${storePath} in place`;
     return `take over ${storePath} with its password`;
   }
+}
+
+function packagesChange({ packages, box }: Survey): string {
+  return box === undefined
+    ? `install a SQLite plugin that encrypts into the hub's Python (${packages?.python ?? "?"})`
+    : `use a SQLite plugin that encrypts in the container ${box.name}`;
+}
+
+function dropInEffect(survey: Survey, hub: HubSurvey): string {
+  if (hub.quadlet !== undefined) {
+    return "lets the container mount a copy of server.json with the passphrase, in memory";
+  }
+  return isSealedUnit(survey, hub)
+    ? "lets systemd unseal the passphrase for the hub"
+    : "starts the hub through run";
 }
 
 function scheduleChange({ schedule }: Survey, { onlineBackups }: PlanOptions): string {

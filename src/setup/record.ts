@@ -6,6 +6,7 @@
  * hub starts at every instant of a setup, also after a power failure.
  */
 import { dirname, join } from "node:path";
+import { hubContainer, workForContainer } from "../config/hub-account.js";
 import { StoreError } from "../errors.js";
 import { sha256Hex } from "../fs/read.js";
 import { readRecord, removeRecord, writeRecord } from "../fs/record-file.js";
@@ -25,6 +26,16 @@ const recordSchema = z.strictObject({
   unit: z.strictObject({ manager: z.enum(["systemd-user", "systemd"]), name: z.string() }),
   /** The drop-in that setup wrote. */
   drop_in: z.string(),
+  /** The container of a quadlet: the paths of its hub, which a stopped container does not show. */
+  container: z.optional(
+    z.strictObject({
+      name: z.string(),
+      server_json: z.string(),
+      inside: z.string(),
+      data_home: z.string(),
+      mounts: z.array(z.strictObject({ source: z.string(), destination: z.string() })),
+    }),
+  ),
   /** What the hub used before. */
   database: z.strictObject({
     kind: z.enum(["json", "sqlite", "sqlcipher"]),
@@ -69,6 +80,21 @@ export async function readSetupRecord(
     "a record of a setup",
     "Move it away; setup --undo is not possible then.",
   );
+}
+
+/** Lets this process work on the container of a record, if it has one. */
+export function workForRecord({ unit, container }: SetupRecord): void {
+  if (container === undefined) return;
+  const { name, server_json: serverJson, inside, data_home: dataHome, mounts } = container;
+  workForContainer({ name, unit, serverJson, inside, dataHome, mounts });
+}
+
+/** Returns the container that this process works for, as a record has it. */
+export function recordedContainer(): Pick<NewSetupRecord, "container"> {
+  const container = hubContainer();
+  if (container === undefined) return {};
+  const { name, serverJson: server_json, inside, dataHome: data_home, mounts } = container;
+  return { container: { name, server_json, inside, data_home, mounts: [...mounts] } };
 }
 
 /** Writes and syncs the record. */

@@ -36,6 +36,7 @@ import type { Plan, StepId } from "./plan.js";
 import {
   isHandedOver,
   readSetupRecord,
+  recordedContainer,
   type SetupRecord,
   setupRecordPath,
   updateSetupRecord,
@@ -107,7 +108,7 @@ async function prepare(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
   const isMissing = needed.has("packages");
   if (isMissing) await assertBlacklistsKept(scope);
   const packages = isMissing ? await installPackages(scope) : found.packages;
-  if (packages && !isMissing)
+  if (packages && !isMissing && found.box === undefined)
     await surveyPackages([packages.python], currentAccount(), { remember: true });
   const known = [settings.backup?.to, settings.backup?.bundle_to].filter(
     (path) => path !== undefined,
@@ -258,6 +259,7 @@ async function begin(scope: SetupScope): Promise<void> {
     started_at: new Date().toISOString(),
     unit: { manager: hub.manager, name: hub.name },
     drop_in: hub.dropIn,
+    ...recordedContainer(),
     database,
     recovery_key_file: request.recoveryKeyFile ?? null,
   });

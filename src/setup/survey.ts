@@ -1,11 +1,11 @@
 /** Looks at everything that a setup depends on, and changes nothing. */
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 import { listBackups } from "../backup/listing.js";
 import { findLastRestoreTests } from "../backup/restore-test.js";
 import { listBundleFiles } from "../bundle/bundle.js";
 import { isRevoked } from "../client/client.js";
 import { isJsonObject } from "../client/json.js";
-import { hubAccount } from "../config/hub-account.js";
+import { hubAccount, hubContainer, toHub, toMachine } from "../config/hub-account.js";
 import type { Settings, SettingsSection } from "../config/settings-file.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { DatabaseFactory } from "../databases/registry.js";
@@ -13,6 +13,7 @@ import { isKind, StoreError } from "../errors.js";
 import { assertFreeSpace } from "../fs/copy.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
 import { currentAccount, findSystemUnitAccount } from "../hub/account.js";
+import { findContainerOfUnit, findContainerPython } from "../hub/container-hub.js";
 import { findHubProcesses } from "../hub/find-hubs.js";
 import { completesServerJson, findHubPython, type HubPython } from "../hub/interpreter.js";
 import { hasBlacklist } from "../hub/schema.js";
@@ -93,6 +94,18 @@ export interface ServerJsonSurvey {
   readonly isIncomplete: boolean;
 }
 
+/** The container of the hub. */
+export interface BoxSurvey {
+  readonly name: string;
+  /**
+   * The file on this machine with the packages that an image of HiveMind installs when it starts;
+   * undefined if it is on no volume.
+   */
+  readonly packageList: string | undefined;
+  /** The names of the engine's secrets in it. */
+  readonly secrets: readonly string[];
+}
+
 export interface BootProblem {
   readonly problem: string;
   /** The commands of the solution. */
@@ -113,6 +126,8 @@ export interface Survey {
   /** A hub in a container, if no unit starts one. */
   readonly container: ContainerSurvey | undefined;
   readonly packages: PackagesSurvey | undefined;
+  /** Set for the hub of a container. */
+  readonly box?: BoxSurvey | undefined;
   readonly server: ServerJsonSurvey;
   readonly database: DatabaseSurvey | undefined;
   /** What is at the store's path. */
@@ -180,6 +195,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     otherHub: hub === undefined ? await findOtherHub() : undefined,
     container: hub === undefined ? await surveyContainer(storePath) : undefined,
     packages: python && (await surveyPackages(python, account)),
+    box: await surveyBox(),
     server: {
       path: serverJsonPath(),
       problem,
@@ -221,7 +237,23 @@ async function pythonOf(
   hub: HubSurvey | undefined,
 ): Promise<HubPython | undefined> {
   if (hub === undefined && hubPython === undefined) return undefined;
+  if (hub !== undefined && hubContainer() !== undefined) {
+    const container = await findContainerOfUnit(hub);
+    return container && findContainerPython(container);
+  }
   return findHubPython({ hubPython, args: hub?.command });
+}
+
+async function surveyBox(): Promise<BoxSurvey | undefined> {
+  const hub = hubContainer();
+  if (hub === undefined) return undefined;
+  const configHome = dirname(dirname(hub.inside));
+  const container = await findContainerOfUnit(hub.unit);
+  return {
+    name: hub.name,
+    packageList: toMachine(join(configHome, "hivemind", "hivemind.list")),
+    secrets: container?.secrets ?? [],
+  };
 }
 
 async function tryServerJson(): Promise<{
@@ -242,6 +274,8 @@ async function surveyDatabase(file: ServerJson, storePath: string): Promise<Data
     ...{ module, clients: undefined, hasBlacklists: undefined },
     ...{ size: 0, hasPassword: false, problem: undefined },
   };
+  const problem = findVolumeProblem(storePath);
+  if (problem !== undefined) return { ...none, kind: "other", place: module, problem };
   try {
     const hasPassword = passwordIn(file, module) !== undefined;
     if (module === jsonPluginName) {
@@ -265,6 +299,18 @@ async function surveyDatabase(file: ServerJson, storePath: string): Promise<Data
     if (!(error instanceof StoreError)) throw error;
     return { ...none, kind: "other", place: module, problem: toProblem(error) };
   }
+}
+
+/** Returns why the hub of a container could not use the store; undefined if it could. */
+function findVolumeProblem(storePath: string): Problem | undefined {
+  const box = hubContainer();
+  if (box === undefined) return undefined;
+  const hint = "Mount its directory: docs/guide/containers.md shows how.";
+  if (toHub(storePath) === undefined) {
+    return { message: `the container ${box.name} has no volume with ${storePath}`, hint };
+  }
+  if (box.mounts.every(({ source }) => source !== storePath)) return undefined;
+  return { message: `the container ${box.name} mounts only the file ${storePath}`, hint };
 }
 
 async function countClients(name: string, config: ReturnType<typeof databaseIn>["settings"]) {

@@ -5,6 +5,7 @@
  * its file.
  */
 import { backup } from "../backup/backup.js";
+import { hubContainer } from "../config/hub-account.js";
 import { loadSection } from "../config/settings-file.js";
 import { isKind, StoreError } from "../errors.js";
 import { readHubCommand } from "../hub/existing-unit.js";
@@ -124,10 +125,12 @@ async function assertNoOtherRun({ unit, drop_in: dropIn }: SetupRecord): Promise
   const path = await findOtherRun(unit, dropIn);
   if (path === undefined) return;
   const { manager, name } = unit;
-  const command = quoteExpandedCommand(...(await readHubCommand(unit)));
+  const change = hubContainer()
+    ? `Remove the lines of run --print-unit quadlet from ${path}`
+    : `Set ExecStart=${quoteExpandedCommand(...(await readHubCommand(unit)))} in ${path}`;
   const problem = `${path} itself starts ${name} through run, which refuses the former database`;
   throw new StoreError("refused", problem, {
-    hint: `Set ExecStart=${command} in ${path}, run ${systemctlLine(manager, "daemon-reload")}, and run setup --undo at once: a restart before it would start the hub without its passphrase.`,
+    hint: `${change}, run ${systemctlLine(manager, "daemon-reload")}, and run setup --undo at once: a restart before it would start the hub without its passphrase.`,
   });
 }
 
@@ -185,7 +188,7 @@ async function returnHub(
 
 /** Lets the unit start through `run`, on whichever database `server.json` names. */
 async function writeDropIn(request: SetupRequest, { unit, drop_in }: SetupRecord): Promise<void> {
-  const command = await readHubCommand(unit);
+  const command = hubContainer() ? [] : await readHubCommand(unit);
   await installDropIn(request, { ...unit, dropIn: drop_in, command }, "in-progress");
 }
 

@@ -64,3 +64,16 @@ test("a sealed credential is the system unit's source, whatever this shell's is"
   );
   expect(stdout.match(/--passphrase-source/g)).toHaveLength(1);
 });
+
+test("no unit is printed that reads the passphrase from the secrets of an engine", async () => {
+  const machine = await Machine.make();
+  await machine.init();
+  for (const kind of ["user", "quadlet", "compose"]) {
+    const { code, stderr } = await machine.run([
+      ...["run", "--passphrase-source", "command:podman secret inspect --showsecret hub"],
+      ...["--print-unit", kind],
+    ]);
+    expect([code, stderr]).toEqual([17, expect.stringContaining("on the disk unencrypted")]);
+    expect(stderr).toContain("bundle import BUNDLE --passphrase-source keyring");
+  }
+});

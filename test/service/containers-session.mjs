@@ -738,12 +738,13 @@ ExecStartPre=-rm -f %t/%N.cid
     if (engine !== "podman") return;
     forget();
     const page = readFileSync(`${root}/docs/guide/containers.md`, "utf8");
-    const blocks = [...page.matchAll(/```sh\n([\s\S]*?)```/g)].map(([, block]) => block);
+    const own = /<!-- executed by test\/service\/containers.test.ts -->\n```sh\n([\s\S]*?)```/g;
+    const blocks = [...page.matchAll(own)].map(([, block]) => block);
     const image = "docker.io/smartgic/hivemind-listener:alpha";
     const open = "exec 3</home/hivemind/.local/share/hivemind-core/clients.db";
     const program = `trap 'exit 0' TERM; ${open}; while :; do sleep 0.1; done`;
-    const own = `hivemind-sqlcipher() { ${process.execPath} ${root}/dist/cli/main.js "$@"; }`;
-    const lines = ["set -eu", own, ...blocks].join("\n");
+    const definition = `hivemind-sqlcipher() { ${process.execPath} ${root}/dist/cli/main.js "$@"; }`;
+    const lines = ["set -eu", definition, ...blocks].join("\n");
     const { status, stdout, stderr } = spawnSync(
       "bash",
       ["-c", lines.replaceAll(image, `hub sh -c ${JSON.stringify(program)}`)],

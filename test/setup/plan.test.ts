@@ -31,6 +31,12 @@ const packages: NonNullable<Survey["packages"]> = {
   directory: "/home/a/.venvs/ovos/lib/python3.11/site-packages",
 };
 
+const box: NonNullable<Survey["box"]> = {
+  name: "hub",
+  packageList: "/volume/hivemind.list",
+  secrets: [],
+};
+
 const database: NonNullable<Survey["database"]> = {
   kind: "json",
   module: "hivemind-json-db-plugin",
@@ -343,6 +349,45 @@ describe("what is in the way is named with its fix", () => {
       "no password",
       "run --print-unit",
     ],
+    [
+      "an encrypted store without a password, in a container",
+      { database: { ...database, kind: "sqlcipher" }, store: "sqlcipher", box },
+      "no password",
+      "run --print-unit quadlet --container hub",
+    ],
+    [
+      "a password from a secret of the engine",
+      {
+        ...{ database: { ...database, kind: "sqlcipher" }, store: "sqlcipher" },
+        box: { ...box, secrets: ["server.json"] },
+      },
+      "from secrets of podman (server.json)",
+      "podman secret rm server.json && hivemind-sqlcipher rotate",
+    ],
+    [
+      "a passphrase source in a secret of the engine",
+      { source: { kind: "command", command: "podman secret inspect --showsecret hub" } },
+      "secrets of a container engine",
+      "--passphrase-source keyring",
+    ],
+    [
+      "an image whose plugin does not encrypt",
+      { packages: cannot, box },
+      "the container hub cannot open an encrypted store",
+      "'sqlcipher3>=0.6.2' >> '/volume/hivemind.list'\nsystemctl --user restart",
+    ],
+    [
+      "a container without the Python of a hub",
+      { packages: undefined, box: { ...box, packageList: undefined } },
+      "its Python was not found",
+      "mount .config/hivemind",
+    ],
+    [
+      "a paused container",
+      { hubs: [{ ...hub, state: "paused" }], box },
+      "is paused",
+      "unpause hub",
+    ],
     ["an unknown Python", { packages: undefined }, "Python", "--hub-python"],
     [
       "a plugin that ignores the password",
@@ -375,6 +420,7 @@ describe("what is in the way is named with its fix", () => {
     const box: NonNullable<Survey["container"]> = {
       ...{ engine: "docker" as const, name: "hub", store: "/volume/clients.db" },
       ...{ database: "sqlite" as const, hasPassword: false, hasCopy: false },
+      ...{ quadletUnit: undefined, problem: undefined },
     };
     const fixOf = (container: Survey["container"]) => {
       const { obstacles } = plan({ hubs: [], container });

@@ -2,7 +2,7 @@ import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { isKind, StoreError } from "../../errors.js";
 import type { HubOptions } from "../../hub/run.js";
-import { formatSource, parseSource } from "../../keys/source.js";
+import { engineSecretError, formatSource, isEngineSecret, parseSource } from "../../keys/source.js";
 import { restoreUmask } from "../../process/privacy.js";
 import { addGlobalOptions, type Context, contextOf, ownCommand } from "../context.js";
 import { addHelp } from "../help.js";
@@ -11,6 +11,7 @@ import {
   type ContainerOptions,
   isForContainer,
   prepareForContainer,
+  prepareUnchanged,
   renderComposeUnit,
   renderQuadletUnit,
 } from "../hub-container.js";
@@ -83,6 +84,9 @@ async function runHubCommand(context: Context, args: string[], options: RunOptio
     });
   }
   if (options.prepare !== undefined && isContainer) {
+    if (await isSettingUp(context)) {
+      return prepareUnchanged(options, options.prepare);
+    }
     return prepareForContainer(
       context,
       options,
@@ -121,6 +125,15 @@ async function runHubCommand(context: Context, args: string[], options: RunOptio
     ...request,
     ...(options.privateConfig && { privateConfig: true }),
   });
+}
+
+/** Returns whether a setup is in progress, and its container starts on the former database. */
+async function isSettingUp({ settingsPath, storePath }: Context): Promise<boolean> {
+  const { readSetupRecord, startsUnchanged, workForRecord } = await import("../../setup/record.js");
+  const record = await readSetupRecord(settingsPath, storePath).catch(() => undefined);
+  if (record === undefined) return false;
+  workForRecord(record);
+  return startsUnchanged(settingsPath, storePath);
 }
 
 /** Returns the store's passphrase, or none for a store that is not encrypted yet. */
@@ -172,6 +185,9 @@ async function readRedisSettings(path?: string) {
 }
 
 async function printUnit(context: Context, args: string[], options: RunOptions): Promise<void> {
+  if (isEngineSecret(context.source) && options.credentialFile === undefined) {
+    throw engineSecretError();
+  }
   const print = {
     ...{
       user: renderUserUnit,

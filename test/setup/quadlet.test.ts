@@ -1,0 +1,218 @@
+/** A hub in a container of rootless Podman, whose unit is generated from a quadlet. */
+import { expect, test } from "vitest";
+import { root } from "../built.js";
+import { proving } from "../prove-report.js";
+import { HeadlessMachine } from "./headless-machine.js";
+
+const options =
+  "--to $user_home/backups --bundle-to $user_home/bundles --recovery-key-file $user_home/key.txt --yes";
+
+/** A user who has logged in, with Podman and the assistant. */
+const login = `
+  . ${root}test/setup/quadlet.sh
+  install_login
+  install_podman
+  install_assistant
+  start_enabled
+  log_in
+  make_image`;
+
+/** The generator is that of Podman 5, from scripts/setup --engines. */
+const begin = `${login}
+  install_generator`;
+
+test("a Podman whose quadlets have no drop-ins: the lines are named, and nothing has changed", async () => {
+  const machine = await HeadlessMachine.make();
+  const output = await machine.boot(`${login}
+    configure hivemind-sqlite-db-plugin
+    add_clients kitchen
+    write_quadlet
+    write_unit
+    start_hub
+    command setup ${options} 2>&1 || echo "code $?"
+    [[ ! -e $quadlet.d && ! -e $user_home/.config/hivemind-sqlcipher ]] && echo untouched`);
+  expect(output).toEqual([
+    expect.stringContaining("reads no drop-ins for quadlets"),
+    expect.stringContaining("docs/guide/containers.md explains the steps."),
+    expect.stringContaining("mkdir -p"),
+    "  hivemind-sqlcipher run --print-unit quadlet --container hivemind_listener",
+    expect.stringContaining("systemctl --user restart hivemind-listener.service"),
+    expect.stringContaining("encrypt --service systemd-user --unit hivemind-listener"),
+    expect.stringContaining("backup --service systemd-user --unit hivemind-listener"),
+    "  hivemind-sqlcipher schedule install",
+    "code 17",
+    "untouched",
+  ]);
+}, 120_000);
+
+// scripts/prove containers installs the generator.
+if (proving) {
+  test("setup of a JSON hub in one command, run again, and undone", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${begin}
+    configure hivemind-json-db-plugin
+    add_clients kitchen hall
+    write_quadlet
+    start_hub
+    cp $config/server.json $HOME/
+    command setup --dry-run ${options} | grep -o "50-hivemind-sqlcipher.conf, which lets the container mount .*"
+    [[ ! -e $quadlet.d ]]
+    command setup ${options} >$HOME/setup.log
+    sed '1,/satellite reconnects/d' $HOME/setup.log | wc -l
+    serves_encrypted
+    names
+    [[ ! -e $data/clients.json ]]
+    stat -c %a $data/clients.db
+    ls $user_home/backups | grep -c "db$"
+    as_user systemctl --user is-active hivemind-sqlcipher-backup-*.timer
+    command setup ${options} | grep -o "^Nothing to do"
+    command add-client --name attic >/dev/null
+    command rotate --quiet >/dev/null
+    serves_encrypted
+    command backup --quiet | grep -o "stopped for"
+    as_user systemctl --user restart $unit
+    serves_encrypted
+    command setup --undo --yes | tail -1
+    is_undone
+    json_names
+    cmp $config/server.json $HOME/server.json
+    command setup --undo --yes`);
+    expect(output).toEqual([
+      "50-hivemind-sqlcipher.conf, which lets the container mount a copy of server.json with the passphrase, in memory",
+      "11",
+      "hall kitchen",
+      "600",
+      "1",
+      "active",
+      "Nothing to do",
+      "stopped for",
+      "The settings, the passphrase, backups and bundles stay.",
+      "gone",
+      "attic hall kitchen",
+      expect.stringMatching(/^Nothing to undo/),
+    ]);
+  }, 300_000);
+
+  test.each(["sqlite", "sqlcipher"])(
+    "setup of a hub on %s, and back",
+    async (layout) => {
+      const machine = await HeadlessMachine.make();
+      const password = layout === "sqlcipher" ? `"password=in 'plain' text"` : "";
+      const output = await machine.boot(`${begin}
+    configure hivemind-sqlite-db-plugin ${password}
+    add_clients kitchen hall
+    write_quadlet
+    start_hub
+    cp $config/server.json $HOME/
+    command setup ${options} >$HOME/setup.log
+    serves_encrypted
+    names
+    command setup ${options} | grep -o "^Nothing to do"
+    command setup --undo --yes >/dev/null
+    is_undone
+    python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["database"] == json.load(open(sys.argv[2]))["database"])' $config/server.json $HOME/server.json
+    head -c 6 $data/clients.db | grep -c SQLite || true`);
+      const isPlain = layout === "sqlite" ? "1" : "0";
+      expect(output).toEqual(["hall kitchen", "Nothing to do", "gone", "True", isPlain]);
+    },
+    300_000,
+  );
+
+  /** Without the steps whose state for the next setup is that of a neighbour. */
+  const steps = [
+    ...["setup.recorded", "init.store-made", "setup.drop-in", "setup.stopped", "setup.copied"],
+    ...["setup.switched", "setup.backed-up", "setup.plain-removed"],
+    ...["undo.recorded", "undo.copied", "undo.switched", "undo.drop-in", "undo.moved"],
+  ];
+
+  test("killed at steps of setup and undo, the container starts, and the same command goes on", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${begin}
+    configure hivemind-json-db-plugin
+    add_clients kitchen hall
+    # Tests start it more often than five times in ten seconds.
+    write_quadlet
+    printf '[Unit]\\nStartLimitIntervalSec=0\\n' >>$quadlet
+    start_hub
+    for step in ${steps.join(" ")}; do
+      command="${options}"
+      [[ $step != undo.* ]] || command="--undo --yes"
+      if NODE_OPTIONS=--import=${root}test/faults/at-step.mjs HIVEMIND_TEST_AT_STEP="{\\"$step\\":\\"kill\\"}" \
+        command setup $command >$HOME/killed.log 2>&1; then
+        echo "$step was not reached"
+        cat $HOME/killed.log >&2
+      fi
+      ! grep -h "^error:" $HOME/killed.log || echo "$step: failed"
+      [[ $step != undo.recorded || ! -e $data/clients.json ]] || echo "the hub was not set up"
+      # As after a power failure: no timer of this boot starts the hub.
+      as_user systemctl --user stop 'hivemind-sqlcipher-restart-*.timer' 2>/dev/null || true
+      as_user systemctl --user restart $unit || echo "$step: the hub does not start"
+      wait_for_port || echo "$step: not listening"
+    done
+    command setup --undo --yes >$HOME/undo.log 2>&1 || cat $HOME/undo.log
+    is_undone
+    json_names`);
+    expect(output).toEqual(["gone", "hall kitchen"]);
+  }, 580_000);
+
+  test("what is in the way is named with its fix, and nothing has changed", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${begin}
+    configure hivemind-sqlite-db-plugin
+    add_clients kitchen
+    try() {
+      local code=0
+      command setup --dry-run ${options} >$HOME/dry.log 2>&1 || code=$?
+      echo "$1: $code"
+      sed -n '/^obstacle:/,$p' $HOME/dry.log | head -n $2
+      as_user systemctl --user stop $unit
+    }
+    echo 'raise ImportError("not built")' >$user_home/.cache-sqlcipher3.py
+    write_quadlet "Volume=$user_home/.cache-sqlcipher3.py:/broken/sqlcipher3.py:ro" Environment=PYTHONPATH=/broken
+    start_hub
+    try packages 4
+    write_quadlet
+    start_hub
+    in_session podman pause hivemind_listener >/dev/null
+    try paused 2
+    write_quadlet "Tmpfs=$home_inside/.local/share/hivemind-core"
+    sed -i '\\#^Volume=.*share/hivemind-core#s#hivemind-core\\b#&/clients.db#g' $quadlet
+    start_hub
+    try file 2
+    sed -i '/clients.db/d' $quadlet
+    start_hub
+    try volume 2
+    write_quadlet
+    mv /run/systemd/user-generators/podman-user-generator /run/quadlet
+    printf '#!/bin/bash\n[[ $1 != -version ]] || exec echo 4.9.4\nexec -a podman-user-generator /run/quadlet "$@"\n' >/run/systemd/user-generators/podman-user-generator
+    chmod 755 /run/systemd/user-generators/podman-user-generator
+    start_hub
+    try version 6
+    [[ ! -e $quadlet.d && ! -e $user_home/.config/hivemind-sqlcipher ]] && echo untouched`);
+    const notMounted = (how: string) => [
+      `obstacle: the container hivemind_listener ${how} /var/tmp/resident/.local/share/hivemind-core/clients.db`,
+      "  Mount its directory: docs/guide/containers.md shows how.",
+    ];
+    expect(output).toEqual([
+      "packages: 17",
+      expect.stringMatching(/hivemind_listener cannot open an encrypted store: .*sqlcipher3/),
+      expect.stringContaining("mount .config/hivemind, whose hivemind.list"),
+      expect.stringMatching(/^ {2}printf .*'sqlcipher3>=0.6.2' >> 'hivemind.list'$/),
+      "paused: 17",
+      "obstacle: the container of hivemind-listener.service is paused",
+      "  Unpause it: podman unpause hivemind_listener",
+      "file: 17",
+      ...notMounted("mounts only the file"),
+      "volume: 17",
+      ...notMounted("has no volume with"),
+      "version: 17",
+      expect.stringContaining("Podman 4.9.4 reads no drop-ins for quadlets"),
+      expect.stringContaining("docs/guide/containers.md explains the steps."),
+      expect.stringContaining("mkdir -p"),
+      "  hivemind-sqlcipher run --print-unit quadlet --container hivemind_listener",
+      expect.stringContaining("systemctl --user restart hivemind-listener.service"),
+      expect.stringContaining("encrypt --service systemd-user --unit hivemind-listener"),
+      "untouched",
+    ]);
+  }, 300_000);
+}
