@@ -72,8 +72,8 @@ export async function findHubDatabase(context: Context): Promise<LocatedDatabase
     return undefined;
   const database = await findOtherDatabase();
   if (database === undefined) return undefined;
-  const { locationOf } = await import("../databases/registry.js");
-  return { ...database, location: await locationOf(database.name, database.config) };
+  const { resolveLocation } = await import("../databases/registry.js");
+  return { ...database, location: await resolveLocation(database.name, database.config) };
 }
 
 /** Returns whether no store is named, or only by its default path, as the backup timer names it. */

@@ -20,9 +20,9 @@ export interface LocatedDatabase {
   readonly location: string;
 }
 
-/** The maximum of corrections to the copy of a changing database. */
+/** The maximum number of comparisons with a changing database. */
 const maxRounds = 10;
-/** A JSON store that is being written is read again after this time, in milliseconds. */
+/** The pause before an incomplete JSON store is read again. */
 const readAgainMs = 100;
 const readAttempts = 5;
 /** Every hub enforces the blacklists of schema 0, and HiveMind 5 migrates it. */
@@ -95,14 +95,14 @@ export async function copyClients(
     let changed = 0;
     for await (const batch of batchesOf(origin)) {
       throwIfAborted(signal);
-      const different = await differentFrom(copy, batch);
+      const different = await findDifferent(copy, batch);
       await copy.addItems(different);
       total += batch.length;
       changed += different.length;
     }
     const isComplete = total === (await copy.size());
     if (changed === 0 && isComplete) return;
-    // A record that the database has lost is in the copy only.
+    // The copy has a record that the database has lost, so copy everything again.
     if (changed === 0) await copy.connection.run("DELETE FROM clients");
     await retryIncomplete(() => origin.sync());
   }
@@ -111,7 +111,7 @@ export async function copyClients(
   });
 }
 
-async function differentFrom(copy: ClientTable, batch: readonly Client[]): Promise<Client[]> {
+async function findDifferent(copy: ClientTable, batch: readonly Client[]): Promise<Client[]> {
   const copied = await copy.getClientsById(batch.map(({ client_id }) => client_id));
   return batch.filter((client, index) => {
     const other = copied[index];

@@ -58,7 +58,7 @@ const maxGaps = 1_000_000;
  *
  * @throws {@link StoreError} refused - if too many ids are unused
  */
-export function gapsIn(sets: readonly IdSet[], highest: number): IdSet {
+export function findGaps(sets: readonly IdSet[], highest: number): IdSet {
   const gaps = new IdSet();
   for (let id = 1; id < highest; id++) {
     if (sets.some((ids) => ids.has(id))) continue;

@@ -125,7 +125,7 @@ class JsonDatabase extends BaseDatabase {
 
   async searchByValue(key: string, value: SearchValue): Promise<Client[]> {
     const found: Client[] = [];
-    for (const record of this.#ordered()) {
+    for (const record of this.#sortedRecords()) {
       const client = deserializeClient(record);
       if (matches(client, key, value)) found.push(client);
     }
@@ -140,7 +140,7 @@ class JsonDatabase extends BaseDatabase {
 
   override async getClientByApiKey(apiKey: string): Promise<Client | undefined> {
     if (apiKey === revokedApiKey) return undefined;
-    for (const record of this.#ordered()) {
+    for (const record of this.#sortedRecords()) {
       if (record.api_key === apiKey) return deserializeClient(record);
     }
     return undefined;
@@ -156,7 +156,7 @@ class JsonDatabase extends BaseDatabase {
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Client> {
-    for (const record of this.#ordered()) yield deserializeClient(record);
+    for (const record of this.#sortedRecords()) yield deserializeClient(record);
   }
 
   /** The records are in memory. */
@@ -190,7 +190,7 @@ class JsonDatabase extends BaseDatabase {
   }
 
   /** Yields the records ordered by id. */
-  *#ordered(): Generator<JsonObject> {
+  *#sortedRecords(): Generator<JsonObject> {
     for (const [, key] of [...this.#keys].sort(([a], [b]) => a - b)) {
       const record = this.#records[key];
       if (isJsonObject(record)) yield record;
@@ -198,8 +198,7 @@ class JsonDatabase extends BaseDatabase {
   }
 
   /**
-   * Serializes changes. Each change works on the current file; a change that throws leaves no
-   * trace.
+   * Runs changes one after the other, each on the current file. A change that throws has no effect.
    */
   #change(change: (records: JsonObject, keys: Index) => void): Promise<void> {
     const result = this.#lastChange.then(async () => {
@@ -220,16 +219,16 @@ class JsonDatabase extends BaseDatabase {
     const { store, version } = this.#files;
     this.#loads += 1;
     this.#shape = shapeOf(await readSchemaVersion(version));
-    const text = await readIfThere(store);
+    const text = await readTextIfExists(store);
     const records = text === undefined ? {} : this.#parse(text);
-    this.#keys = indexOf(records, store);
+    this.#keys = buildIndex(records, store);
     this.#records = records;
     return text !== undefined;
   }
 
   #parse(text: string): JsonObject {
     const { store } = this.#files;
-    // Blank comment lines, which the plugin's own reader skips.
+    // Remove comment lines, which the plugin's own reader skips.
     const value = parseText(text.replace(/(^|[\n\r])[ \t]*(?:\/\/|#)[^\n\r]*/g, "$1"), store);
     const decrypted =
       this.#password === undefined || (isJsonObject(value) && Object.keys(value).length === 0)
@@ -252,15 +251,16 @@ class JsonDatabase extends BaseDatabase {
 
 /**
  * Checks every record and returns the index. HiveMind 4 writes the key of a changed client twice,
- * as a string and as a number; Python and the parser here read the last.
+ * as a string and as a number, which are the same key in JSON. Like Python, the parser reads the
+ * last.
  */
-function indexOf(records: JsonObject, path: string): Index {
+function buildIndex(records: JsonObject, path: string): Index {
   const keys: Index = new Map();
   for (const [key, record] of Object.entries(records)) {
     if (!isJsonObject(record)) {
       throw new StoreError("corrupted", `${path}: "${key}" is not a client's record`);
     }
-    const { client_id } = decodeNamed(record, key, path);
+    const { client_id } = decodeRecord(record, key, path);
     const other = keys.get(client_id);
     if (other !== undefined) {
       throw new StoreError(
@@ -274,7 +274,7 @@ function indexOf(records: JsonObject, path: string): Index {
   return keys;
 }
 
-function decodeNamed(record: JsonObject, key: string, path: string): Client {
+function decodeRecord(record: JsonObject, key: string, path: string): Client {
   try {
     return deserializeClient(record);
   } catch (error) {
@@ -299,7 +299,7 @@ function parseText(text: string, path: string) {
  * plugin.
  */
 async function readSchemaVersion(path: string): Promise<number> {
-  const text = await readIfThere(path);
+  const text = await readTextIfExists(path);
   const version = Number.parseInt(text ?? "", 10);
   if (!(version > newestRecordSchema)) return Number.isNaN(version) ? 1 : version;
   throw new StoreError(
@@ -309,7 +309,7 @@ async function readSchemaVersion(path: string): Promise<number> {
   );
 }
 
-async function readIfThere(path: string): Promise<string | undefined> {
+async function readTextIfExists(path: string): Promise<string | undefined> {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(await readFile(path));
   } catch (error) {

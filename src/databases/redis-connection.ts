@@ -19,7 +19,7 @@ export interface RedisEndpoint {
   tls: RedisTls | undefined;
   /** Retries of a lost connection, and the first delay in seconds. The delay doubles each time. */
   retryAttempts: number;
-  retryDelay: number;
+  retryDelaySeconds: number;
 }
 
 export interface RedisTls {
@@ -50,7 +50,7 @@ type Cluster = Awaited<ReturnType<typeof createClusterClient>>;
  * Returns `redis://user@host:port/db` without the password, for messages and as the keyring
  * account.
  */
-export function redisUrl(endpoint: RedisEndpoint): string {
+export function formatRedisUrl(endpoint: RedisEndpoint): string {
   const { host, port } = endpoint.clusterNodes[0] ?? endpoint;
   const scheme = endpoint.tls === undefined ? "redis" : "rediss";
   const name = host.includes(":") ? `[${host}]` : host;
@@ -79,7 +79,7 @@ export class RedisConnection {
    * @throws {@link StoreError} passphraseUnavailable - if the server requires a password
    */
   static async open(endpoint: RedisEndpoint): Promise<RedisConnection> {
-    const url = redisUrl(endpoint);
+    const url = formatRedisUrl(endpoint);
     const options = await buildClientOptions(endpoint);
     if (endpoint.clusterNodes.length === 0) {
       const single = await createSingleClient(endpoint, options);
@@ -212,12 +212,12 @@ type ClientOptions = Awaited<ReturnType<typeof buildClientOptions>>;
 
 /** Returns the options of every connection, including connections to other nodes of a cluster. */
 async function buildClientOptions(endpoint: RedisEndpoint) {
-  const { password, username, retryAttempts, retryDelay } = endpoint;
+  const { password, username, retryAttempts, retryDelaySeconds } = endpoint;
   const socket: RedisTcpSocketOptions = {
     ...(endpoint.tls && (await readTlsOptions(endpoint.tls))),
     connectTimeout: connectTimeoutMs,
     reconnectStrategy: (retries: number, cause: Error) =>
-      retries >= retryAttempts ? cause : retryDelay * 1000 * 2 ** retries,
+      retries >= retryAttempts ? cause : retryDelaySeconds * 1000 * 2 ** retries,
   };
   return { socket, ...(password !== undefined && { username, password }) };
 }

@@ -21,7 +21,7 @@ import { createHash } from "node:crypto";
 import type { Client } from "../client/client.js";
 import { StoreError } from "../errors.js";
 
-/** Replaces a record while the Python plugin writes it, for at most 30 seconds. */
+/** The value of a record while the Python plugin creates it, for at most 30 seconds. */
 export const creationMarker = "__hivemind_creating__";
 
 /** The names of the keys below a prefix. */
@@ -82,8 +82,9 @@ export class RedisLayout {
 /** A record to write. */
 export interface Write {
   id: number;
-  /** The record as read, empty for no record, and as it will be written. */
+  /** The record as read; empty for no record. */
   expected: string;
+  /** The new record. */
   text: string;
   before: Client | undefined;
   client: Client;
@@ -117,14 +118,14 @@ export function recordCall(layout: RedisLayout, { id, expected, text }: Write): 
 }
 
 /**
- * Returns Lua code that checks the types of all keys before anything is written. The writes of a
- * script stay if a later command fails, for example on a key of another type. KEYS begin with the
- * count and the admissions.
+ * Returns Lua code that checks the types of all keys before anything is written. Redis does not
+ * roll back a script if a later command fails, for example on a key of another type. The first two
+ * KEYS are the count and the admissions.
  *
  * @param kinds - types of a record's keys, the record's own first; empty for any type
  * @param keys - Lua code for the number of keys to check
  */
-function assertKinds(kinds: readonly string[], keys = "#KEYS"): string {
+function checkKinds(kinds: readonly string[], keys = "#KEYS"): string {
   return `
   local kinds = { ${kinds.map((kind) => `'${kind}'`).join(", ")} }
   for i = 1, ${keys} do
@@ -142,8 +143,8 @@ function assertKinds(kinds: readonly string[], keys = "#KEYS"): string {
 }
 
 /** Keys and arguments per record of `insertIndexed`. */
-const keysAnInsert = 5;
-const argumentsAnInsert = 4;
+const keysPerInsert = 5;
+const argumentsPerInsert = 4;
 
 /**
  * Inserts new records with their indexes. Returns for each record nil, or the value found instead,
@@ -152,9 +153,9 @@ const argumentsAnInsert = 4;
  */
 export const insertIndexed = script(`
   local is_new = redis.call('EXISTS', unpack(KEYS, 3)) == 0
-  ${assertKinds(["string", "set", "set", "hash", ""], "is_new and 2 or #KEYS")}
+  ${checkKinds(["string", "set", "set", "hash", ""], "is_new and 2 or #KEYS")}
   local records = {}
-  for i = 3, #KEYS, ${keysAnInsert} do records[#records + 1] = KEYS[i] end
+  for i = 3, #KEYS, ${keysPerInsert} do records[#records + 1] = KEYS[i] end
   local found = {}
   if is_new then
     for i = 1, #records do found[i] = false end
@@ -166,9 +167,9 @@ export const insertIndexed = script(`
     if found[i] == '' then found[i] = false end
     if not found[i] then
       local record, by_name, by_key, document, admission =
-        unpack(KEYS, 3 + (i - 1) * ${keysAnInsert}, 2 + i * ${keysAnInsert})
+        unpack(KEYS, 3 + (i - 1) * ${keysPerInsert}, 2 + i * ${keysPerInsert})
       local text, id, name, api_key =
-        unpack(ARGV, 1 + (i - 1) * ${argumentsAnInsert}, i * ${argumentsAnInsert})
+        unpack(ARGV, 1 + (i - 1) * ${argumentsPerInsert}, i * ${argumentsPerInsert})
       redis.call('SADD', by_name, id)
       redis.call('SADD', by_key, id)
       redis.call('HSET', document, 'name', name, 'api_key', api_key)
@@ -206,29 +207,29 @@ export function insertCall(layout: RedisLayout, writes: readonly Write[]): Call 
 }
 
 /** Keys and arguments per record of `changeIndexed`. */
-const keysAChange = 8;
-const argumentsAChange = 7;
+const keysPerChange = 8;
+const argumentsPerChange = 7;
 
 /**
- * Changes records that may exist. ARGV[1] states whether an unexpected record prevents all writes;
- * if so, the current value of each is returned.
+ * Changes or creates records. With ARGV[1] = 'together', one unexpected record prevents all writes,
+ * and the script returns the current value of each record.
  */
 export const changeIndexed =
-  script(`${assertKinds(["string", "set", "set", "set", "set", "hash", "", ""])}
+  script(`${checkKinds(["string", "set", "set", "set", "set", "hash", "", ""])}
   local records, replies = {}, {}
-  for i = 3, #KEYS, ${keysAChange} do records[#records + 1] = KEYS[i] end
+  for i = 3, #KEYS, ${keysPerChange} do records[#records + 1] = KEYS[i] end
   local found = redis.call('MGET', unpack(records))
   local differ = false
   for i = 1, #found do
     found[i] = found[i] or ''
-    differ = differ or found[i] ~= ARGV[2 + (i - 1) * ${argumentsAChange}]
+    differ = differ or found[i] ~= ARGV[2 + (i - 1) * ${argumentsPerChange}]
   end
   if differ and ARGV[1] == 'together' then return found end
   for i = 1, #found do
     local record, old_name, new_name, old_key, new_key, document, old_admission, new_admission =
-      unpack(KEYS, 3 + (i - 1) * ${keysAChange}, 2 + i * ${keysAChange})
+      unpack(KEYS, 3 + (i - 1) * ${keysPerChange}, 2 + i * ${keysPerChange})
     local expected, text, id, name, api_key, old_api_key, revoking =
-      unpack(ARGV, 2 + (i - 1) * ${argumentsAChange}, 1 + i * ${argumentsAChange})
+      unpack(ARGV, 2 + (i - 1) * ${argumentsPerChange}, 1 + i * ${argumentsPerChange})
     replies[i] = found[i]
     if found[i] == expected then
       replies[i] = false

@@ -49,7 +49,7 @@ export interface Namespace extends RedisEndpoint {
 }
 
 /** @throws {@link StoreError} usage - if a setting is invalid */
-export function readEndpoint(config: DatabaseConfig): Namespace {
+export function readNamespace(config: DatabaseConfig): Namespace {
   const settings = readConfig(redisPluginName, schema, config);
   const tag = settings.cluster_hash_tag?.trim();
   return {
@@ -70,7 +70,7 @@ export function readEndpoint(config: DatabaseConfig): Namespace {
           }
         : undefined,
     retryAttempts: settings.retry_attempts,
-    retryDelay: settings.retry_delay,
+    retryDelaySeconds: settings.retry_delay,
     tagged: Boolean(tag),
     prefix: tag ? `${settings.index_prefix}:{${tag}}` : settings.index_prefix,
   };

@@ -2,7 +2,7 @@
  * HiveMind's Redis store, on a server or a cluster; `redis-layout` describes its keys.
  *
  * A record is written only if it is unchanged since this process read it. If another process has
- * changed it, the record is read and decided again, never overwritten blindly.
+ * changed it, the record is read again, and the change is applied to the new record.
  */
 import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -27,7 +27,7 @@ import {
   type RecordShape,
   shapeOf,
 } from "./record.js";
-import { RedisConnection, redisUrl } from "./redis-connection.js";
+import { formatRedisUrl, RedisConnection } from "./redis-connection.js";
 import {
   type Call,
   changeCall,
@@ -41,7 +41,7 @@ import {
   type Write,
   writeRecord,
 } from "./redis-layout.js";
-import { type Namespace, readEndpoint } from "./redis-settings.js";
+import { type Namespace, readNamespace } from "./redis-settings.js";
 
 /**
  * Records in a round trip: about a hundred kilobytes. V8 collects longer strings only together with
@@ -53,13 +53,13 @@ const batchesAhead = 2;
 
 export const redisPlugin: DatabasePlugin = {
   place(config) {
-    const endpoint = readEndpoint(config);
+    const endpoint = readNamespace(config);
     return endpoint.prefix === "client"
-      ? redisUrl(endpoint)
-      : `${redisUrl(endpoint)}#${endpoint.prefix}`;
+      ? formatRedisUrl(endpoint)
+      : `${formatRedisUrl(endpoint)}#${endpoint.prefix}`;
   },
   async open(config) {
-    const endpoint = readEndpoint(config);
+    const endpoint = readNamespace(config);
     const connection = await RedisConnection.open(endpoint);
     try {
       const database = new RedisDatabase(connection, endpoint);
@@ -85,8 +85,8 @@ class RedisDatabase extends BaseDatabase {
     this.#layout = new RedisLayout(namespace.prefix);
   }
 
-  /** Whether indexes and counters exist next to the records. */
-  get #indexed(): boolean {
+  /** Whether indexes and counters exist in addition to the records. */
+  get #isIndexed(): boolean {
     return !this.#connection.isCluster || this.#namespace.tagged;
   }
 
@@ -97,13 +97,13 @@ class RedisDatabase extends BaseDatabase {
   override async addItems(clients: Iterable<Client> | AsyncIterable<Client>): Promise<number> {
     let count = 0;
     let batch: Client[] = [];
-    const underWay: Promise<unknown>[] = [];
+    const pendingWrites: Promise<unknown>[] = [];
     const begin = async () => {
       const put = this.#put(batch);
       // Awaited below, also if an earlier batch fails.
       put.catch(() => undefined);
       batch = [];
-      if (underWay.push(put) > batchesAhead) await underWay.shift();
+      if (pendingWrites.push(put) > batchesAhead) await pendingWrites.shift();
     };
     try {
       for await (const client of clients) {
@@ -111,18 +111,18 @@ class RedisDatabase extends BaseDatabase {
         if (batch.push(client) === batchSize) await begin();
       }
       await begin();
-      await Promise.all(underWay);
+      await Promise.all(pendingWrites);
       return count;
     } finally {
-      await Promise.allSettled(underWay);
+      await Promise.allSettled(pendingWrites);
     }
   }
 
   async addVerifiable(clients: readonly Client[]): Promise<() => Promise<boolean>> {
-    const batches = slicesOf(clients);
+    const batches = splitIntoBatches(clients);
     const written = await Promise.all(batches.map((batch) => this.#put(batch)));
     const isUnchanged = async ({ ids, digest }: Written) =>
-      digestOf(await this.#raw(ids)) === digest;
+      digestTexts(await this.#readTexts(ids)) === digest;
     return async () => (await Promise.all(written.map(isUnchanged))).every(Boolean);
   }
 
@@ -132,7 +132,7 @@ class RedisDatabase extends BaseDatabase {
 
   /**
    * Replaces a client, atomically if indexes and records are in the same slot. On a cluster without
-   * a hash tag, revokes the old client first: an interruption then admits no client by accident,
+   * a hash tag, revokes the old client first: after an interruption the old client is not admitted,
    * and the call can be repeated.
    */
   override async replaceItem(old: Client, replacement: Client): Promise<void> {
@@ -141,7 +141,7 @@ class RedisDatabase extends BaseDatabase {
       if (id === from && before === undefined) throw noSuchClient(id);
       return id === to ? { client: replacement } : revoke(id, before);
     };
-    if (this.#indexed || from === to) {
+    if (this.#isIndexed || from === to) {
       await this.#change([...new Set([from, to])], decide, { together: true });
       return;
     }
@@ -166,10 +166,10 @@ class RedisDatabase extends BaseDatabase {
     const keep = (client: Client) => {
       if (!isRevoked(client) && matches(client, key, value)) found.push(client);
     };
-    if (this.#indexed && (key === "name" || key === "api_key")) {
+    if (this.#isIndexed && (key === "name" || key === "api_key")) {
       const set = this.#layout.index(key, String(value));
       const ids = (await this.#connection.send(set, ["SMEMBERS", set])) as string[];
-      for (const client of await this.#load(ids.map(Number))) keep(client);
+      for (const client of await this.#readClients(ids.map(Number))) keep(client);
     } else {
       for await (const client of this) keep(client);
     }
@@ -183,21 +183,21 @@ class RedisDatabase extends BaseDatabase {
 
   override async getClientsById(clientIds: readonly number[]): Promise<(Client | undefined)[]> {
     const clients: (Client | undefined)[] = [];
-    for (const ids of slicesOf(clientIds)) {
-      const texts = await this.#raw(ids);
-      for (const [index, id] of ids.entries()) clients.push(this.#read(id, texts[index]));
+    for (const ids of splitIntoBatches(clientIds)) {
+      const texts = await this.#readTexts(ids);
+      for (const [index, id] of ids.entries()) clients.push(this.#decodeRecord(id, texts[index]));
     }
     return clients;
   }
 
   /** Returns the Python plugin's count, or counts the records if there is none. */
   async size(): Promise<number> {
-    if (this.#indexed) {
-      const count = await this.#get(this.#layout.count);
+    if (this.#isIndexed) {
+      const count = await this.#readKey(this.#layout.count);
       if (count !== null && /^\d+$/.test(count)) return Number(count);
     }
     let count = 0;
-    for await (const { texts } of this.#rawBatches()) count += texts.filter(isRecord).length;
+    for await (const { texts } of this.#readBatches()) count += texts.filter(isRecord).length;
     return count;
   }
 
@@ -207,23 +207,23 @@ class RedisDatabase extends BaseDatabase {
 
   /** Yields clients ordered by id. */
   async *batches(): AsyncGenerator<Client[]> {
-    for await (const { ids, texts } of this.#rawBatches()) {
-      yield ids.flatMap((id, index) => this.#read(id, texts[index]) ?? []);
+    for await (const { ids, texts } of this.#readBatches()) {
+      yield ids.flatMap((id, index) => this.#decodeRecord(id, texts[index]) ?? []);
     }
   }
 
   /** Returns a digest of all ids and records. */
   async changeMark(): Promise<string> {
     const hash = createHash("sha256");
-    for await (const { ids, texts } of this.#rawBatches()) {
-      hash.update(`${ids.join()}:${digestOf(texts)}\n`);
+    for await (const { ids, texts } of this.#readBatches()) {
+      hash.update(`${ids.join()}:${digestTexts(texts)}\n`);
     }
     return hash.digest("hex");
   }
 
   override async sync(): Promise<void> {
     const key = this.#layout.schemaVersion;
-    const version = Number.parseInt((await this.#get(key)) ?? "1", 10);
+    const version = Number.parseInt((await this.#readKey(key)) ?? "1", 10);
     if (version > newestRecordSchema) {
       throw new StoreError(
         "newerVersion",
@@ -236,7 +236,7 @@ class RedisDatabase extends BaseDatabase {
 
   override async migrate(fromVersion: number): Promise<void> {
     if (fromVersion >= newestRecordSchema) return;
-    for await (const ids of this.#ids()) {
+    for await (const ids of this.#listIds()) {
       await this.#change(
         ids,
         (_id, before) => (before === undefined ? undefined : { client: before }),
@@ -252,10 +252,10 @@ class RedisDatabase extends BaseDatabase {
     return this.#connection.close();
   }
 
-  /** Inserts first: finding existing records costs as much as writing them. */
+  /** Inserts without reading first: finding existing records takes as long as writing them. */
   async #put(clients: readonly Client[]): Promise<Written> {
     // The later of two clients with the same id wins.
-    const byId = new Map(clients.map((client) => [client.client_id, withName(client)]));
+    const byId = new Map(clients.map((client) => [client.client_id, ensureName(client)]));
     const writes: Write[] = [];
     for (const [id, client] of byId) {
       const text = this.#format(this.#encode(client));
@@ -269,13 +269,13 @@ class RedisDatabase extends BaseDatabase {
       return client && { client };
     };
     await this.#change(taken, decide, { found });
-    return { ids: writes.map(({ id }) => id), digest: digestOf(writes.map(({ text }) => text)) };
+    return { ids: writes.map(({ id }) => id), digest: digestTexts(writes.map(({ text }) => text)) };
   }
 
   /**
-   * Changes records to the result of `decide` for each, and creates new records. A record changed
-   * by another process is decided again. A record being created by another process is waited for
-   * and never overwritten.
+   * Changes each record to the result of `decide`, and creates new records. Repeats this for a
+   * record that another process has changed. Waits for a record that another process is creating,
+   * and never overwrites it.
    *
    * @param options.found - current values, if known
    * @param options.together - whether to write all or none
@@ -290,7 +290,7 @@ class RedisDatabase extends BaseDatabase {
     const rewrite: Rewrite =
       options.rewrite ?? ((record, client) => changeRecord(record, client, this.#shape));
     let pending = [...ids];
-    let found = options.found ?? (await this.#raw(pending));
+    let found = options.found ?? (await this.#readTexts(pending));
     const attempts = this.#namespace.retryAttempts + 2;
     for (let attempt = 0; pending.length > 0; attempt++) {
       if (attempt === attempts) {
@@ -300,7 +300,7 @@ class RedisDatabase extends BaseDatabase {
           { hint: "Try again in half a minute: an abandoned write expires by then." },
         );
       }
-      if (attempt > 0) await sleep(this.#namespace.retryDelay * 1000);
+      if (attempt > 0) await sleep(this.#namespace.retryDelaySeconds * 1000);
       const writes: Write[] = [];
       let beingCreated: number[] = [];
       for (const [index, id] of pending.entries()) {
@@ -313,7 +313,7 @@ class RedisDatabase extends BaseDatabase {
         const before = record && deserializeClient(record);
         const after = decide(id, before);
         if (after === undefined) continue;
-        const client = withName(after.client);
+        const client = ensureName(after.client);
         const written = record === undefined ? this.#encode(client) : rewrite(record, client);
         if (written === record) continue;
         writes.push({
@@ -329,18 +329,18 @@ class RedisDatabase extends BaseDatabase {
       const overtaken = writes.filter((_write, index) => replies[index] !== null);
       const others = replies.flatMap((reply) => (reply === null ? [] : [reply || null]));
       pending = [...overtaken.map(({ id }) => id), ...beingCreated];
-      found = [...others, ...(await this.#raw(beingCreated))];
+      found = [...others, ...(await this.#readTexts(beingCreated))];
     }
   }
 
   /**
-   * Encodes a client. On a cluster without a hash tag, HiveMind 5 cannot migrate records over
-   * several slots, and fails if it has to. Empty lists are omitted there, with the same meaning to
-   * HiveMind 4.
+   * Encodes a client. On a cluster without a hash tag, HiveMind 5 cannot migrate records, because
+   * they are in several slots, and fails. So empty lists are omitted there, with the same meaning
+   * to HiveMind 4.
    */
   #encode(client: Client): JsonObject {
     const record = encodeRecord(client, this.#shape);
-    if (this.#indexed || this.#shape !== "HiveMind 4") return record;
+    if (this.#isIndexed || this.#shape !== "HiveMind 4") return record;
     for (const key of blacklistKeys) {
       if (sameJson(record[key] ?? null, [])) delete record[key];
     }
@@ -355,7 +355,7 @@ class RedisDatabase extends BaseDatabase {
   /** Returns null for each written record, else the unexpected record. */
   async #insert(writes: readonly Write[]): Promise<(string | null)[]> {
     if (writes.length === 0) return [];
-    if (!this.#indexed) return this.#writeSeparately(writes);
+    if (!this.#isIndexed) return this.#writeSeparately(writes);
     const [replies] = await this.#run(insertIndexed, [insertCall(this.#layout, writes)]);
     return replies as (string | null)[];
   }
@@ -363,7 +363,7 @@ class RedisDatabase extends BaseDatabase {
   /** Returns null for each written record, else the record found instead. */
   async #write(writes: readonly Write[], together: boolean): Promise<(string | null)[]> {
     if (writes.length === 0) return [];
-    if (!this.#indexed) return this.#writeSeparately(writes);
+    if (!this.#isIndexed) return this.#writeSeparately(writes);
     const [replies] = await this.#run(changeIndexed, [changeCall(this.#layout, writes, together)]);
     return replies as (string | null)[];
   }
@@ -374,8 +374,8 @@ class RedisDatabase extends BaseDatabase {
     const oldKeys = writes.flatMap(({ before }) => (before === undefined ? [] : [before.api_key]));
     const newKeys = writes.map(({ client }) => client.api_key);
     const forget = ["HDEL", admissions, ...oldKeys, ...newKeys];
-    // Admission entries are in another slot, outside the script. Delete them before, and again
-    // after for entries read in between.
+    // Admission entries are in another slot, outside the script. Delete them before it, and again
+    // after it: a hub may have written them in between.
     await this.#connection.send(admissions, forget);
     const calls = writes.map((write) => recordCall(this.#layout, write));
     const replies = await this.#run(writeRecord, calls);
@@ -404,21 +404,21 @@ class RedisDatabase extends BaseDatabase {
   }
 
   /** Returns the existing records with these ids. */
-  async #load(ids: readonly number[]): Promise<Client[]> {
+  async #readClients(ids: readonly number[]): Promise<Client[]> {
     return (await this.getClientsById(ids)).filter((client) => client !== undefined);
   }
 
-  #read(id: number, text: string | null | undefined): Client | undefined {
+  #decodeRecord(id: number, text: string | null | undefined): Client | undefined {
     return isRecord(text) ? deserializeClient(this.#parse(id, text)) : undefined;
   }
 
   /** Yields all records as stored. Reads the next batch while the current batch is used. */
-  async *#rawBatches(): AsyncGenerator<{ ids: number[]; texts: (string | null)[] }> {
+  async *#readBatches(): AsyncGenerator<{ ids: number[]; texts: (string | null)[] }> {
     let ids: number[] = [];
     let texts: Promise<(string | null)[]> | undefined;
     try {
-      for await (const nextIds of this.#ids()) {
-        const next = this.#raw(nextIds);
+      for await (const nextIds of this.#listIds()) {
+        const next = this.#readTexts(nextIds);
         next.catch(() => undefined);
         const current = { ids, texts };
         [ids, texts] = [nextIds, next];
@@ -430,24 +430,24 @@ class RedisDatabase extends BaseDatabase {
     }
   }
 
-  async #raw(ids: readonly number[]): Promise<(string | null)[]> {
+  async #readTexts(ids: readonly number[]): Promise<(string | null)[]> {
     if (ids.length === 0) return [];
     const keys = ids.map((id) => this.#layout.record(id));
-    const replies = this.#indexed
+    const replies = this.#isIndexed
       ? await this.#connection.send(keys[0] ?? "", ["MGET", ...keys])
       : await this.#connection.sendAll(keys.map((key) => ({ key, command: ["GET", key] })));
     return replies as (string | null)[];
   }
 
-  async #get(key: string): Promise<string | null> {
+  async #readKey(key: string): Promise<string | null> {
     return (await this.#connection.send(key, ["GET", key])) as string | null;
   }
 
   /**
-   * Yields the ids of all records in ascending order, in batches. SCAN returns them unordered and
-   * some twice; in order, a store on disk is written sequentially.
+   * Yields the ids of all records in ascending order, in batches. SCAN returns them unordered, and
+   * some twice. In order, a migration writes a store on disk sequentially.
    */
-  async *#ids(): AsyncGenerator<number[]> {
+  async *#listIds(): AsyncGenerator<number[]> {
     const ids = new IdSet();
     for await (const keys of this.#connection.scan(this.#layout.recordPattern)) {
       for (const key of keys) {
@@ -488,12 +488,12 @@ interface Written {
   readonly digest: string;
 }
 
-function digestOf(texts: readonly (string | null)[]): string {
+function digestTexts(texts: readonly (string | null)[]): string {
   // A record is in one line. A missing record has no line.
   return createHash("sha256").update(texts.join("\n")).digest("hex");
 }
 
-function slicesOf<Item>(items: readonly Item[]): Item[][] {
+function splitIntoBatches<Item>(items: readonly Item[]): Item[][] {
   const slices: Item[][] = [];
   for (let start = 0; start < items.length; start += batchSize) {
     slices.push(items.slice(start, start + batchSize));
@@ -508,7 +508,7 @@ type Decide = (
 
 type Rewrite = (record: JsonObject, client: Client) => JsonObject;
 
-/** Revokes a client as the Python plugin does, and keeps other fields of the record. */
+/** Revokes a client as the Python plugin does, which keeps the other fields of the record. */
 function revoke(id: number, before: Client | undefined): { client: Client; revoking: boolean } {
   if (before === undefined) throw noSuchClient(id);
   const { crypto_key: _, ...metadata } = before.metadata;
@@ -524,6 +524,6 @@ function isRecord(text: string | null | undefined): text is string {
  * Returns the client with a name. The Python plugin cannot write the name None to Redis, so it
  * could not change or revoke a client without a name.
  */
-function withName(client: Client): Client {
+function ensureName(client: Client): Client {
   return client.name === null ? { ...client, name: "" } : client;
 }

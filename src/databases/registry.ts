@@ -49,7 +49,7 @@ async function getPlugin(name: string): Promise<DatabasePlugin> {
 }
 
 /** Returns the path or URL of a database, without secrets. */
-export async function locationOf(name: string, config: DatabaseConfig): Promise<string> {
+export async function resolveLocation(name: string, config: DatabaseConfig): Promise<string> {
   const plugin = await getPlugin(name);
   const { password_source: _, ...settings } = config;
   return (await plugin.place?.(settings)) ?? name;

@@ -54,7 +54,7 @@ export function sourceConfig(source: PassphraseSource): {
 }
 
 /** Returns the resolved path of the store. */
-function pathOf(settings: z.infer<typeof plainSchema>): Promise<string> {
+function resolvePath(settings: z.infer<typeof plainSchema>): Promise<string> {
   const { db_path, subfolder = "hivemind-core", name = "clients" } = settings;
   // An absolute component discards the components before it, as in Python.
   return realPath(db_path === undefined ? fileOfHub(subfolder, `${name}.db`) : expandPath(db_path));
@@ -62,12 +62,12 @@ function pathOf(settings: z.infer<typeof plainSchema>): Promise<string> {
 
 /** `clients.db` through SQLCipher. Its schema is not migrated. */
 export const sqlcipherPlugin: DatabasePlugin = {
-  place: (config) => pathOf(readConfig(sqlcipherPluginName, encryptedSchema, config)),
+  place: (config) => resolvePath(readConfig(sqlcipherPluginName, encryptedSchema, config)),
   async open(config, { mode }) {
     const settings = readConfig(sqlcipherPluginName, encryptedSchema, config);
-    const path = await pathOf(settings);
-    // Open it for writing also to read: SQLite leaves sidecars behind after opening a WAL store
-    // read-only.
+    const path = await resolvePath(settings);
+    // Open the store for writing even in mode "readonly": after a read-only connection in WAL mode,
+    // SQLite leaves sidecars.
     if (settings.password === undefined) {
       const source = parseSource(settings.password_source ?? "keyring");
       return unlockStore(path, settings.key_cache === false ? withoutKeyCache(source) : source, {
@@ -85,10 +85,11 @@ export const sqlcipherPlugin: DatabasePlugin = {
 
 /** `clients.db` in plain text, as in HiveMind's plugin without a password. */
 export const sqlitePlugin: DatabasePlugin = {
-  place: (config) => pathOf(readConfig(sqlitePluginName, plainSchema, withoutEmpty(config))),
+  place: (config) =>
+    resolvePath(readConfig(sqlitePluginName, plainSchema, withoutPassword(config))),
   async open(config, { mode }): Promise<Database> {
-    const settings = readConfig(sqlitePluginName, plainSchema, withoutEmpty(config));
-    const path = await pathOf(settings);
+    const settings = readConfig(sqlitePluginName, plainSchema, withoutPassword(config));
+    const path = await resolvePath(settings);
     const { format } = await identify(path);
     if (format === "absent") {
       if (mode !== "create") throw new StoreError("notFound", `no such store: ${path}`);
@@ -108,8 +109,12 @@ export const sqlitePlugin: DatabasePlugin = {
   },
 };
 
-/** Returns the settings without an empty password, which means no password to the hub's plugin. */
-function withoutEmpty({ password, ...config }: DatabaseConfig): DatabaseConfig {
+/**
+ * Returns the settings without an empty password, which the hub's plugin ignores.
+ *
+ * @throws {@link StoreError} refused - if there is a password
+ */
+function withoutPassword({ password, ...config }: DatabaseConfig): DatabaseConfig {
   if (password === undefined || password === null || password === "") return config;
   throw new StoreError("refused", `${sqlitePluginName} keeps its store in plain text`, {
     hint: `Use the plugin ${sqlcipherPluginName} for a store with a password.`,

@@ -1,9 +1,9 @@
 /**
- * Checks that the hub can use the target before a migration hands over to it.
+ * Checks whether the hub can use the target of a migration.
  *
- * Without the target's plugin in its Python environment, the hub would not start again, and its
- * clients would be out of reach. So `--switch` tests the hub's packages first, and
- * `--remove-source` removes nothing before they have read the clients from the target.
+ * Without the target's plugin in its Python environment, the hub would not start again. So
+ * `--switch` tests the hub's packages first, and `--remove-source` removes nothing before these
+ * packages have read the clients from the target.
  */
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
@@ -19,7 +19,7 @@ import {
 } from "../config/paths.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { redisPluginName } from "../databases/redis-settings.js";
-import { DatabaseFactory, locationOf, readDatabasePassword } from "../databases/registry.js";
+import { DatabaseFactory, readDatabasePassword, resolveLocation } from "../databases/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
 import { StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
@@ -99,30 +99,30 @@ export async function assertHubCanSwitch(options: HubCheckOptions): Promise<Test
       hint: "Name the Python that has hivemind-core installed: --hub-python PATH; or add --hub none if no hub uses this server.json.",
     });
   }
-  for (const each of [hub, ...others]) await assertLoads(each, options);
+  for (const each of [hub, ...others]) await assertHubLoads(each, options);
   if (to.name === sqlcipherPluginName || needsRedisPassword(to, database)) assertUnitsUseRun(units);
-  if ([from, to].some(isFile)) assertSameData(units);
+  if ([from, to].some(isFileDatabase)) assertSameDataHome(units);
   return hub;
 }
 
 /**
- * Returns the interpreters of the units that may start the hub, that of an active unit first; of
- * the hub on PATH if there is no unit. A unit that is neither active nor enabled counts only if
- * every unit is such a unit.
+ * Returns the interpreters of the units that may start the hub, active units first. Without a unit,
+ * returns the interpreter of the hub on PATH. Ignores units that are neither active nor enabled,
+ * unless all are.
  */
 async function findHubs(
   units: readonly HubUnit[],
   hubPython: string | undefined,
 ): Promise<TestedHub[]> {
   const used = units.filter(({ isActive, isEnabled }) => isActive || isEnabled);
-  const asked = (used.length > 0 ? used : units).toSorted(
+  const candidates = (used.length > 0 ? used : units).toSorted(
     (one, other) => Number(other.isActive) - Number(one.isActive),
   );
   const starts: { args?: readonly string[]; account: Account }[] =
-    asked.length === 0
+    candidates.length === 0
       ? [{ account: currentAccount() }]
       : await Promise.all(
-          asked.map(async (unit) => ({
+          candidates.map(async (unit) => ({
             args: unit.command,
             account: await findHubUnitAccount(unit),
           })),
@@ -162,14 +162,16 @@ async function assertNoOtherServerJson(from: Endpoint): Promise<void> {
 
 /** Returns whether a hub with another `server.json` uses the source. */
 async function usesSource(from: Endpoint, environment: Environment): Promise<boolean> {
-  const { module = jsonPluginName, settings } = await databaseOf(environment);
+  const { module = jsonPluginName, settings } = await readHubDatabase(environment);
   const name = from.name === sqlcipherPluginName ? sqlitePluginName : from.name;
-  if (module !== name || (isFile(from) && !isDataHome(environment))) return false;
-  return (await locationOf(name, settings)) === (await locationOf(from.name, from.config));
+  if (module !== name || (isFileDatabase(from) && !isDataHome(environment))) return false;
+  return (
+    (await resolveLocation(name, settings)) === (await resolveLocation(from.name, from.config))
+  );
 }
 
-/** Returns the database of a hub; its default if it cannot read its `server.json`. */
-async function databaseOf(environment: Environment): Promise<ReturnType<typeof databaseIn>> {
+/** Returns the database of a hub; the hub's default if `server.json` cannot be read. */
+async function readHubDatabase(environment: Environment): Promise<ReturnType<typeof databaseIn>> {
   try {
     return databaseIn(await readServerJson(serverJsonPath(environment)));
   } catch (error) {
@@ -179,11 +181,12 @@ async function databaseOf(environment: Environment): Promise<ReturnType<typeof d
 }
 
 /**
- * Checks that the units' hubs find the files of source and target where this process finds them.
+ * Checks that the hubs of the units have the data directory of this process, in which the files of
+ * source and target are.
  *
  * @throws {@link StoreError} refused - if a unit has another data directory
  */
-function assertSameData(units: readonly HubUnit[]): void {
+function assertSameDataHome(units: readonly HubUnit[]): void {
   const other = units.find(
     ({ environment, isEnvironmentKnown }) => isEnvironmentKnown && !isDataHome(environment),
   );
@@ -203,7 +206,7 @@ function isDataHome(environment: Environment): boolean {
 }
 
 /** Returns whether a database is a file. The path of a file depends on the data directory. */
-function isFile({ name }: Endpoint): boolean {
+function isFileDatabase({ name }: Endpoint): boolean {
   return [jsonPluginName, sqlitePluginName, sqlcipherPluginName].includes(name);
 }
 
@@ -214,7 +217,8 @@ function needsRedisPassword({ name, config }: Endpoint, { settings }: HubDatabas
 }
 
 /**
- * Checks that no hub runs: it reads the source again on each connection and would lose its clients.
+ * Checks that no hub runs. A running hub reads the source again on each connection, and would have
+ * no clients once the source is removed.
  *
  * @throws {@link StoreError} refused - if a hub runs
  */
@@ -285,10 +289,10 @@ async function assertHubServes(
   { module, settings }: HubDatabase,
 ): Promise<void> {
   const expected = await countActive(to);
-  const home = await privateDirectory();
+  const home = await createPrivateDirectory();
   let served: { active: number; found: boolean };
   try {
-    const block = await blockFor(to, settings, home);
+    const block = await buildSettings(to, settings, home);
     const database: JsonObject = { module, [module]: block };
     served = await probeClients(python, database, expected.apiKey, home, account);
   } finally {
@@ -302,7 +306,7 @@ async function assertHubServes(
   );
 }
 
-async function assertLoads(hub: TestedHub, options: HubCheckOptions): Promise<void> {
+async function assertHubLoads(hub: TestedHub, options: HubCheckOptions): Promise<void> {
   const { from, to, database } = options;
   const { python, account } = hub;
   const [interpreter] = python;
@@ -322,27 +326,27 @@ async function assertLoads(hub: TestedHub, options: HubCheckOptions): Promise<vo
       { hint: `Install it with the hub's own pip: pip install ${requirements[database.module]}` },
     );
   }
-  if (to.name === redisPluginName) await assertConnects(hub, to, database);
+  if (to.name === redisPluginName) await assertHubConnects(hub, to, database);
 }
 
 /**
- * Checks that the hub's plugin connects to the Redis server with these settings. Its options and
- * those of this program are not the same.
+ * Checks that the hub's plugin connects to the Redis server with these settings, whose options
+ * differ from those of this program.
  *
  * @throws {@link StoreError} refused - if it does not connect
  */
-async function assertConnects(
+async function assertHubConnects(
   { python, account }: TestedHub,
   to: Endpoint,
   { module, settings }: HubDatabase,
 ): Promise<void> {
-  const password = await passwordOf(to);
+  const password = await readPassword(to);
   const block = { ...settings, ...(password !== undefined && { password }) };
   const problem = await probeConnection(python, { module, [module]: block }, account);
   if (problem === null) return;
   throw new StoreError(
     "refused",
-    `the hub in ${python[0]} cannot open ${await locationOf(to.name, to.config)}: ${problem}`,
+    `the hub in ${python[0]} cannot open ${await resolveLocation(to.name, to.config)}: ${problem}`,
     {
       hint: `Correct the settings (--to-setting), or upgrade the plugin with the hub's own pip: pip install --upgrade ${requirements[module]}`,
     },
@@ -350,10 +354,11 @@ async function assertConnects(
 }
 
 /**
- * Returns the target's format; undefined if the target does not exist yet or does not open here.
+ * Returns the SQLCipher format of the target; undefined if the target does not exist yet, or has a
+ * password in its settings.
  */
 async function identifyTarget(to: Endpoint): Promise<{ cipherCompatibility: 3 | 4 | undefined }> {
-  const path = await locationOf(to.name, to.config);
+  const path = await resolveLocation(to.name, to.config);
   const { password_source: source = "keyring", password } = to.config;
   if ((await identify(path)).format === "absent" || password !== undefined) {
     return { cipherCompatibility: undefined };
@@ -388,22 +393,22 @@ async function countActive(to: Endpoint): Promise<{ active: number; apiKey: stri
 }
 
 /**
- * Creates a directory below the state directory: memory may be too small for a copy of the
- * database. Its name has the number of this process, so that a later check can tell whether it is
- * left over from a killed one.
+ * Creates a directory below the state directory, because a temporary directory in memory may be too
+ * small for a copy of the database. Its name contains the process id, by which a later check
+ * recognizes the directory of a killed check.
  */
-async function privateDirectory(): Promise<string> {
+async function createPrivateDirectory(): Promise<string> {
   const parent = join(stateHome(), "hivemind-sqlcipher");
   await makeDirectory(parent);
   await removeLeftovers(parent);
   return mkdtemp(join(parent, `hub-check-${process.pid}-`));
 }
 
-/** Removes the copies of killed checks: they may have the clients' keys in plain text. */
+/** Removes the copies of killed checks, which may contain the clients' keys in plain text. */
 async function removeLeftovers(parent: string): Promise<void> {
   for (const name of await readdir(parent)) {
     if (!name.startsWith("hub-check-")) continue;
-    // Earlier versions did not put the number into the name.
+    // The names of earlier versions do not contain the process id.
     const [, pid] = /^hub-check-(\d+)-/.exec(name) ?? [];
     if (pid !== undefined && isAlive(Number(pid))) continue;
     await rm(join(parent, name), { recursive: true, force: true });
@@ -411,13 +416,17 @@ async function removeLeftovers(parent: string): Promise<void> {
 }
 
 /** Returns the hub's settings for the target, or for a copy of the target's file below `home`. */
-async function blockFor(to: Endpoint, settings: JsonObject, home: string): Promise<JsonObject> {
-  const password = await passwordOf(to);
+async function buildSettings(
+  to: Endpoint,
+  settings: JsonObject,
+  home: string,
+): Promise<JsonObject> {
+  const password = await readPassword(to);
   const withPassword = password === undefined ? {} : { password };
   if (to.name === redisPluginName) return { ...settings, ...withPassword };
   const files =
     to.name === jsonPluginName ? await jsonFiles({ ...to.config, ...withPassword }) : undefined;
-  const path = files?.store ?? (await locationOf(to.name, to.config));
+  const path = files?.store ?? (await resolveLocation(to.name, to.config));
   const directory = join(home, "hivemind-core");
   await makeDirectory(directory);
   await copyFile(path, join(directory, `copy${extname(basename(path))}`));
@@ -427,11 +436,11 @@ async function blockFor(to: Endpoint, settings: JsonObject, home: string): Promi
   return { name: "copy", subfolder: "hivemind-core", ...withPassword };
 }
 
-async function passwordOf({ name, config }: Endpoint): Promise<string | undefined> {
+async function readPassword({ name, config }: Endpoint): Promise<string | undefined> {
   const { password_source: source, password, ...settings } = config;
   if (typeof password === "string") return password;
   if (name === sqlcipherPluginName) {
-    const path = await locationOf(name, settings);
+    const path = await resolveLocation(name, settings);
     const opened = await unlock(path, parseSource(`${source ?? "keyring"}`), { mode: "readwrite" });
     await opened.connection.close();
     return opened.passphrase;

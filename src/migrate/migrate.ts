@@ -19,9 +19,9 @@ import { batchesOf } from "../client/batches.js";
 import { type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
 import { isSame, isSameClient } from "../client/compare.js";
 import type { Database, IdBatch } from "../client/database.js";
-import { gapsIn, IdSet } from "../databases/id-set.js";
+import { findGaps, IdSet } from "../databases/id-set.js";
 import type { DatabaseConfig } from "../databases/plugin.js";
-import { DatabaseFactory, locationOf } from "../databases/registry.js";
+import { DatabaseFactory, resolveLocation } from "../databases/registry.js";
 import { sqlcipherPluginName } from "../databases/sqlite.js";
 import { isKind, StoreError, withLine, wrap } from "../errors.js";
 import { emitStep } from "../operation/step.js";
@@ -97,7 +97,7 @@ const namedIds = 10;
 export async function migrate(options: MigrateOptions): Promise<Migration> {
   const { migration, note } = await copyAndCompare(options);
   if (note === undefined) return migration;
-  // Until the note is removed, the same command continues in the target, which is not empty now.
+  // While the note exists, the same command continues, although the target is not empty any more.
   try {
     await options.beforeEnd?.();
   } catch (error) {
@@ -114,14 +114,14 @@ async function copyAndCompare(
   options: MigrateOptions,
 ): Promise<{ migration: Migration; note: MigrationNote | undefined }> {
   const { from, to, dryRun = false } = options;
-  const source = { name: from.name, place: await locationOf(from.name, from.config) };
-  const target = { name: to.name, place: await locationOf(to.name, to.config) };
+  const source = { name: from.name, place: await resolveLocation(from.name, from.config) };
+  const target = { name: to.name, place: await resolveLocation(to.name, to.config) };
   if (source.place === target.place && source.name === target.name) {
     throw new StoreError("usage", `${source.place} is source and target at the same time`);
   }
   await using origin = await DatabaseFactory.create(from.name, from.config, { mode: "readonly" });
   const note = await MigrationNote.read(source, target);
-  const checked = await check(options, origin, await openIfExists(to), note);
+  const checked = await checkSource(options, origin, await openIfExists(to), note);
   const begun = { from: source, to: target, clients: checked.clients };
   if (dryRun) {
     const { wouldCopy, unchanged, keptRevoked } = checked;
@@ -150,18 +150,22 @@ async function copyAndCompare(
 }
 
 interface Checked {
+  /** The clients and ids of the source. */
   clients: { active: number; revoked: number };
   ids: IdSet;
-  highest: number;
-  gaps: IdSet;
+  /** The ids of the target. */
   targetIds: IdSet;
+  /** The highest id of both. */
+  highest: number;
+  /** The unused ids below the highest. */
+  gaps: IdSet;
   wouldCopy: number;
   unchanged: number;
   keptRevoked: number[];
 }
 
 /** Checks every record of the source against the target, then closes the target. */
-async function check(
+async function checkSource(
   { from, to, merge = false, onProgress, signal }: MigrateOptions,
   origin: Database,
   target: Database | undefined,
@@ -185,7 +189,7 @@ async function check(
         admitted.add(client.client_id);
         if (merge) holders.set(client.api_key, client.client_id);
       }
-      if (!merge) await assertCountsRight(target, checked.targetIds.size, to.name);
+      if (!merge) await assertCountMatches(target, checked.targetIds.size, to.name);
     }
     const total = await origin.size();
     const conflicts: number[] = [];
@@ -207,7 +211,7 @@ async function check(
       checked.wouldCopy = done;
     } else {
       for await (const batch of batchesOf(origin)) {
-        const present = await existing(batch, isEmpty ? undefined : target);
+        const present = await findExisting(batch, isEmpty ? undefined : target);
         for (const [index, client] of batch.entries()) {
           const other = present[index];
           if (other === undefined) checked.wouldCopy += 1;
@@ -221,10 +225,10 @@ async function check(
         count({ ids, revoked: batch.filter(isRevoked).length });
       }
     }
-    const strangers = merge ? [] : [...onlyIn(admitted, checked.ids)];
+    const unknownIds = merge ? [] : [...difference(admitted, checked.ids)];
     if (conflicts.length > 0) throw conflictError(conflicts, merge ? undefined : note);
-    if (strangers.length > 0) throw unknownClientsError(to.name, strangers);
-    checked.gaps = gapsIn([checked.ids, checked.targetIds], checked.highest);
+    if (unknownIds.length > 0) throw unknownClientsError(to.name, unknownIds);
+    checked.gaps = findGaps([checked.ids, checked.targetIds], checked.highest);
     return checked;
   } finally {
     await target?.close();
@@ -246,10 +250,14 @@ function isConflict(
 }
 
 /**
- * Throws if a database does not count its own records: a hub gives the next client the number after
- * the counted records, and another client may have it. Redis has a counter.
+ * Throws if a database's counter is wrong, which Redis has: a hub gives the next client the number
+ * after the count, and another client may have that id.
  */
-async function assertCountsRight(database: Database, records: number, name: string): Promise<void> {
+async function assertCountMatches(
+  database: Database,
+  records: number,
+  name: string,
+): Promise<void> {
   const counted = await database.size();
   if (counted === records) return;
   throw new StoreError(
@@ -276,15 +284,16 @@ class Copy {
   copied = 0;
   unchanged = 0;
   readonly keptRevoked: number[] = [];
-  /** For each chunk, whether the target still holds the written records. */
+  /** For each chunk, reads the target and returns whether it still has the written records. */
   readonly #verifications: (() => Promise<boolean>)[] = [];
+  /** The source's change mark before the copy. */
   #mark: string | undefined;
 
   constructor(
     readonly options: MigrateOptions,
     readonly origin: Database,
     readonly destination: Database,
-    readonly mayHold: boolean,
+    readonly mayHaveClients: boolean,
   ) {}
 
   /** Writes a chunk while the next is read. */
@@ -340,23 +349,23 @@ class Copy {
   /** Yields the clients of each chunk that are missing in the target. */
   async *#chunks(): AsyncGenerator<{ missing: Client[]; done: number }> {
     let missing: Client[] = [];
-    let looked = 0;
+    let inChunk = 0;
     let done = 0;
     for await (const batch of batchesOf(this.origin)) {
       this.options.signal?.throwIfAborted();
-      const present = await existing(batch, this.mayHold ? this.destination : undefined);
+      const present = await findExisting(batch, this.mayHaveClients ? this.destination : undefined);
       for (const [index, client] of batch.entries()) {
         const other = present[index];
-        // A different record was changed a moment ago. The comparison reports it.
+        // A record that differs was changed since the check. The comparison reports it.
         if (other === undefined) missing.push(client);
         else if (isKeptRevoked(client, other)) this.keptRevoked.push(client.client_id);
         else this.unchanged += 1;
       }
       done += batch.length;
-      looked += batch.length;
-      if (looked < chunkSize) continue;
+      inChunk += batch.length;
+      if (inChunk < chunkSize) continue;
       yield { missing, done };
-      [missing, looked] = [[], 0];
+      [missing, inChunk] = [[], 0];
     }
     yield { missing, done };
   }
@@ -369,7 +378,8 @@ async function fillGaps(destination: Database, checked: Checked): Promise<number
   return checked.gaps.size === 0 ? 0 : destination.addItems(missing());
 }
 
-function* onlyIn(some: IdSet, others: IdSet): Generator<number> {
+/** Yields the ids in `some` that are not in `others`. */
+function* difference(some: IdSet, others: IdSet): Generator<number> {
   for (const id of some) if (!others.has(id)) yield id;
 }
 
@@ -385,9 +395,9 @@ async function compare(options: MigrateOptions, copying: Copy, checked: Checked)
   const compared = isVerified
     ? { count: copying.copied, different: [] }
     : await compareWithSource(copying, checked, report);
-  const different = [...compared.different, ...(await unrevokedGaps(destination, checked.gaps))];
+  const different = [...compared.different, ...(await findUnrevoked(destination, checked.gaps))];
   let expected = compared.count + checked.gaps.size;
-  for (const _ of onlyIn(checked.targetIds, checked.ids)) expected += 1;
+  for (const _ of difference(checked.targetIds, checked.ids)) expected += 1;
   const counted = await destination.size();
   if (different.length === 0 && (options.merge || counted === expected)) return;
   throw new StoreError(
@@ -401,7 +411,7 @@ async function compare(options: MigrateOptions, copying: Copy, checked: Checked)
   );
 }
 
-/** Reads both databases. Returns the number of clients and the first different ones. */
+/** Reads both databases. Returns the number of clients and the first ids that differ. */
 async function compareWithSource(
   { origin, destination }: Copy,
   checked: Checked,
@@ -409,7 +419,7 @@ async function compareWithSource(
 ): Promise<{ count: number; different: number[] }> {
   const different: number[] = [];
   const compareBatch = async (batch: readonly Client[]) => {
-    const present = await existing(batch, destination);
+    const present = await findExisting(batch, destination);
     for (const [index, client] of batch.entries()) {
       const other = present[index];
       const holds =
@@ -440,7 +450,7 @@ async function compareWithSource(
 }
 
 /** Returns the first of these ids that are not revoked in the target. */
-async function unrevokedGaps(destination: Database, gaps: IdSet): Promise<number[]> {
+async function findUnrevoked(destination: Database, gaps: IdSet): Promise<number[]> {
   const different: number[] = [];
   let batch: number[] = [];
   const expectRevoked = async () => {
@@ -456,7 +466,7 @@ async function unrevokedGaps(destination: Database, gaps: IdSet): Promise<number
   return different;
 }
 
-async function existing(
+async function findExisting(
   batch: readonly Client[],
   database: Database | undefined,
 ): Promise<(Client | undefined)[]> {

@@ -1,6 +1,6 @@
 /**
- * Marks a migration as begun, so that repeating the command continues it although the target is not
- * empty.
+ * The note of a migration in progress. With it, the same command continues although the target is
+ * not empty.
  */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
@@ -59,7 +59,7 @@ export class MigrationNote {
   }
 }
 
-/** Returns the note's path, which depends on both databases: each pair has a separate note. */
+/** Returns the path of a note: each pair of databases has its own. */
 function notePath(from: EndpointLocation, to: EndpointLocation): string {
   const ends = JSON.stringify([from.name, from.place, to.name, to.place]);
   const id = createHash("sha256").update(ends).digest("hex").slice(0, 16);

@@ -7,7 +7,7 @@ import { expandPath } from "../config/paths.js";
 import { type JsonFiles, jsonFiles, jsonPluginName } from "../databases/json.js";
 import type { DatabaseConfig } from "../databases/plugin.js";
 import { redisPluginName } from "../databases/redis-settings.js";
-import { DatabaseFactory, locationOf, readDatabasePassword } from "../databases/registry.js";
+import { DatabaseFactory, readDatabasePassword, resolveLocation } from "../databases/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
 import { StoreError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
@@ -20,8 +20,7 @@ import { SystemdUnit } from "../service/systemd.js";
 import type { Endpoint } from "./migrate.js";
 
 /**
- * The `database` settings in `server.json` for a hub on this database. They contain no secret
- * beyond those already in the file.
+ * The `database` settings in `server.json` for a hub on this database. They contain no new secret.
  */
 export interface HubDatabase {
   readonly module: string;
@@ -41,12 +40,12 @@ export function hubDatabase({ name, config }: Endpoint): HubDatabase {
   if (name === sqlcipherPluginName) {
     return {
       module: sqliteModule,
-      settings: namesOf(config),
+      settings: toPathSettings(config),
       notice: `${restart} Start it through "hivemind-sqlcipher run", which gives it the passphrase.`,
     };
   }
   if (name === sqlitePluginName) {
-    return { module: sqliteModule, settings: namesOf(config), notice: restart };
+    return { module: sqliteModule, settings: toPathSettings(config), notice: restart };
   }
   if (name === jsonPluginName || name === redisPluginName) {
     const { password_source, ...settings } = config;
@@ -69,10 +68,10 @@ function passwordNotice(name: string): string {
 }
 
 /**
- * Returns the settings for the hub's SQLite plugin: a directory and a name. Any other key makes the
- * hub fail.
+ * Returns the settings of a store's path for the hub's SQLite plugin: a directory and a name. The
+ * hub fails with any other key.
  */
-function namesOf(config: JsonObject): JsonObject {
+function toPathSettings(config: JsonObject): JsonObject {
   if (typeof config.db_path !== "string") {
     const names: Record<string, JsonValue> = {};
     for (const key of ["subfolder", "name"]) if (config[key]) names[key] = config[key] ?? null;
@@ -95,8 +94,8 @@ function namesOf(config: JsonObject): JsonObject {
 }
 
 /**
- * Checks that the switch loses no password. The switch replaces the module's settings in
- * `server.json`, and a password there may be the only copy.
+ * Checks that the switch does not remove the only copy of a password, because it replaces the
+ * module's settings in `server.json`.
  *
  * @throws {@link StoreError} refused - if the file has another password than the target's
  */
@@ -107,18 +106,18 @@ export async function assertNoOtherPassword(
 ): Promise<void> {
   const password = passwordIn(file, module);
   if (password === undefined || password === settings.password) return;
-  if (await isPasswordOf(to, password)) return;
-  const takeOver = module === sqliteModule ? "adopt that store with init --adopt, or " : "";
+  if (await isTargetPassword(to, password)) return;
+  const adoptHint = module === sqliteModule ? "adopt that store with init --adopt, or " : "";
   throw new StoreError(
     "refused",
     `${file.path} has a password for ${module} that is not the target's; --switch would remove it`,
     {
-      hint: `Save it first, it may be the only password of another store: ${takeOver}write it down, then remove it from the file. Nothing was copied.`,
+      hint: `Save it first, it may be the only password of another store: ${adoptHint}write it down, then remove it from the file. Nothing was copied.`,
     },
   );
 }
 
-async function isPasswordOf({ name, config }: Endpoint, password: string): Promise<boolean> {
+async function isTargetPassword({ name, config }: Endpoint, password: string): Promise<boolean> {
   const { password_source: source, ...settings } = config;
   if (name !== sqlcipherPluginName) {
     if (typeof source !== "string") return false;
@@ -143,7 +142,7 @@ export function assertRemovable({ name }: Endpoint): void {
 }
 
 /** Returns the files of a JSON store. With a password, the store's file has a different name. */
-function filesOf({ password_source: source, ...settings }: DatabaseConfig): Promise<JsonFiles> {
+function findFiles({ password_source: source, ...settings }: DatabaseConfig): Promise<JsonFiles> {
   return jsonFiles(typeof source === "string" ? { ...settings, password: "\0" } : settings);
 }
 
@@ -155,7 +154,7 @@ function filesOf({ password_source: source, ...settings }: DatabaseConfig): Prom
  */
 export async function checksumSource({ name, config }: Endpoint): Promise<string | undefined> {
   if (name === jsonPluginName) {
-    const { store } = await filesOf(config);
+    const { store } = await findFiles(config);
     return (await lstatIfExists(store)) && (await sha256File(store));
   }
   await using source = await DatabaseFactory.create(name, config, { mode: "readonly" });
@@ -175,9 +174,9 @@ export async function checksumSource({ name, config }: Endpoint): Promise<string
 export async function assertUnchanged(from: Endpoint, sum: string | undefined): Promise<void> {
   if ((await checksumSource(from)) === sum) return;
   const { name, config } = from;
-  const place =
-    name === jsonPluginName ? (await filesOf(config)).store : await locationOf(name, config);
-  throw new StoreError("refused", `${place} has changed since it was read, so it stays`, {
+  const location =
+    name === jsonPluginName ? (await findFiles(config)).store : await resolveLocation(name, config);
+  throw new StoreError("refused", `${location} has changed since it was read, so it stays`, {
     hint: "Stop the hub that writes to it, then run the command again with --merge.",
   });
 }
@@ -210,7 +209,7 @@ export async function findRemainingUsers(
     sentences.push(`${unit} is active, and uses its old store until it is restarted: ${restart}`);
   }
   if (name !== sqlcipherPluginName && name !== sqlitePluginName) return sentences;
-  const path = await locationOf(name, config);
+  const path = await resolveLocation(name, config);
   const isOther = async ({ pid }: Holder) => {
     for (const service of active) if (await service.owns(pid)) return false;
     return true;
@@ -230,7 +229,7 @@ export async function findRemainingUsers(
  * @throws {@link StoreError} io - if a file cannot be removed
  */
 export async function removeSource(from: Endpoint, sum: string | undefined): Promise<string[]> {
-  const { store, version } = await filesOf(from.config);
+  const { store, version } = await findFiles(from.config);
   await assertUnchanged(from, sum);
   const removed: string[] = [];
   for (const path of [store, version]) {

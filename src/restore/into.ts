@@ -16,7 +16,7 @@ import { type Client, isRevoked, revoked } from "../client/client.js";
 import { isSame } from "../client/compare.js";
 import type { Database } from "../client/database.js";
 import { copyIntoMemory, type LocatedDatabase, readIntoMemory } from "../databases/copy-clients.js";
-import { gapsIn, IdSet } from "../databases/id-set.js";
+import { findGaps, IdSet } from "../databases/id-set.js";
 import { DatabaseFactory } from "../databases/registry.js";
 import { sqlitePluginName } from "../databases/sqlite.js";
 import { isKind, StoreError } from "../errors.js";
@@ -272,7 +272,7 @@ async function* listClientsToWrite(
     highest = Math.max(highest, id);
     if (ids.add(id)) yield revoked(id);
   }
-  for (const id of gapsIn([ids], highest)) yield revoked(id);
+  for (const id of findGaps([ids], highest)) yield revoked(id);
 }
 
 /** Runs `work`, in a transaction if the database is SQLite. */

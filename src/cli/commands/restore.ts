@@ -184,7 +184,7 @@ async function restoreDatabase(
   chosen: ChosenBackup,
 ): Promise<RestoreIntoResult> {
   const { restoreInto } = await import("../../restore/into.js");
-  const { locationOf } = await import("../../databases/registry.js");
+  const { resolveLocation } = await import("../../databases/registry.js");
   const { sqlcipherPluginName } = await import("../../databases/sqlite.js");
   const { into = "", intoSetting, readmitRevoked = false } = options;
   if (into === sqlcipherPluginName) {
@@ -193,7 +193,7 @@ async function restoreDatabase(
     });
   }
   const { name, config } = await buildEndpoint(context, into, intoSetting);
-  const database = { name, config, location: await locationOf(name, config) };
+  const database = { name, config, location: await resolveLocation(name, config) };
   const backupFirst = options.discardReplaced ? undefined : () => resolveBackupTarget(context);
   return operateWithService(
     context,
