@@ -159,6 +159,17 @@ with ClientDatabase() as database:
 PY
 }
 
+# kill_at STEP ARGUMENT ...: runs the command, which is killed at a step
+kill_at() {
+  local step=$1 code=0
+  shift
+  NODE_OPTIONS=--import=$TOOLS/../faults/at-step.mjs HIVEMIND_TEST_AT_STEP="{\"$step\":\"kill\"}" \
+    hivemind-sqlcipher "$@" >$HOME/killed.log 2>&1 || code=$?
+  [[ $code == 137 ]] && return
+  echo "$step: not killed, code $code"
+  cat $HOME/killed.log >&2
+}
+
 # The process of the hub that has the encrypted store open, if it does not start with "SQLite format 3".
 serves() {
   local tries pid
