@@ -43,9 +43,7 @@ export async function resolveSetupContext(
   const found = !isNamed && store !== undefined ? { store } : {};
   const context = await contextOf(command, found);
   if (context.settings.passphrase_source !== undefined) return context;
-  // The keyring of root is locked at boot.
-  const isRoots = container?.unit.manager === "systemd" || options.headless;
-  if (!isInSystem && !(isRoots && (await canSeal()))) return context;
+  if (!isInSystem && !(options.headless && (await canSeal()))) return context;
   const { resolveSealedPath } = await import("../keys/reseal.js");
   const passphraseSource = `sealed:${await resolveSealedPath(context.storePath)}`;
   return contextOf(command, { ...found, passphraseSource });

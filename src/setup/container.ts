@@ -53,6 +53,10 @@ async function inspectQuadlet(container: Container): Promise<{
 }> {
   const unit = await findUnitOfContainer(container);
   if (unit === undefined || (await findQuadlet(unit)) === undefined) return {};
+  // Root's timer and the seal of the passphrase would belong to the system.
+  if (unit.manager === "systemd") {
+    return { unit, problem: "setup changes no quadlet of the system" };
+  }
   const version = await quadletVersion(unit.manager);
   if (!readsDropIns(version) && !(await hasQuadletLines(unit))) {
     const problem = `Podman ${version ?? "without a generator"} reads no drop-ins for quadlets, as versions since 5.0 do`;

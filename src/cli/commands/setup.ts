@@ -71,7 +71,7 @@ export function addCommand(program: Command): void {
     details: [
       "Looks at the hub's unit, packages, database and server.json, prints a plan, and asks once. Then it creates or converts the store, switches server.json, starts the hub through run by a drop-in, makes and verifies the first backup and its bundle, and installs a daily timer. If it is interrupted, the hub runs, and the same command goes on.",
       "Root sets up a system unit that runs as another user: systemd-creds seals the passphrase to this machine, and systemd unseals it for the unit. --headless does so for each system unit. For a user unit it needs systemd 256, or names the commands that let the keyring be unlocked at boot.",
-      "For a hub in a container, it writes a drop-in for the Podman quadlet (since Podman 5.0), and prints the steps for any other container.",
+      "For a hub in a container, it writes a drop-in for the quadlet of rootless Podman (since 5.0), and prints the steps for any other container.",
       "With --yes it needs --recovery-key-file, or --recipient. --undo keeps the clients that were added since, and the encrypted store.",
     ],
     examples: [
