@@ -1,14 +1,14 @@
-/** Reads and removes listed backups, which may be on a remote. */
+/** Makes listed backups readable, and removes them. They may be on a remote. */
 import { removeBackup } from "./manifest.js";
 
 export interface BackupFiles {
   /**
-   * Makes the whole backup readable at its path. For a listing of a remote, only its beginning was
-   * downloaded.
+   * Makes the whole backup readable at its path. In the view of a remote, the path has an empty
+   * file of the backup's size, at most with the backup's first pages: this downloads the rest.
    *
-   * @throws {@link StoreError} io - if it cannot be read
+   * @throws {@link StoreError} io - if the download fails
    */
-  complete(path: string): Promise<void>;
+  makeReadable(path: string): Promise<void>;
   /**
    * Removes a backup and its manifest, either of which may be gone already.
    *
@@ -18,4 +18,7 @@ export interface BackupFiles {
 }
 
 /** The backups in a directory of this machine. */
-export const localFiles: BackupFiles = { complete: async () => undefined, remove: removeBackup };
+export const localFiles: BackupFiles = {
+  makeReadable: async () => undefined,
+  remove: removeBackup,
+};

@@ -1,9 +1,9 @@
 /**
  * The main job: a verified copy of the store and the bundle for it, with a short downtime.
  *
- * Everything that can fail is checked first (prepare.ts), and everything slow is done while the
- * service runs (warm-copy.ts explains how). Each step is journaled before it begins, so that after
- * a kill at any point the next command or the restart timer can recover (recover.ts).
+ * Everything that can be checked in advance is checked first (prepare.ts). Most of a store in WAL
+ * mode is copied while the service runs (warm-copy.ts). Each step is journaled before it begins, so
+ * that after a kill at any point the next command or the restart timer can recover (recover.ts).
  */
 import { type Bundle, type BundleReport, bundleReport, writeBundle } from "../bundle/bundle.js";
 import { StoreError } from "../errors.js";
@@ -38,7 +38,10 @@ export interface BackupResult {
 
 /** Time limit of the work while the service is stopped, for a warm copy: 30 s. */
 const windowBudgetMs = 30_000;
-/** Extends the limit if the whole store is copied in that time. A slow USB stick writes 20 MB/s. */
+/**
+ * Extends the limit by the store's size for a store that is not in WAL mode, which is copied while
+ * the service is stopped. A slow USB stick writes 20 MB/s.
+ */
 const slowestCopyBytesPerMs = 20_000;
 
 /** A backup in progress. */
@@ -61,10 +64,10 @@ interface Copied {
 /**
  * Makes a backup, and a bundle unless the existing bundle is still valid.
  *
- * @throws {@link StoreError} of every kind. If the service ran before, it runs again, and nothing
- *   is left under a final name. If the service could not be started (`service`), the message says
- *   so, and the next command tries again. If only the journal could not be removed (`io`), the
- *   message says that the backup exists.
+ * @throws {@link StoreError} of every kind. No backup is left, but the bundle may be, and a service
+ *   that ran before runs again. If it cannot be started, the message contains this, and the next
+ *   command tries again. If only the journal could not be removed (`io`), the backup exists, and
+ *   the message contains this.
  */
 export async function backup(options: BackupOptions): Promise<BackupResult> {
   const prepared = await prepare(options);
@@ -114,7 +117,7 @@ async function copyAndName(
 
 /**
  * Checks in advance that a backup with these options can be made: passphrase, service, directories
- * and free space.
+ * and free space. Creates the directories if they are new.
  *
  * @throws {@link StoreError} - as {@link backup} does before it stops the service
  */
@@ -213,7 +216,7 @@ async function copyWhileStopped({
       );
       return { at, restart };
     },
-    // With the downtime, a service already started is not started again.
+    // With the downtime, the recovery knows that the service was started already.
     ({ failure }) => recover({ failure, downtime: ended }),
   );
 }
@@ -228,7 +231,7 @@ function assertStayedDown(name: string, restart: Restart | undefined): void {
     );
   }
   if (restart?.wasUp) {
-    throw new StoreError("service", `something started ${name} during its backup`, {
+    throw new StoreError("service", `something started ${name} during the backup`, {
       hint: "Find out what starts it, or use --online.",
     });
   }
@@ -246,7 +249,7 @@ async function verifyAndName(job: Job, { at }: Copied): Promise<NamedBackup> {
     mode: "readonly",
     immutable: true,
   });
-  // In parallel: the disk writes what the inspection reads from memory.
+  // In parallel: the copy is read from the page cache while the disk writes it.
   const inspected = verifyCopy(opened);
   inspected.catch(() => undefined);
   const finished = await orAbort(copy.finish(), signal);

@@ -1,33 +1,33 @@
 /**
  * Compares the clock with the newest backup.
  *
- * A machine without a battery-backed clock starts in the past. A backup that is made then gets a
- * name and a date before those of older backups, and a retention policy would remove it as the
- * oldest.
+ * A machine without a battery-backed clock starts with a time in the past. A backup that is made
+ * before the clock is set has an earlier date in its name and manifest than the older backups, and
+ * a retention policy would remove it as the oldest.
  */
 import { hostname } from "node:os";
 import { StoreError } from "../errors.js";
 import { type ListedBackup, type ListingOptions, listBackups } from "./listing.js";
 import { findNewestBackup } from "./manifest.js";
 
-/** A time server corrects a clock in steps of some seconds. */
+/** 1 minute, for backups of this machine: a time server may set the clock back by seconds. */
 const ownToleranceMs = 60_000;
 
-/** 1 hour. Several machines may back up to one directory, and their clocks differ. */
+/** 1 hour, for backups of other machines in the directory: their clocks differ. */
 const othersToleranceMs = 3_600_000;
 
 export const clockHint =
   "Set the clock (date shows it). If it is right, move that backup and its manifest away, or add --yes to go on.";
 
-/** Returns whether a backup's date is later than the clock, apart from the tolerance. */
+/** Returns whether a backup's date is later than the clock by more than the tolerance. */
 export function isFromFuture(backup: { createdAt: string; hostname: string }): boolean {
   const tolerance = backup.hostname === hostname() ? ownToleranceMs : othersToleranceMs;
   return Date.parse(backup.createdAt) - Date.now() > tolerance;
 }
 
 /**
- * Throws if the clock is behind a backup of the store. Counts only manifests with a valid MAC.
- * Otherwise any program that can write to the directory could stop all backups with a forged
+ * Throws if the clock is behind a backup of the store. Counts only manifests with a valid MAC:
+ * otherwise any program that can write to the directory could prevent all backups with a forged
  * manifest.
  *
  * @throws {@link StoreError} refused - if the clock is behind

@@ -7,7 +7,7 @@ export type CopierRequest =
       do: "copy";
       store: string;
       staged: string;
-      /** Re-encrypts the pages into an existing file. Without it, a new file gets the pages. */
+      /** Re-encrypts the pages into an existing file. If absent, copies them to a new file. */
       keys?: PlainKeys | undefined;
     }
   | { do: "catchUp" }

@@ -28,8 +28,8 @@ const chunkSize = 4 << 20;
 const nothingNew: CopyProgress = { written: 0, pages: 0, lost: false, restarted: false };
 
 /**
- * The copy of a store's main file and log. Both are closed between two steps, so that this process
- * does not count as a user of the store.
+ * The copy of a store's main file and log. The store's files are closed between two steps, so that
+ * this process does not count as a user of the store.
  */
 class StagedCopy {
   readonly #store: string;
@@ -160,7 +160,10 @@ class StagedCopy {
     return this.#transfer.copyPage({ file, offset, page, pageSize: this.#pageSize }, this.#staged);
   }
 
-  /** A page copied half written, during a checkpoint, has been replaced from the log. */
+  /**
+   * Throws if a page is damaged. A page that was copied half written during a checkpoint has been
+   * overwritten from the log by now.
+   */
   #assertUndamaged(): void {
     const [page] = this.#transfer.damaged;
     if (page === undefined) return;

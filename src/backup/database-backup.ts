@@ -74,7 +74,7 @@ export interface DatabaseBackupOptions {
   readonly reporter: Reporter;
 }
 
-/** For the manifest, and for a copy that is a little larger than its source: 4 MiB. */
+/** 4 MiB, for the manifest, and for a copy that is a little larger than the database. */
 const spareBytes = 4 << 20;
 
 /** The result of the checks before the backup. */
@@ -101,7 +101,8 @@ interface Job {
  *
  * @throws {@link StoreError} notFound - if there is no such database
  * @throws {@link StoreError} inUse - if the database changes faster than it can be copied
- * @throws {@link StoreError} of every other kind. Nothing is left under a final name.
+ * @throws {@link StoreError} of every other kind. No backup is left, but the bundle and a new
+ *   passphrase may be.
  */
 export async function backupDatabase(options: DatabaseBackupOptions): Promise<BackupResult> {
   const prepared = await prepare(options);
@@ -126,7 +127,7 @@ export async function checkDatabaseBackup(options: DatabaseBackupOptions): Promi
   await prepare(options);
 }
 
-/** Checks everything that can fail, and creates nothing but the two directories. */
+/** Checks what can be checked in advance, and creates nothing but the two directories. */
 async function prepare(options: DatabaseBackupOptions): Promise<Prepared> {
   const { reporter, source } = options;
   const { storePath } = options.lock;
@@ -168,7 +169,7 @@ async function assertNoStore(storePath: string): Promise<void> {
     "refused",
     `there is a store at ${storePath}, which has backups of its own`,
     {
-      hint: "Move the store away if no hub uses it, or let restore --into make no backup: --discard-replaced",
+      hint: "If no hub uses the store, move it away. With restore --into, add --discard-replaced to make no backup of the database.",
     },
   );
 }
@@ -176,7 +177,8 @@ async function assertNoStore(storePath: string): Promise<void> {
 /**
  * Opens the database and closes it again.
  *
- * @returns its size in bytes; 0 for a database that is not a file
+ * @returns the size of a plaintext store in bytes; 0 for the database of a plugin, whose size is
+ *   unknown
  */
 async function assertReadable({ database, lock }: DatabaseBackupOptions): Promise<number> {
   if (database === undefined) {

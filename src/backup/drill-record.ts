@@ -1,4 +1,7 @@
-/** Records the last drill of each target of a store, for `status` and the metrics. */
+/**
+ * Records the last drill of each target of a store, for `status` and the metrics. `drill` restores
+ * the newest backup to a temporary copy, as a test.
+ */
 import { readStoreRecord, writeStoreRecord } from "../config/store-record.js";
 import * as z from "../schema.js";
 
@@ -10,9 +13,9 @@ const drillSchema = z.object({
   duration_ms: z.int(),
   /** 0 for success. */
   exit_code: z.int(),
-  /** When the newest successful drill began; null if none did. */
+  /** When the newest successful drill began; null if none has succeeded. */
   succeeded_at: z.nullable(z.iso.datetime()),
-  /** Bytes of the backup that the newest successful drill restored; null if none did. */
+  /** Bytes of the backup that the newest successful drill restored; null if none has succeeded. */
   size: z.nullable(z.int()),
 });
 
@@ -20,7 +23,8 @@ const drillSchema = z.object({
 const subject = "drills";
 
 /**
- * The maximum number of targets: an unused target, such as a former USB stick, stays.
+ * The maximum number of recorded targets. Only this limit removes a target that is no longer used,
+ * such as a former USB stick.
  */
 const maxTargets = 20;
 
@@ -47,10 +51,10 @@ export interface DrillOutcome {
 }
 
 /**
- * Records a drill. Keeps the time and size of the last success if it failed.
+ * Records a drill. After a failed drill, keeps the time and size of the last success.
  *
- * Records a failure only for a target in the settings or of an earlier drill. Any other target may
- * be a mistyped path, which would count as failed forever.
+ * Records a failure only for a target that is in the settings or has a recorded drill. Any other
+ * target may be a mistyped path, which would count as failed forever.
  */
 export async function recordDrill(store: string, outcome: DrillOutcome): Promise<void> {
   const { target, at, durationMs, exitCode, size, isConfigured } = outcome;

@@ -1,5 +1,5 @@
 /**
- * Lists and verifies the backups of all stores in a target that several hubs share.
+ * Lists and verifies the backups of a fleet: all stores in a target that several hubs share.
  *
  * A target may have tens of thousands of backups. So the directory is read entry by entry, and only
  * a summary of each store stays in memory.
@@ -30,7 +30,7 @@ export interface FleetFiles {
 
 /** The backups of one store in a target. */
 export interface FleetStore {
-  /** Null for backups of earlier versions. Each key_id counts as a store then. */
+  /** Null for backups of earlier versions. Those of one name and key_id count as a store. */
   readonly storeId: string | null;
   /** The name of the store's file without `.db`. */
   readonly name: string;
@@ -41,7 +41,7 @@ export interface FleetStore {
   readonly backups: number;
   /** The number of backups whose file is missing, or has another size than in the manifest. */
   readonly incomplete: number;
-  /** Bytes of all backups. */
+  /** Bytes of the complete backups. */
   readonly size: number;
   readonly oldest: string;
   /** The newest backup. Its manifest is not authenticated. */
@@ -65,11 +65,14 @@ export interface FleetListing {
   readonly others: FileProblem[];
   /** The number of all such files. */
   readonly othersCount: number;
-  /** How many of them are manifests. The rest are backups without a manifest: unfinished copies. */
+  /**
+   * How many such files are manifests. The others are backups without a manifest: unfinished
+   * copies.
+   */
   readonly unreadableManifests: number;
 }
 
-/** The maximum number of `others`. */
+/** The maximum length of `others`. */
 const maxOthers = 100;
 /** Files that are read at a time. */
 const readsAtOnce = 32;
@@ -268,9 +271,9 @@ export interface FleetVerification {
   readonly storeId: string | null;
   /** Null if the manifest cannot be read. */
   readonly keyId: string | null;
-  /** Null if no known passphrase opens it, or if it cannot be read. */
+  /** Null if no known passphrase opens the backup, or if it cannot be read. */
   readonly ok: boolean | null;
-  /** The first check that failed, or why it was not opened; null if it is intact. */
+  /** The first check that failed, or why the backup was not opened; null if it is intact. */
   readonly problem: string | null;
 }
 
@@ -315,7 +318,7 @@ export async function* verifyStores(
 }
 
 interface Outcome extends Pick<FleetVerification, "ok" | "problem"> {
-  /** Why the backup cannot be read. It need not be damaged. */
+  /** The error if the backup cannot be read. The backup need not be damaged. */
   readonly error?: StoreError;
 }
 
@@ -353,7 +356,7 @@ async function verifyEntry(
     return await orAbort(files.withFile(file, verify), signal);
   } catch (error) {
     throwIfAborted(signal);
-    // After any other error the remote cannot be read, and so neither can the next backup.
+    // Any other error, such as an unreachable remote or a full disk, would occur again.
     if (!isKind(error, "notFound")) throw error;
     return { ok: false, problem: error.message };
   }
@@ -380,10 +383,12 @@ class FleetKeys {
     return secret;
   }
 
-  /** Marks a key_id as not to be tried again, and returns the reason. */
+  /** Records that a key_id is not tried again, and returns the reason. */
   async giveUp(keyId: string, error: StoreError): Promise<string> {
     const bundle = this.#secrets.opener ? undefined : await this.#findBundle(keyId);
-    const reason = bundle ? `its bundle ${bundle} needs --identity FILE` : error.message;
+    const reason = bundle
+      ? `the known passphrases do not open it; to use its bundle ${bundle}, add --identity FILE`
+      : error.message;
     this.#known.set(keyId, { reason });
     return reason;
   }
@@ -418,11 +423,11 @@ export interface StoreVerdict {
   readonly intact: number;
   readonly damaged: number;
   readonly notOpened: number;
-  /** Why the first of them was not opened; null if all were opened. */
+  /** Why the first backup was not opened; null if all were opened. */
   readonly reason: string | null;
 }
 
-/** Counts the results of a fleet by store. */
+/** Counts the results for the backups of a fleet, by store. */
 export class FleetVerdicts {
   readonly #stores = new Map<
     string,

@@ -58,7 +58,7 @@ export interface ListedBackup {
   readonly bundle: string | null;
 }
 
-/** A file with the name of a backup or manifest, but without valid contents. */
+/** A file of a backup that does not count or could not be removed, and why. */
 export interface FileProblem {
   readonly path: string;
   readonly problem: string;
@@ -71,7 +71,7 @@ export interface Listing {
   readonly others: FileProblem[];
   /** The number of backups left out because they have the id of another store. */
   readonly ofOtherStores: number;
-  /** Why no manifest can be checked: no passphrase is known; null if there is a passphrase. */
+  /** The error if no passphrase is known, so that no manifest can be checked; otherwise null. */
   readonly unchecked: StoreError | null;
 }
 
@@ -98,7 +98,7 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
       present: await isFileOfSize(each.path, each.manifest.size),
     })),
   );
-  // The manifest of a missing file can be checked with the key of another backup.
+  // Begin with the backups whose file exists: their keys also check the manifests of missing files.
   inspected.sort((a, b) => Number(b.present) - Number(a.present));
   for (const { manifest, path, present, isOfAnother } of inspected) {
     const mac = await keys.checkMac(manifest, present ? path : undefined);
@@ -135,8 +135,8 @@ interface FoundManifest {
   /** The path of its backup. */
   readonly path: string;
   /**
-   * Whether it has another store's id, but this store's key_id: it is of a copy of the store, or
-   * was altered.
+   * Whether the manifest has another store's id, but this store's key_id: a copy of the store made
+   * the backup, or the manifest was altered.
    */
   readonly isOfAnother: boolean;
 }
@@ -147,7 +147,7 @@ interface FoundManifests {
   readonly ofOtherStores: number;
 }
 
-/** Manifests that are read at a time. A target may have those of a thousand stores. */
+/** Manifests that are read at a time. A target may have the manifests of a thousand stores. */
 const readsAtOnce = 32;
 
 async function findManifests(
@@ -186,7 +186,8 @@ async function findManifests(
 /**
  * Reads a manifest, which must be named after its backup.
  *
- * @returns the manifest with its backup's path; undefined if another hub has pruned it
+ * @returns the manifest with its backup's path; undefined if the manifest was removed after the
+ *   listing of the directory, for example because another hub has pruned it
  */
 export async function readNamedManifest(
   folder: string,
@@ -215,7 +216,7 @@ class BackupKeys {
   readonly #passphrases: readonly string[];
   readonly #knownKeys = new Map<string, StoreKey[]>();
   readonly #failures = new Map<string, number>();
-  /** Why no passphrase is known; null if there are passphrases. */
+  /** The error if no passphrase is known; otherwise null. */
   readonly unavailable: StoreError | null;
 
   private constructor(passphrases: readonly string[], unavailable: StoreError | null) {
@@ -239,7 +240,7 @@ class BackupKeys {
   /**
    * Checks a manifest's MAC.
    *
-   * @param path - the backup; undefined if it is missing, and only known keys are tried
+   * @param path - the backup, to derive its key; undefined if it is missing
    * @returns null if no key is known
    */
   async checkMac(manifest: Manifest, path: string | undefined): Promise<boolean | null> {
@@ -278,7 +279,7 @@ async function findBundle(keyId: string, directory: string | undefined): Promise
   }
 }
 
-/** Returns false for a circular symbolic link, too, so that the other backups are still listed. */
+/** Returns false for a circular symbolic link: an error would hide the other backups. */
 async function isFileOfSize(path: string, size: number): Promise<boolean> {
   try {
     const stats = await statIfExists(path);

@@ -28,9 +28,9 @@ const count = z.int().check(z.nonnegative());
 export const manifestSchema = z.strictObject({
   format: z.literal(manifestFormat),
   version: z.literal(manifestVersion),
-  /** When the copy was completed, UTC. Every earlier commit is in the copy. */
+  /** UTC. Every commit before this time is in the copy; a later commit may be. */
   created_at: z.iso.datetime(),
-  /** The backup's name, in the manifest's own directory. */
+  /** The backup's name. A copy in a target may have the name that `copyName` returns. */
   file: z.string().check(z.regex(/^[^/\0]+$/)),
   /** Bytes. */
   size: count,
@@ -75,8 +75,8 @@ export function backupPath(directory: string, storePath: string, at: Date): stri
 }
 
 /**
- * Matches a name after the store's. A re-encrypted backup has the key_id of its new passphrase
- * after the time, and a copy in a target has the store's id at the end.
+ * Matches the end of a backup's or manifest's name, after the store's name. A re-encrypted backup
+ * has the key_id of its new passphrase after the time, and a copy in a target the store's id.
  */
 const nameEnd = /\.\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ(?:\.[0-9a-f]{16}){0,2}\.(?:db|manifest\.json)$/;
 
@@ -113,8 +113,8 @@ export function isNamedBy(name: string, manifest: Manifest): boolean {
 }
 
 /**
- * Returns whether a backup may belong to a store. If either of them has no id, the name and the
- * keys decide, as for the backups of earlier versions.
+ * Returns whether a backup may belong to a store, by their ids. Returns true if either has no id:
+ * the caller has compared the names, and the key checks the MAC.
  *
  * @param id - of the store; undefined if it has none
  */

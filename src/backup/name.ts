@@ -16,14 +16,17 @@ import {
 import { type BackupJournal, commitBackup } from "./recover.js";
 import type { Inspection } from "./verify.js";
 
-/** The number of seconds from `at` whose names are tried. A name contains its second. */
+/**
+ * The number of names to try. A backup's name contains a second; if it is taken, the next second is
+ * tried.
+ */
 const maxNames = 60;
 
 /** A verified copy without its final name. */
 export interface UnnamedBackup {
   readonly directory: string;
   readonly storePath: string;
-  /** When the copy was completed, also for the name. */
+  /** For the name and the manifest. Every commit before this time is in the copy. */
   readonly at: Date;
   readonly journal: Journal;
   /** The paths of the copy and of its manifest, which is not written yet. */
@@ -33,7 +36,7 @@ export interface UnnamedBackup {
   readonly size: number;
   readonly sha256: string;
   readonly contents: Inspection;
-  /** The systemd unit of the service; null if there is none. */
+  /** The name of the unit or container; null if no service was stopped, or it has no name. */
   readonly unit: string | null;
   readonly method: Manifest["method"];
   /** Undefined if the backup gets no id. */
@@ -44,7 +47,7 @@ export interface UnnamedBackup {
 export interface NamedBackup {
   readonly path: string;
   readonly manifest: string;
-  /** When the copy was completed, UTC. */
+  /** UTC. Every commit before this time is in the backup. */
   readonly createdAt: string;
   /** Bytes. */
   readonly size: number;
@@ -56,9 +59,9 @@ export interface NamedBackup {
 }
 
 /**
- * Writes the manifest, and gives both files the first free name of the seconds from `at`.
+ * Writes the manifest, and gives both files the first free name from the second of `at`.
  *
- * @throws {@link StoreError} refused - if a minute has no free name
+ * @throws {@link StoreError} refused - if the names of a whole minute are taken
  */
 export async function nameBackup(unnamed: UnnamedBackup): Promise<NamedBackup> {
   const { directory, storePath, at, journal, files } = unnamed;

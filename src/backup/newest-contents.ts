@@ -2,11 +2,11 @@
  * Finds the backup with the newest contents, which is not the newest by date if the clock was
  * wrong.
  *
- * Copies of one file are ordered by its change counter, its rows and its revoked rows. None of
- * these numbers decreases, except by a restore: then the backup with the highest numbers counts as
- * the newest. In WAL mode an update may change none of them; then the backup that shares more pages
- * with the store is newer. Backups with another key_id are from before a rotation and are not
- * compared.
+ * The backups are ordered by SQLite's change counter, the number of rows and the number of revoked
+ * rows. Only a restore decreases these numbers, and after a restore the backup with the highest
+ * numbers still counts as the newest. In WAL mode an update may change none of the numbers. Among
+ * backups with equal numbers, the backup that shares the most pages with the store is the newest.
+ * Backups with another key_id are from before a rotation and are not compared.
  */
 import { StoreError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -82,13 +82,13 @@ async function findNewestRemovable(
   const store = await readStoreIvs(storePath, key.cipherCompatibility);
   const all = countSharedPages(store, store);
   const countShared = async ({ path }: ListedBackup) => {
-    await files.complete(path);
+    await files.makeReadable(path);
     return countSharedPages(store, await readCopyIvs(path, key.cipherCompatibility));
   };
   let most = -1;
   for (const backup of kept) {
     most = Math.max(most, await countShared(backup));
-    // Every further comparison downloads a backup if they are on a remote.
+    // No backup can share more. On a remote, each further comparison would download a backup.
     if (most === all) return undefined;
   }
   let newest: ListedBackup | undefined;

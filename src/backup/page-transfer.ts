@@ -118,7 +118,7 @@ export class ReencryptingTransfer implements PageTransfer {
     try {
       for (let range = nextRange(); range; range = nextRange()) {
         worker.postMessage(range);
-        // Rejects with the error that ends the thread.
+        // `once` rejects if an error ends the thread.
         const [reply] = (await once(worker, "message")) as [WorkerReply];
         if (!reply.ok) throw toError(reply.error);
         this.#recordDamage(range, reply.damaged);

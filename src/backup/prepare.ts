@@ -41,7 +41,7 @@ export interface BackupOptions {
   readonly online?: boolean;
   /** The argument list of the recovery, for the restart timer. */
   readonly recoveryCommand: readonly string[];
-  /** Interrupts the backup: the service is started again, and nothing is left. */
+  /** Interrupts the backup: the service is started again, and no backup is left. */
   readonly signal?: AbortSignal | undefined;
   readonly reporter: Reporter;
 }
@@ -64,7 +64,7 @@ export interface Prepared {
   readonly method: "stopped" | "online";
 }
 
-/** Checks everything that can fail, and creates nothing but the two directories. */
+/** Checks what can be checked in advance, and creates nothing but the two directories. */
 export async function prepare(options: BackupOptions): Promise<Prepared> {
   const { reporter, online = false } = options;
   const { storePath } = options.lock;
@@ -125,7 +125,7 @@ export async function prepare(options: BackupOptions): Promise<Prepared> {
  * Returns whether a program outside of this container may use the store during the backup. Such a
  * program can be neither detected nor stopped, so the manifest must not call the backup "stopped".
  *
- * @throws {@link StoreError} refused - outside of WAL mode, unless the operator has ruled it out
+ * @throws {@link StoreError} refused - if the store is not in WAL mode, without `--service none`
  */
 function mayBeInUse(
   { service, choice }: ResolvedService,
@@ -135,7 +135,7 @@ function mayBeInUse(
   if (service.kind !== "none" || !isSidecar()) return false;
   if (wal) {
     reporter.notice(
-      "this runs in a container, which can neither detect nor stop a hub outside of it: the backup is made online",
+      "this command runs in a container, where it can neither detect nor stop a hub outside: the backup is made online",
     );
     return true;
   }
@@ -143,7 +143,9 @@ function mayBeInUse(
   throw new StoreError(
     "refused",
     `${choice.storePath} is not in WAL mode, and a hub outside of this container may be using it`,
-    { hint: "Run this outside of the container, or use --service none if nothing uses the store." },
+    {
+      hint: "Run this command outside of the container, or add --service none if no program uses the store.",
+    },
   );
 }
 
@@ -155,8 +157,8 @@ async function readSizeOnDisk(storePath: string): Promise<number> {
 }
 
 /**
- * Throws if a directory cannot be written. Outside of WAL mode, the copy would fail only after the
- * service was stopped.
+ * Throws if a directory cannot be written. Without this check, the backup of a store that is not in
+ * WAL mode would fail after the service was stopped.
  *
  * @throws {@link StoreError} io - if the path is not a directory, or cannot be written
  */

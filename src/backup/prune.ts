@@ -2,9 +2,10 @@
  * Removes backups by a retention policy.
  *
  * Counts and removes only backups with an authentic manifest and the size in the manifest,
- * without checking their pages. Other files stay, and so do backups of an unknown passphrase.
- * Before a backup is removed, a backup that stays has been verified, including every page. The
- * caller holds the store's operation lock, because a running backup writes into the same directory.
+ * without checking their pages. Backups of an unknown passphrase stay, and so do all other files,
+ * except authentic manifests whose backup is gone, and unneeded bundles on request. Before a backup
+ * is removed, a backup that stays has been verified, including every page. The caller holds the
+ * store's operation lock, because a running backup writes into the same directory.
  */
 import os from "node:os";
 import { assertNotMissing, findMissingDirectories } from "../config/known-directories.js";
@@ -72,9 +73,9 @@ export interface PruneResult {
    * verifies, or because it has the newest contents, whatever its date.
    */
   readonly kept: { path: string; createdAt: string; rules: readonly KeepRule[] }[];
-  /** Size 0: a leftover manifest. An earlier run removed its backup. */
+  /** A size of 0 stands for a leftover manifest, whose backup an earlier run removed. */
   readonly removed: RemovedBackup[];
-  /** The backups that no rule keeps, but that could not be removed, and why. */
+  /** The files that could not be removed although no rule keeps them, and why. */
   readonly notRemoved: FileProblem[];
   /** Bytes. */
   readonly freed: number;
@@ -90,7 +91,7 @@ export interface PruneResult {
  *
  * @throws {@link StoreError} usage - if the policy keeps nothing, if the bundle directory is
  *   unknown, or if confirmation is needed without a terminal
- * @throws {@link StoreError} refused - if a backup is from the future, or the answer is no
+ * @throws {@link StoreError} refused - if a backup is from the future, or the user does not confirm
  * @throws {@link StoreError} notFound - if the directory does not exist
  * @throws {@link StoreError} passphraseUnavailable - if no manifest can be checked
  * @throws {@link StoreError} corrupted - if no backup verifies; nothing was removed
@@ -155,7 +156,7 @@ function assertPolicy({ keep, bundles, bundleFolder }: PruneOptions): void {
   }
 }
 
-/** Returns the bundle files to remove, once these backups are removed. */
+/** Returns the bundle files that are not needed without these backups. */
 async function selectBundles(
   { bundles, bundleFolder, ...options }: PruneOptions,
   removable: readonly ListedBackup[],
@@ -311,7 +312,7 @@ function isListed(path: string, backups: readonly ListedBackup[]): boolean {
   return backups.some((backup) => backup.path === path);
 }
 
-/** The reason if no known passphrase can check the manifest of a backup. */
+/** Why a backup does not count if no known passphrase can check its manifest. */
 export const unknownPassphraseReason = "no known passphrase opens it";
 
 function reasonNotCounted({ mac, present }: ListedBackup): string {
@@ -332,7 +333,7 @@ async function findVerified(
 ): Promise<ListedBackup> {
   for (const backup of backups) {
     try {
-      await files.complete(backup.path);
+      await files.makeReadable(backup.path);
       const verifying = verifyBackup(backup.path, { source, storePath });
       if ((await orAbort(verifying, signal)).ok) return backup;
     } catch (error) {

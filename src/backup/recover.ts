@@ -1,8 +1,9 @@
 /**
  * Recovery of an interrupted or failed backup.
  *
- * The service comes first. Then a verified copy is completed if it was getting its final names; any
- * other copy is removed. Only files named in the journal are removed.
+ * The service is started first. Then a verified copy that was being given its final name gets it,
+ * with its manifest; any other copy is removed. Only files named in the journal are removed, and
+ * the unfinished bundle of its key.
  */
 import { dirname, join } from "node:path";
 import { removeStagedBundles } from "../bundle/bundle.js";
@@ -98,8 +99,8 @@ export function planFiles(backup: {
 /**
  * Finishes or undoes a backup, and removes its journal. Requires the operation lock.
  *
- * @param failed - the failure, if the process of the backup recovers; then the backup is undone,
- *   not completed
+ * @param failed - the failure, if the backup's own process calls this: it undoes the backup and
+ *   reports the failure. After a kill, undefined: a verified copy is completed.
  * @throws {@link StoreError} corrupted - if this version cannot read the journal
  */
 export async function recoverBackup(
@@ -136,7 +137,7 @@ async function recoverFiles(
     return [`completed the interrupted backup ${files.final.copy}`];
   }
   const { folder, key_id: keyId } = files.bundle;
-  // If the disk of the directory is not mounted, writing the next bundle there removes the files.
+  // If the disk of this directory is not mounted, the next `writeBundle` removes the files.
   if (await lstatIfExists(folder)) await removeStagedBundles(folder, keyId);
   const removed = await removeUnfinished(files);
   return removed.map((path) => `removed ${path}, left by an interrupted backup`);

@@ -6,8 +6,8 @@
  * exported under the new key and compared row for row.
  *
  * A program that can write to the backup directory could replace a backup after the verification,
- * for example with last year's, and it would be signed as today's. So the pages are read from a
- * copy next to the store with the checksum of the verified file, and the new manifest
+ * for example with an older backup, which would be signed with the later date. So the pages are
+ * read from a copy next to the store with the checksum of the verified file, and the new manifest
  * contains only verified values.
  *
  * The new backups have the store's own key and salt, and therefore its key_id: its bundle opens
@@ -60,7 +60,7 @@ export interface ReencryptOptions {
   readonly bundleFolder: string;
   /** The store's present key. */
   readonly key: StoreKey;
-  /** Passphrases of the backups that the source may not have any more. */
+  /** Further passphrases to try first: the source may no longer have those of older backups. */
   readonly passphrases: readonly string[];
   readonly source: PassphraseSource;
   readonly reporter: Reporter;
@@ -75,9 +75,9 @@ export interface ReencryptedBackups {
 }
 
 /**
- * Re-encrypts every backup in a directory. Skips and reports backups that do not verify, or that no
- * known passphrase opens. After an error, the backups before it are re-encrypted, and the others
- * unchanged.
+ * Re-encrypts the store's backups in a directory. Skips and reports a backup that does not verify,
+ * that no known passphrase opens, or whose new name is taken. If it throws, some backups have been
+ * re-encrypted, and the others are unchanged.
  *
  * @throws {@link StoreError} corrupted - if a backup was replaced during the operation
  * @throws {@link StoreError} io - if a file cannot be read or written
@@ -192,7 +192,7 @@ async function copyVerified(sha256: string, from: string, to: string): Promise<v
   await copyFile(from, to);
   if ((await sha256File(to)) === sha256) return;
   throw new StoreError("corrupted", `the copy of ${from} differs from the verified file`, {
-    hint: "Find the program that writes there; if there is none, test the disk and the memory of this machine.",
+    hint: "Find the program that writes to this directory; if there is none, test the disk and the memory of this machine.",
   });
 }
 

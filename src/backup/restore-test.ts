@@ -2,9 +2,8 @@
  * Records the last restore tests of a store: `drill`, `restore`, and `verify` with a bundle.
  * `doctor` warns if there was none.
  *
- * A drill with the keyring shows that a backup can be restored, but nothing about the bundle and
- * the recovery key, and without the machine nothing else is left. So the last test with a
- * bundle is recorded separately.
+ * A drill with the keyring tests the backup, but not the bundle and the recovery key, which are
+ * needed if the machine is lost. So the last test with a bundle is recorded separately.
  */
 import { readStoreRecord, writeStoreRecord } from "../config/store-record.js";
 import * as z from "../schema.js";

@@ -4,7 +4,7 @@
  * A rule keeps the newest backup of each of the most recent periods with a backup: `daily: 7` keeps
  * the newest backup of each of the last seven days that have a backup, not those of the last week.
  * A backup stays if any rule keeps it. Days, ISO weeks and months begin at midnight of the local
- * time zone, or of UTC, as in the backups' names.
+ * time zone, or of UTC, the time zone of the dates in backups' names.
  */
 
 /** The number of periods for each rule. An absent rule or 0 keeps nothing. */
@@ -31,7 +31,7 @@ export interface Retention<Backup> {
 /** A day, as midnight UTC of the same date. */
 type CalendarDay = Date;
 
-/** Returns the name of a backup's period. */
+/** For each rule, returns the name of a backup's period from its day and its index by age. */
 const periods: { readonly [Rule in KeepRule]: (day: CalendarDay, index: number) => string } = {
   last: (_day, index) => String(index),
   daily: (day) => day.toISOString().slice(0, 10),

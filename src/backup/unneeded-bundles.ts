@@ -27,7 +27,11 @@ export interface BundleSearch {
   readonly source: PassphraseSource;
 }
 
-/** @param removable - the backups that are to be removed */
+/**
+ * Returns the paths of the unneeded bundles' files.
+ *
+ * @param removable - the backups that are to be removed
+ */
 export async function findUnneededBundles(
   options: BundleSearch,
   removable: readonly ListedBackup[],

@@ -7,6 +7,7 @@
  */
 import { createHash, type Hash } from "node:crypto";
 import { basename } from "node:path";
+import { bundleName } from "../bundle/bundle.js";
 import { isKind, StoreError, withLine, wrap } from "../errors.js";
 import { recogniseFile } from "../fs/file-kind.js";
 import { sha256File, statIfExists } from "../fs/read.js";
@@ -57,7 +58,7 @@ export interface Verification {
 
 /** The contents of an encrypted copy. */
 export interface Inspection {
-  /** SQLite's messages about the database's structure. */
+  /** SQLite's messages about damage of the database's structure; empty if it is sound. */
   readonly faults: readonly string[];
   readonly schemaVersion: number;
   readonly clients: { readonly active: number; readonly revoked: number };
@@ -71,6 +72,8 @@ const maxQuoted = 3;
  * Verifies a backup. A backup without a manifest is not ok, whatever the other checks find.
  *
  * @throws {@link StoreError} notFound - if the file does not exist
+ * @throws {@link StoreError} refused - if the path is a directory or another special file
+ * @throws {@link StoreError} corrupted - if the file is a manifest or a bundle
  * @throws {@link StoreError} newerVersion - if a later version of this program made it
  * @throws {@link StoreError} passphraseUnavailable - if the source has no passphrase
  * @throws {@link StoreError} wrongPassphrase - if no passphrase opens the file, although it is
@@ -87,7 +90,7 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
   const compare = (name: string, found: string | number, expected: string | number) =>
     check(name, found === expected, `${found}`, `${found}, but ${expected} in the manifest`);
 
-  const manifest = await manifestOf(path, checks);
+  const manifest = await checkManifest(path, checks);
   const { format, keyId } = await identify(path);
   if (format === "unknown") await assertNotAnotherKind(path);
   const hash = createHash("sha256");
@@ -108,7 +111,8 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
 
   if (inspected.status === "rejected") {
     const error = inspected.reason;
-    // An unchanged file opens with its own passphrase, so the passphrase that was tried is wrong.
+    // A file that differs from its manifest fails the check "opens". An unchanged file is not
+    // damaged, so the passphrase that was tried is wrong.
     const isDamage =
       error instanceof StoreError &&
       (error.kind === "corrupted" || (error.kind === "wrongPassphrase" && !isUnchanged));
@@ -166,7 +170,8 @@ export async function openBackup(
   const { source, storePath } = secret;
   const { format, keyId } = await identify(path);
   if (format === "sqlcipher" && keyId === undefined) throw await plaintextHeaderError(path);
-  const withBundle = `Open it with its bundle and the recovery key: --bundle clients.${keyId}.bundle.age --identity FILE`;
+  const bundle = keyId === undefined ? "FILE" : bundleName(keyId);
+  const withBundle = `Open it with its bundle and the recovery key: --bundle ${bundle} --identity FILE`;
   const tried: KeptPassphrase[] = [];
   try {
     for await (const kept of readPassphrases(source, storePath, keyId)) {
@@ -256,7 +261,8 @@ export async function verifyCopy(opened: OpenedStore, hash?: Hash): Promise<Insp
   );
 }
 
-async function manifestOf(path: string, checks: Check[]): Promise<Manifest | undefined> {
+/** Reads a backup's manifest and adds the check. Returns undefined if it is missing or damaged. */
+async function checkManifest(path: string, checks: Check[]): Promise<Manifest | undefined> {
   try {
     const manifest = await readManifest(manifestPath(path));
     checks.push({ name: "manifest", ok: true, detail: `made ${manifest.created_at}` });
@@ -273,7 +279,7 @@ async function readBackupSize(path: string): Promise<number> {
   if (stats?.isFile()) return stats.size;
   if (stats) throw new StoreError("refused", `${path} is not a file`);
   throw new StoreError("notFound", `no such file or directory: ${path}`, {
-    hint: "Name the .db file of a backup; find the newest with: hivemind-sqlcipher status",
+    hint: "Name the .db file of a backup. List the backups with hivemind-sqlcipher backups.",
   });
 }
 

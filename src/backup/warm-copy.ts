@@ -1,5 +1,5 @@
 /**
- * Copies a store. The downtime of its service does not depend on the store's size.
+ * Copies a store in WAL mode, with a downtime of its service that does not depend on its size.
  *
  * A store in WAL mode is a main file and a log of whole pages (`-wal`). Writers append to the log
  * only. A checkpoint moves pages from the log to the main file. When all pages have been moved and
@@ -59,10 +59,10 @@ import {
 
 /**
  * A copy has caught up if at most this many pages are new: writing them takes less than a
- * millisecond, and re-encrypting them a few.
+ * millisecond, and re-encrypting them a few milliseconds.
  */
 const fewPages = 64;
-/** The limit for a writer that commits faster than the copy can catch up. */
+/** The maximum number of rounds if a writer commits faster than the copy can catch up. */
 const maxRounds = 50;
 /** The number of attempts if the store is replaced during the copy. */
 const maxReplacements = 3;

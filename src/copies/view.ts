@@ -352,12 +352,12 @@ async function removeIfPresent(remote: RemoteTarget, file: string): Promise<void
 }
 
 function remoteFiles(remote: RemoteTarget, targetFiles: TargetFiles): BackupFiles {
-  const complete = new Set<string>();
+  const downloaded = new Set<string>();
   return {
-    complete: async (path) => {
-      if (complete.has(path)) return;
+    makeReadable: async (path) => {
+      if (downloaded.has(path)) return;
       await downloadWhole(remote, path, targetFiles.get(basename(path)) ?? 0);
-      complete.add(path);
+      downloaded.add(path);
     },
     remove: async (path) => {
       for (const file of [basename(path), basename(manifestPath(path))]) {

@@ -485,7 +485,7 @@ test("prune --bundles removes a bundle only if no backup and no store needs it",
     ...{ folder, storePath: machine.store, source: { kind: "keyring" }, keep: { last: 1 } },
     ...{ bundles: true, bundleFolder: bundles, dryRun: false },
     files: {
-      complete: async () => undefined,
+      makeReadable: async () => undefined,
       remove: () => Promise.reject(new StoreError("io", "refused")),
     },
     reporter: { notice: () => {}, detail: () => {}, confirm: async () => {} },

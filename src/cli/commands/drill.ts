@@ -78,7 +78,7 @@ async function drillNewest(
           hint: "Make one with hivemind-sqlcipher backup, or name another directory.",
         });
       }
-      await files.complete(newest.path);
+      await files.makeReadable(newest.path);
       const search = { backup: newest.path, directory: bundleFolder };
       return await withBundle(options, { search, kept: context }, async (given) => {
         const bundle = given && (await readBundle(given.path, given.opener));

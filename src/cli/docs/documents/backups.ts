@@ -68,7 +68,7 @@ const completed = documentOf<BackupResult>()(
     backup: z.strictObject({
       path: text("The backup"),
       manifest: text("Its manifest"),
-      created_at: time("When the copy was complete; it has every earlier change"),
+      created_at: time("Every change before this time is in the backup"),
       size: integer("Its size in bytes"),
       sha256,
       key_id: keyId,
@@ -95,7 +95,7 @@ export const listed = documentOf<Omit<Listing, "unchecked">>()(
       z.strictObject({
         path: text("A backup, the newest first"),
         manifest: text("Its manifest"),
-        created_at: time("When the copy was complete"),
+        created_at: time("Every change before this time is in the backup"),
         age_seconds: integer("Its age in seconds"),
         size: integer("Its size in bytes"),
         clients: counts,
@@ -121,7 +121,7 @@ const fleetStore = {
   hostnames: texts("The machines that made its backups"),
   backups: integer("How many backups it has"),
   incomplete: integer("How many of them lack their file, or have one of another size"),
-  size: integer("Bytes of all backups"),
+  size: integer("Bytes of the complete backups"),
   oldest: time("When the oldest was made"),
   newest: z.strictObject({
     path: text("The newest backup by its manifest, which is not verified"),
