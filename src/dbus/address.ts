@@ -20,7 +20,7 @@ const abstractSocketVersion = [22, 12];
  * Returns the addresses of the session bus, in the order in which to try them.
  *
  * Without DBUS_SESSION_BUS_ADDRESS, or if it is empty, this is the bus of systemd's user manager.
- * `autolaunch:` is ignored, because it would start a new bus with an empty keyring.
+ * `autolaunch:` counts as unusable, because it would start a new bus, without the user's keyring.
  */
 export function sessionBusAddresses(
   environment: Environment,
@@ -71,7 +71,7 @@ function parseAddress(
   if (name) return abstractSocket(name, nodeVersion);
   const directory = environment.XDG_RUNTIME_DIR;
   if (values.get("runtime") === "yes" && directory) return { socket: `${directory}/bus` };
-  return { problem: "no path of a socket" };
+  return { problem: "no socket path" };
 }
 
 function abstractSocket(

@@ -14,8 +14,8 @@ import {
 } from "./message.js";
 
 /**
- * Starting a keyring daemon takes well under a second. The bus itself would wait two minutes for
- * it.
+ * A call may start the keyring daemon, which takes well under a second. The bus would wait two
+ * minutes for a daemon that does not start.
  */
 export const replyTimeoutMs = 5_000;
 
@@ -89,6 +89,7 @@ export class Bus implements AsyncDisposable {
    *
    * @param signal - when aborted, rejects pending and later calls
    * @throws {@link NoBusError} if no address works
+   * @throws what {@link abortReason} returns, if the signal is aborted
    */
   static async session(environment: Environment, signal?: AbortSignal): Promise<Bus> {
     const { sockets, unusable } = sessionBusAddresses(environment);
@@ -148,6 +149,7 @@ export class Bus implements AsyncDisposable {
    * @throws {@link BusError} if the peer replies with an error
    * @throws {@link BusTimeoutError} if the peer does not reply in time
    * @throws {@link ProtocolError} if the reply has another signature
+   * @throws the error of the connection, if it fails during the call or has failed before
    */
   async call(
     call: Call,
@@ -175,9 +177,9 @@ export class Bus implements AsyncDisposable {
   }
 
   /**
-   * Subscribes to a signal. Returns when the bus delivers it.
-   *
-   * The match rule is needed even for a signal to this client, because some services broadcast it.
+   * Subscribes to a signal. Returns as soon as the bus has accepted the match rule, and does not
+   * wait for the signal. The rule is needed even for signals meant for this client, because some
+   * services broadcast them.
    */
   async subscribe(
     filter: SignalFilter,
@@ -192,7 +194,7 @@ export class Bus implements AsyncDisposable {
     await this.callBus("AddMatch", rule, "");
   }
 
-  /** Calls `listener` if the connection fails or `signal` is aborted. */
+  /** Calls `listener` if the connection fails, or if the signal given to `session` is aborted. */
   onFailure(listener: (error: Error) => void): void {
     this.#failureListeners.add(listener);
     if (this.#failure) listener(this.#failure);
@@ -327,8 +329,8 @@ function matches(filter: SignalFilter, message: Message): boolean {
 }
 
 /**
- * Returns the owner of another user's socket, or undefined. Its bus accepts the authentication and
- * then closes the connection without a reason.
+ * Returns the id of the user who owns a socket; undefined if that is the user of this process. The
+ * bus of another user accepts the authentication and then closes the connection without a reason.
  */
 function findForeignOwner(path: string): number | undefined {
   try {

@@ -1,4 +1,4 @@
-/** Processes of a control group, their arguments and their stores. */
+/** The processes of a control group, their arguments, and the stores that they have open. */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { hasCode } from "../errors.js";
@@ -57,30 +57,42 @@ export function isInGroup(pid: number, group: string): boolean {
   );
 }
 
-/** Returns the first file with a base name in `names` that any of the processes has open. */
+/** Returns the path of an open file of these processes whose base name is one of `names`. */
 export function findOpenStore(
   pids: readonly number[],
   names: readonly string[],
 ): string | undefined {
   for (const pid of pids) {
-    try {
-      for (const fd of readdirSync(`/proc/${pid}/fd`)) {
-        const target = readlinkSync(`/proc/${pid}/fd/${fd}`);
-        if (names.includes(basename(target))) return target;
-      }
-    } catch {
-      // The process ended, closed the file, or belongs to another user. `assertSameUser` detects
-      // the latter.
-    }
+    const target = listOpenFiles(pid).find((path) => names.includes(basename(path)));
+    if (target !== undefined) return target;
   }
   return undefined;
 }
 
+/** Returns the open files of a process; none if it has ended or belongs to another user. */
+function listOpenFiles(pid: number): string[] {
+  const directory = `/proc/${pid}/fd`;
+  try {
+    return readdirSync(directory).flatMap((fd) => readLinkIfExists(join(directory, fd)) ?? []);
+  } catch {
+    return [];
+  }
+}
+
+function readLinkIfExists(path: string): string | undefined {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return undefined; // closed since the directory was read
+  }
+}
+
 /**
- * Returns the default store path below a process's XDG_DATA_HOME. Returns undefined if the variable
- * is not set or cannot be read, or if `storePath` is below it or linked from it.
+ * Returns the path of the default store in a process's XDG_DATA_HOME, if that store is not
+ * `storePath`. Returns undefined if the variable is not set or cannot be read, if `storePath` is
+ * below that directory, or if a symbolic link at a default path there leads to `storePath`.
  */
-export function findOtherDataHome(
+export function findOtherDefaultStore(
   pid: number | undefined,
   storePath: string,
   names: readonly string[],

@@ -19,7 +19,10 @@ export interface Holder {
 
 export interface Holders {
   readonly holders: Holder[];
-  /** False if processes of other users could not be inspected. They may have the store open too. */
+  /**
+   * False if processes of other users could not be inspected, or if there is no /proc: further
+   * processes may have the store open.
+   */
   readonly isComplete: boolean;
 }
 
@@ -44,7 +47,7 @@ export async function findHolders(
   let isComplete = running.length > 0;
   for (const pid of running) {
     if (skip.has(pid)) continue;
-    const holds = hasOneOpen(pid, new Set(paths), inodes);
+    const holds = hasAnyOpen(pid, new Set(paths), inodes);
     if (holds === undefined) isComplete = false;
     else if (holds) pids.add(pid);
   }
@@ -95,7 +98,7 @@ function readInodes(paths: readonly string[]): Set<string> {
  * Returns whether the process has one of the files open. Returns undefined if this user may not
  * inspect the process.
  */
-function hasOneOpen(
+function hasAnyOpen(
   pid: number,
   paths: ReadonlySet<string>,
   inodes: ReadonlySet<string>,
@@ -109,8 +112,8 @@ function hasOneOpen(
       } catch {
         continue; // closed since the directory was read
       }
-      if (!target.startsWith("/") || target.startsWith("/dev/")) continue;
       if (paths.has(target.replace(/ \(deleted\)$/, ""))) return true;
+      if (!target.startsWith("/") || target.startsWith("/dev/")) continue;
       // The same file has another path through a hard link, a bind mount, or a container's file
       // system.
       const stats = statSync(`${directory}/${fd}`, { bigint: true, throwIfNoEntry: false });
@@ -167,8 +170,8 @@ function formatInode({ dev, ino }: BigIntStats): string {
 /**
  * Returns the name of a process's program.
  *
- * Since Node.js 24, `comm` is the name of Node's main thread. Of the command line, only the program
- * is read, because arguments may be secret.
+ * Since Node.js 24, `comm` of a Node process is "MainThread", so the name is taken from the command
+ * line. The arguments after the program are dropped, because they may be secret.
  */
 function readCommandName(pid: number): string {
   try {

@@ -1,11 +1,11 @@
 /**
- * The running operation's connection to its user, for calls too deep for a signal and a reporter as
- * arguments: a keyring may show a dialog at any read.
+ * The running operation's connection to its user, for functions that do not get a signal and a
+ * reporter as arguments. A keyring, for example, may show a dialog at any read.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
 
 export interface Interaction {
-  /** Ends a wait for the user. */
+  /** Aborts the operation, and with it a wait for the user. */
   readonly signal?: AbortSignal | undefined;
   /** Reports that the operation waits for the user. */
   readonly notice?: ((text: string) => void) | undefined;

@@ -8,7 +8,10 @@ export interface Outcome {
   /** Empty without {@link RunOptions.output}. */
   readonly stdout: string;
   readonly stderr: string;
-  /** Why there is no exit code: the time limit, a missing program, or a signal. */
+  /**
+   * Why there is no exit code. `signal`: the program was killed, or could not be started for
+   * another reason than a missing file; `stderr` then has the reason.
+   */
   readonly failure?: "timeout" | "missing" | "signal";
 }
 
@@ -24,17 +27,20 @@ export interface RunOptions {
   readonly timeoutMs: number;
   /**
    * Whether to collect the output. False discards it, and `stderr` passes it to standard error.
-   * With either, `run` returns when the program exits, although its children may keep the output
-   * open.
+   * If the output is not collected, `run` returns as soon as the program exits, and does not wait
+   * for children of the program that have the output open.
    */
   readonly output?: boolean | "stderr";
   /** The program's standard input; nothing by default. */
   readonly input?: string;
   /** The file descriptor that gets the program's standard output, which is then not collected. */
   readonly stdout?: number | undefined;
-  /** The program's account. Its user may not be able to enter this process's directory. */
+  /**
+   * The program's account. The program then runs in `/`, because its user may not be permitted to
+   * enter the working directory of this process.
+   */
   readonly account?: Account | undefined;
-  /** Kills the program. */
+  /** When aborted, kills the program. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -64,7 +70,7 @@ export function run(
 ): Promise<Outcome> {
   return new Promise((resolve) => {
     const target = output === "stderr" ? 2 : output ? "pipe" : "ignore";
-    const own = account ? { PATH: process.env.PATH, ...account.environment } : process.env;
+    const environment = account ? { PATH: process.env.PATH, ...account.environment } : process.env;
     const notStarted = (error: Error) => {
       const failure = hasCode(error, "ENOENT") ? "missing" : "signal";
       resolve({ code: null, failure, stdout: "", stderr: error.message });
@@ -74,7 +80,7 @@ export function run(
       child = spawn(program, args, {
         detached: true,
         stdio: [input === undefined ? "ignore" : "pipe", stdout ?? target, target],
-        env: output === true ? { ...own, ...plainOutput } : own,
+        env: output === true ? { ...environment, ...plainOutput } : environment,
         ...(account && { cwd: "/", uid: account.uid, gid: account.gid }),
       });
     } catch (error) {

@@ -8,8 +8,8 @@ const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 /**
  * Runs `work` with an AbortSignal, aborted by the first SIGINT, SIGTERM or SIGHUP.
  *
- * Ignores later signals, because the work is undoing itself and starting the service again. Inside
- * another `abortOnSignal`, the work gets the signal of the outer one.
+ * Ignores later signals of the system, because the work is then undoing its changes and starting
+ * the service again. A nested call passes on the AbortSignal of the outer call.
  */
 export async function abortOnSignal<Result>(
   work: (signal: AbortSignal) => Promise<Result>,

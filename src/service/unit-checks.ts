@@ -4,7 +4,7 @@ import { basename } from "node:path";
 import { StoreError } from "../errors.js";
 import {
   findOpenStore,
-  findOtherDataHome,
+  findOtherDefaultStore,
   isInGroup,
   listGroupProcesses,
 } from "../process/cgroup.js";
@@ -233,7 +233,7 @@ async function checkStore(
     findOpenStore(pids, names) ??
     (startsContainers(properties)
       ? undefined
-      : findOtherDataHome(Number(properties.MainPID) || pids[0], storePath, names));
+      : findOtherDefaultStore(Number(properties.MainPID) || pids[0], storePath, names));
   // The unit may have opened the store since `isHolder` was determined.
   if (other === storePath && (await holdsStore(properties, storePath))) return [];
   const { name } = unit;

@@ -52,7 +52,7 @@ test.each([
   ["/run/bus", "/run/bus: not an address"],
   ["unix:", "unix:: not an address"],
   ["unix:path", "unix:path: not an address"],
-  ["unix:tmpdir=/tmp", "unix:tmpdir=/tmp: no path of a socket"],
+  ["unix:tmpdir=/tmp", "unix:tmpdir=/tmp: no socket path"],
   ["autolaunch:", "autolaunch:: unsupported transport autolaunch"],
 ])("not the address of a bus: %s", (text, problem) => {
   expect(addresses(text)).toEqual({ sockets: [], unusable: [problem] });

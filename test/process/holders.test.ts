@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, linkSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, linkSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -46,6 +46,18 @@ test("a store that no process has open has no holders, nor has a store that does
   expect(await findHolders(store)).toEqual({ holders: [], isComplete: true });
   writeFileSync(store, "");
   expect(await findHolders(store)).toEqual({ holders: [], isComplete: true });
+});
+
+test("a store in memory, below /dev/shm, counts", async () => {
+  const directory = mkdtempSync("/dev/shm/holders-");
+  try {
+    const path = join(directory, "clients.db");
+    writeFileSync(path, "");
+    const pid = await holder(path);
+    expect((await findHolders(path)).holders.map((each) => each.pid)).toEqual([pid]);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
 });
 
 test("the store and each of its sidecars count", async () => {
