@@ -97,7 +97,7 @@ export interface StoreSecret {
 }
 
 /** Returns the candidate that opens the store; the likeliest if none does. */
-async function openingCandidate(
+async function chooseCandidate(
   storePath: string,
   { path, candidates }: StoreSecret,
   reporter: Reporter,
@@ -138,7 +138,7 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   const inServerJson = await findPassword(server, storePath);
   const given =
     typeof options.passphrase === "object"
-      ? await openingCandidate(storePath, options.passphrase, reporter)
+      ? await chooseCandidate(storePath, options.passphrase, reporter)
       : options.passphrase;
   const passphrase = given ?? inServerJson?.password ?? (await options.askPassphrase?.());
   if (passphrase === undefined) {
@@ -155,7 +155,7 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   if (backupDirectory !== undefined) {
     for (const notice of await assertPlacement(backupDirectory, bundleTo)) reporter.notice(notice);
   }
-  const { key, keyId } = await tryPassphrase(
+  const { key, keyId } = await openWithPassphrase(
     storePath,
     passphrase,
     options.passphrase === undefined ? inServerJson?.path : undefined,
@@ -215,7 +215,7 @@ async function adoptForeign(
       hint: "Adopt the store first, then remove the password: hivemind-sqlcipher init --adopt --remove-password",
     });
   }
-  const key = await tryParameters(storePath, secret, parameters);
+  const key = await openWithParameters(storePath, secret, parameters);
   const passphrase = isRawKey(secret) ? undefined : secret;
   await assertSourceKeeps(options, passphrase);
   const settings = formatCipherSettings(parameters);
@@ -250,7 +250,7 @@ async function adoptForeign(
 }
 
 /** Opens the store once with other parameters, and checks whether it can be exported. */
-async function tryParameters(
+async function openWithParameters(
   storePath: string,
   secret: string,
   parameters: CipherParameters,
@@ -267,7 +267,7 @@ async function tryParameters(
  *
  * @param passwordFile - the `server.json` with this passphrase, for the error
  */
-async function tryPassphrase(
+async function openWithPassphrase(
   storePath: string,
   passphrase: string,
   passwordFile: string | undefined,

@@ -6,7 +6,7 @@ import { assertPlacement } from "../bundle/placement.js";
 import { expandPath } from "../config/paths.js";
 import type { Settings } from "../config/settings-file.js";
 import { StoreError } from "../errors.js";
-import { existingAncestor, isWritable } from "./files.js";
+import { findExistingAncestor, isWritable } from "./files.js";
 
 export interface Directories {
   readonly backups: string;
@@ -20,8 +20,8 @@ export interface Directories {
 }
 
 /** File systems on disks and on the network, as opposed to memory and the kernel's own. */
-const ofDisks = /^(?:ext[234]|xfs|btrfs|f2fs|zfs|jfs|vfat|exfat|ntfs3?|fuseblk|nfs4?|cifs|9p)$/;
-const whereDisksAre = /^\/(?:media|mnt|run\/media|srv)(?:\/|$)/;
+const diskFileSystems = /^(?:ext[234]|xfs|btrfs|f2fs|zfs|jfs|vfat|exfat|ntfs3?|fuseblk|nfs4?|cifs|9p)$/;
+const diskMountPoints = /^\/(?:media|mnt|run\/media|srv)(?:\/|$)/;
 
 /**
  * Returns the directories of the settings or the options, or chooses some: two other disks, one for
@@ -70,11 +70,11 @@ export async function chooseDirectories({
 
 async function findOtherDisks(storePath: string): Promise<string[]> {
   const table = await readFile("/proc/self/mountinfo", "utf8").catch(() => "");
-  const own = await deviceOf(storePath);
+  const own = await readDevice(storePath);
   const found: string[] = [];
   const devices = new Set([own]);
-  for (const path of mountedDisks(table)) {
-    const device = await deviceOf(path);
+  for (const path of parseMountedDisks(table)) {
+    const device = await readDevice(path);
     if (devices.has(device) || !(await isWritable(path))) continue;
     devices.add(device);
     found.push(path);
@@ -83,17 +83,17 @@ async function findOtherDisks(storePath: string): Promise<string[]> {
 }
 
 /** Returns where disks are mounted that a user may have attached, from `/proc/self/mountinfo`. */
-export function mountedDisks(table: string): string[] {
+export function parseMountedDisks(table: string): string[] {
   const paths = table.split("\n").flatMap((line) => {
     const [before = "", after = ""] = line.split(" - ");
     const path = (before.split(" ")[4] ?? "").replace(/\\(\d{3})/g, (_, octal) =>
       String.fromCharCode(Number.parseInt(octal, 8)),
     );
-    return ofDisks.test(after.split(" ")[0] ?? "") && whereDisksAre.test(path) ? [path] : [];
+    return diskFileSystems.test(after.split(" ")[0] ?? "") && diskMountPoints.test(path) ? [path] : [];
   });
   return [...new Set(paths)].sort();
 }
 
-async function deviceOf(path: string): Promise<number | undefined> {
-  return (await stat(await existingAncestor(path))).dev;
+async function readDevice(path: string): Promise<number | undefined> {
+  return (await stat(await findExistingAncestor(path))).dev;
 }

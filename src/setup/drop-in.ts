@@ -38,16 +38,16 @@ export async function installDropIn(
   const container = hubContainer();
   const text =
     container === undefined
-      ? renderDropIn(await unitOf(request, hub, phase))
-      : renderQuadletDropIn(containerUnit(request, container));
+      ? renderDropIn(await toUnit(request, hub, phase))
+      : renderQuadletDropIn(toContainerUnit(request, container));
   await makeDirectory(dirname(hub.dropIn));
   await replaceFile(hub.dropIn, header + text);
-  await reload(hub.manager);
+  await reloadManager(hub.manager);
   if (container !== undefined) await assertGenerated(container, hub.dropIn);
 }
 
 /** The preparation itself leaves the copy without a passphrase while a setup is in progress. */
-function containerUnit(
+function toContainerUnit(
   { ownCommand }: Pick<SetupRequest, "ownCommand">,
   { unit, serverJson, inside }: HubContainer,
 ): ContainerUnit {
@@ -70,7 +70,7 @@ async function assertGenerated({ unit }: HubContainer, dropIn: string): Promise<
   });
 }
 
-async function unitOf(
+async function toUnit(
   { source, ownCommand, preparation }: Pick<SetupRequest, "source" | "ownCommand" | "preparation">,
   { manager, command: hub }: Pick<HubSurvey, "manager" | "command">,
   phase: Phase,
@@ -89,10 +89,10 @@ export async function removeDropIn(manager: Manager, path: string): Promise<void
   await removeFile(path);
   if ((await listDirectory(directory))?.length === 0) await rmdir(directory);
   else await syncDirectory(directory).catch(() => undefined);
-  await reload(manager);
+  await reloadManager(manager);
 }
 
-async function reload(manager: Manager): Promise<void> {
+async function reloadManager(manager: Manager): Promise<void> {
   const outcome = await systemctl(manager, ["daemon-reload"]);
   if (outcome.code === 0) return;
   throw new StoreError("service", `systemd did not reload its units${formatFailure(outcome)}`, {

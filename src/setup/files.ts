@@ -21,12 +21,12 @@ export async function isReplaceable(file: string): Promise<boolean> {
 }
 
 /** Returns the path, or the nearest directory above it that exists. */
-export async function existingAncestor(path: string): Promise<string> {
+export async function findExistingAncestor(path: string): Promise<string> {
   let current = path;
   while (!(await statIfExists(current))) current = dirname(current);
   return current;
 }
 
-export async function sizeOf(path: string): Promise<number> {
+export async function readSize(path: string): Promise<number> {
   return (await statIfExists(path))?.size ?? 0;
 }

@@ -35,7 +35,7 @@ export async function makeFirstBackup(
   const { path, bundle } = makesKeys
     ? await makeBackupWithKeys(scope)
     : (scope.found.lastBackup ?? (await makeBackup(scope)));
-  return { path, bundle, tested: await verify(scope, path, bundle) };
+  return { path, bundle, tested: await verifyWithBundle(scope, path, bundle) };
 }
 
 async function makeBackupWithKeys(scope: SetupScope): Promise<BackupFiles> {
@@ -75,7 +75,7 @@ async function makeBackup(
  *
  * @returns whether the bundle was opened
  */
-async function verify(
+async function verifyWithBundle(
   { request, recoveryKey }: SetupScope,
   path: string,
   bundle: string,

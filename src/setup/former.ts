@@ -25,12 +25,12 @@ import { withOperation } from "../recovery/recover.js";
 import type { Service } from "../service/service.js";
 import { identify } from "../store/cipher.js";
 import { isHandedOver, type SetupRecord, updateSetupRecord } from "./record.js";
-import { type SetupRequest, serviceOf } from "./request.js";
+import { type SetupRequest, toServiceChoice } from "./request.js";
 import { waitUntilListening } from "./serving.js";
 import { decryptStore, encryptedStore, readPassphrase } from "./store.js";
 
 /** The parts of an undo that depend on the former database. */
-export interface Former {
+export interface UndoStrategy {
   /** Tries what could fail, before anything changes. */
   check(): Promise<void>;
   /** Does what the hub works through. */
@@ -45,37 +45,37 @@ export interface Former {
    *
    * @returns the state, for the error message
    */
-  putBack(): Promise<string | undefined>;
+  revert(): Promise<string | undefined>;
   /** @returns where the encrypted store is kept, or null */
   afterStart(): Promise<string | null>;
 }
 
-export function formerOf(request: SetupRequest, record: SetupRecord): Former {
-  const kinds = { json: formerJson, sqlite: formerSqlite, sqlcipher: formerSqlcipher };
+export function chooseUndoStrategy(request: SetupRequest, record: SetupRecord): UndoStrategy {
+  const kinds = { json: undoJson, sqlite: undoSqlite, sqlcipher: undoSqlcipher };
   return kinds[record.database.kind](request, record);
 }
 
 /** The store is converted in place, by an operation that stops and starts the hub itself. */
-function formerSqlite(request: SetupRequest, { unit }: SetupRecord): Former {
+function undoSqlite(request: SetupRequest, { unit }: SetupRecord): UndoStrategy {
   const { storePath } = request;
   const isEncrypted = async () => (await identify(storePath)).format === "sqlcipher";
   return {
     check: async () => undefined,
     beforeStop: async () => {
       if (!(await isEncrypted())) return;
-      await decryptStore(request, serviceOf(storePath, unit));
+      await decryptStore(request, toServiceChoice(storePath, unit));
       emitStep("undo.decrypted");
     },
     isPending: isEncrypted,
     work: async () => undefined,
     waitUntilServing: waitUntilListening,
-    putBack: async () => undefined,
+    revert: async () => undefined,
     afterStart: async () => null,
   };
 }
 
 /** The password returns into `server.json`. */
-function formerSqlcipher(request: SetupRequest): Former {
+function undoSqlcipher(request: SetupRequest): UndoStrategy {
   const { storePath } = request;
   const path = serverJsonPath();
   let isWritten = false;
@@ -90,7 +90,7 @@ function formerSqlcipher(request: SetupRequest): Former {
       emitStep("undo.switched");
     },
     waitUntilServing: waitUntilListening,
-    putBack: async () => {
+    revert: async () => {
       if (!isWritten) return undefined;
       await removePassword(path);
       return "the hub gets its passphrase from run again";
@@ -100,7 +100,7 @@ function formerSqlcipher(request: SetupRequest): Former {
 }
 
 /** The JSON database is written again, and `server.json` names it. */
-function formerJson(request: SetupRequest, record: SetupRecord): Former {
+function undoJson(request: SetupRequest, record: SetupRecord): UndoStrategy {
   const { storePath, signal } = request;
   const { database } = record;
   const path = serverJsonPath();
@@ -110,7 +110,7 @@ function formerJson(request: SetupRequest, record: SetupRecord): Former {
       await removeDirectoryAs(currentAccount(), stagingDirectory(database.place));
       if (!(await isHandedOver(storePath))) return;
       await assertReplaceable((await readServerJson(path)).file);
-      const to = { name: moduleOf(record), config: await stagedConfig(record) };
+      const to = { name: jsonModule(record), config: await readStagedConfig(record) };
       await migrate({ from: encryptedStore(request), to, dryRun: true, signal });
     },
     beforeStop: async () => undefined,
@@ -125,7 +125,7 @@ function formerJson(request: SetupRequest, record: SetupRecord): Former {
       emitStep("undo.switched");
     },
     waitUntilServing: waitUntilListening,
-    putBack: async () => {
+    revert: async () => {
       if (!isSwitched) return undefined;
       const { module, settings } = hubDatabase(encryptedStore(request));
       await switchModule(path, module, settings);
@@ -136,21 +136,23 @@ function formerJson(request: SetupRequest, record: SetupRecord): Former {
   };
 }
 
-const moduleOf = ({ database }: SetupRecord) => database.module ?? jsonPluginName;
+function jsonModule({ database }: SetupRecord): string {
+  return database.module ?? jsonPluginName;
+}
 
 /** Where the JSON database is written: on its disk, so that a rename puts it into its place. */
 const stagingDirectory = (place: string) => join(dirname(place), ".hivemind-sqlcipher-undo");
 
 /** Returns the settings of the JSON database in `server.json`. */
-async function jsonConfig(record: SetupRecord): Promise<Endpoint["config"]> {
+async function readJsonConfig(record: SetupRecord): Promise<Endpoint["config"]> {
   const { settings } = await readServerJson(serverJsonPath());
-  const block = (settings.database as Record<string, unknown> | undefined)?.[moduleOf(record)];
+  const block = (settings.database as Record<string, unknown> | undefined)?.[jsonModule(record)];
   return (block ?? {}) as Endpoint["config"];
 }
 
-async function stagedConfig(record: SetupRecord): Promise<Endpoint["config"]> {
+async function readStagedConfig(record: SetupRecord): Promise<Endpoint["config"]> {
   const directory = stagingDirectory(record.database.place);
-  return { ...(await jsonConfig(record)), subfolder: toHub(directory) ?? directory };
+  return { ...(await readJsonConfig(record)), subfolder: toHub(directory) ?? directory };
 }
 
 /**
@@ -161,7 +163,7 @@ async function moveChangedAside(
   { database: { place, checksum } }: SetupRecord,
 ): Promise<void> {
   if (!(await lstatIfExists(place)) || (await sha256File(place)) === checksum) return;
-  const kept = `${place}.changed.${timeStamp()}`;
+  const kept = `${place}.changed.${formatTimestamp()}`;
   await moveFile(place, kept);
   await syncDirectory(dirname(place));
   reporter.notice(
@@ -174,14 +176,14 @@ async function writeJson(request: SetupRequest, record: SetupRecord): Promise<vo
   const { settingsPath, storePath, signal } = request;
   const { place } = record.database;
   const directory = stagingDirectory(place);
-  const config = await stagedConfig(record);
-  const former = await jsonFiles(await jsonConfig(record));
+  const config = await readStagedConfig(record);
+  const former = await jsonFiles(await readJsonConfig(record));
   const staged = await jsonFiles(config);
   try {
     await makeDirectoryAs(currentAccount(), directory);
     if (await lstatIfExists(former.version)) await copyFile(former.version, staged.version);
     await migrate({
-      ...{ from: encryptedStore(request), to: { name: moduleOf(record), config }, signal },
+      ...{ from: encryptedStore(request), to: { name: jsonModule(record), config }, signal },
     });
     // The next undo knows the file by this checksum, and overwrites it.
     const checksum = await sha256File(staged.store);
@@ -213,7 +215,7 @@ async function moveStoreAside({
         hint: "End the program that uses the store, then run setup --undo again.",
       });
     }
-    const kept = `${storePath}.undone.${timeStamp()}`;
+    const kept = `${storePath}.undone.${formatTimestamp()}`;
     await moveFile(storePath, kept);
     await syncDirectory(dirname(storePath));
     emitStep("undo.moved");
@@ -222,7 +224,7 @@ async function moveStoreAside({
 }
 
 /** Returns the time in seconds, as a part of a file's name. */
-function timeStamp(): string {
+function formatTimestamp(): string {
   return new Date()
     .toISOString()
     .replace(/\.\d+Z$/, "Z")

@@ -28,15 +28,15 @@ import type { ClientStore } from "../store/client-store.js";
 import { shellQuote } from "../text/escape.js";
 import { isStartedByRun } from "./hub-survey.js";
 import { assertNotNamed, isHandedOver, updateSetupRecord } from "./record.js";
-import { type SetupScope, serviceOf } from "./request.js";
+import { type SetupScope, toServiceChoice } from "./request.js";
 import { isServing, type Outage, waitUntilServing } from "./serving.js";
 import { encryptedStore, readPassphrase } from "./store.js";
-import { whileStopped } from "./window.js";
+import { withHubStopped } from "./window.js";
 
 /** Switches the hub to the store, and back. */
 interface Change {
   readonly work: () => Promise<void>;
-  readonly putBack: () => Promise<string | undefined>;
+  readonly revert: () => Promise<string | undefined>;
 }
 
 /**
@@ -57,8 +57,8 @@ export async function restartOnStore(
   if (found.isHandedOver && (await waitForEarlierStart(scope))) return null;
   const change = await planChange(scope, isPasswordRemoved);
   return withOperation(storePath, reporter, (lock) =>
-    whileStopped({
-      ...{ lock, service: serviceOf(storePath, hub), recoveryCommand, reporter, signal },
+    withHubStopped({
+      ...{ lock, service: toServiceChoice(storePath, hub), recoveryCommand, reporter, signal },
       ...change,
       waitUntilServing: (service) => waitUntilServing(service, () => isServing(storePath, hub)),
       mayBeStopped: false,
@@ -73,7 +73,7 @@ export async function restartOnStore(
 async function waitForEarlierStart({ request: { storePath }, hub }: SetupScope): Promise<boolean> {
   if (!(await isStartedByRun(hub))) return false;
   try {
-    const service = await selectService(serviceOf(storePath, hub));
+    const service = await selectService(toServiceChoice(storePath, hub));
     await waitUntilServing(service, () => isServing(storePath, hub));
     return true;
   } catch (error) {
@@ -88,9 +88,9 @@ async function waitForEarlierStart({ request: { storePath }, hub }: SetupScope):
  */
 async function planChange(scope: SetupScope, isPasswordRemoved: boolean): Promise<Change> {
   const { former, request } = scope;
-  if (former === "json" && !(await isHandedOver(request.storePath))) return prepareCopy(scope);
+  if (former === "json" && !(await isHandedOver(request.storePath))) return planCopy(scope);
   const none = async () => undefined;
-  return { work: none, putBack: isPasswordRemoved ? () => writePassword(scope) : none };
+  return { work: none, revert: isPasswordRemoved ? () => writePassword(scope) : none };
 }
 
 async function writePassword({ request, found }: SetupScope): Promise<string> {
@@ -100,7 +100,7 @@ async function writePassword({ request, found }: SetupScope): Promise<string> {
 }
 
 /** Empties the store and tries the copy. Returns the copy and the change of `server.json`. */
-async function prepareCopy(scope: SetupScope): Promise<Change> {
+async function planCopy(scope: SetupScope): Promise<Change> {
   const { request, found, database } = scope;
   const { storePath, settingsPath, signal } = request;
   const { path } = found.server;
@@ -127,7 +127,7 @@ async function prepareCopy(scope: SetupScope): Promise<Change> {
       await switchModule(path, hub.module, hub.settings);
       emitStep("setup.switched");
     },
-    putBack: async () => {
+    revert: async () => {
       if (former === undefined) return undefined;
       await restoreDatabase(path, former);
       return "the hub uses its former database";
@@ -171,7 +171,7 @@ async function copyUnchanged(
 async function emptyStore({ request, found, database }: SetupScope, from: Endpoint): Promise<void> {
   const { storePath, source } = request;
   await using store = await unlockStore(storePath, source, { mode: "readwrite" });
-  const lacking = await idsNotIn(from, await activeIds(store));
+  const lacking = await findMissingIds(from, await listActiveIds(store));
   if (lacking.length > 0) {
     throw new StoreError(
       "refused",
@@ -188,14 +188,14 @@ async function emptyStore({ request, found, database }: SetupScope, from: Endpoi
  * Returns the ids of the clients that are not revoked. A copy creates revoked rows for unused ids,
  * which the source does not have.
  */
-async function activeIds(store: ClientStore): Promise<Set<number>> {
+async function listActiveIds(store: ClientStore): Promise<Set<number>> {
   const ids = new Set<number>();
   for await (const client of store) if (!isRevoked(client)) ids.add(client.client_id);
   return ids;
 }
 
 /** Returns the ids that a database lacks: all of them if its file does not exist yet. */
-async function idsNotIn({ name, config }: Endpoint, ids: Set<number>): Promise<number[]> {
+async function findMissingIds({ name, config }: Endpoint, ids: Set<number>): Promise<number[]> {
   const lacking = new Set(ids);
   try {
     await using database = await DatabaseFactory.create(name, config, { mode: "readonly" });

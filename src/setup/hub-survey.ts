@@ -19,7 +19,7 @@ import { findQuadlet } from "../service/quadlet.js";
 import { type Manager, show, systemctl, type UnitName } from "../service/systemctl.js";
 import { isInContainers } from "../service/unit-containers.js";
 import { isRestarting } from "../service/unit-state.js";
-import { existingAncestor, isWritable } from "./files.js";
+import { findExistingAncestor, isWritable } from "./files.js";
 
 export type HubState = "running" | "stopped" | "failed" | "restarting" | "masked" | "paused";
 
@@ -116,17 +116,17 @@ async function surveyHub(unit: UnitName, storePath: string): Promise<HubSurvey |
   const quadlet = hubContainer() && (await findQuadlet(common));
   const command = quadlet ? [] : await readHubCommand(common);
   const dropIn = quadlet?.dropIn ?? (await dropInPath(common));
-  const byRun = startsByRun((await commandLine(common)).join(" "));
+  const byRun = startsByRun((await readCommandLine(common)).join(" "));
   return {
     ...common,
-    state: (await isPaused(common)) ? "paused" : stateOf(found),
-    otherUser: otherUser(manager, found),
-    systemUser: systemUser(manager, found),
+    state: (await isPaused(common)) ? "paused" : toHubState(found),
+    otherUser: findOtherUser(manager, found),
+    systemUser: findSystemUser(manager, found),
     command,
     startsByRun: byRun,
     isServing: await isHubServing(common, storePath),
     dropIn,
-    isDropInWritable: await isWritable(await existingAncestor(dirname(dropIn))),
+    isDropInWritable: await isWritable(await findExistingAncestor(dirname(dropIn))),
     otherDropIn: byRun ? undefined : await findOtherDropIn(found, dropIn),
     quadlet: quadlet?.file,
   };
@@ -151,8 +151,8 @@ export async function isHubServing(
   const pid = Number(found.MainPID);
   const inUnit = holders.filter((holder) => isInGroup(holder.pid, found.ControlGroup ?? ""));
   // `run` itself opens the store for a moment.
-  if (isRun(pid)) return inUnit.some((holder) => holder.pid !== pid);
-  return inUnit.length > 0 && (await hasBoundServerJson(pid));
+  if (isRunProcess(pid)) return inUnit.some((holder) => holder.pid !== pid);
+  return inUnit.length > 0 && (await hasMountedServerJson(pid));
 }
 
 /** Returns whether `run` gave the running hub its passphrase. */
@@ -162,7 +162,7 @@ export async function isStartedByRun({ manager, name }: UnitName): Promise<boole
   }
   const [found = {}] = await show(manager, ["MainPID"], [name]);
   const pid = Number(found.MainPID);
-  return isRun(pid) || (await hasBoundServerJson(pid));
+  return isRunProcess(pid) || (await hasMountedServerJson(pid));
 }
 
 /** Returns the running container of a unit, if it mounts a copy of `server.json` in memory. */
@@ -171,7 +171,7 @@ async function findContainerWithCopy(unit: UnitName): Promise<Container | undefi
   return container && (await readContainerHub(container)).copy ? container : undefined;
 }
 
-function isRun(pid: number): boolean {
+function isRunProcess(pid: number): boolean {
   return startsByRun(argsOf(pid).join(" "));
 }
 
@@ -179,16 +179,16 @@ function isRun(pid: number): boolean {
  * Returns whether a process has a file of its own in the place of `server.json`, as the drop-in of
  * a unit of the system gives it.
  */
-async function hasBoundServerJson(pid: number): Promise<boolean> {
+async function hasMountedServerJson(pid: number): Promise<boolean> {
   return pid > 0 && (await readMountPoints(pid)).has(await realPath(serverJsonPath()));
 }
 
-async function commandLine({ manager, name }: UnitName): Promise<string[]> {
+async function readCommandLine({ manager, name }: UnitName): Promise<string[]> {
   const { readCommands } = await import("../service/unit-commands.js");
   return (await readCommands({ manager, name })).flatMap(({ args }) => args);
 }
 
-function stateOf(unit: Properties): HubState {
+function toHubState(unit: Properties): HubState {
   if (unit.ActiveState === "failed") return "failed";
   if (unit.ActiveState === "inactive") return "stopped";
   return isRestarting(unit) || isLooping(unit) ? "restarting" : "running";
@@ -201,7 +201,7 @@ function isLooping({ NRestarts, ActiveEnterTimestampMonotonic }: Properties): bo
   return Number(NRestarts ?? 0) >= 2 && upFor < crashLoopMicroseconds;
 }
 
-function otherUser(manager: Manager, { User }: Properties): string | undefined {
+function findOtherUser(manager: Manager, { User }: Properties): string | undefined {
   if (manager === "systemd-user") return undefined;
   // Root works in the account of this hub.
   if (hubAccount() !== undefined) return undefined;
@@ -235,7 +235,7 @@ export async function findOtherRun(
   return [...found.values()][0];
 }
 
-function systemUser(manager: Manager, { User }: Properties): string | undefined {
+function findSystemUser(manager: Manager, { User }: Properties): string | undefined {
   return manager === "systemd-user" || isRootName(User) ? undefined : User;
 }
 

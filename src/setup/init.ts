@@ -97,13 +97,13 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
     storePath,
     options.reporter,
     async (lock) => {
-      const { passphrase, isNew } = await keepPassphrase(options, lock);
+      const { passphrase, isNew } = await storePassphrase(options, lock);
       try {
         return await recipientPlan.use(options.bundleDirectory, (recipients) =>
           createStore(options, storePath, passphrase, recipients),
         );
       } catch (error) {
-        if (isNew) await forgetPassphrase(storePath);
+        if (isNew) await deletePassphrase(storePath);
         throw error;
       }
     },
@@ -112,7 +112,7 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
 }
 
 /** Returns the store's passphrase, which its source yields from now on. */
-async function keepPassphrase(
+async function storePassphrase(
   options: InitOptions,
   { storePath }: OperationLock,
 ): Promise<{ passphrase: string; isNew: boolean }> {
@@ -125,7 +125,7 @@ async function keepPassphrase(
       hint: `Delete it if nothing needs it any more: secret-tool clear service ${keyringService} account ${shellQuote(storePath)}`,
     });
   }
-  const passphrase = kept ?? (await newPassphrase(options));
+  const passphrase = kept ?? (await createPassphrase(options));
   const isNew = source.kind === "keyring" && kept === undefined;
   if (isNew) await setEntry(storePath, "current", passphrase);
   emitStep("init.passphrase-kept");
@@ -133,7 +133,7 @@ async function keepPassphrase(
 }
 
 /** Deletes the passphrase of a store that was not created. */
-async function forgetPassphrase(storePath: string): Promise<void> {
+async function deletePassphrase(storePath: string): Promise<void> {
   if ((await identify(storePath)).format === "absent") await deleteEntry(storePath, "current");
 }
 
@@ -200,7 +200,7 @@ function presentStoreHint(storePath: string, format: string, size: number): stri
 }
 
 /** Returns the passphrase for the keyring, or of another source. It may be sealed now. */
-async function newPassphrase(options: InitOptions): Promise<string> {
+async function createPassphrase(options: InitOptions): Promise<string> {
   const { source, storePath } = options;
   if (source.kind === "keyring") return options.passphrase ?? generatePassphrase();
   if (source.kind === "sealed") return readOrSealPassphrase(source.path, options.passphrase);

@@ -9,7 +9,7 @@ import { formerKind, isSealedUnit, needsKeys } from "./facts.js";
 import type { HubSurvey } from "./hub-survey.js";
 import { type PackagesSurvey, packageListLine, pipLine } from "./packages.js";
 import { logLine } from "./serving.js";
-import type { BoxSurvey, Survey } from "./survey.js";
+import type { QuadletSurvey, Survey } from "./survey.js";
 
 /** What keeps a setup from beginning. */
 export interface Obstacle {
@@ -35,16 +35,16 @@ export function findObstacles(survey: Survey, options: ObstacleOptions): Obstacl
   const [hub, ...others] = survey.hubs;
   const only = others.length === 0 ? hub : undefined;
   const findings: Finding[] = [
-    interrupted(survey),
-    ...(only === undefined ? [whichHub(survey)] : hubObstacles(only, survey)),
-    ownerObstacle(survey),
-    ...serverObstacles(survey),
-    ...databaseObstacles(survey, only),
-    ...packageObstacles(survey, options),
-    blacklistObstacle(survey),
-    keysObstacle(survey),
-    bootObstacle(survey, options),
-    recoveryKeyObstacle(survey, options),
+    findInterruptedObstacle(survey),
+    ...(only === undefined ? [findHubChoiceObstacle(survey)] : findHubObstacles(only, survey)),
+    findOwnerObstacle(survey),
+    ...findServerObstacles(survey),
+    ...findDatabaseObstacles(survey, only),
+    ...findPackageObstacles(survey, options),
+    findBlacklistObstacle(survey),
+    findKeysObstacle(survey),
+    findBootObstacle(survey, options),
+    findRecoveryKeyObstacle(survey, options),
     survey.directories.problem && {
       ...{ id: "directories", kind: "refused", problem: survey.directories.problem.message },
       fix: survey.directories.problem.hint ?? "Name others with --to and --bundle-to.",
@@ -58,7 +58,7 @@ export function findObstacles(survey: Survey, options: ObstacleOptions): Obstacl
 }
 
 /** What setup itself has begun is finished by the next setup, and is no obstacle. */
-function interrupted({ operation, record }: Survey): Finding {
+function findInterruptedObstacle({ operation, record }: Survey): Finding {
   if (record?.phase === "undoing") {
     return {
       ...{ id: "undo", kind: "refused", problem: "an undo of the setup was interrupted" },
@@ -73,7 +73,7 @@ function interrupted({ operation, record }: Survey): Finding {
   };
 }
 
-function whichHub(survey: Survey): Obstacle {
+function findHubChoiceObstacle(survey: Survey): Obstacle {
   const { hubs, otherHub, container, server, wantedUnit } = survey;
   if (hubs.length > 0) {
     const names = hubs.map(({ name }) => name);
@@ -106,7 +106,7 @@ function whichHub(survey: Survey): Obstacle {
   };
 }
 
-function hubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
+function findHubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
   const { manager, name, state } = hub;
   const log = logLine(manager, name);
   const refused = (id: string, problem: string, fix: string): Obstacle => ({
@@ -117,12 +117,12 @@ function hubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
     return [refused("masked", `${name} is masked and cannot be started`, fix)];
   }
   return [
-    userObstacle(hub, survey),
+    findUserObstacle(hub, survey),
     state === "paused"
       ? refused(
           "paused",
           `the container of ${name} is paused`,
-          `Unpause it: podman unpause ${survey.box?.name}`,
+          `Unpause it: podman unpause ${survey.quadlet?.name}`,
         )
       : undefined,
     state === "restarting"
@@ -145,7 +145,7 @@ function hubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
           `${hub.otherDropIn} sets the command of ${name}`,
           `Move it away (${systemctlLine(manager, "daemon-reload")}), or put the run command into it: hivemind-sqlcipher run --print-unit dropin`,
         ),
-    hub.startsByRun || hub.isDropInWritable || userObstacle(hub, survey) !== undefined
+    hub.startsByRun || hub.isDropInWritable || findUserObstacle(hub, survey) !== undefined
       ? undefined
       : refused(
           "drop-in-directory",
@@ -159,7 +159,7 @@ function hubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
  * Setup restarts the unit and uses the passphrase and the files of the hub's user. An ordinary user
  * may not restart a unit of the system; root may, and has another keyring.
  */
-function userObstacle(hub: HubSurvey, survey: Survey): Finding {
+function findUserObstacle(hub: HubSurvey, survey: Survey): Finding {
   const { name, otherUser, systemUser, startsByRun } = hub;
   const refused = (problem: string, fix: string): Finding => ({
     ...{ id: "user", kind: "refused", problem, fix },
@@ -182,13 +182,13 @@ function userObstacle(hub: HubSurvey, survey: Survey): Finding {
   );
 }
 
-function ownerObstacle({ ownerProblem: problem }: Survey): Finding {
+function findOwnerObstacle({ ownerProblem: problem }: Survey): Finding {
   if (problem === undefined) return undefined;
   const fix = "Give it to the hub's user with chown, or let the unit run as its owner.";
   return { id: "owner", kind: "refused", problem, fix };
 }
 
-function serverObstacles(survey: Survey): Finding[] {
+function findServerObstacles(survey: Survey): Finding[] {
   const { server, isHandedOver } = survey;
   if (server.problem !== undefined) {
     const fix = server.problem.hint ?? "Correct it.";
@@ -214,8 +214,8 @@ function serverObstacles(survey: Survey): Finding[] {
   ];
 }
 
-function databaseObstacles(
-  { database, store, storePath, record, hasOwnStore, isHandedOver, box }: Survey,
+function findDatabaseObstacles(
+  { database, store, storePath, record, hasOwnStore, isHandedOver, quadlet }: Survey,
   hub: HubSurvey | undefined,
 ): Finding[] {
   if (database === undefined) return [];
@@ -255,7 +255,7 @@ function databaseObstacles(
   }
   const isLocked = database.kind === "sqlcipher" && !database.hasPassword && record === undefined;
   if (isLocked && !(isHandedOver && hub?.startsByRun)) {
-    if (box !== undefined) return [lockedBox(storePath, box)];
+    if (quadlet !== undefined) return [findQuadletPasswordObstacle(storePath, quadlet)];
     return refused(
       "password",
       `${storePath} is encrypted, and server.json has no password for it`,
@@ -266,7 +266,7 @@ function databaseObstacles(
 }
 
 /** The password in a secret is not known here, and must be moved out of it. */
-function lockedBox(storePath: string, { name, secrets }: BoxSurvey): Obstacle {
+function findQuadletPasswordObstacle(storePath: string, { name, secrets }: QuadletSurvey): Obstacle {
   const adopt = "hivemind-sqlcipher init --adopt --hub none --passphrase-file FILE";
   const mount =
     "add to the quadlet what this prints, and restart its unit: hivemind-sqlcipher run --print-unit quadlet";
@@ -284,11 +284,11 @@ function lockedBox(storePath: string, { name, secrets }: BoxSurvey): Obstacle {
   };
 }
 
-function packageObstacles(
-  { packages, hubs, box }: Survey,
+function findPackageObstacles(
+  { packages, hubs, quadlet }: Survey,
   { installHubPackages }: ObstacleOptions,
 ): Finding[] {
-  if (box !== undefined) return [imageObstacle(packages, hubs[0], box)];
+  if (quadlet !== undefined) return [findImageObstacle(packages, hubs[0], quadlet)];
   if (packages === undefined) {
     if (hubs.length !== 1 || hubs[0]?.state === "masked") return [];
     return [
@@ -322,10 +322,10 @@ function packageObstacles(
 }
 
 /** The packages of a container belong to its image. */
-function imageObstacle(
+function findImageObstacle(
   packages: PackagesSurvey | undefined,
   hub: HubSurvey | undefined,
-  { name, packageList }: BoxSurvey,
+  { name, packageList }: QuadletSurvey,
 ): Finding {
   if (packages?.canEncrypt || hub?.state === "paused") return undefined;
   const why =
@@ -347,11 +347,11 @@ function imageObstacle(
  * The clients of a plain SQLite store are not known yet, because opening it may create files next
  * to it. Setup reads them before it installs packages.
  */
-function blacklistObstacle(survey: Survey): Finding {
-  const { packages, database, isHandedOver, box } = survey;
+function findBlacklistObstacle(survey: Survey): Finding {
+  const { packages, database, isHandedOver, quadlet } = survey;
   if (packages === undefined || !database?.hasBlacklists || isHandedOver) return undefined;
-  const found = blacklistFinding(packages);
-  if (found === undefined || box === undefined) return found;
+  const found = findHiveMind4Obstacle(packages);
+  if (found === undefined || quadlet === undefined) return found;
   return { ...found, fix: "Use an image with HiveMind 5 first." };
 }
 
@@ -360,7 +360,7 @@ function blacklistObstacle(survey: Survey): Finding {
  * HiveMind 4 enforces none in a store that the plugin that encrypts has opened. The hub of a plain
  * SQLite store would open it with that plugin as soon as it is installed.
  */
-export function blacklistFinding(packages: PackagesSurvey): Obstacle | undefined {
+export function findHiveMind4Obstacle(packages: PackagesSurvey): Obstacle | undefined {
   const { python, canEncrypt, blacklistProblem, schemaVersion } = packages;
   const isOld = canEncrypt ? blacklistProblem !== undefined : (schemaVersion ?? 0) < 2;
   if (!isOld) return undefined;
@@ -372,7 +372,7 @@ export function blacklistFinding(packages: PackagesSurvey): Obstacle | undefined
   };
 }
 
-function keysObstacle({ keysProblem, source }: Survey): Finding {
+function findKeysObstacle({ keysProblem, source }: Survey): Finding {
   if (isEngineSecret(source)) {
     const { message, hint = "" } = engineSecretError();
     return { id: "secret", kind: "refused", problem: message, fix: hint };
@@ -388,7 +388,7 @@ function keysObstacle({ keysProblem, source }: Survey): Finding {
 }
 
 /** What an ordinary user cannot change is left to root. */
-function bootObstacle({ boot }: Survey, { isHeadless }: ObstacleOptions): Finding {
+function findBootObstacle({ boot }: Survey, { isHeadless }: ObstacleOptions): Finding {
   if (boot === undefined || !isHeadless) return undefined;
   return {
     ...{ id: "boot", kind: "refused" },
@@ -397,7 +397,7 @@ function bootObstacle({ boot }: Survey, { isHeadless }: ObstacleOptions): Findin
   };
 }
 
-function recoveryKeyObstacle(survey: Survey, options: ObstacleOptions): Finding {
+function findRecoveryKeyObstacle(survey: Survey, options: ObstacleOptions): Finding {
   const { recoveryKeyFile, isRecoveryKeyFileTaken } = options;
   if (recoveryKeyFile === undefined || !isRecoveryKeyFileTaken || !needsKeys(survey)) {
     return undefined;

@@ -72,14 +72,14 @@ export async function surveyPackages(
     canEncrypt: packages.takesPassword && packages.problem === null,
     problem: packages.problem,
     format: cipherFormat(packages),
-    schemaVersion: newestSchemaOf(packages),
+    schemaVersion: findNewestSchema(packages),
     blacklistProblem: blacklistProblem(packages),
     isWritable: directory !== undefined && (await canWriteAs(account, directory)),
     directory,
   };
 }
 
-function newestSchemaOf({ pluginManager, schemaVersion }: HubPackages): 0 | 2 | undefined {
+function findNewestSchema({ pluginManager, schemaVersion }: HubPackages): 0 | 2 | undefined {
   if (schemaVersion === null) return pluginManager === null ? undefined : 0;
   return schemaVersion >= 2 ? 2 : 0;
 }

@@ -143,10 +143,10 @@ function planSteps(
   }
 }
 
-function packagesChange({ packages, box }: Survey): string {
-  return box === undefined
+function packagesChange({ packages, quadlet }: Survey): string {
+  return quadlet === undefined
     ? `install a SQLite plugin that encrypts into the hub's Python (${packages?.python ?? "?"})`
-    : `use a SQLite plugin that encrypts in the container ${box.name}`;
+    : `use a SQLite plugin that encrypts in the container ${quadlet.name}`;
 }
 
 function dropInEffect(survey: Survey, hub: HubSurvey): string {

@@ -69,25 +69,25 @@ export interface RememberedKey {
 }
 
 /** Combines the request with the hub and the database, which a plan without obstacles has. */
-export function scopeOf(request: SetupRequest, found: Survey, plan: Plan): SetupScope {
+export function createScope(request: SetupRequest, found: Survey, plan: Plan): SetupScope {
   const [hub] = found.hubs;
   const { database } = found;
   if (hub === undefined || database === undefined) throw new Error("the plan has no obstacle");
   return {
     ...{ found, hub, database },
     former: formerKind(found),
-    request: { ...request, reporter: withoutRepetition(request.reporter, plan.notices) },
-    recoveryKey: remember(request.recoveryKey),
+    request: { ...request, reporter: deduplicateNotices(request.reporter, plan.notices) },
+    recoveryKey: rememberKey(request.recoveryKey),
   };
 }
 
 /** Returns a unit as the service of the store. */
-export function serviceOf(storePath: string, { manager, name }: UnitName): ServiceChoice {
+export function toServiceChoice(storePath: string, { manager, name }: UnitName): ServiceChoice {
   return { service: manager, unit: name.replace(/\.service$/, ""), storePath };
 }
 
 /** The operations of a setup repeat notices about the directories and the unit. */
-function withoutRepetition(reporter: Reporter, known: readonly string[]): Reporter {
+function deduplicateNotices(reporter: Reporter, known: readonly string[]): Reporter {
   const seen = new Set(known);
   return {
     ...reporter,
@@ -98,7 +98,7 @@ function withoutRepetition(reporter: Reporter, known: readonly string[]): Report
   };
 }
 
-function remember(recoveryKey: RecoveryKeyDelivery): RememberedKey {
+function rememberKey(recoveryKey: RecoveryKeyDelivery): RememberedKey {
   let delivered: string | undefined;
   return {
     identity: () => delivered,

@@ -23,7 +23,7 @@ export interface Outage {
 }
 
 /** Returns the outage of an operation; null if the hub was not stopped. */
-export function outageOf({ stoppedMs, listeningMs }: ServiceReport): Outage | null {
+export function toOutage({ stoppedMs, listeningMs }: ServiceReport): Outage | null {
   return stoppedMs === null ? null : { stoppedMs, listeningMs };
 }
 

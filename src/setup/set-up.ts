@@ -30,7 +30,7 @@ import { installDropIn, removeDropIn } from "./drop-in.js";
 import { isSealedUnit } from "./facts.js";
 import { makeFirstBackup, removePlainCopy } from "./first-backup.js";
 import { restartOnStore } from "./hand-over.js";
-import { blacklistFinding } from "./obstacles.js";
+import { findHiveMind4Obstacle } from "./obstacles.js";
 import { type PackagesSurvey, pipArguments, pipLine, surveyPackages } from "./packages.js";
 import type { Plan, StepId } from "./plan.js";
 import {
@@ -46,8 +46,8 @@ import {
   type SetupRequest,
   type SetupResult,
   type SetupScope,
-  scopeOf,
-  serviceOf,
+  createScope,
+  toServiceChoice,
 } from "./request.js";
 import { logLine, type Outage, staysUp } from "./serving.js";
 import { adoptStore, createStore, encryptStore, sealPassphrase } from "./store.js";
@@ -67,13 +67,13 @@ export async function setUp(
   plan: Plan,
 ): Promise<SetupResult> {
   const { storePath, settingsPath } = request;
-  const planned = scopeOf(request, found, plan);
+  const planned = createScope(request, found, plan);
   const needed = new Set(plan.steps.filter(({ state }) => state === "needed").map(({ id }) => id));
   await makeDirectory(dirname(settingsPath));
   await using _ = await acquireLock(setupRecordPath(settingsPath, storePath));
-  const scope = await prepare(planned, needed);
+  const scope = await prepareHub(planned, needed);
   const outage = await moveHub(scope, needed).catch((error: unknown) =>
-    withoutBrokenDropIn(error, scope, needed),
+    removeBrokenDropIn(error, scope, needed),
   );
   emitStep("setup.handed-over");
   throwIfAborted(request.signal);
@@ -83,7 +83,7 @@ export async function setUp(
   const backup = isBackupVerified ? await makeFirstBackup(scope, { makesKeys }) : null;
   const kept = needed.has("plain-copy") ? await removePlainCopy(scope) : null;
   const schedule = needed.has("schedule") ? await installTimer(scope) : found.schedule;
-  const record = await complete(scope);
+  const record = await completeRecord(scope);
   emitStep("setup.complete");
   return {
     changed: true,
@@ -101,20 +101,20 @@ export async function setUp(
  *
  * @returns the scope, with the packages that the hub has now
  */
-async function prepare(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<SetupScope> {
+async function prepareHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<SetupScope> {
   const { request, found } = scope;
   const { section, storePath, reporter, settings } = request;
   const { backups, bundles } = found.directories;
   const isMissing = needed.has("packages");
   if (isMissing) await assertBlacklistsKept(scope);
   const packages = isMissing ? await installPackages(scope) : found.packages;
-  if (packages && !isMissing && found.box === undefined)
+  if (packages && !isMissing && found.quadlet === undefined)
     await surveyPackages([packages.python], currentAccount(), { remember: true });
   const known = [settings.backup?.to, settings.backup?.bundle_to].filter(
     (path) => path !== undefined,
   );
   await prepareDirectories([backups, bundles], { storePath, known, reporter });
-  await updateSection(section, (saved) => ({ ...saved, ...settingsOf(scope, saved) }));
+  await updateSection(section, (saved) => ({ ...saved, ...buildSettings(scope, saved) }));
   emitStep("setup.settings");
   return { ...scope, found: { ...found, packages } };
 }
@@ -125,7 +125,7 @@ async function prepare(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
  * @throws {@link StoreError} refused - if the hub would not enforce their blacklists
  */
 async function assertBlacklistsKept({ found, database }: SetupScope): Promise<void> {
-  const finding = found.packages && blacklistFinding(found.packages);
+  const finding = found.packages && findHiveMind4Obstacle(found.packages);
   if (database.kind !== "sqlite" || finding === undefined) return;
   await using store = await openPlaintext(database.place);
   if ((await findBlacklisted(store)) === undefined) return;
@@ -152,11 +152,11 @@ async function installPackages({ request, found }: SetupScope): Promise<Packages
 }
 
 /** Returns the settings that the unit and the timer read. */
-function settingsOf({ request, found, hub }: SetupScope, saved: Settings | undefined): Settings {
+function buildSettings({ request, found, hub }: SetupScope, saved: Settings | undefined): Settings {
   const { source, settings, storePath } = request;
   const { backups, bundles } = found.directories;
   const { store } = settings;
-  const { service, unit } = serviceOf(storePath, hub);
+  const { service, unit } = toServiceChoice(storePath, hub);
   return {
     ...(store && Object.keys(store).length > 0 && { store }),
     passphrase_source: formatSource(source),
@@ -185,11 +185,11 @@ async function moveHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
   const changesHub = (["drop-in", "store", "server.json", "restart"] as const).some((id) =>
     needed.has(id),
   );
-  if (changesHub) await begin(scope);
+  if (changesHub) await beginRecord(scope);
   if (changesHub) await sealPassphrase(scope);
   // A JSON hub does not notice the new store, so the store comes first and may fail.
   if (former === "json" && needed.has("store")) {
-    await createStore(scope, settingsOf(scope, await loadSection(request.section)));
+    await createStore(scope, buildSettings(scope, await loadSection(request.section)));
   }
   // The drop-in of a finished setup would not start the hub on its former database.
   if (needed.has("drop-in") || (changesHub && isSealedUnit(scope.request, scope.hub)))
@@ -209,16 +209,16 @@ async function moveHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
  *
  * @throws the error of the move
  */
-async function withoutBrokenDropIn(
+async function removeBrokenDropIn(
   error: unknown,
   { hub, request: { storePath } }: SetupScope,
   needed: ReadonlySet<StepId>,
 ): Promise<never> {
   if (!needed.has("drop-in") || !isKind(error, "service")) throw error;
-  const service = await selectService(serviceOf(storePath, hub));
+  const service = await selectService(toServiceChoice(storePath, hub));
   if ((await staysUp(service)) || (await isHandedOver(storePath))) throw error;
   await removeDropIn(hub.manager, hub.dropIn);
-  const failure = await startAgain(service, storePath);
+  const failure = await restartHub(service, storePath);
   if (failure !== undefined) {
     throw wrap(error, { message: `${error.message}; the drop-in was removed, but ${failure}` });
   }
@@ -229,7 +229,7 @@ async function withoutBrokenDropIn(
 }
 
 /** Starts a hub after a stop or a restart loop, and returns why it does not stay up. */
-async function startAgain(service: Service, storePath: string): Promise<string | undefined> {
+async function restartHub(service: Service, storePath: string): Promise<string | undefined> {
   try {
     await service.stop();
     // Starts the hub if a journal names it as down. There is no journal if it ended later.
@@ -242,10 +242,10 @@ async function startAgain(service: Service, storePath: string): Promise<string |
 }
 
 /** Writes the record: from now on the drop-in may start the hub on either database. */
-async function begin(scope: SetupScope): Promise<void> {
+async function beginRecord(scope: SetupScope): Promise<void> {
   const { request, found, hub } = scope;
   const { record, isHandedOver, server } = found;
-  const database = await formerDatabaseOf(scope);
+  const database = await readFormerDatabase(scope);
   const isSame =
     database.kind === record?.database.kind && database.place === record.database.place;
   if (record?.phase === "setting-up" && isSame) return;
@@ -267,7 +267,7 @@ async function begin(scope: SetupScope): Promise<void> {
 }
 
 /** Returns what undo brings back: what the hub uses now, or used before it was handed over. */
-async function formerDatabaseOf(scope: SetupScope): Promise<SetupRecord["database"]> {
+async function readFormerDatabase(scope: SetupScope): Promise<SetupRecord["database"]> {
   const { former: kind, found, database } = scope;
   const { record, isHandedOver, server } = found;
   if (isHandedOver && record !== undefined) return record.database;
@@ -294,7 +294,7 @@ async function installTimer({ request, found }: SetupScope): Promise<Schedule> {
 }
 
 /** Ends the setup in its record: from now on `run` refuses a store that is not encrypted. */
-async function complete(scope: SetupScope): Promise<SetupRecord | undefined> {
+async function completeRecord(scope: SetupScope): Promise<SetupRecord | undefined> {
   const { settingsPath, storePath } = scope.request;
   const record = await readSetupRecord(settingsPath, storePath);
   if (record === undefined || record.phase === "complete") return record;

@@ -26,8 +26,8 @@ import type { OperationOptions } from "../swap/options.js";
 import { adopt } from "./adopt.js";
 import { initStore } from "./init.js";
 import { assertNotNamed } from "./record.js";
-import { type SetupRequest, type SetupScope, serviceOf } from "./request.js";
-import { isServing, type Outage, outageOf, waitUntilServing } from "./serving.js";
+import { type SetupRequest, type SetupScope, toServiceChoice } from "./request.js";
+import { isServing, type Outage, toOutage, waitUntilServing } from "./serving.js";
 
 /**
  * Seals a passphrase, unless there is one, before a unit loads it: a new one, or the password in
@@ -107,13 +107,13 @@ export async function encryptStore(scope: SetupScope): Promise<Outage | null> {
   );
   emitStep("setup.stored");
   await narrowAccess(storePath);
-  const choice = serviceOf(storePath, hub);
+  const choice = toServiceChoice(storePath, hub);
   try {
     await waitUntilServing(await selectService(choice), () => isServing(storePath, hub));
   } catch (error) {
     throw withRecovery(error, { messages: [] }, await returnToPlainStore(request, choice));
   }
-  return outageOf(service);
+  return toOutage(service);
 }
 
 /**
@@ -149,7 +149,7 @@ export async function adoptStore(scope: SetupScope): Promise<void> {
 /** Returns the options that all operations of a setup share. */
 export function operationOptions({ request, hub }: SetupScope, lock: OperationLock) {
   const { storePath, source, recoveryCommand, reporter, signal } = request;
-  const service = serviceOf(storePath, hub);
+  const service = toServiceChoice(storePath, hub);
   return { lock, source, service, hub: "auto", recoveryCommand, reporter, signal } satisfies Omit<
     OperationOptions,
     "bundleTo"

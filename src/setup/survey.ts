@@ -44,7 +44,7 @@ import { type Manager, sudoPrefix } from "../service/systemctl.js";
 import { type CipherCompatibility, identify, openEncrypted } from "../store/cipher.js";
 import { type ContainerSurvey, surveyContainer } from "./container.js";
 import { chooseDirectories, type Directories } from "./directories.js";
-import { existingAncestor, isReplaceable, sizeOf } from "./files.js";
+import { findExistingAncestor, isReplaceable, readSize } from "./files.js";
 import { type HubSurvey, surveyHubs } from "./hub-survey.js";
 import { type PackagesSurvey, surveyPackages } from "./packages.js";
 import { isHandedOver, readSetupRecord, type SetupRecord } from "./record.js";
@@ -95,7 +95,7 @@ export interface ServerJsonSurvey {
 }
 
 /** The container of the hub. */
-export interface BoxSurvey {
+export interface QuadletSurvey {
   readonly name: string;
   /**
    * The file on this machine with the packages that an image of HiveMind installs when it starts;
@@ -127,7 +127,7 @@ export interface Survey {
   readonly container: ContainerSurvey | undefined;
   readonly packages: PackagesSurvey | undefined;
   /** Set for the hub of a container. */
-  readonly box?: BoxSurvey | undefined;
+  readonly quadlet?: QuadletSurvey | undefined;
   readonly server: ServerJsonSurvey;
   readonly database: DatabaseSurvey | undefined;
   /** What is at the store's path. */
@@ -173,11 +173,11 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
   const hubs = await surveyHubs(choice, record?.unit);
   const [hub, ...others] = hubs;
   const only = others.length === 0 ? hub : undefined;
-  const python = await pythonOf(choice, only);
+  const python = await findPython(choice, only);
   const isRoot = process.geteuid?.() === 0;
   const isOthers = isRoot && only?.systemUser !== undefined;
   const account = isOthers ? await findSystemUnitAccount(only.name) : currentAccount();
-  const { file, problem } = await tryServerJson();
+  const { file, problem } = await readServerJsonIfValid();
   const identity = await identify(storePath);
   const database = file && (await surveyDatabase(file, storePath));
   const directories = await chooseDirectories(choice);
@@ -195,7 +195,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     otherHub: hub === undefined ? await findOtherHub() : undefined,
     container: hub === undefined ? await surveyContainer(storePath) : undefined,
     packages: python && (await surveyPackages(python, account)),
-    box: await surveyBox(),
+    quadlet: await surveyQuadlet(),
     server: {
       path: serverJsonPath(),
       problem,
@@ -222,7 +222,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     boot: await findBootProblem(source, only),
     recipients: settings.recipients ?? [],
     directories,
-    room: await findRoomProblem(storePath, directories, database?.size ?? 0),
+    room: await findSpaceProblem(storePath, directories, database?.size ?? 0),
     operation: (await Journal.read(storePath).catch(() => undefined))?.entry.operation,
     schedule: await readSchedule(storePath, "backup").catch(() => undefined),
     installedCommand: await scheduledCommand(storePath, "backup").catch(() => undefined),
@@ -232,7 +232,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
   };
 }
 
-async function pythonOf(
+async function findPython(
   { hubPython }: SetupChoice,
   hub: HubSurvey | undefined,
 ): Promise<HubPython | undefined> {
@@ -244,7 +244,7 @@ async function pythonOf(
   return findHubPython({ hubPython, args: hub?.command });
 }
 
-async function surveyBox(): Promise<BoxSurvey | undefined> {
+async function surveyQuadlet(): Promise<QuadletSurvey | undefined> {
   const hub = hubContainer();
   if (hub === undefined) return undefined;
   const configHome = dirname(dirname(hub.inside));
@@ -256,7 +256,7 @@ async function surveyBox(): Promise<BoxSurvey | undefined> {
   };
 }
 
-async function tryServerJson(): Promise<{
+async function readServerJsonIfValid(): Promise<{
   file: ServerJson | undefined;
   problem: Problem | undefined;
 }> {
@@ -281,7 +281,7 @@ async function surveyDatabase(file: ServerJson, storePath: string): Promise<Data
     if (module === jsonPluginName) {
       const place = (await jsonFiles(settings)).store;
       const counted = await countClients(module, settings);
-      return { ...none, ...counted, kind: "json", place, size: await sizeOf(place), hasPassword };
+      return { ...none, ...counted, kind: "json", place, size: await readSize(place), hasPassword };
     }
     if (module === sqliteModule) {
       const { storePath: named } = await namedStore(file);
@@ -292,7 +292,7 @@ async function surveyDatabase(file: ServerJson, storePath: string): Promise<Data
       }
       const { format } = await identify(storePath);
       const kind = format === "plaintext" ? "sqlite" : format === "sqlcipher" ? format : "absent";
-      return { ...none, kind, place: storePath, size: await sizeOf(storePath), hasPassword };
+      return { ...none, kind, place: storePath, size: await readSize(storePath), hasPassword };
     }
     return { ...none, kind: "other", place: module };
   } catch (error) {
@@ -303,14 +303,14 @@ async function surveyDatabase(file: ServerJson, storePath: string): Promise<Data
 
 /** Returns why the hub of a container could not use the store; undefined if it could. */
 function findVolumeProblem(storePath: string): Problem | undefined {
-  const box = hubContainer();
-  if (box === undefined) return undefined;
+  const container = hubContainer();
+  if (container === undefined) return undefined;
   const hint = "Mount its directory: docs/guide/containers.md shows how.";
   if (toHub(storePath) === undefined) {
-    return { message: `the container ${box.name} has no volume with ${storePath}`, hint };
+    return { message: `the container ${container.name} has no volume with ${storePath}`, hint };
   }
-  if (box.mounts.every(({ source }) => source !== storePath)) return undefined;
-  return { message: `the container ${box.name} mounts only the file ${storePath}`, hint };
+  if (container.mounts.every(({ source }) => source !== storePath)) return undefined;
+  return { message: `the container ${container.name} mounts only the file ${storePath}`, hint };
 }
 
 async function countClients(name: string, config: ReturnType<typeof databaseIn>["settings"]) {
@@ -422,7 +422,7 @@ const spareBytes = 8 << 20;
 
 const roomHint = "Free some space, or name other directories with --to and --bundle-to.";
 
-async function findRoomProblem(
+async function findSpaceProblem(
   storePath: string,
   { backups, bundles }: Directories,
   size: number,
@@ -433,7 +433,7 @@ async function findRoomProblem(
       [backups, size + spareBytes, "the first backup"],
       [bundles, 1 << 20, "the bundle"],
     ] as const) {
-      await assertFreeSpace(await existingAncestor(path), needed, what, roomHint);
+      await assertFreeSpace(await findExistingAncestor(path), needed, what, roomHint);
     }
     return undefined;
   } catch (error) {

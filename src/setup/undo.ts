@@ -18,7 +18,7 @@ import { systemctlLine } from "../service/systemctl.js";
 import { quoteExpandedCommand } from "../service/unit-file.js";
 import { installDropIn, removeDropIn } from "./drop-in.js";
 import { isSealedUnit } from "./facts.js";
-import { type Former, formerOf } from "./former.js";
+import { type UndoStrategy, chooseUndoStrategy } from "./former.js";
 import { findOtherRun, isStartedByRun } from "./hub-survey.js";
 import type { PlanStep } from "./plan.js";
 import {
@@ -30,9 +30,9 @@ import {
   setupRecordPath,
   writeSetupRecord,
 } from "./record.js";
-import { type SetupRequest, serviceOf } from "./request.js";
+import { type SetupRequest, toServiceChoice } from "./request.js";
 import type { Outage } from "./serving.js";
-import { whileStopped } from "./window.js";
+import { withHubStopped } from "./window.js";
 
 export interface UndoResult {
   readonly changed: boolean;
@@ -95,7 +95,7 @@ export async function undoSetup(request: SetupRequest, found: SetupRecord): Prom
   const { storePath, settingsPath } = request;
   await using _ = await acquireLock(setupRecordPath(settingsPath, storePath));
   await assertUndoable(found);
-  const former = formerOf(request, found);
+  const former = chooseUndoStrategy(request, found);
   await former.check();
   const last = (await isHandedOver(storePath)) ? await backUp(request, found) : null;
   const { format: __, version: ___, ...fields } = found;
@@ -147,7 +147,7 @@ async function backUp(request: SetupRequest, { unit }: SetupRecord): Promise<str
     backup({
       ...{ lock, source, to, bundleTo, knownDirectories: [to, bundleTo], recipients },
       // The hub is restarted once, when it is handed back.
-      ...{ service: serviceOf(storePath, unit), online: true },
+      ...{ service: toServiceChoice(storePath, unit), online: true },
       ...{ recoveryCommand, signal, reporter },
     }),
   );
@@ -159,7 +159,7 @@ async function backUp(request: SetupRequest, { unit }: SetupRecord): Promise<str
 async function returnHub(
   request: SetupRequest,
   record: SetupRecord,
-  former: Former,
+  former: UndoStrategy,
 ): Promise<Outage | null> {
   const { storePath, recoveryCommand, reporter, signal } = request;
   const { unit, drop_in: dropIn } = record;
@@ -168,16 +168,16 @@ async function returnHub(
     return null;
   }
   return withOperation(storePath, reporter, (lock) =>
-    whileStopped({
-      ...{ lock, service: serviceOf(storePath, unit), recoveryCommand, reporter, signal },
+    withHubStopped({
+      ...{ lock, service: toServiceChoice(storePath, unit), recoveryCommand, reporter, signal },
       work: async () => {
         await former.work();
         await removeDropIn(unit.manager, dropIn);
         emitStep("undo.drop-in");
       },
-      putBack: async () => {
+      revert: async () => {
         await writeDropIn(request, record);
-        return former.putBack();
+        return former.revert();
       },
       waitUntilServing: former.waitUntilServing,
       // A hub that fails on the encrypted store is a reason to undo.

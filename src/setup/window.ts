@@ -15,12 +15,12 @@ import { reportService, withServiceStopped } from "../operation/window.js";
 import type { Reporter } from "../reporter.js";
 import type { ServiceChoice } from "../service/select.js";
 import type { Service } from "../service/service.js";
-import { type Outage, outageOf } from "./serving.js";
+import { type Outage, toOutage } from "./serving.js";
 
 /** The restart timer allows this much for the work, beyond the stop itself. */
 const budgetMs = 60_000;
 
-export interface Window {
+export interface HubWindow {
   readonly lock: OperationLock;
   readonly service: ServiceChoice;
   readonly recoveryCommand: readonly string[];
@@ -33,7 +33,7 @@ export interface Window {
    *
    * @returns the state, for the error message; undefined if nothing had to be taken back
    */
-  readonly putBack: () => Promise<string | undefined>;
+  readonly revert: () => Promise<string | undefined>;
   /**
    * Waits until the started hub works.
    *
@@ -52,7 +52,7 @@ export interface Window {
  * @throws {@link StoreError} service - if the hub did not serve, or did not start
  * @throws what `work` throws
  */
-export async function whileStopped(window: Window): Promise<Outage | null> {
+export async function withHubStopped(window: HubWindow): Promise<Outage | null> {
   const { lock, reporter, recoveryCommand, signal } = window;
   const { storePath } = lock;
   // The hub does not use the store yet, which `check` would report.
@@ -90,7 +90,7 @@ export async function whileStopped(window: Window): Promise<Outage | null> {
     throw await startAsBefore(window, journal, { failure, downtime }, true);
   }
   await journal.remove();
-  return outageOf(await reportService(service, restart, reporter));
+  return toOutage(await reportService(service, restart, reporter));
 }
 
 /**
@@ -100,7 +100,7 @@ export async function whileStopped(window: Window): Promise<Outage | null> {
  * @returns the error to throw
  */
 async function startAsBefore(
-  { putBack, lock }: Window,
+  { revert, lock }: HubWindow,
   journal: Journal,
   failed: OperationFailure,
   wasStarted: boolean,
@@ -109,7 +109,7 @@ async function startAsBefore(
   let outcome: string | undefined;
   try {
     if (wasStarted && downtime) await stopAgain(downtime);
-    outcome = await putBack();
+    outcome = await revert();
   } catch (error) {
     outcome = systemError(error, "the former database could not be restored").message;
   }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { mountedDisks } from "../../src/setup/directories.js";
+import { parseMountedDisks } from "../../src/setup/directories.js";
 import { formerKind, keepsHubRunning } from "../../src/setup/facts.js";
 import type { HubSurvey } from "../../src/setup/hub-survey.js";
 import { pipLine } from "../../src/setup/packages.js";
@@ -31,7 +31,7 @@ const packages: NonNullable<Survey["packages"]> = {
   directory: "/home/a/.venvs/ovos/lib/python3.11/site-packages",
 };
 
-const box: NonNullable<Survey["box"]> = {
+const quadlet: NonNullable<Survey["quadlet"]> = {
   name: "hub",
   packageList: "/volume/hivemind.list",
   secrets: [],
@@ -351,7 +351,7 @@ describe("what is in the way is named with its fix", () => {
     ],
     [
       "an encrypted store without a password, in a container",
-      { database: { ...database, kind: "sqlcipher" }, store: "sqlcipher", box },
+      { database: { ...database, kind: "sqlcipher" }, store: "sqlcipher", quadlet },
       "no password",
       "run --print-unit quadlet --container hub",
     ],
@@ -359,7 +359,7 @@ describe("what is in the way is named with its fix", () => {
       "a password from a secret of the engine",
       {
         ...{ database: { ...database, kind: "sqlcipher" }, store: "sqlcipher" },
-        box: { ...box, secrets: ["server.json"] },
+        quadlet: { ...quadlet, secrets: ["server.json"] },
       },
       "from secrets of podman (server.json)",
       "podman secret rm server.json && hivemind-sqlcipher rotate",
@@ -372,19 +372,19 @@ describe("what is in the way is named with its fix", () => {
     ],
     [
       "an image whose plugin does not encrypt",
-      { packages: cannot, box },
+      { packages: cannot, quadlet },
       "the container hub cannot open an encrypted store",
       "'sqlcipher3>=0.6.2' >> '/volume/hivemind.list'\nsystemctl --user restart",
     ],
     [
       "a container without the Python of a hub",
-      { packages: undefined, box: { ...box, packageList: undefined } },
+      { packages: undefined, quadlet: { ...quadlet, packageList: undefined } },
       "its Python was not found",
       "mount .config/hivemind",
     ],
     [
       "a paused container",
-      { hubs: [{ ...hub, state: "paused" }], box },
+      { hubs: [{ ...hub, state: "paused" }], quadlet },
       "is paused",
       "unpause hub",
     ],
@@ -500,7 +500,7 @@ test("disks that a user attached are found, and no memory or kernel file systems
     "34 22 8:49 / /boot rw - ext4 /dev/sdd1 rw",
     "",
   ].join("\n");
-  expect(mountedDisks(table)).toEqual(["/media/a/stick one", "/mnt/disk", "/srv/nas"]);
+  expect(parseMountedDisks(table)).toEqual(["/media/a/stick one", "/mnt/disk", "/srv/nas"]);
 });
 
 describe("a machine without a login", () => {

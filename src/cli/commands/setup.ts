@@ -99,11 +99,11 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   const { output } = context;
   // A killed setup may have left the hub stopped.
   if (!given.dryRun) await recoverFirst(context);
-  const found = await survey(toServiceChoice(context, given));
+  const found = await survey(buildChoice(context, given));
   const onlineBackups = keepsHubRunning(found, given.onlineBackups ?? false);
   const options = { ...given, onlineBackups };
-  const key = await recoveryKeyOf(found, options);
-  const request = (signal: AbortSignal) => requestOf(context, options, signal, key.options);
+  const key = await resolveRecoveryKey(found, options);
+  const request = (signal: AbortSignal) => buildRequest(context, options, signal, key.options);
   const plan = planSetup(found, {
     installHubPackages: options.installHubPackages ?? false,
     onlineBackups,
@@ -139,7 +139,7 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   );
 }
 
-function toServiceChoice(context: Context, options: SetupOptions) {
+function buildChoice(context: Context, options: SetupOptions) {
   const { storePath, settings, settingsPath, settingsSection, source } = context;
   const { service, unit } = resolveServiceChoice(context, options);
   if (service !== "auto" && service !== "systemd" && service !== "systemd-user") {
@@ -155,7 +155,7 @@ function toServiceChoice(context: Context, options: SetupOptions) {
 }
 
 /** @param key - how the recovery key is handed out */
-function requestOf(
+function buildRequest(
   context: Context,
   options: SetupOptions,
   signal: AbortSignal,
@@ -169,7 +169,7 @@ function requestOf(
     settingsInFile: { ...settingsInFile, passphrase_source },
   });
   return {
-    ...toServiceChoice(context, options),
+    ...buildChoice(context, options),
     backupCommand: ownCommand(saved, "backup", ...(options.onlineBackups ? ["--online"] : [])),
     ...{ recipients, recoveryKey },
     recoveryKeyFile: options.recoveryKeyFile,
@@ -200,7 +200,7 @@ interface KeyState {
  * Finds out whether the named recovery key file was made by a setup that was interrupted: then its
  * key is used, instead of a new one.
  */
-async function recoveryKeyOf(
+async function resolveRecoveryKey(
   { record, recipients, storePath }: Survey,
   { recoveryKeyFile: file, recipient = [] }: SetupOptions,
 ): Promise<KeyState> {
@@ -217,7 +217,7 @@ async function recoveryKeyOf(
     return { ...none, options: { recipient: [...recipient, own] } };
   }
   if (recipients.length > 0) return { ...none, options: { recipient } };
-  if (!(await isCutOff(file, storePath))) return { ...none, isTaken: true, options: { recipient } };
+  if (!(await isIncompleteKey(file, storePath))) return { ...none, isTaken: true, options: { recipient } };
   const { removeFile } = await import("../../fs/atomic.js");
   return {
     isTaken: false,
@@ -228,7 +228,7 @@ async function recoveryKeyOf(
 }
 
 /** Returns whether a recovery key file of this program ends before its key does. */
-async function isCutOff(file: string, storePath: string): Promise<boolean> {
+async function isIncompleteKey(file: string, storePath: string): Promise<boolean> {
   const { readFile } = await import("node:fs/promises");
   const { formatRecoveryKeyHeading } = await import("../options/recovery-key.js");
   const heading = formatRecoveryKeyHeading(storePath);
@@ -336,7 +336,7 @@ function summary(
     `${result.unit} runs on the encrypted store ${result.store}`,
     passphraseLine(describeSource(source)),
     ...outageLines(outage),
-    `  backups     ${backups}${result.schedule === null ? "" : `, ${timesOf(found)}${known.onlineBackups ? ", without stopping the hub" : ""}`}`,
+    `  backups     ${backups}${result.schedule === null ? "" : `, ${describeTimes(found)}${known.onlineBackups ? ", without stopping the hub" : ""}`}`,
     ...(backup === null
       ? []
       : [
@@ -362,7 +362,7 @@ function recoveryKeyLine({ recoveryKey }: SetupResult, file: string | undefined)
 }
 
 /** Returns when the timer runs: a running timer keeps its times. */
-function timesOf({ schedule }: Survey): string {
+function describeTimes({ schedule }: Survey): string {
   const { active, onCalendar } = schedule ?? {};
   return !active || !onCalendar || onCalendar === "*-*-* 00:00:00" ? "daily" : `at ${onCalendar}`;
 }
@@ -413,7 +413,7 @@ async function runUndo(context: Context, options: SetupOptions): Promise<void> {
   if (!options.dryRun) await recoverFirst(context);
   // The record names the unit, so the service of the settings may be another one by now.
   const ofRecord: SetupOptions = { ...options, service: "auto" };
-  const request = (signal: AbortSignal) => requestOf(context, ofRecord, signal);
+  const request = (signal: AbortSignal) => buildRequest(context, ofRecord, signal);
   const { steps, record } = await planUndo(request(new AbortController().signal));
   if (options.dryRun) {
     const plan = {
