@@ -1,8 +1,8 @@
 /**
  * `init --adopt`: takes over a store encrypted by HiveMind's `password` setting.
  *
- * The passphrase is tried, stored in the keyring and in a bundle, and removed from `server.json` on
- * request. The store's file and the service are not touched: a running hub keeps its connection.
+ * The passphrase is checked, stored in the keyring and in a bundle, and removed from `server.json`
+ * on request. The store's file and the service do not change: a running hub keeps its connection.
  * A store with other SQLCipher parameters is encrypted again under the defaults.
  */
 import { type BundleReport, bundleReport } from "../bundle/bundle.js";
@@ -90,13 +90,13 @@ export async function readStoreSecret(path: string): Promise<StoreSecret> {
   };
 }
 
-/** What a file has for the store: its first line, and perhaps its whole text. */
+/** The passphrases that a file may contain: its first line, or its whole text. */
 export interface StoreSecret {
   readonly path: string;
   readonly candidates: readonly [string, ...string[]];
 }
 
-/** Returns the candidate that opens the store; the likeliest if none does. */
+/** Returns the candidate that opens the store; the first line if none does. */
 async function chooseCandidate(
   storePath: string,
   { path, candidates }: StoreSecret,
@@ -249,7 +249,7 @@ async function adoptForeign(
   };
 }
 
-/** Opens the store once with other parameters, and checks whether it can be exported. */
+/** Opens the store with other parameters, checks whether it can be exported, and closes it. */
 async function openWithParameters(
   storePath: string,
   secret: string,
@@ -263,7 +263,7 @@ async function openWithParameters(
 }
 
 /**
- * Opens the store once at SQLCipher's defaults, and checks its schema.
+ * Opens the store with SQLCipher's defaults, checks its schema, and closes it.
  *
  * @param passwordFile - the `server.json` with this passphrase, for the error
  */
@@ -307,8 +307,8 @@ async function assertSourceKeeps(
 }
 
 /**
- * Returns the error for a secret that does not open the store at the defaults, after an attempt
- * with the parameters of other programs.
+ * Returns the error for a secret that does not open the store with the defaults. Tries the
+ * parameters of other programs.
  *
  * @param serverJson - the file of the secret, unless the user gave the secret
  */
@@ -353,8 +353,8 @@ async function assertEncrypted(storePath: string): Promise<void> {
 }
 
 /**
- * Returns how the service starts its hub, which decides on its `server.json`. Adopting does not
- * stop the service, so without a service the environment of this process counts.
+ * Returns the environment of the service's hub, by which its `server.json` is found. Adopting does
+ * not stop the service, so without a service the environment of this process counts.
  */
 async function findHub({
   service: choice,

@@ -1,6 +1,6 @@
 /**
- * A hub in a container. For a quadlet, setup writes a drop-in. It cannot create any other container
- * again, so it names the steps instead. They depend on what the hub's database is now.
+ * A hub in a container. For a quadlet, setup writes a drop-in. Setup cannot create any other
+ * container again, so it names the steps, which depend on the hub's database.
  */
 import { dirname, join } from "node:path";
 import { type HubContainer, hubContainer } from "../config/hub-account.js";
@@ -28,7 +28,7 @@ export interface ContainerSurvey extends ContainerName {
   readonly hasCopy: boolean;
   /** The unit that Podman generates for it from a quadlet. */
   readonly quadletUnit: UnitName | undefined;
-  /** Why setup cannot change it, if there is more to say than that setup creates no container. */
+  /** Why setup cannot change the quadlet; undefined for a container without a quadlet. */
   readonly problem: string | undefined;
 }
 
@@ -80,7 +80,10 @@ export async function hasQuadletLines(unit: UnitName): Promise<boolean> {
   return startsByRun((await readCommands(unit)).flatMap(({ args }) => args).join(" "));
 }
 
-/** Without a mapping of users, the files of a rootless container belong to a sub-uid. */
+/**
+ * Returns the uid of a file's owner if it is another user. Without a mapping of users, the files of
+ * a rootless container belong to a sub-uid.
+ */
 async function findOtherOwner(path: string): Promise<number | undefined> {
   const own = process.geteuid?.();
   const owner = (await statIfExists(path))?.uid;
@@ -88,8 +91,8 @@ async function findOtherOwner(path: string): Promise<number | undefined> {
 }
 
 /**
- * Returns the path of the store of the container that this process works for: of the store that its
- * hub uses, or next to the JSON database of the hub.
+ * Returns the path of the store of the container hub: the store in its `server.json`, or a new
+ * store next to its JSON database.
  */
 export async function resolveContainerStorePath(): Promise<string | undefined> {
   const hub = hubContainer();

@@ -1,4 +1,4 @@
-/** Chooses where backups and bundles go: on other disks than the store's if there are any. */
+/** Chooses the directories of backups and bundles, on other disks than the store's if possible. */
 import { readFile, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
@@ -13,20 +13,21 @@ export interface Directories {
   readonly bundles: string;
   /** Whether the settings or the user named both. */
   readonly areNamed: boolean;
-  /** Why backups and bundles may not be there. */
+  /** Why backups and bundles must not be there. */
   readonly problem: { readonly message: string; readonly hint: string | undefined } | undefined;
-  /** What should be better, for the user. */
+  /** Advice for better directories. */
   readonly notices: readonly string[];
 }
 
-/** File systems on disks and on the network, as opposed to memory and the kernel's own. */
-const diskFileSystems = /^(?:ext[234]|xfs|btrfs|f2fs|zfs|jfs|vfat|exfat|ntfs3?|fuseblk|nfs4?|cifs|9p)$/;
+/** The file systems of disks and networks. Others are in memory, or interfaces of the kernel. */
+const diskFileSystems =
+  /^(?:ext[234]|xfs|btrfs|f2fs|zfs|jfs|vfat|exfat|ntfs3?|fuseblk|nfs4?|cifs|9p)$/;
 const diskMountPoints = /^\/(?:media|mnt|run\/media|srv)(?:\/|$)/;
 
 /**
- * Returns the directories of the settings or the options, or chooses some: two other disks, one for
- * backups and one for bundles; both on the only other disk, as a bundle on the disk of the
- * store would be lost with it; or in the home directory.
+ * Returns the directories in the options or the settings, or chooses directories: on two other
+ * disks, one for backups and one for bundles; both on the only other disk, because a bundle on the
+ * store's disk would be lost with it; or, without another disk, in the home directory.
  */
 export async function chooseDirectories({
   storePath,
@@ -82,14 +83,16 @@ async function findOtherDisks(storePath: string): Promise<string[]> {
   return found;
 }
 
-/** Returns where disks are mounted that a user may have attached, from `/proc/self/mountinfo`. */
+/** Returns the mount points of disks that a user may have attached, from `/proc/self/mountinfo`. */
 export function parseMountedDisks(table: string): string[] {
   const paths = table.split("\n").flatMap((line) => {
     const [before = "", after = ""] = line.split(" - ");
     const path = (before.split(" ")[4] ?? "").replace(/\\(\d{3})/g, (_, octal) =>
       String.fromCharCode(Number.parseInt(octal, 8)),
     );
-    return diskFileSystems.test(after.split(" ")[0] ?? "") && diskMountPoints.test(path) ? [path] : [];
+    return diskFileSystems.test(after.split(" ")[0] ?? "") && diskMountPoints.test(path)
+      ? [path]
+      : [];
   });
   return [...new Set(paths)].sort();
 }

@@ -21,11 +21,11 @@ const header = `# Written by hivemind-sqlcipher setup; setup --undo removes it.
 type Phase = "in-progress" | "complete";
 
 /**
- * Writes the drop-in, and lets the manager read it. The hub that runs is not touched.
+ * Writes the drop-in, and lets the manager read it. Does not restart a running hub.
  *
- * With a sealed passphrase, a unit of the system gets it from systemd, and needs no process next to
- * the hub. Any other unit starts the hub in a mount namespace of its own, in both scopes: a system
- * unit of an installer has the session bus of its user in its environment.
+ * A system unit with a sealed passphrase gets the passphrase from systemd. Any other unit starts
+ * the hub through `run`, also a system unit: an installer's unit has the session bus of its user in
+ * its environment.
  *
  * @throws {@link StoreError} io - if it cannot be written
  * @throws {@link StoreError} service - if the manager does not read it
@@ -46,7 +46,7 @@ export async function installDropIn(
   if (container !== undefined) await assertGenerated(container, hub.dropIn);
 }
 
-/** The preparation itself leaves the copy without a passphrase while a setup is in progress. */
+/** While a setup is in progress, `run --prepare` writes the copy without a passphrase. */
 function toContainerUnit(
   { ownCommand }: Pick<SetupRequest, "ownCommand">,
   { unit, serverJson, inside }: HubContainer,
@@ -83,7 +83,7 @@ async function toUnit(
   return { kind: "system", run: preparation, hub, serverJson, credential: source.path, mayFail };
 }
 
-/** Removes the drop-in and its directory, if it is empty then. */
+/** Removes the drop-in, and its directory if it is empty. */
 export async function removeDropIn(manager: Manager, path: string): Promise<void> {
   const directory = dirname(path);
   await removeFile(path);

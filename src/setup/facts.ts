@@ -1,16 +1,16 @@
-/** What follows from a survey. Pure. */
+/** Pure functions of a survey. */
 import type { PassphraseSource } from "../keys/source.js";
 import type { Manager } from "../service/systemctl.js";
 import type { DatabaseSurvey, Survey } from "./survey.js";
 
-/** Returns whether setup still has to make keys, and a bundle with them. */
+/** Returns whether setup has to generate keys, and a bundle with them. */
 export function needsKeys(survey: Survey): boolean {
   return !isStored(survey) || survey.recipients.length === 0;
 }
 
 /**
- * Returns whether there is an encrypted store with its bundle, which the hub can open. Packages
- * that are not installed yet may read another format than the store of an earlier setup.
+ * Returns whether there is an encrypted store with its bundle, and the hub can open the store.
+ * Packages that are not installed yet may read another format than the store of an earlier setup.
  */
 export function isStored({ store, hasBundle, ownStoreFormat, packages }: Survey): boolean {
   const format = packages?.canEncrypt ? packages.format : undefined;
@@ -19,18 +19,18 @@ export function isStored({ store, hasBundle, ownStoreFormat, packages }: Survey)
 }
 
 /**
- * Returns whether the timer's backups leave the hub running: if the user wants it, or if the timer
- * was installed so.
+ * Returns whether the timer's backups leave the hub running: the user wants it, or the installed
+ * timer does so.
  */
 export function keepsHubRunning({ installedCommand }: Survey, isWanted: boolean): boolean {
   return isWanted || (installedCommand !== undefined && / --online(?: |$)/.test(installedCommand));
 }
 
 /**
- * Returns what the hub uses now or, on the encrypted store, what it used before setup.
+ * Returns the kind of the hub's database; for a hub on the encrypted store, the kind before setup.
  *
- * The record counts only for a hub that was handed over: after a setup the user may have decrypted
- * the store, or written a password into `server.json`.
+ * The record counts only for a hub on the encrypted store: after a setup the user may have
+ * decrypted the store, or written a password into `server.json`.
  */
 export function formerKind({
   record,

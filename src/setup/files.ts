@@ -1,4 +1,4 @@
-/** Looks at files without changing anything, not even the times of a directory. */
+/** Inspects files without changing anything, not even the times of a directory. */
 import { constants } from "node:fs";
 import { access } from "node:fs/promises";
 import { dirname } from "node:path";

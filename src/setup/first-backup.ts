@@ -1,4 +1,4 @@
-/** The first backup of a setup, and the removal of the plain copy that it replaces. */
+/** Makes the first backup of a setup, and removes the plaintext database. */
 import { dirname } from "node:path";
 import { backup } from "../backup/backup.js";
 import { recordRestoreTest } from "../backup/restore-test.js";
@@ -23,8 +23,8 @@ interface BackupFiles {
 /**
  * Makes a backup, unless there is one, and verifies it.
  *
- * @param makesKeys - whether the backup's bundle is the first that is encrypted to the recovery
- *   key, which is made now if one is needed
+ * @param makesKeys - whether the backup's bundle is the first one encrypted to the recovery key. A
+ *   recovery key is generated if one is needed.
  * @throws {@link StoreError} corrupted - if the backup is damaged
  * @throws {@link StoreError} usage - if a recovery key is needed and cannot be delivered
  */
@@ -41,7 +41,7 @@ export async function makeFirstBackup(
 async function makeBackupWithKeys(scope: SetupScope): Promise<BackupFiles> {
   const { settingsPath, storePath, recoveryKeyFile } = scope.request;
   const plan = await planRecipients(recipientOptions(scope));
-  // After a kill, the next setup knows the file by the record.
+  // After a kill, the next setup finds the path in the record.
   if ((await readSetupRecord(settingsPath, storePath)) && recoveryKeyFile !== undefined) {
     const change = () => ({ recovery_key_file: recoveryKeyFile });
     await updateSetupRecord(settingsPath, storePath, change);
@@ -61,7 +61,7 @@ async function makeBackup(
     backup({
       ...operationOptions(scope, lock),
       ...{ to, bundleTo, knownDirectories: [to, bundleTo], recipients },
-      // Satellites have just reconnected after the restart, and would be cut off again.
+      // Another stop would disconnect the satellites, which have just reconnected.
       online: true,
     }),
   );
@@ -70,8 +70,8 @@ async function makeBackup(
 }
 
 /**
- * Opens the backup with the passphrase from its bundle. If the recovery key is not available, as
- * with `--recipient` or after a kill, opens it with the passphrase that the store has.
+ * Verifies the backup with the passphrase from its bundle. If the recovery key is not available, as
+ * with `--recipient` or after a kill, verifies it with the store's passphrase.
  *
  * @returns whether the bundle was opened
  */
@@ -101,10 +101,10 @@ async function assertIntact(path: string, passphrase: string): Promise<void> {
 }
 
 /**
- * Removes the JSON database that was copied. The file with its schema version stays: it has no
- * secret, and undo needs it.
+ * Removes the JSON database after its clients were copied. The file with its schema version stays:
+ * it has no secret, and undo needs it.
  *
- * @returns the file if it was kept, because it is not the file that was copied
+ * @returns the path if the file was kept, because it has changed since it was copied
  */
 export async function removePlainCopy({ request }: SetupScope): Promise<string | null> {
   const { settingsPath, storePath, reporter } = request;

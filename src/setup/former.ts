@@ -1,4 +1,4 @@
-/** How `setup --undo` returns the hub to each kind of database. */
+/** Returns the hub to its former database, for `setup --undo`. */
 import { basename, dirname, join } from "node:path";
 import { toHub } from "../config/hub-account.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
@@ -31,9 +31,9 @@ import { decryptStore, encryptedStore, readPassphrase } from "./store.js";
 
 /** The parts of an undo that depend on the former database. */
 export interface UndoStrategy {
-  /** Tries what could fail, before anything changes. */
+  /** Checks everything that can fail, before anything changes. */
   check(): Promise<void>;
-  /** Does what the hub works through. */
+  /** Runs before the hub is stopped for `work`. */
   beforeStop(): Promise<void>;
   /** Returns whether the hub still uses the encrypted store. */
   isPending(): Promise<boolean>;
@@ -41,12 +41,16 @@ export interface UndoStrategy {
   work(): Promise<void>;
   waitUntilServing(service: Service, restart: Restart): Promise<void>;
   /**
-   * Lets a hub that does not work on its former database use the encrypted store again.
+   * Returns the hub to the encrypted store, if it does not work on its former database.
    *
-   * @returns the state, for the error message
+   * @returns the state, for the error message; undefined if nothing was changed
    */
   revert(): Promise<string | undefined>;
-  /** @returns where the encrypted store is kept, or null */
+  /**
+   * Moves the encrypted store away if no hub uses its path.
+   *
+   * @returns its new path; null if it was not moved
+   */
   afterStart(): Promise<string | null>;
 }
 
@@ -55,7 +59,7 @@ export function chooseUndoStrategy(request: SetupRequest, record: SetupRecord): 
   return kinds[record.database.kind](request, record);
 }
 
-/** The store is converted in place, by an operation that stops and starts the hub itself. */
+/** Converts the store in place, by an operation that stops and starts the hub itself. */
 function undoSqlite(request: SetupRequest, { unit }: SetupRecord): UndoStrategy {
   const { storePath } = request;
   const isEncrypted = async () => (await identify(storePath)).format === "sqlcipher";
@@ -74,7 +78,7 @@ function undoSqlite(request: SetupRequest, { unit }: SetupRecord): UndoStrategy 
   };
 }
 
-/** The password returns into `server.json`. */
+/** Writes the password into `server.json` again. */
 function undoSqlcipher(request: SetupRequest): UndoStrategy {
   const { storePath } = request;
   const path = serverJsonPath();
@@ -99,7 +103,7 @@ function undoSqlcipher(request: SetupRequest): UndoStrategy {
   };
 }
 
-/** The JSON database is written again, and `server.json` names it. */
+/** Writes the JSON database again, and names it in `server.json`. */
 function undoJson(request: SetupRequest, record: SetupRecord): UndoStrategy {
   const { storePath, signal } = request;
   const { database } = record;
@@ -140,7 +144,7 @@ function jsonModule({ database }: SetupRecord): string {
   return database.module ?? jsonPluginName;
 }
 
-/** Where the JSON database is written: on its disk, so that a rename puts it into its place. */
+/** The directory in which the JSON database is written: on its disk, so that it can be renamed. */
 const stagingDirectory = (place: string) => join(dirname(place), ".hivemind-sqlcipher-undo");
 
 /** Returns the settings of the JSON database in `server.json`. */
@@ -155,9 +159,7 @@ async function readStagedConfig(record: SetupRecord): Promise<Endpoint["config"]
   return { ...(await readJsonConfig(record)), subfolder: toHub(directory) ?? directory };
 }
 
-/**
- * Keeps a JSON database that was changed after setup had copied it: the store lacks the change.
- */
+/** Moves away a JSON database that has changed since it was copied: the store lacks the change. */
 async function moveChangedAside(
   { reporter }: SetupRequest,
   { database: { place, checksum } }: SetupRecord,
@@ -185,7 +187,7 @@ async function writeJson(request: SetupRequest, record: SetupRecord): Promise<vo
     await migrate({
       ...{ from: encryptedStore(request), to: { name: jsonModule(record), config }, signal },
     });
-    // The next undo knows the file by this checksum, and overwrites it.
+    // By this checksum, the next undo recognizes the file as its own, and overwrites it.
     const checksum = await sha256File(staged.store);
     await updateSetupRecord(settingsPath, storePath, ({ database }) => ({
       database: { ...database, checksum },

@@ -33,7 +33,7 @@ import { isServing, type Outage, waitUntilServing } from "./serving.js";
 import { encryptedStore, readPassphrase } from "./store.js";
 import { withHubStopped } from "./window.js";
 
-/** Switches the hub to the store, and back. */
+/** The work while the hub is stopped, and its reversal. */
 interface Change {
   readonly work: () => Promise<void>;
   readonly revert: () => Promise<string | undefined>;
@@ -43,7 +43,7 @@ interface Change {
  * Restarts the hub through `run`. Copies the clients of a JSON hub while the hub is stopped.
  *
  * @param isPasswordRemoved - whether this run removed the password from `server.json`
- * @returns null if the hub had been started on the store already
+ * @returns the outage; null if the hub runs on the store already
  * @throws {@link StoreError} service - if the hub does not open the store; the hub then runs on its
  *   former database
  * @throws {@link StoreError} refused - if the clients cannot be copied
@@ -67,8 +67,8 @@ export async function restartOnStore(
 }
 
 /**
- * Waits until a hub that an earlier, killed setup has started opens the store. Returns false if the
- * hub has to be restarted.
+ * Waits until the hub has opened the store, if a killed setup has started it through `run`. Returns
+ * false if the hub has to be restarted.
  */
 async function waitForEarlierStart({ request: { storePath }, hub }: SetupScope): Promise<boolean> {
   if (!(await isStartedByRun(hub))) return false;
@@ -83,8 +83,8 @@ async function waitForEarlierStart({ request: { storePath }, hub }: SetupScope):
 }
 
 /**
- * Returns the change that this run has to make. Changes of an earlier run are not reverted, because
- * the store may have new clients since.
+ * Returns the change that this run has to make. It does not revert changes of an earlier run,
+ * because the store may have new clients since.
  */
 async function planChange(scope: SetupScope, isPasswordRemoved: boolean): Promise<Change> {
   const { former, request } = scope;
@@ -99,7 +99,7 @@ async function writePassword({ request, found }: SetupScope): Promise<string> {
   return `the password was written back to ${path}`;
 }
 
-/** Empties the store and tries the copy. Returns the copy and the change of `server.json`. */
+/** Empties the store, and checks that the clients can be copied. Returns the copy as a change. */
 async function planCopy(scope: SetupScope): Promise<Change> {
   const { request, found, database } = scope;
   const { storePath, settingsPath, signal } = request;
@@ -138,8 +138,8 @@ async function planCopy(scope: SetupScope): Promise<Change> {
 /**
  * Copies every client.
  *
- * @returns the checksum of the source; undefined if its file does not exist: a hub without clients
- *   has none
+ * @returns the checksum of the source; undefined if its file does not exist, because the hub has no
+ *   clients
  * @throws {@link StoreError} refused - if a client was added or changed during the copy
  */
 async function copyUnchanged(
@@ -162,11 +162,11 @@ async function copyUnchanged(
 }
 
 /**
- * Deletes all clients of the store. A killed setup may have copied clients that the hub has changed
- * since.
+ * Deletes all clients of the store: the hub may have changed clients since a killed setup copied
+ * them.
  *
- * @throws {@link StoreError} refused - if the store has clients that the hub's database lacks: a
- *   hub has used the store
+ * @throws {@link StoreError} refused - if the store has clients missing from the hub's database,
+ *   because a hub has used the store
  */
 async function emptyStore({ request, found, database }: SetupScope, from: Endpoint): Promise<void> {
   const { storePath, source } = request;

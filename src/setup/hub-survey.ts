@@ -1,4 +1,4 @@
-/** Looks at the units that may be the hub. */
+/** Inspects the units that may be the hub. */
 import { readFile } from "node:fs/promises";
 import { userInfo } from "node:os";
 import { dirname } from "node:path";
@@ -28,7 +28,7 @@ export interface HubSurvey extends UnitName {
   readonly state: HubState;
   /** The account of the hub, if it is not this user. */
   readonly otherUser: string | undefined;
-  /** The account in `User=` of a unit of the system, unless it is root. */
+  /** The account in `User=` of a system unit, unless it is root. */
   readonly systemUser: string | undefined;
   /** How the unit starts the hub, without `run`. */
   readonly command: readonly string[];
@@ -40,7 +40,7 @@ export interface HubSurvey extends UnitName {
   /** A drop-in of another author that sets the unit's command. */
   readonly otherDropIn: string | undefined;
   /** The file from which Podman generates the unit. */
-  readonly quadlet?: string | undefined;
+  readonly quadletFile?: string | undefined;
 }
 
 interface Wanted {
@@ -54,12 +54,12 @@ const properties = [
   ...["User", "DropInPaths", "NRestarts", "ActiveEnterTimestampMonotonic"],
 ];
 
-/** A hub that has been up for less, and was restarted before, is in a crash loop: 20 s. */
+/** A restarted hub counts as in a crash loop if it has been up for less than 20 s. */
 const crashLoopMicroseconds = 20_000_000;
 
 /**
- * Returns the units that may be the hub of this user's `server.json`. If one of several runs, the
- * others are left out, as they may be remains of earlier installations.
+ * Returns the units that may be the hub of this user's `server.json`. If any of them runs, leaves
+ * out those that do not run, which may be left by earlier installations.
  *
  * @param known - the unit of a setup in progress
  */
@@ -88,7 +88,7 @@ async function findNames({ unit, manager }: Wanted, known?: UnitName): Promise<U
   return units.length > 0 ? units : findMasked(isWanted);
 }
 
-/** A masked unit has no command, so it is found by its name. */
+/** Finds masked units by name, because a masked unit has no command. */
 async function findMasked(isWanted: (manager: Manager) => boolean): Promise<UnitName[]> {
   const found: UnitName[] = [];
   for (const manager of (["systemd-user", "systemd"] as const).filter(isWanted)) {
@@ -128,7 +128,7 @@ async function surveyHub(unit: UnitName, storePath: string): Promise<HubSurvey |
     dropIn,
     isDropInWritable: await isWritable(await findExistingAncestor(dirname(dropIn))),
     otherDropIn: byRun ? undefined : await findOtherDropIn(found, dropIn),
-    quadlet: quadlet?.file,
+    quadletFile: quadlet?.file,
   };
 }
 
@@ -176,8 +176,8 @@ function isRunProcess(pid: number): boolean {
 }
 
 /**
- * Returns whether a process has a file of its own in the place of `server.json`, as the drop-in of
- * a unit of the system gives it.
+ * Returns whether a process has another file mounted over `server.json`, as by the drop-in of a
+ * system unit.
  */
 async function hasMountedServerJson(pid: number): Promise<boolean> {
   return pid > 0 && (await readMountPoints(pid)).has(await realPath(serverJsonPath()));
@@ -194,7 +194,7 @@ function toHubState(unit: Properties): HubState {
   return isRestarting(unit) || isLooping(unit) ? "restarting" : "running";
 }
 
-/** A unit in a crash loop is up for some seconds each time. */
+/** Detects a crash loop of a unit that is up for some seconds each time. */
 function isLooping({ NRestarts, ActiveEnterTimestampMonotonic }: Properties): boolean {
   const now = Number(process.hrtime.bigint() / 1000n);
   const upFor = now - Number(ActiveEnterTimestampMonotonic ?? 0);
@@ -203,7 +203,7 @@ function isLooping({ NRestarts, ActiveEnterTimestampMonotonic }: Properties): bo
 
 function findOtherUser(manager: Manager, { User }: Properties): string | undefined {
   if (manager === "systemd-user") return undefined;
-  // Root works in the account of this hub.
+  // As root, this process works in the account of the hub.
   if (hubAccount() !== undefined) return undefined;
   const own = userInfo();
   const user = User || "root";
@@ -211,8 +211,8 @@ function findOtherUser(manager: Manager, { User }: Properties): string | undefin
 }
 
 /**
- * Returns the file that would start a unit through `run` without the drop-in at `dropIn`; undefined
- * if none does. systemd applies the files in this order. An empty value clears earlier ones.
+ * Returns the file that starts a unit through `run` even without the drop-in at `dropIn`; undefined
+ * if there is none. systemd applies the files in this order. An empty value clears earlier values.
  */
 export async function findOtherRun(
   { manager, name }: UnitName,

@@ -1,4 +1,4 @@
-/** `bundle import`: puts the passphrase of a bundle into the keyring. */
+/** `bundle import`: stores the passphrase of a bundle in the keyring, or seals it. */
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { isKind, StoreError } from "../errors.js";
 import { sealInFront } from "../keys/reseal.js";
@@ -26,12 +26,12 @@ export interface ImportResult {
 }
 
 /**
- * Puts the passphrase of a bundle into the keyring, or seals it, after it has opened the store.
+ * Stores the passphrase of a bundle in the keyring, or seals it, after opening the store with it.
  *
- * @throws {@link StoreError} refused - if the source has neither, or the bundle is another
- *   store's
+ * @throws {@link StoreError} refused - if the source is neither the keyring nor a sealed file, or
+ *   the bundle is another store's
  * @throws {@link StoreError} notFound - if the store does not exist
- * @throws {@link StoreError} wrongPassphrase - if the bundle is this store's and does not open it
+ * @throws {@link StoreError} wrongPassphrase - if the bundle is this store's, but does not open it
  * @throws {@link StoreError} what `readBundle` and the keyring throw
  */
 export async function importPassphrase(options: ImportOptions): Promise<ImportResult> {

@@ -1,10 +1,10 @@
 /**
  * `init`: creates an encrypted store, its passphrase, and the recovery key for its bundles.
  *
- * The order makes a kill harmless. First everything is tried. Then the passphrase is stored in the
- * keyring and read back, then the recovery key is handed out, then the store is written under
- * another name and renamed when it is complete. The next `init` uses a passphrase without a store.
- * A failure removes what was made.
+ * The order makes a kill harmless. First everything is checked. Then the passphrase is stored in
+ * the keyring and read back, then the recovery key is delivered, then the store is written under
+ * another name and renamed when it is complete. The next `init` uses a stored passphrase without a
+ * store. A failure removes what was created.
  */
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
@@ -111,7 +111,7 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
   );
 }
 
-/** Returns the store's passphrase, which its source yields from now on. */
+/** Returns the store's passphrase, after storing a new passphrase in its source. */
 async function storePassphrase(
   options: InitOptions,
   { storePath }: OperationLock,
@@ -137,7 +137,7 @@ async function deletePassphrase(storePath: string): Promise<void> {
   if ((await identify(storePath)).format === "absent") await deleteEntry(storePath, "current");
 }
 
-/** Creates the store, its bundle and its settings. If any of them fails, none stays. */
+/** Creates the store, its bundle and its settings. After a failure, none of them stays. */
 async function createStore(
   options: InitOptions,
   storePath: string,
@@ -153,7 +153,7 @@ async function createStore(
   await store.close();
   emitStep("init.store-made");
   const { key, keyId } = store;
-  // The id of an earlier store at this path is not this store's. The first backup makes one.
+  // Replaces the id of an earlier store at this path. Without one, the first backup generates it.
   if (await readStoreId(storePath)) await recordStoreId(storePath);
   let bundle: Bundle | undefined;
   try {
@@ -199,7 +199,7 @@ function presentStoreHint(storePath: string, format: string, size: number): stri
   return "If HiveMind's password setting encrypted it, take it over: hivemind-sqlcipher init --adopt";
 }
 
-/** Returns the passphrase for the keyring, or of another source. It may be sealed now. */
+/** Returns a new passphrase for the keyring, or a new and sealed one, or the source's own. */
 async function createPassphrase(options: InitOptions): Promise<string> {
   const { source, storePath } = options;
   if (source.kind === "keyring") return options.passphrase ?? generatePassphrase();
@@ -212,7 +212,7 @@ async function createPassphrase(options: InitOptions): Promise<string> {
   return await readFirstPassphrase(source, storePath);
 }
 
-/** This program writes no passphrase to a disk, so the file must exist. */
+/** Throws if the file does not exist, because this program writes no passphrase to a disk. */
 async function assertPassphraseFile(path: string): Promise<void> {
   try {
     await stat(path);

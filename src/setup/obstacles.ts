@@ -1,17 +1,16 @@
-/** Finds in a survey what keeps a setup from beginning, with its fix. Pure. */
+/** Finds what prevents a setup, with its fix, from a survey. Pure. */
 import type { ErrorKind } from "../errors.js";
 import { upgradeLine } from "../hub/schema.js";
 import { engineSecretError, isEngineSecret } from "../keys/source.js";
-import { systemctlLine } from "../service/systemctl.js";
+import { journalctlLine, systemctlLine } from "../service/systemctl.js";
 import { shellQuote } from "../text/escape.js";
 import { containerSteps } from "./container.js";
 import { formerKind, isSealedUnit, needsKeys } from "./facts.js";
 import type { HubSurvey } from "./hub-survey.js";
 import { type PackagesSurvey, packageListLine, pipLine } from "./packages.js";
-import { logLine } from "./serving.js";
 import type { QuadletSurvey, Survey } from "./survey.js";
 
-/** What keeps a setup from beginning. */
+/** A reason why a setup cannot begin. */
 export interface Obstacle {
   readonly id: string;
   readonly kind: ErrorKind;
@@ -23,7 +22,7 @@ export interface ObstacleOptions {
   readonly installHubPackages: boolean;
   /** Whether the hub must start after a reboot without a login. */
   readonly isHeadless: boolean;
-  /** Where a new recovery key is written to; undefined if it is shown on the terminal. */
+  /** The path for a new recovery key; undefined if it is shown on the terminal. */
   readonly recoveryKeyFile: string | undefined;
   /** Whether that file exists, and no setup in progress made it. */
   readonly isRecoveryKeyFileTaken: boolean;
@@ -49,15 +48,15 @@ export function findObstacles(survey: Survey, options: ObstacleOptions): Obstacl
       ...{ id: "directories", kind: "refused", problem: survey.directories.problem.message },
       fix: survey.directories.problem.hint ?? "Name others with --to and --bundle-to.",
     },
-    survey.room && {
-      ...{ id: "room", kind: "io", problem: survey.room.message },
-      fix: survey.room.hint ?? "Free some space.",
+    survey.spaceProblem && {
+      ...{ id: "room", kind: "io", problem: survey.spaceProblem.message },
+      fix: survey.spaceProblem.hint ?? "Free some space.",
     },
   ];
   return findings.filter((finding) => finding !== undefined);
 }
 
-/** What setup itself has begun is finished by the next setup, and is no obstacle. */
+/** Ignores an operation of a setup in progress, because the next setup finishes it. */
 function findInterruptedObstacle({ operation, record }: Survey): Finding {
   if (record?.phase === "undoing") {
     return {
@@ -108,7 +107,7 @@ function findHubChoiceObstacle(survey: Survey): Obstacle {
 
 function findHubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
   const { manager, name, state } = hub;
-  const log = logLine(manager, name);
+  const log = journalctlLine(hub);
   const refused = (id: string, problem: string, fix: string): Obstacle => ({
     ...{ id, kind: "refused", problem, fix },
   });
@@ -156,8 +155,8 @@ function findHubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
 }
 
 /**
- * Setup restarts the unit and uses the passphrase and the files of the hub's user. An ordinary user
- * may not restart a unit of the system; root may, and has another keyring.
+ * Setup restarts the unit, and uses the passphrase and the files of the hub's user. An ordinary
+ * user cannot restart a system unit. Root can, but has another keyring.
  */
 function findUserObstacle(hub: HubSurvey, survey: Survey): Finding {
   const { name, otherUser, systemUser, startsByRun } = hub;
@@ -167,7 +166,7 @@ function findUserObstacle(hub: HubSurvey, survey: Survey): Finding {
   if (systemUser !== undefined && (otherUser !== undefined || !startsByRun)) {
     if (isSealedUnit(survey, hub) && otherUser === undefined) return undefined;
     return refused(
-      `${name} is a unit of the system with User=${systemUser}`,
+      `${name} is a system unit with User=${systemUser}`,
       survey.isRoot
         ? "Leave out --passphrase-source: setup seals the passphrase, and systemd unseals it for the unit."
         : "Run setup as root, which seals the passphrase for the unit: sudo hivemind-sqlcipher setup",
@@ -265,8 +264,11 @@ function findDatabaseObstacles(
   return [];
 }
 
-/** The password in a secret is not known here, and must be moved out of it. */
-function findQuadletPasswordObstacle(storePath: string, { name, secrets }: QuadletSurvey): Obstacle {
+/** Setup cannot read the password in a secret, so the user must move it. */
+function findQuadletPasswordObstacle(
+  storePath: string,
+  { name, secrets }: QuadletSurvey,
+): Obstacle {
   const adopt = "hivemind-sqlcipher init --adopt --hub none --passphrase-file FILE";
   const mount =
     "add to the quadlet what this prints, and restart its unit: hivemind-sqlcipher run --print-unit quadlet";
@@ -321,7 +323,7 @@ function findPackageObstacles(
   ];
 }
 
-/** The packages of a container belong to its image. */
+/** Setup cannot install packages into a container, because they belong to its image. */
 function findImageObstacle(
   packages: PackagesSurvey | undefined,
   hub: HubSurvey | undefined,
@@ -387,7 +389,7 @@ function findKeysObstacle({ keysProblem, source }: Survey): Finding {
   };
 }
 
-/** What an ordinary user cannot change is left to root. */
+/** Names the commands that only root can run. */
 function findBootObstacle({ boot }: Survey, { isHeadless }: ObstacleOptions): Finding {
   if (boot === undefined || !isHeadless) return undefined;
   return {

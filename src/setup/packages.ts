@@ -1,4 +1,4 @@
-/** The hub's Python packages: what they can do, and how pip installs others. */
+/** Inspects the hub's Python packages, and returns the commands that install others. */
 import { systemError } from "../errors.js";
 import { canWriteAs, resolvePythonAccount } from "../hub/account.js";
 import {
@@ -27,7 +27,7 @@ export function pipArguments(python: string): string[] {
   return [python, "-m", "pip", "install", "--pre", "--upgrade", ...requirements];
 }
 
-/** Returns the same as a user types it. */
+/** Returns the command line of `pipArguments` for a hint. */
 export function pipLine(python: string): string {
   const quoted = requirements.map((each) => shellQuote(each)).join(" ");
   const program = /^[\w@%+=,./-]+$/.test(python) ? python : shellQuote(python);
@@ -40,11 +40,11 @@ export interface PackagesSurvey {
   readonly canEncrypt: boolean;
   readonly problem: string | null;
   readonly format: CipherCompatibility;
-  /** The newest schema that the hub reads; undefined if its Python did not say. */
+  /** The newest schema that the hub reads; undefined if its packages do not report it. */
   readonly schemaVersion: 0 | 2 | undefined;
   /** Why the hub enforces no blacklist in an SQLite store; undefined if it does. */
   readonly blacklistProblem: string | undefined;
-  /** Whether pip could install there. */
+  /** Whether pip can write to `directory`. */
   readonly isWritable: boolean;
   readonly directory: string | undefined;
 }

@@ -1,4 +1,4 @@
-/** Decides from a survey which steps a setup needs. Pure. */
+/** Plans the steps of a setup from a survey. Pure. */
 import { counted } from "../text/count.js";
 import { formerKind, isSealedUnit, isStored, needsKeys } from "./facts.js";
 import type { HubSurvey } from "./hub-survey.js";
@@ -24,19 +24,19 @@ export interface PlanStep {
   readonly state: "needed" | "done";
   /** What the step changes, as a sentence without a full stop. */
   readonly changes: string;
-  /** What `setup --undo` does about it. */
+  /** The effect of `setup --undo` on the change. */
   readonly undo: string;
 }
 
 export interface Plan {
   readonly steps: readonly PlanStep[];
   readonly obstacles: readonly Obstacle[];
-  /** What the user should know before confirming. */
+  /** Notices for the user before the confirmation. */
   readonly notices: readonly string[];
 }
 
 export interface PlanOptions extends ObstacleOptions {
-  /** Whether the timer's backups are to leave the hub running: see `keepsHubRunning`. */
+  /** Whether the timer's backups leave the hub running: see `keepsHubRunning`. */
   readonly onlineBackups: boolean;
   /** The timer's command line, as in its unit. */
   readonly scheduledCommand: string;
@@ -55,7 +55,7 @@ export function planSetup(survey: Survey, options: PlanOptions): Plan {
   };
 }
 
-/** Returns whether nothing is left to do, not even to note that all is done. */
+/** Returns whether every step is done, and the record is complete. */
 export function isFinished({ steps }: Plan, { record }: Survey): boolean {
   return record?.phase !== "setting-up" && steps.every(({ state }) => state === "done");
 }
@@ -66,7 +66,7 @@ function planSteps(
   hub: HubSurvey,
   options: PlanOptions,
 ): PlanStep[] {
-  const { storePath, isHandedOver, packages } = survey;
+  const { isHandedOver, packages } = survey;
   const kind = formerKind(survey);
   const copy = (isHandedOver ? survey.record?.database.place : undefined) ?? database.place;
   const step = (id: StepId, isDone: boolean, changes: string, undo: string): PlanStep => ({
@@ -94,7 +94,7 @@ function planSteps(
     step(
       "store",
       isHandedOver || (kind === "json" && isStored(survey)),
-      storeChange(kind, survey),
+      storeChange(kind, survey, copy),
       storeUndo(kind),
     ),
     step("server.json", isHandedOver, serverChange(kind, survey), serverUndo(kind)),
@@ -134,13 +134,6 @@ function planSteps(
         ]
       : []),
   ];
-
-  function storeChange(from: DatabaseSurvey["kind"], { database: now }: Survey): string {
-    const clients = now?.clients === undefined ? "every client" : counted(now.clients, "client");
-    if (from === "json") return `create ${storePath}, encrypted, and copy ${clients} from ${copy}`;
-    if (from === "sqlite") return `encrypt ${storePath} in place`;
-    return `take over ${storePath} with its password`;
-  }
 }
 
 function packagesChange({ packages, quadlet }: Survey): string {
@@ -150,12 +143,24 @@ function packagesChange({ packages, quadlet }: Survey): string {
 }
 
 function dropInEffect(survey: Survey, hub: HubSurvey): string {
-  if (hub.quadlet !== undefined) {
+  if (hub.quadletFile !== undefined) {
     return "lets the container mount a copy of server.json with the passphrase, in memory";
   }
   return isSealedUnit(survey, hub)
     ? "lets systemd unseal the passphrase for the hub"
     : "starts the hub through run";
+}
+
+function storeChange(
+  former: DatabaseSurvey["kind"],
+  { storePath, database }: Survey,
+  copy: string,
+): string {
+  if (former === "sqlite") return `encrypt ${storePath} in place`;
+  if (former !== "json") return `take over ${storePath} with its password`;
+  const clients =
+    database?.clients === undefined ? "every client" : counted(database.clients, "client");
+  return `create ${storePath}, encrypted, and copy ${clients} from ${copy}`;
 }
 
 function scheduleChange({ schedule }: Survey, { onlineBackups }: PlanOptions): string {
@@ -195,7 +200,9 @@ function serverUndo(kind: DatabaseSurvey["kind"]): string {
   return kind === "sqlite" ? "leaves it as it is" : "writes the password into it again";
 }
 
-/** Returns whether an earlier setup kept the JSON database, which was changed after its copy. */
+/**
+ * Returns whether an earlier setup kept the JSON database, because it has changed since its copy.
+ */
 function isCopyKept({ record, hasPlainCopy, isHandedOver }: Survey): boolean {
   return isHandedOver && hasPlainCopy && record?.plain_copy_kept === true;
 }

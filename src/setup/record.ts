@@ -1,9 +1,9 @@
 /**
- * The record of a setup: what `setup` changed, with enough to undo it.
+ * The record of a setup: the changes, and everything that an undo needs.
  *
- * It is kept next to the settings file, one for each store, and holds no secret. Until it says
- * `complete`, the unit's drop-in starts the hub on whichever database `server.json` names, so the
- * hub starts at every instant of a setup, also after a power failure.
+ * Each store has a record, next to the settings file, without secrets. Until its phase is
+ * `complete`, the unit's drop-in starts the hub on the database named in `server.json`, so the hub
+ * starts at every instant of a setup, also after a power failure.
  */
 import { dirname, join } from "node:path";
 import { hubContainer, workForContainer } from "../config/hub-account.js";
@@ -36,7 +36,7 @@ const recordSchema = z.strictObject({
       mounts: z.array(z.strictObject({ source: z.string(), destination: z.string() })),
     }),
   ),
-  /** What the hub used before. */
+  /** The former database of the hub. */
   database: z.strictObject({
     kind: z.enum(["json", "sqlite", "sqlcipher"]),
     /** The file of the database. */
@@ -44,14 +44,14 @@ const recordSchema = z.strictObject({
     /** `database` in `server.json` without secrets: its module, and the SQLite block as JSON. */
     module: z.nullable(z.string()),
     sqlite_block: z.nullable(z.string()),
-    /** Whether `server.json` had a block `database` at all. */
+    /** Whether `server.json` had a block `database`. */
     had_block: z.boolean(),
     /** The checksum of a JSON database when it was copied. */
     checksum: z.optional(z.string()),
   }),
   /** The file that the recovery key was or is being written to. */
   recovery_key_file: z.nullable(z.string()),
-  /** Whether the JSON database was kept, because it is not the file that was copied. */
+  /** Whether the JSON database was kept, because it has changed since it was copied. */
   plain_copy_kept: z.optional(z.boolean()),
 });
 
@@ -110,7 +110,7 @@ export async function writeSetupRecord(
 /**
  * Changes fields of the record.
  *
- * @throws {@link StoreError} notFound - if it was removed during the setup
+ * @throws {@link StoreError} notFound - if the record was removed during the setup
  */
 export async function updateSetupRecord(
   settingsPath: string,
@@ -131,10 +131,11 @@ export async function removeSetupRecord(settingsPath: string, storePath: string)
 }
 
 /**
- * Returns whether `run` starts the hub as its unit did before, without a passphrase.
+ * Returns whether `run` must start the hub without a passphrase, as its unit did before setup.
  *
- * That is so while setup or its undo is in progress and the hub is not handed over: `server.json`
- * names the former database or has the password, or the store is not encrypted.
+ * This is the case while setup or its undo is in progress and the hub does not use the encrypted
+ * store: `server.json` names the former database or has the password, or the store is not
+ * encrypted.
  */
 export async function startsUnchanged(settingsPath: string, storePath: string): Promise<boolean> {
   const record = await readSetupRecord(settingsPath, storePath).catch(() => undefined);
@@ -151,14 +152,14 @@ export async function assertNotNamed(storePath: string): Promise<void> {
   const path = serverJsonPath();
   if ((await namedStore(await readServerJson(path))).storePath !== storePath) return;
   throw new StoreError("refused", `${path} names ${storePath}, so a hub may use the store`, {
-    hint: "Nothing was removed. Run setup again, which looks at the hub again.",
+    hint: "Run setup again, which inspects the hub again. Nothing was removed.",
   });
 }
 
 /**
- * Checks that the hub uses the store as setup left it, or as a killed undo did.
+ * Checks that the hub uses the store as setup, or a killed undo, has left it.
  *
- * @throws {@link StoreError} refused - if undo would take the store away from the hub, or convert a
+ * @throws {@link StoreError} refused - if undo would remove a store that the hub uses, or convert a
  *   store that the hub does not use
  */
 export async function assertUndoable({ store, database }: SetupRecord): Promise<void> {
@@ -185,7 +186,9 @@ export async function assertUndoable({ store, database }: SetupRecord): Promise<
   });
 }
 
-/** Returns whether by `server.json` the hub opens this store, encrypted and without a password. */
+/**
+ * Returns whether `server.json` names this store without a password, and the store is encrypted.
+ */
 export async function isHandedOver(storePath: string): Promise<boolean> {
   const named = await namedStore(await readServerJson(serverJsonPath()));
   if (named.storePath !== storePath || named.passwordSet) return false;

@@ -1,4 +1,4 @@
-/** What a setup works on, and what it returns. */
+/** The request, the result and the scope of a setup. */
 import type { RecoveryKeyDelivery } from "../bundle/recipients.js";
 import type { Reporter } from "../reporter.js";
 import type { ServiceChoice } from "../service/select.js";
@@ -20,7 +20,7 @@ export interface SetupRequest extends SetupChoice {
   readonly readRecoveryKey: () => Promise<string | undefined>;
   /** Returns the command line of this program for the store, with the settings file. */
   readonly ownCommand: (...args: string[]) => string[];
-  /** The command line of `run` with a credential, for a unit of the system. */
+  /** The command line of `run` with a credential, for a system unit. */
   readonly preparation: readonly string[];
   readonly recoveryCommand: readonly string[];
   readonly reporter: Reporter;
@@ -40,28 +40,28 @@ export interface SetupResult {
   readonly store: string;
   readonly formerDatabase: string;
   readonly settings: string;
-  /** Whether this setup handed out a new recovery key. */
+  /** Whether this setup delivered a new recovery key. */
   readonly recoveryKey: "new" | "kept";
   readonly backup: FirstBackup | null;
-  /** How long the hub was away; null if it was not restarted. */
+  /** Null if the hub was not restarted. */
   readonly outage: Outage | null;
   readonly schedule: string | null;
-  /** The plain copy that was kept, because it changed since it was copied. */
+  /** The path of the plaintext database if it was kept, because it has changed since its copy. */
   readonly plainCopy: string | null;
 }
 
-/** The request, with what the survey found. */
+/** The request, with the findings of the survey. */
 export interface SetupScope {
   readonly request: SetupRequest;
   readonly found: Survey;
   readonly hub: HubSurvey;
   readonly database: DatabaseSurvey;
-  /** What the hub uses now, or used before it was handed over. */
+  /** The kind of the hub's database; for a hub on the encrypted store, the kind before setup. */
   readonly former: DatabaseSurvey["kind"];
   readonly recoveryKey: RememberedKey;
 }
 
-/** A delivery that remembers the recovery key, to try the first backup with it. */
+/** A delivery that keeps the recovery key in memory, to verify the first backup with it. */
 export interface RememberedKey {
   readonly delivery: RecoveryKeyDelivery;
   /** The key that was delivered in this process. It is never stored. */
@@ -72,7 +72,7 @@ export interface RememberedKey {
 export function createScope(request: SetupRequest, found: Survey, plan: Plan): SetupScope {
   const [hub] = found.hubs;
   const { database } = found;
-  if (hub === undefined || database === undefined) throw new Error("the plan has no obstacle");
+  if (hub === undefined || database === undefined) throw new Error("the plan has obstacles");
   return {
     ...{ found, hub, database },
     former: formerKind(found),
@@ -81,12 +81,12 @@ export function createScope(request: SetupRequest, found: Survey, plan: Plan): S
   };
 }
 
-/** Returns a unit as the service of the store. */
+/** Returns the service choice for a unit. */
 export function toServiceChoice(storePath: string, { manager, name }: UnitName): ServiceChoice {
   return { service: manager, unit: name.replace(/\.service$/, ""), storePath };
 }
 
-/** The operations of a setup repeat notices about the directories and the unit. */
+/** Suppresses repeated notices: each operation of a setup reports the directories and the unit. */
 function deduplicateNotices(reporter: Reporter, known: readonly string[]): Reporter {
   const seen = new Set(known);
   return {

@@ -1,20 +1,20 @@
-/** How setup sees that the hub works after its restart, and how long it was away. */
+/** Waits until the hub works after its restart, and reports its outage. */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
 import type { Restart } from "../operation/downtime.js";
 import type { ServiceReport } from "../operation/service.js";
 import type { Service } from "../service/service.js";
-import type { UnitName } from "../service/systemctl.js";
+import { journalctlLine, type UnitName } from "../service/systemctl.js";
 import { isHubServing } from "./hub-survey.js";
 import { isHandedOver } from "./record.js";
 
 /** A hub opens its database after Python's imports, which take seconds on a small board. */
 const limitMs = 120_000;
 const pauseMs = 500;
-/** How long a hub is observed: in a crash loop, it is up for some seconds each time. */
+/** A hub is observed for longer than it is up in a crash loop, some seconds each time. */
 const observationMs = 10_000;
 
-/** How long the hub was away, in milliseconds from the request to stop. */
+/** The outage of the hub, in milliseconds from the request to stop. */
 export interface Outage {
   /** Until the unit was up again. */
   readonly stoppedMs: number;
@@ -72,7 +72,7 @@ export async function waitUntilListening(service: Service, restart: Restart): Pr
   }
 }
 
-/** Returns whether the service runs, and goes on running without a restart for 10 s. */
+/** Returns whether the service runs for 10 s without a restart. */
 export async function staysUp(service: Service): Promise<boolean> {
   const end = performance.now() + observationMs;
   const { invocation } = await service.state();
@@ -91,12 +91,9 @@ async function assertUp(service: Service): Promise<void> {
 }
 
 function notServing({ kind, name }: Service, what: string): StoreError {
-  const hint =
-    name === null ? undefined : `Run ${logLine(kind, name)} to see why, then run setup again.`;
+  const isUnit = name !== null && (kind === "systemd" || kind === "systemd-user");
+  const hint = isUnit
+    ? `Run ${journalctlLine({ manager: kind, name })} to see why, then run setup again.`
+    : undefined;
   return new StoreError("service", `${name ?? "the hub"} ${what}`, { hint });
-}
-
-/** Returns the command that shows the log of a unit. */
-export function logLine(manager: string, unit: string): string {
-  return `journalctl${manager === "systemd-user" ? " --user" : ""} --unit ${unit}`;
 }

@@ -1,11 +1,11 @@
 /**
  * `setup`: from a hub as it was installed to a hub on an encrypted store with backups.
  *
- * The hub can start on a complete database at every instant. First the record says that a setup is
- * in progress; then the drop-in starts the hub through `run`, which passes no passphrase on until
- * `server.json` and the store are ready. So a kill or a power failure leaves nothing to undo: the
- * same command goes on. The operations that create or convert the store have journals. The plain
- * copy is removed after a backup was verified.
+ * The hub can start on a complete database at every instant. First the record is written with the
+ * phase `setting-up`; then the drop-in starts the hub through `run`, which passes no passphrase
+ * until `server.json` and the store are ready. So after a kill or a power failure nothing has to be
+ * undone: the same command continues. The operations that create or convert the store have
+ * journals. The plaintext database is removed after a backup was verified.
  */
 import { dirname } from "node:path";
 import { prepareDirectories } from "../config/known-directories.js";
@@ -25,6 +25,7 @@ import { recoverOnly } from "../recovery/recover.js";
 import { installSchedule, type Schedule } from "../service/schedule.js";
 import { selectService } from "../service/select.js";
 import type { Service } from "../service/service.js";
+import { journalctlLine } from "../service/systemctl.js";
 import { openPlaintext } from "../store/plain-store.js";
 import { installDropIn, removeDropIn } from "./drop-in.js";
 import { isSealedUnit } from "./facts.js";
@@ -43,23 +44,23 @@ import {
   writeSetupRecord,
 } from "./record.js";
 import {
+  createScope,
   type SetupRequest,
   type SetupResult,
   type SetupScope,
-  createScope,
   toServiceChoice,
 } from "./request.js";
-import { logLine, type Outage, staysUp } from "./serving.js";
+import { type Outage, staysUp } from "./serving.js";
 import { adoptStore, createStore, encryptStore, sealPassphrase } from "./store.js";
 import { type Survey, scheduleTimes } from "./survey.js";
 
-/** How long pip may take to download and build the hub's packages on a small board. */
+/** The time for pip to download and build the hub's packages on a small board. */
 const pipLimitMs = 30 * 60_000;
 
 /**
- * Does the steps of a plan that are needed.
+ * Runs the needed steps of a plan.
  *
- * @throws {@link StoreError} of every kind; the hub then runs, and the same command goes on
+ * @throws {@link StoreError} of every kind; the hub then runs, and the same command continues
  */
 export async function setUp(
   request: SetupRequest,
@@ -97,7 +98,7 @@ export async function setUp(
 }
 
 /**
- * Does what the hub does not notice: its packages, the directories and the settings.
+ * Runs the steps that do not affect the running hub: packages, directories and settings.
  *
  * @returns the scope, with the packages that the hub has now
  */
@@ -132,10 +133,10 @@ async function assertBlacklistsKept({ found, database }: SetupScope): Promise<vo
   throw new StoreError(finding.kind, finding.problem, { hint: finding.fix });
 }
 
-/** Returns the packages after their installation: the store gets the format that they read. */
+/** Installs the hub's packages, and inspects them again: they determine the store's format. */
 async function installPackages({ request, found }: SetupScope): Promise<PackagesSurvey> {
   const { python } = found.packages ?? {};
-  if (python === undefined) throw new Error("the plan has no obstacle");
+  if (python === undefined) throw new Error("the plan has obstacles");
   const [program = "", ...args] = pipArguments(python);
   request.reporter.notice(`installing packages into ${python}`);
   const account = await resolvePythonAccount(python, currentAccount());
@@ -168,8 +169,8 @@ function buildSettings({ request, found, hub }: SetupScope, saved: Settings | un
 }
 
 /**
- * Returns whether this setup creates the store, encrypts it or takes it over, each with its keys.
- * Otherwise the first backup makes the keys that are needed.
+ * Returns whether this setup creates, encrypts or adopts the store, which generates its keys.
+ * Otherwise the first backup generates the missing keys.
  */
 function isStoreMade({ former }: SetupScope, needed: ReadonlySet<StepId>): boolean {
   return needed.has(former === "sqlcipher" ? "server.json" : "store");
@@ -178,7 +179,7 @@ function isStoreMade({ former }: SetupScope, needed: ReadonlySet<StepId>): boole
 /**
  * Moves the hub to the encrypted store.
  *
- * @returns how long it was away; null if it was not restarted
+ * @returns the outage; null if the hub was not restarted
  */
 async function moveHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<Outage | null> {
   const { former, request } = scope;
@@ -201,13 +202,12 @@ async function moveHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
 }
 
 /**
- * Removes the drop-in of this run if the hub does not stay up with it, as where the unit's other
- * settings keep Node.js from working. The hub then starts as before.
+ * Removes the drop-in of this run if the hub does not stay up with it, for example because other
+ * settings of the unit break Node.js. The hub then starts as before.
  *
- * The drop-in stays while the hub is to use the encrypted store, because only `run` passes the
- * passphrase on.
+ * The drop-in stays if the hub uses the encrypted store, because only `run` passes the passphrase.
  *
- * @throws the error of the move
+ * @throws `error`, with what was done
  */
 async function removeBrokenDropIn(
   error: unknown,
@@ -224,15 +224,15 @@ async function removeBrokenDropIn(
   }
   throw wrap(error, {
     message: `${error.message}; the drop-in was removed, and ${hub.name} runs as before`,
-    hint: `Run ${logLine(hub.manager, hub.name)} to see why it ended with the drop-in, then run setup again.`,
+    hint: `Run ${journalctlLine(hub)} to see why it ended with the drop-in, then run setup again.`,
   });
 }
 
-/** Starts a hub after a stop or a restart loop, and returns why it does not stay up. */
+/** Restarts a hub, and returns why it does not stay up. */
 async function restartHub(service: Service, storePath: string): Promise<string | undefined> {
   try {
     await service.stop();
-    // Starts the hub if a journal names it as down. There is no journal if it ended later.
+    // Starts the hub if a journal names it as stopped. A hub that ended later has no journal.
     await recoverOnly(storePath);
     if (!(await service.state()).active) await service.start([]);
     return (await staysUp(service)) ? undefined : `${service.name} ends without it, too`;
@@ -241,7 +241,7 @@ async function restartHub(service: Service, storePath: string): Promise<string |
   }
 }
 
-/** Writes the record: from now on the drop-in may start the hub on either database. */
+/** Writes the record. From now on, the drop-in may start the hub on either database. */
 async function beginRecord(scope: SetupScope): Promise<void> {
   const { request, found, hub } = scope;
   const { record, isHandedOver, server } = found;
@@ -266,7 +266,7 @@ async function beginRecord(scope: SetupScope): Promise<void> {
   emitStep("setup.recorded");
 }
 
-/** Returns what undo brings back: what the hub uses now, or used before it was handed over. */
+/** Returns the database for an undo: the hub's present one, or the one before setup. */
 async function readFormerDatabase(scope: SetupScope): Promise<SetupRecord["database"]> {
   const { former: kind, found, database } = scope;
   const { record, isHandedOver, server } = found;
@@ -293,7 +293,7 @@ async function installTimer({ request, found }: SetupScope): Promise<Schedule> {
   return installed;
 }
 
-/** Ends the setup in its record: from now on `run` refuses a store that is not encrypted. */
+/** Completes the record. From now on, `run` refuses a store that is not encrypted. */
 async function completeRecord(scope: SetupScope): Promise<SetupRecord | undefined> {
   const { settingsPath, storePath } = scope.request;
   const record = await readSetupRecord(settingsPath, storePath);

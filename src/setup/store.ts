@@ -1,4 +1,4 @@
-/** Makes the encrypted store: new, from a plain store, or by taking over its password. */
+/** Creates the encrypted store, encrypts a plain store, or adopts a store with a password. */
 import { constants } from "node:fs";
 import { open } from "node:fs/promises";
 import { dirname } from "node:path";
@@ -30,8 +30,8 @@ import { type SetupRequest, type SetupScope, toServiceChoice } from "./request.j
 import { isServing, type Outage, toOutage, waitUntilServing } from "./serving.js";
 
 /**
- * Seals a passphrase, unless there is one, before a unit loads it: a new one, or the password in
- * `server.json`.
+ * Seals a passphrase before a unit loads it, unless one is sealed already: a new passphrase, or the
+ * password in `server.json`.
  */
 export async function sealPassphrase({ request, found, former }: SetupScope): Promise<void> {
   const { source } = request;
@@ -45,7 +45,7 @@ export async function sealPassphrase({ request, found, former }: SetupScope): Pr
 export async function createStore(scope: SetupScope, settings: Settings): Promise<void> {
   const { request, found } = scope;
   const { storePath, section, source, reporter, recipients } = request;
-  // Left by a killed setup, without a bundle or in a format that the hub cannot read.
+  // A killed setup has left the store without a bundle, or in a format that the hub cannot read.
   if (found.store !== "absent") await removeOwnStore(request);
   await initStore({
     ...{ storePath, source, reporter, recipients, settings: section },
@@ -59,7 +59,7 @@ export async function createStore(scope: SetupScope, settings: Settings): Promis
   emitStep("setup.stored");
 }
 
-/** Removes a store that no hub uses. A store with clients is moved aside. */
+/** Removes a store that no hub uses. Moves a store with clients away. */
 async function removeOwnStore({ storePath, source, reporter }: SetupRequest): Promise<void> {
   await assertNotNamed(storePath);
   if (await isEmpty(storePath, source)) {
@@ -117,8 +117,8 @@ export async function encryptStore(scope: SetupScope): Promise<Outage | null> {
 }
 
 /**
- * A plain store is readable for other users on most machines; the encrypted one need not be.
- * Follows no link: root may work in the directory of another user.
+ * Removes the permissions of other users, which a plain store has on most machines. Follows no
+ * symbolic link: root may work in the directory of another user.
  */
 async function narrowAccess(storePath: string): Promise<void> {
   const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants;
@@ -132,7 +132,7 @@ async function narrowAccess(storePath: string): Promise<void> {
   }
 }
 
-/** Takes over an encrypted store with the password in `server.json`, which is removed there. */
+/** Adopts an encrypted store with the password in `server.json`, and removes the password there. */
 export async function adoptStore(scope: SetupScope): Promise<void> {
   const { storePath, reporter } = scope.request;
   const { backups: backupDirectory, bundles: bundleTo } = scope.found.directories;
@@ -169,7 +169,7 @@ export async function readPassphrase({ storePath, source }: SetupRequest): Promi
   return passphrase;
 }
 
-/** Returns how an operation of a setup gets the recipients of its bundle. */
+/** Returns the options for the recipients of a bundle. */
 export function recipientOptions({ request, recoveryKey }: SetupScope) {
   const { section: settings, recipients } = request;
   return { settings, recipients, recoveryKey: recoveryKey.delivery };
@@ -177,8 +177,8 @@ export function recipientOptions({ request, recoveryKey }: SetupScope) {
 
 /**
  * Converts the store to plain SQLite. The operation stops and starts the hub itself. The drop-in
- * stays: while the record says that setup or its undo is in progress, `run` starts the hub of a
- * plain store without a passphrase.
+ * stays: while the record is not complete, `run` starts the hub of a plain store without a
+ * passphrase.
  */
 export async function decryptStore(request: SetupRequest, service: ServiceChoice): Promise<void> {
   const { storePath, source, recoveryCommand, signal } = request;
@@ -193,7 +193,7 @@ export async function decryptStore(request: SetupRequest, service: ServiceChoice
 async function returnToPlainStore(request: SetupRequest, choice: ServiceChoice): Promise<string> {
   try {
     await decryptStore(request, choice);
-    // A unit that systemd gave up to restart did not run, so the operation has not started it.
+    // The operation starts only a unit that ran. systemd may have stopped restarting this one.
     const service = await selectService(choice);
     if (!(await service.state()).active) await service.start([]);
     return `${request.storePath} is not encrypted again, and the hub uses it`;

@@ -1,4 +1,4 @@
-/** Looks at everything that a setup depends on, and changes nothing. */
+/** Inspects everything that a setup depends on, and changes nothing. */
 import { dirname, join } from "node:path";
 import { listBackups } from "../backup/listing.js";
 import { findLastRestoreTests } from "../backup/restore-test.js";
@@ -49,7 +49,7 @@ import { type HubSurvey, surveyHubs } from "./hub-survey.js";
 import { type PackagesSurvey, surveyPackages } from "./packages.js";
 import { isHandedOver, readSetupRecord, type SetupRecord } from "./record.js";
 
-/** What the command line, the environment and the settings say. */
+/** The choices from the command line, the environment and the settings. */
 export interface SetupChoice {
   readonly storePath: string;
   readonly settings: Settings;
@@ -112,7 +112,7 @@ export interface BootProblem {
   readonly fixes: readonly string[];
 }
 
-/** What a setup found. It holds no secret. */
+/** The findings of a survey. They contain no secret. */
 export interface Survey {
   readonly storePath: string;
   readonly settingsPath: string;
@@ -121,7 +121,7 @@ export interface Survey {
   readonly hubs: readonly HubSurvey[];
   /** The unit that the user or the settings name. */
   readonly wantedUnit: string | undefined;
-  /** A hub that no unit of this user starts, in words. */
+  /** A hub without a unit of this user, as an error message. */
   readonly otherHub: string | undefined;
   /** A hub in a container, if no unit starts one. */
   readonly container: ContainerSurvey | undefined;
@@ -130,7 +130,7 @@ export interface Survey {
   readonly quadlet?: QuadletSurvey | undefined;
   readonly server: ServerJsonSurvey;
   readonly database: DatabaseSurvey | undefined;
-  /** What is at the store's path. */
+  /** The format of the file at the store's path. */
   readonly store: "absent" | "plaintext" | "sqlcipher" | "unknown";
   /** Whether the store was made by a setup, and no hub has used it. */
   readonly hasOwnStore: boolean;
@@ -151,8 +151,8 @@ export interface Survey {
   readonly boot: BootProblem | undefined;
   readonly recipients: readonly string[];
   readonly directories: Directories;
-  /** Why there is no room, or none can be determined. */
-  readonly room: Problem | undefined;
+  /** Why the free space does not suffice or cannot be determined. */
+  readonly spaceProblem: Problem | undefined;
   /** The operation that was interrupted or is in progress. */
   readonly operation: string | undefined;
   readonly schedule: Schedule | undefined;
@@ -162,7 +162,7 @@ export interface Survey {
   readonly scheduleProblem: string | undefined;
   /** The newest backup of the store as it is encrypted now, with its bundle. */
   readonly lastBackup: { readonly path: string; readonly bundle: string } | undefined;
-  /** Whether a backup under this key was opened with its bundle. */
+  /** Whether a backup with the store's key was opened with its bundle. */
   readonly isRestoreTested: boolean;
 }
 
@@ -222,7 +222,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     boot: await findBootProblem(source, only),
     recipients: settings.recipients ?? [],
     directories,
-    room: await findSpaceProblem(storePath, directories, database?.size ?? 0),
+    spaceProblem: await findSpaceProblem(storePath, directories, database?.size ?? 0),
     operation: (await Journal.read(storePath).catch(() => undefined))?.entry.operation,
     schedule: await readSchedule(storePath, "backup").catch(() => undefined),
     installedCommand: await scheduledCommand(storePath, "backup").catch(() => undefined),
@@ -368,15 +368,15 @@ async function findStoreFormat({
       return opened.key.cipherCompatibility;
     }
   } catch (error) {
-    // The survey reports it in another way: the source as `keysProblem`, the file as `store`.
+    // The survey reports these errors in `keysProblem` and `store`.
     if (!(error instanceof StoreError)) throw error;
   }
   return undefined;
 }
 
 /**
- * Root changes files for the hub's user. With a link in its place, the file of another user would
- * be changed.
+ * Root changes files for the hub's user. Through a symbolic link, root would change a file of
+ * another user.
  */
 async function findOwnerProblem(
   paths: readonly (string | undefined)[],
@@ -392,7 +392,7 @@ async function findOwnerProblem(
   return undefined;
 }
 
-/** Only a keyring must be unlocked, and only a unit of a user needs the user's manager. */
+/** Only a keyring must be unlocked, and only a user unit needs the user's manager. */
 async function findBootProblem(
   { kind }: PassphraseSource,
   hub: HubSurvey | undefined,
@@ -414,13 +414,13 @@ async function findBootProblem(
   return { problem: problems.join(", and "), fixes };
 }
 
-/** When the timer runs: as schedule install has it by default. */
+/** The times of the timer, as by default in `schedule install`. */
 export const scheduleTimes = { onCalendar: "daily", randomDelay: "15min" };
 
 /** For the store in addition to its source, and for the SQLite log of a small store: 8 MiB. */
 const spareBytes = 8 << 20;
 
-const roomHint = "Free some space, or name other directories with --to and --bundle-to.";
+const spaceHint = "Free some space, or name other directories with --to and --bundle-to.";
 
 async function findSpaceProblem(
   storePath: string,
@@ -433,7 +433,7 @@ async function findSpaceProblem(
       [backups, size + spareBytes, "the first backup"],
       [bundles, 1 << 20, "the bundle"],
     ] as const) {
-      await assertFreeSpace(await findExistingAncestor(path), needed, what, roomHint);
+      await assertFreeSpace(await findExistingAncestor(path), needed, what, spaceHint);
     }
     return undefined;
   } catch (error) {

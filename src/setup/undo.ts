@@ -1,8 +1,8 @@
 /**
- * `setup --undo`: brings the hub back to the database that it had, with the clients of now.
+ * `setup --undo`: returns the hub to its former database, with the present clients.
  *
- * The encrypted store is kept: in a last backup, and under another name where the hub does not use
- * its file.
+ * The encrypted store is kept in a last backup, and, unless the hub uses its file, under another
+ * name.
  */
 import { backup } from "../backup/backup.js";
 import { hubContainer } from "../config/hub-account.js";
@@ -18,7 +18,7 @@ import { systemctlLine } from "../service/systemctl.js";
 import { quoteExpandedCommand } from "../service/unit-file.js";
 import { installDropIn, removeDropIn } from "./drop-in.js";
 import { isSealedUnit } from "./facts.js";
-import { type UndoStrategy, chooseUndoStrategy } from "./former.js";
+import { chooseUndoStrategy, type UndoStrategy } from "./former.js";
 import { findOtherRun, isStartedByRun } from "./hub-survey.js";
 import type { PlanStep } from "./plan.js";
 import {
@@ -39,7 +39,7 @@ export interface UndoResult {
   readonly unit: string | null;
   /** The database that the hub uses now. */
   readonly database: string | null;
-  /** Where the encrypted store is kept. */
+  /** The paths of the last backup and of the encrypted store. */
   readonly kept: { readonly backup: string | null; readonly store: string | null };
   readonly outage: Outage | null;
 }
@@ -50,10 +50,10 @@ export interface UndoPlan {
 }
 
 /**
- * Returns what an undo would do. Changes nothing.
+ * Plans an undo. Changes nothing.
  *
- * @throws {@link StoreError} refused - if the hub uses the store in another way than setup left it,
- *   or if its unit starts it through `run` without the drop-in
+ * @throws {@link StoreError} refused - if the hub was changed since its setup, or if its unit
+ *   starts it through `run` without the drop-in
  */
 export async function planUndo(request: SetupRequest): Promise<UndoPlan> {
   const record = await readSetupRecord(request.settingsPath, request.storePath);
@@ -85,10 +85,10 @@ export async function planUndo(request: SetupRequest): Promise<UndoPlan> {
 }
 
 /**
- * Undoes a setup. Killed anywhere, the hub runs, and the same command goes on.
+ * Undoes a setup. After a kill at any point the hub runs, and the same command continues.
  *
- * @throws {@link StoreError} service - if the hub does not work on its former database; it is
- *   started on the encrypted store then, where that is possible
+ * @throws {@link StoreError} service - if the hub does not work on its former database; it is then
+ *   started on the encrypted store if possible
  * @throws {@link StoreError} of every other kind; the hub then runs as before
  */
 export async function undoSetup(request: SetupRequest, found: SetupRecord): Promise<UndoResult> {
@@ -146,7 +146,7 @@ async function backUp(request: SetupRequest, { unit }: SetupRecord): Promise<str
   const made = await withOperation(storePath, reporter, (lock) =>
     backup({
       ...{ lock, source, to, bundleTo, knownDirectories: [to, bundleTo], recipients },
-      // The hub is restarted once, when it is handed back.
+      // The hub is restarted only once, on its former database.
       ...{ service: toServiceChoice(storePath, unit), online: true },
       ...{ recoveryCommand, signal, reporter },
     }),
@@ -186,7 +186,7 @@ async function returnHub(
   );
 }
 
-/** Lets the unit start through `run`, on whichever database `server.json` names. */
+/** Lets the unit start through `run`, on the database named in `server.json`. */
 async function writeDropIn(request: SetupRequest, { unit, drop_in }: SetupRecord): Promise<void> {
   const command = hubContainer() ? [] : await readHubCommand(unit);
   await installDropIn(request, { ...unit, dropIn: drop_in, command }, "in-progress");

@@ -1,8 +1,8 @@
 /**
  * Stops the hub for a part of setup.
  *
- * A kill leaves nothing but the stopped service, which the journal names: while the record says
- * that setup is in progress, the hub's unit starts on the database that `server.json` names.
+ * After a kill only the service must be started, which the journal names: while the record is not
+ * complete, the hub's unit starts on the database named in `server.json`.
  */
 import { isKind, StoreError, systemError } from "../errors.js";
 import type { Downtime, Restart } from "../operation/downtime.js";
@@ -17,7 +17,7 @@ import type { ServiceChoice } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import { type Outage, toOutage } from "./serving.js";
 
-/** The restart timer allows this much for the work, beyond the stop itself. */
+/** The time for the work until the restart timer starts the hub, in addition to the stop. */
 const budgetMs = 60_000;
 
 export interface HubWindow {
@@ -26,30 +26,30 @@ export interface HubWindow {
   readonly recoveryCommand: readonly string[];
   readonly reporter: Reporter;
   readonly signal: AbortSignal;
-  /** What is done while the hub is stopped. The last thing it does lets the hub use the result. */
+  /** Runs while the hub is stopped. Its last step switches the hub to the result. */
   readonly work: () => Promise<void>;
   /**
-   * Takes back what `work` did, so that the hub starts as before.
+   * Reverts `work`, so that the hub starts as before.
    *
-   * @returns the state, for the error message; undefined if nothing had to be taken back
+   * @returns the state, for the error message; undefined if nothing had to be reverted
    */
   readonly revert: () => Promise<string | undefined>;
   /**
    * Waits until the started hub works.
    *
-   * @throws {@link StoreError} service - if it does not
+   * @throws {@link StoreError} service - if the hub does not work
    */
   readonly waitUntilServing: (service: Service, restart: Restart) => Promise<void>;
-  /** Whether to work although the hub does not run; it is not started then. */
+  /** Whether to run `work` although the hub does not run. The hub is not started then. */
   readonly mayBeStopped: boolean;
 }
 
 /**
- * Stops the hub, works, and starts it again, whatever failed. If the hub does not serve then, takes
- * back the work and starts it as it was.
+ * Stops the hub, runs `work`, and starts the hub again, also after a failure. If the hub does not
+ * work then, reverts `work` and starts the hub as before.
  *
  * @returns null if the hub did not run
- * @throws {@link StoreError} service - if the hub did not serve, or did not start
+ * @throws {@link StoreError} service - if the hub did not work, or did not start
  * @throws what `work` throws
  */
 export async function withHubStopped(window: HubWindow): Promise<Outage | null> {
@@ -66,7 +66,7 @@ export async function withHubStopped(window: HubWindow): Promise<Outage | null> 
   const { result: downtime, restart } = await withServiceStopped(
     {
       ...{ service, budgetMs, recoveryCommand, reporter, signal },
-      // A hub that something else started during the work may use its former database.
+      // If something else has started the hub during `work`, it may use its former database.
       restartIfUp: true,
       journalStop: async (stopped) => {
         if (stopped) await journal.write("stopping", { stopped });
@@ -94,7 +94,7 @@ export async function withHubStopped(window: HubWindow): Promise<Outage | null> 
 }
 
 /**
- * Takes back the work and starts the hub as it was before.
+ * Reverts `work`, and starts the hub as before.
  *
  * @param wasStarted - whether the hub was started on the new database, or failed to start on it
  * @returns the error to throw
@@ -117,7 +117,7 @@ async function startAsBefore(
   return withRecovery(failure, recovery, outcome);
 }
 
-/** A start that failed may leave the unit waiting for its next start. */
+/** Stops the unit, which may be waiting for its next start after a failed start. */
 async function stopAgain(downtime: Downtime): Promise<void> {
   await downtime.stop().catch((error: unknown) => {
     if (!isKind(error, "service")) throw error;

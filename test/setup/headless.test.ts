@@ -229,7 +229,7 @@ test("an ordinary user learns that root sets up a system unit", async () => {
     as_user $user_home/bin/hivemind-sqlcipher setup --passphrase-source command:false --dry-run >$HOME/dry.log || true
     grep -A1 "User=" $HOME/dry.log`);
   expect(output).toEqual([
-    "obstacle: hivemind-listener.service is a unit of the system with User=resident",
+    "obstacle: hivemind-listener.service is a system unit with User=resident",
     "  Run setup as root, which seals the passphrase for the unit: sudo hivemind-sqlcipher setup",
   ]);
 }, 120_000);

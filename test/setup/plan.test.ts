@@ -84,7 +84,7 @@ const before: Survey = {
     problem: undefined,
     notices: [],
   },
-  room: undefined,
+  spaceProblem: undefined,
   operation: undefined,
   schedule: undefined,
   installedCommand: undefined,
@@ -273,19 +273,19 @@ describe("what is in the way is named with its fix", () => {
     [
       "a hub of the system with User=, for another user",
       oneHub({ manager: "systemd", systemUser: "ovos", otherUser: "ovos" }),
-      "is a unit of the system with User=ovos",
+      "is a system unit with User=ovos",
       "sudo hivemind-sqlcipher setup",
     ],
     [
       "the same, for that user",
       oneHub({ manager: "systemd", systemUser: "ovos", isDropInWritable: false }),
-      "is a unit of the system with User=ovos",
+      "is a system unit with User=ovos",
       "sudo hivemind-sqlcipher setup",
     ],
     [
       "the same, for root with a keyring",
       { ...oneHub({ manager: "systemd", systemUser: "ovos" }), isRoot: true },
-      "is a unit of the system with User=ovos",
+      "is a system unit with User=ovos",
       "Leave out --passphrase-source",
     ],
     [
@@ -401,7 +401,12 @@ describe("what is in the way is named with its fix", () => {
       "locked",
       "--passphrase-source file:PATH",
     ],
-    ["no room", { room: { message: "no space left", hint: undefined } }, "no space", "Free"],
+    [
+      "no room",
+      { spaceProblem: { message: "no space left", hint: undefined } },
+      "no space",
+      "Free",
+    ],
     ["an operation", { operation: "rotate" }, "rotate", "settle"],
     [
       "an undo",
@@ -522,7 +527,7 @@ describe("a machine without a login", () => {
     expect(notices.join()).toContain("(setup --headless): your systemd does not start at boot");
   });
 
-  test("a unit of the system with User= gets the sealed passphrase", () => {
+  test("a system unit with User= gets the sealed passphrase", () => {
     const systemHub: HubSurvey = { ...hub, manager: "systemd", systemUser: "ovos" };
     const source = { kind: "sealed", path: "/etc/credstore.encrypted/hivemind-sqlcipher" } as const;
     const survey = { ...before, hubs: [systemHub], isRoot: true, source };

@@ -69,7 +69,7 @@ export function addCommand(program: Command): void {
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "Looks at the hub's unit, packages, database and server.json, prints a plan, and asks once. Then it creates or converts the store, switches server.json, starts the hub through run by a drop-in, makes and verifies the first backup and its bundle, and installs a daily timer. If it is interrupted, the hub runs, and the same command goes on.",
+      "Inspects the hub's unit, packages, database and server.json, prints a plan, and asks once. Then it creates or converts the store, switches server.json, starts the hub through run by a drop-in, makes and verifies the first backup and its bundle, and installs a daily timer. If it is interrupted, the hub runs, and the same command continues.",
       "Root sets up a system unit that runs as another user: systemd-creds seals the passphrase to this machine, and systemd unseals it for the unit. --headless does so for each system unit. For a user unit it needs systemd 256, or names the commands that let the keyring be unlocked at boot.",
       "For a hub in a container, it writes a drop-in for the quadlet of rootless Podman (since 5.0), and prints the steps for any other container.",
       "With --yes it needs --recovery-key-file, or --recipient. --undo keeps the clients that were added since, and the encrypted store.",
@@ -154,7 +154,7 @@ function buildChoice(context: Context, options: SetupOptions) {
   };
 }
 
-/** @param key - how the recovery key is handed out */
+/** @param key - the options of the recovery key */
 function buildRequest(
   context: Context,
   options: SetupOptions,
@@ -175,7 +175,7 @@ function buildRequest(
     recoveryKeyFile: options.recoveryKeyFile,
     readRecoveryKey: () => readRecoveryKey(options.recoveryKeyFile),
     ownCommand: (...args) => ownCommand(saved, ...args),
-    // The hub's user does not read the settings of root.
+    // The hub's user cannot read the settings of root.
     preparation: ownCommand(
       { ...context, settingsInFile: undefined, source: parseSource("credential") },
       "run",
@@ -185,11 +185,11 @@ function buildRequest(
   };
 }
 
-/** Whether the recovery key is new, or from a setup that was killed. */
+/** The state of the recovery key file. */
 interface KeyState {
-  /** Whether the named file belongs to something else. */
+  /** Whether the file exists, and no setup in progress has created it. */
   readonly isTaken: boolean;
-  /** Whether a killed setup left the named file before it had written the key. */
+  /** Whether a killed setup has left the file without the whole key. */
   readonly isIncomplete: boolean;
   readonly options: RecipientCommandOptions;
   /** Removes the incomplete file. Nothing is encrypted to its key. */
@@ -197,8 +197,8 @@ interface KeyState {
 }
 
 /**
- * Finds out whether the named recovery key file was made by a setup that was interrupted: then its
- * key is used, instead of a new one.
+ * Inspects the recovery key file. If an interrupted setup has created it, setup uses its key
+ * instead of a new one.
  */
 async function resolveRecoveryKey(
   { record, recipients, storePath }: Survey,
@@ -217,7 +217,8 @@ async function resolveRecoveryKey(
     return { ...none, options: { recipient: [...recipient, own] } };
   }
   if (recipients.length > 0) return { ...none, options: { recipient } };
-  if (!(await isIncompleteKey(file, storePath))) return { ...none, isTaken: true, options: { recipient } };
+  if (!(await isIncompleteKey(file, storePath)))
+    return { ...none, isTaken: true, options: { recipient } };
   const { removeFile } = await import("../../fs/atomic.js");
   return {
     isTaken: false,
@@ -227,7 +228,7 @@ async function resolveRecoveryKey(
   };
 }
 
-/** Returns whether a recovery key file of this program ends before its key does. */
+/** Returns whether a recovery key file of this program was not written completely. */
 async function isIncompleteKey(file: string, storePath: string): Promise<boolean> {
   const { readFile } = await import("node:fs/promises");
   const { formatRecoveryKeyHeading } = await import("../options/recovery-key.js");
@@ -237,14 +238,14 @@ async function isIncompleteKey(file: string, storePath: string): Promise<boolean
   return heading.startsWith(text.slice(0, heading.length)) && isPartOfKey;
 }
 
-/** Reads the recovery key that this program wrote; undefined if there is none in the file. */
+/** Reads the recovery key; undefined if the file has none. */
 async function readRecoveryKey(file: string | undefined): Promise<string | undefined> {
   if (!file) return undefined;
   const { readIdentityFile } = await import("../../bundle/recovery-key.js");
   return readIdentityFile(file).catch(() => undefined);
 }
 
-/** @throws {@link StoreError} usage - if a new recovery key is needed and cannot be handed out */
+/** @throws {@link StoreError} usage - if a new recovery key is needed and cannot be delivered */
 async function assertKeyDelivery(
   { yes }: Context,
   found: Survey,
@@ -255,14 +256,14 @@ async function assertKeyDelivery(
   const isKnown = found.recipients.length + recipients.length > 0;
   if (!needsKeys(found) || isKnown) return;
   if (yes && !recoveryKey.isRequested) {
-    throw new StoreError("usage", "--yes needs a place for the recovery key", {
+    throw new StoreError("usage", "--yes requires a file for the recovery key", {
       hint: "Add --recovery-key-file PATH, or --recipient with a key that you already have.",
     });
   }
   if (!isIncomplete) await recoveryKey.assertPossible();
 }
 
-/** Returns what doctor finds after a setup, each with its fix. */
+/** Returns the findings of doctor after a setup, each with its fix. */
 async function diagnose(context: Context, options: SetupOptions, program: string) {
   const { doctor } = await import("../../diagnostics/doctor.js");
   const { checks } = await doctor({ ...buildDoctorOptions(context, options), program });
@@ -298,7 +299,7 @@ function stepLines(steps: readonly PlanStep[]): string[] {
   });
 }
 
-/** Returns the steps of an undo, which setup itself would undo. */
+/** Returns the steps of an undo. Their own undo, setup, is left out. */
 function undoStepLines(steps: readonly PlanStep[]): string[] {
   return steps.map(({ changes }, index) => `  ${index + 1}. ${abbreviateHome(changes)}`);
 }
@@ -320,7 +321,7 @@ function obstacleError(obstacles: readonly Obstacle[]): StoreError {
   });
 }
 
-/** What is where, and what belongs into a safe: at most 15 lines. */
+/** Returns the paths, and what belongs into a safe: at most 15 lines. */
 function summary(
   { source }: Context,
   found: Survey,
@@ -361,7 +362,7 @@ function recoveryKeyLine({ recoveryKey }: SetupResult, file: string | undefined)
   return recoveryKey === "new" ? " that you have written down" : " in use";
 }
 
-/** Returns when the timer runs: a running timer keeps its times. */
+/** Returns the times of the timer: an active timer keeps its times. */
 function describeTimes({ schedule }: Survey): string {
   const { active, onCalendar } = schedule ?? {};
   return !active || !onCalendar || onCalendar === "*-*-* 00:00:00" ? "daily" : `at ${onCalendar}`;
@@ -377,7 +378,7 @@ function outageLines(outage: Outage | null): string[] {
   ];
 }
 
-/** Options of a setup that an undo does not read. */
+/** The options that `--undo` does not read. */
 const optionsOfSetup = [
   ...(["service", "to", "bundleTo", "onlineBackups"] as const),
   ...(["installHubPackages", "recoveryKeyFile", "recipient", "headless"] as const),
@@ -411,7 +412,7 @@ async function runUndo(context: Context, options: SetupOptions): Promise<void> {
   const { output, storePath } = context;
   // A killed undo may have left the hub stopped.
   if (!options.dryRun) await recoverFirst(context);
-  // The record names the unit, so the service of the settings may be another one by now.
+  // The record names the unit. The settings may name another service by now.
   const ofRecord: SetupOptions = { ...options, service: "auto" };
   const request = (signal: AbortSignal) => buildRequest(context, ofRecord, signal);
   const { steps, record } = await planUndo(request(new AbortController().signal));
