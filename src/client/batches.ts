@@ -3,7 +3,9 @@ import type { Database } from "./database.js";
 
 const batchSize = 200;
 
-/** Yields clients in batches: databases read and write many clients faster than one at a time. */
+/**
+ * Yields clients in batches, because databases read and write a batch faster than single clients.
+ */
 export async function* batchesOf(
   clients: Pick<Database, "batches" | typeof Symbol.asyncIterator>,
 ): AsyncGenerator<readonly Client[]> {

@@ -22,7 +22,7 @@ const text = z
   .string()
   .check(z.refine((value) => value.isWellFormed(), "contains half of a surrogate pair"));
 
-/** Allows infinity, but not NaN: SQLite cannot store it. */
+/** Allows infinity, but not NaN, which SQLite stores as NULL. */
 const seconds = z.custom<number>(
   (value) => typeof value === "number" && !Number.isNaN(value),
   "expected a number",
@@ -39,7 +39,9 @@ export const clientSchema = z.object({
   is_admin: z.boolean(),
   /** Unix time in seconds, -1 for never. */
   last_seen: seconds,
-  /** Message types it may send. An empty list means none in HiveMind 5, the default list in 4. */
+  /**
+   * Message types that the client may send. If empty: none in HiveMind 5, the default list in 4.
+   */
   allowed_types: z.array(z.string()),
   /** 16 characters. Deprecated: use the password. */
   crypto_key: z.nullable(text),
@@ -123,7 +125,7 @@ export function splitCryptoKey(stored: JsonObject): {
   return { crypto_key, metadata };
 }
 
-/** Adds each non-empty blacklist in `legacy` to `metadata`, unless the key exists. */
+/** Adds each non-empty blacklist of `legacy` whose key `metadata` does not have. */
 export function foldBlacklists(metadata: JsonObject, legacy: JsonObject): JsonObject {
   let folded = metadata;
   for (const key of blacklistKeys) {
@@ -137,19 +139,21 @@ export function foldBlacklists(metadata: JsonObject, legacy: JsonObject): JsonOb
 
 /** The blacklists of a record before a change. */
 export interface StoredBlacklists {
-  /** The lists in the record's own fields, enforced by HiveMind 4. */
+  /** The record's own blacklist fields, which HiveMind 4 enforces. */
   readonly fields: JsonObject;
-  /** Its metadata with the lists folded in. */
+  /** The record's metadata after `foldBlacklists`. */
   readonly folded: JsonObject;
 }
 
 /**
- * Splits the blacklists from `metadata` into fields, as HiveMind 4 reads them. Also removes an
- * empty list, which would hide a list written later by HiveMind 4.
+ * Moves the blacklists from `metadata` to fields, where HiveMind 4 reads them. If the field of an
+ * empty list is empty, too, removes the list from `metadata`, where it would hide a list that
+ * HiveMind 4 writes to the field later.
  *
- * A stored field can have other entries than metadata. Only entries added to or removed from
- * metadata change the field, because HiveMind 4 would allow a lost entry. As long as field and
- * metadata differ, the list also stays in metadata, where it takes precedence over the field.
+ * The field and the list in metadata can differ in the stored record. Then the field gains and
+ * loses only the entries that the caller added to or removed from metadata: HiveMind 4 would allow
+ * the client an entry that the field lost. The list also stays in metadata, which takes precedence
+ * when the record is read.
  */
 export function unfoldBlacklists(
   metadata: JsonObject,
@@ -168,7 +172,9 @@ export function unfoldBlacklists(
   return { blacklists, metadata: rest };
 }
 
-/** Applies a change of the list in metadata to the field. */
+/**
+ * Returns the field with the entries added and removed that differ between `before` and `after`.
+ */
 function updateField(
   field: readonly JsonValue[],
   before: readonly JsonValue[],
@@ -189,8 +195,8 @@ function toList(value: JsonValue | undefined): readonly JsonValue[] {
 }
 
 /**
- * Serializes a client as Python does, with its secrets: sorted keys, non-ASCII characters as they
- * are.
+ * Serializes a client with its secrets, as HiveMind does: with sorted keys and unescaped non-ASCII
+ * characters.
  *
  * @example
  * ```ts
@@ -201,10 +207,7 @@ export function serializeClient(client: Client): string {
   return formatJson({ ...client }, { sortKeys: true, ascii: false });
 }
 
-/**
- * Rejects a number that JavaScript would round, in the record's own fields. `metadata` may contain
- * any number.
- */
+/** Rejects a number that JavaScript would change, such as 2^53 + 1 or `1.0`. */
 const wholeNumber = z.pipe(
   z.union([z.number(), read(z.instanceof(JsonNumber), (value) => value.text)]),
   z.int({ error: ({ input }) => `${input} is not an integer up to 2^53 - 1` }),
@@ -212,8 +215,8 @@ const wholeNumber = z.pipe(
 const realNumber = z.union([seconds, read(z.instanceof(JsonNumber), Number)]);
 
 /**
- * Reads a record as Python does: a missing field gets its default, `null` in a permission is false.
- * Missing `allowed_types` means an empty list.
+ * Reads a record as HiveMind does: a missing field gets its default, and a permission that is
+ * `null` is false. `allowed_types` that are missing or `null` become an empty list.
  */
 const recordSchema = z.object({
   client_id: wholeNumber,
@@ -245,13 +248,13 @@ function read<Schema extends z.ZodMiniType, Result>(
 }
 
 /**
- * Parses a record of any HiveMind version. Blacklist fields and unknown fields move to `metadata`
- * unless the key exists; metadata of another type counts as empty. The crypto key may be in
- * `metadata` instead of a field, as in HiveMind 5.
+ * Parses a record of any HiveMind version. Blacklist fields and unknown fields move to `metadata`,
+ * unless it has the same key already. Metadata that is not an object counts as empty. If the record
+ * has no field `crypto_key`, the key is taken from `metadata`, where HiveMind 5 keeps it.
  *
- * @throws {@link StoreError} corrupted - if it is not a client; the message names the field, and no
- *   value but the id
- * @throws {@link StoreError} refused - if the id would be rounded
+ * @throws {@link StoreError} corrupted - if it is not a client; the message contains the field's
+ *   name and no value except the id
+ * @throws {@link StoreError} refused - if JavaScript would change the id, such as 2^53 + 1 or `1.0`
  *
  * @example
  * ```ts
@@ -308,7 +311,7 @@ function parseRecord(record: string | JsonObject): JsonObject {
  */
 export function withoutSecrets(client: Client): Omit<Client, (typeof secretKeys)[number]> {
   const { api_key: _, password: __, crypto_key: ___, ...rest } = client;
-  // A table without a crypto_key column keeps the key in metadata.
+  // Metadata can contain a secret, too: HiveMind 5 keeps the crypto key there.
   const metadata = { ...client.metadata };
   for (const key of secretKeys) delete metadata[key];
   return { ...rest, metadata };

@@ -2,12 +2,14 @@
 import { blacklistKeys, type Client } from "./client.js";
 import { sameJson } from "./json.js";
 
-/** Returns the client without differences that some databases cannot store. */
-export function comparable(client: Client): Client {
-  // HiveMind 5 keeps the crypto key in the metadata, also if it is null.
+/**
+ * Returns the client in a form that is equal for records which some databases cannot tell apart.
+ */
+export function normalizeClient(client: Client): Client {
+  // HiveMind 5 has the crypto key in the metadata, and writes null for a client without a key.
   const { crypto_key, ...rest } = client.metadata;
-  const isLifted = client.crypto_key === null && typeof crypto_key === "string";
-  const metadata = isLifted || crypto_key === null ? rest : { ...client.metadata };
+  const isInMetadata = client.crypto_key === null && typeof crypto_key === "string";
+  const metadata = isInMetadata || crypto_key === null ? rest : { ...client.metadata };
   for (const key of blacklistKeys) {
     const list = metadata[key];
     if (Array.isArray(list) && list.length === 0) delete metadata[key];
@@ -16,17 +18,17 @@ export function comparable(client: Client): Client {
     ...client,
     // Redis has no null for a name.
     name: client.name ?? "",
-    crypto_key: isLifted ? crypto_key : client.crypto_key,
+    crypto_key: isInMetadata ? crypto_key : client.crypto_key,
     metadata,
   };
 }
 
-/** Returns whether two records are equal. Ignores differences that some databases cannot store. */
-export function isSame(a: Client, b: Client): boolean {
-  return sameJson(a, b) || sameJson(comparable(a), comparable(b));
+/** Returns whether two records are equal after `normalizeClient`. */
+export function isSameRecord(a: Client, b: Client): boolean {
+  return sameJson(a, b) || sameJson(normalizeClient(a), normalizeClient(b));
 }
 
 /** Returns whether two records are equal apart from `last_seen`, which a running hub updates. */
-export function isSameClient(a: Client, b: Client): boolean {
-  return isSame(a, a.last_seen === b.last_seen ? b : { ...b, last_seen: a.last_seen });
+export function isSameExceptLastSeen(a: Client, b: Client): boolean {
+  return isSameRecord(a, a.last_seen === b.last_seen ? b : { ...b, last_seen: a.last_seen });
 }

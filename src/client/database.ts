@@ -3,12 +3,15 @@ import type { Client } from "./client.js";
 
 /**
  * HiveMind's database plugin contract (`AbstractDB`), implemented by every database. A change is
- * committed when its promise resolves.
+ * committed when the promise of its method resolves, without a call of `commit`.
  */
 export interface Database extends AsyncDisposable, AsyncIterable<Client> {
   /** Adds a client, or replaces the client with the same `client_id`. */
   addItem(client: Client): Promise<void>;
-  /** Adds many clients, in batches that are each committed or rolled back. Returns their number. */
+  /**
+   * Adds many clients, or replaces those with the same ids, in batches that are each committed or
+   * rolled back. Returns the number of clients.
+   */
   addItems(clients: Iterable<Client> | AsyncIterable<Client>): Promise<number>;
   /**
    * Revokes a client. Its record stays, with `revoked` as api_key and without name and secrets, so
@@ -18,25 +21,32 @@ export interface Database extends AsyncDisposable, AsyncIterable<Client> {
    */
   deleteItem(clientId: number): Promise<void>;
   /**
-   * Changes an existing client.
+   * Replaces an existing client.
    *
    * @throws {@link StoreError} notFound - if there is no client with this id
    */
   updateItem(client: Client): Promise<void>;
-  /** Revokes `old` and adds `replacement` in a single transaction. Both may have the same id. */
+  /**
+   * Revokes `old` and adds `replacement`, which may have the same id, in a single transaction. In a
+   * Redis cluster without a hash tag, and in a plugin that inherits the method of `BaseDatabase`,
+   * an interruption can leave `old` revoked and `replacement` missing.
+   *
+   * @throws {@link StoreError} notFound - if there is no client with the id of `old`
+   */
   replaceItem(old: Client, replacement: Client): Promise<void>;
   /**
-   * Returns the clients with `value` in the field `key`. An unknown key and the api_key `revoked`
-   * match no client; null equals nothing.
+   * Returns the clients with `value` in the field `key`. An unknown key, the value null and the
+   * api_key `revoked` match no client.
    */
   searchByValue(key: string, value: string | number | boolean | null): Promise<Client[]>;
   getClientById(clientId: number): Promise<Client | undefined>;
-  /** Returns clients in the order of the ids. */
+  /** Returns a client, or undefined if there is none, for each id in the given order. */
   getClientsById(clientIds: readonly number[]): Promise<(Client | undefined)[]>;
   /**
    * Adds clients as `addItems` does. Returns a function that reads the records back and returns
-   * whether they still equal, byte for byte, the written records. After false, the caller must
-   * compare the clients. Optional: it compares many clients without decoding or keeping them.
+   * whether they still equal, byte for byte, the written records. If it returns false, the caller
+   * must compare the clients. Optional: verifies many clients without decoding them or keeping them
+   * in memory.
    */
   addVerifiable?(clients: readonly Client[]): Promise<() => Promise<boolean>>;
   /** Never returns a revoked client. */
@@ -47,23 +57,25 @@ export interface Database extends AsyncDisposable, AsyncIterable<Client> {
   size(): Promise<number>;
   /** Iterates over all clients, including revoked clients, in constant memory. */
   [Symbol.asyncIterator](): AsyncIterator<Client>;
-  /** Iterates like the database itself, in batches. Optional: cheaper. */
+  /** Yields the same clients as the iteration, in batches. Optional: faster than the iteration. */
   batches?(): AsyncIterable<readonly Client[]>;
   /**
    * Yields the ids of all clients, and how many of them are revoked, in batches. Throws if a record
-   * cannot be read, as the iteration does. Optional: cheaper than the iteration.
+   * cannot be read, as the iteration does. Optional: faster than the iteration.
    */
   idBatches?(): AsyncIterable<IdBatch>;
   /**
-   * Returns a text that changes if another iteration may yield other records. Optional: it proves
-   * that records have not changed since they were read.
+   * Returns a text that differs from that of an earlier call if the records that were read in the
+   * meantime may have changed. Optional: spares reading the records again to compare them.
    */
   changeMark?(): Promise<string>;
-  /** Writes pending changes. */
+  /** Part of HiveMind's contract. Needed only for a plugin that keeps changes pending. */
   commit(): Promise<void>;
-  /** Reads the data again that other programs may have changed. */
+  /** Discards what is cached in memory, so that changes of other programs are read. */
   sync(): Promise<void>;
-  /** Migrates records of schema `fromVersion` to the newest. Repeating it has no effect. */
+  /**
+   * Migrates records of schema `fromVersion` to the newest schema. A repeated call has no effect.
+   */
   migrate(fromVersion: number): Promise<void>;
   close(): Promise<void>;
 }

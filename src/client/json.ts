@@ -1,12 +1,12 @@
 /**
- * Reads and writes JSON as Python's `json` module does: `formatJson(parseJson(text))` returns any
- * text of `json.dumps` at its defaults, byte for byte.
+ * Reads and writes JSON as Python's `json` module does. If `json.dumps` wrote a text with its
+ * default arguments, `formatJson(parseJson(text))` returns the same text, byte for byte.
  *
  * `JSON.parse` fails on part of what hubs write (`NaN`, `Infinity`) and changes the rest (`1.0`,
  * `1e+16`, integers above 2^53, the order of integer-like keys).
  */
 
-/** The order of the keys in the text, for an object in which JavaScript changed it. */
+/** Stores the order of the keys in the JSON text, for an object whose keys JavaScript reordered. */
 const keyOrder = Symbol("order of keys in the JSON text");
 
 export interface JsonObject {
@@ -26,12 +26,13 @@ export type JsonValue =
 const jsonNumberMark = Symbol.for("hivemind-sqlcipher JsonNumber");
 
 /**
- * The text of a number that JavaScript would change: `1.0` differs from `1` in Python, 2^53 + 1
- * would be rounded, NaN would become null.
+ * The text of a number that JavaScript would change: `1.0` would become `1`, which differs in
+ * Python; 2^53 + 1 would be rounded; NaN would become null.
  */
 export class JsonNumber {
   /**
-   * Also recognises the numbers of a database plugin, which uses the library's copy of this class.
+   * Also recognises the instances of a database plugin, which loads a copy of this class of its
+   * own.
    */
   static [Symbol.hasInstance](value: unknown): boolean {
     return typeof value === "object" && value !== null && jsonNumberMark in value;
@@ -54,7 +55,7 @@ export class JsonNumber {
   }
 }
 
-/** Python refuses nesting from about a thousand levels. */
+/** Twice the nesting that Python's default recursion limit allows, so hubs write no such text. */
 const maximumDepth = 2000;
 
 /**
@@ -136,26 +137,26 @@ class Parser {
     }
     const literal = this.#match(number);
     if (literal === "") throw this.#unexpected("a value");
-    return numberOf(literal);
+    return toNumber(literal);
   }
 
   #object(depth: number): JsonObject {
     const object = new BareObject();
     let keys: Set<string> | undefined;
     this.#position += 1;
-    if (this.#takes("}")) return object;
+    if (this.#skipIfNext("}")) return object;
     do {
       this.#skipWhitespace();
       if (this.#text[this.#position] !== '"') throw this.#unexpected("a key");
       const key = this.#string();
-      if (!this.#takes(":")) throw this.#unexpected("':'");
+      if (!this.#skipIfNext(":")) throw this.#unexpected("':'");
       const value = this.#value(depth + 1);
       // JavaScript moves integer-like keys to the front.
       if (keys === undefined && isDigit(key.charCodeAt(0))) keys = new Set(Object.keys(object));
       keys?.add(key);
       object[key] = value;
-    } while (this.#takes(","));
-    if (!this.#takes("}")) throw this.#unexpected("',' or '}'");
+    } while (this.#skipIfNext(","));
+    if (!this.#skipIfNext("}")) throw this.#unexpected("',' or '}'");
     if (keys === undefined) return object;
     const order = [...keys];
     const own = Object.keys(object);
@@ -167,11 +168,11 @@ class Parser {
   #array(depth: number): JsonValue[] {
     const array: JsonValue[] = [];
     this.#position += 1;
-    if (this.#takes("]")) return array;
+    if (this.#skipIfNext("]")) return array;
     do {
       array.push(this.#value(depth + 1));
-    } while (this.#takes(","));
-    if (!this.#takes("]")) throw this.#unexpected("',' or ']'");
+    } while (this.#skipIfNext(","));
+    if (!this.#skipIfNext("]")) throw this.#unexpected("',' or ']'");
     return array;
   }
 
@@ -232,7 +233,8 @@ class Parser {
     }
   }
 
-  #takes(character: string): boolean {
+  /** Skips white space, and the character if it is next. Returns whether it was. */
+  #skipIfNext(character: string): boolean {
     this.#skipWhitespace();
     if (this.#text[this.#position] !== character) return false;
     this.#position += 1;
@@ -248,7 +250,7 @@ function isDigit(unit: number): boolean {
   return unit >= 0x30 && unit <= 0x39;
 }
 
-function numberOf(literal: string): number | JsonNumber {
+function toNumber(literal: string): number | JsonNumber {
   const value = Number(literal);
   return Number.isFinite(value) && formatNumber(value) === literal
     ? value
@@ -267,13 +269,14 @@ export interface JsonStyle {
   indent?: number;
   /** `separators=(",", ":")`: whether to omit the spaces. Default: false. */
   compact?: boolean;
-  /** Whether to write NaN and Infinity as null, because JSON has neither. Default: false. */
+  /** Whether to write NaN and Infinity, which JSON does not have, as null. Default: false. */
   strict?: boolean;
 }
 
 /**
  * Writes a value as `json.dumps` does: separators `", "` and `": "`, keys in insertion order. Half
- * of a surrogate pair is always escaped, as it has no UTF-8 form.
+ * of a surrogate pair, which has no UTF-8 form, is always escaped: Python leaves it unescaped with
+ * `ensure_ascii=False` and then cannot write the text to a file.
  *
  * @example
  * ```ts
@@ -306,41 +309,41 @@ function write(value: JsonValue, output: Output, level: number): string {
 
 function writeArray(array: readonly JsonValue[], output: Output, level: number): string {
   if (array.length === 0) return "[]";
-  const between = separator(output, level + 1);
-  let text = `[${lineBreak(output, level + 1)}`;
+  const between = formatSeparator(output, level + 1);
+  let text = `[${formatLineBreak(output, level + 1)}`;
   for (let index = 0; index < array.length; index++) {
     if (index > 0) text += between;
     text += write(array[index] ?? null, output, level + 1);
   }
-  return `${text}${lineBreak(output, level)}]`;
+  return `${text}${formatLineBreak(output, level)}]`;
 }
 
 function writeObject(object: JsonObject, output: Output, level: number): string {
   const colon = output.compact ? ":" : ": ";
-  const between = separator(output, level + 1);
+  const between = formatSeparator(output, level + 1);
   let text = "";
-  for (const key of keysOf(object, output.sortKeys)) {
+  for (const key of orderKeys(object, output.sortKeys)) {
     const value = object[key];
     if (value === undefined) continue;
     if (text !== "") text += between;
     text += formatString(key, output.ascii) + colon + write(value, output, level + 1);
   }
   if (text === "") return "{}";
-  return `{${lineBreak(output, level + 1)}${text}${lineBreak(output, level)}}`;
+  return `{${formatLineBreak(output, level + 1)}${text}${formatLineBreak(output, level)}}`;
 }
 
-function separator(output: Output, level: number): string {
+function formatSeparator(output: Output, level: number): string {
   if (output.compact) return ",";
-  return output.indent === undefined ? ", " : `,${lineBreak(output, level)}`;
+  return output.indent === undefined ? ", " : `,${formatLineBreak(output, level)}`;
 }
 
-function lineBreak({ indent }: Output, level: number): string {
+function formatLineBreak({ indent }: Output, level: number): string {
   return indent === undefined ? "" : `\n${" ".repeat(indent * level)}`;
 }
 
-function keysOf(object: JsonObject, sorted: boolean): readonly string[] {
+function orderKeys(object: JsonObject, isSorted: boolean): readonly string[] {
   const own = Object.keys(object);
-  if (sorted) return inOrder(own);
+  if (isSorted) return sortKeys(own);
   const recorded = object[keyOrder];
   if (recorded === undefined) return own;
   const kept = recorded.filter((key) => Object.hasOwn(object, key));
@@ -348,10 +351,10 @@ function keysOf(object: JsonObject, sorted: boolean): readonly string[] {
   return [...kept, ...own.filter((key) => !known.has(key))];
 }
 
-/** Caches the last sorted keys, because consecutive records have the same. */
+/** Caches the last sorted keys, because consecutive records have the same keys. */
 let lastSorted: { keys: readonly string[]; sorted: readonly string[] } = { keys: [], sorted: [] };
 
-function inOrder(keys: readonly string[]): readonly string[] {
+function sortKeys(keys: readonly string[]): readonly string[] {
   const last = lastSorted;
   if (keys.length === last.keys.length && keys.every((key, index) => key === last.keys[index])) {
     return last.sorted;
@@ -363,8 +366,8 @@ function inOrder(keys: readonly string[]): readonly string[] {
 }
 
 /**
- * Compares in Python's order, by code point. JavaScript's order by UTF-16 unit differs beyond
- * U+FFFF.
+ * Compares by code point, as Python does. JavaScript compares UTF-16 units, which orders characters
+ * beyond U+FFFF differently.
  */
 function compareCodePoints(a: string, b: string): number {
   const shorter = Math.min(a.length, b.length);
@@ -375,7 +378,7 @@ function compareCodePoints(a: string, b: string): number {
   return a.length - b.length;
 }
 
-/** Halves of surrogate pairs rank above all characters of one unit. */
+/** Ranks halves of surrogate pairs above all characters of a single unit. */
 function rank(unit: number): number {
   return unit >= 0xd800 && unit <= 0xdfff ? unit + 0x10000 : unit;
 }
@@ -395,7 +398,8 @@ const notPlainAscii = /["\\]|[^ -~]/g;
 
 function formatString(text: string, ascii: boolean): string {
   if (plainAscii.test(text)) return `"${text}"`;
-  // Escapes quotes, backslashes, control characters and halves of surrogate pairs, as Python does.
+  // Escapes what Python escapes (quotes, backslashes, control characters) and halves of surrogate
+  // pairs.
   if (!ascii) return JSON.stringify(text);
   const escaped = text.replace(
     notPlainAscii,
@@ -420,14 +424,14 @@ function formatNumber(value: number): string {
     const digits = String(Math.abs(exponent)).padStart(2, "0");
     return `${mantissa}e${exponent < 0 ? "-" : "+"}${digits}`;
   }
-  // Between 1e-4 and 1e16 JavaScript writes no exponent either, but drops the `.0`.
+  // Between 1e-4 and 1e16 neither Python nor JavaScript writes an exponent. JavaScript omits `.0`.
   const plain = String(value);
   return plain.includes(".") ? plain : `${plain}.0`;
 }
 
 /**
- * Compares two values. The order of an object's keys does not matter, but the text of a number
- * does.
+ * Returns whether two values are equal. Ignores the order of an object's keys, but not the text of
+ * a number: `1.0` and `1` differ.
  */
 export function sameJson(a: JsonValue, b: JsonValue): boolean {
   if (a === b) return true;

@@ -11,10 +11,11 @@ const minBits = 40;
 const bitsPerCharacter = Math.log2(10);
 
 /**
- * Returns zxcvbn's maximum for a password in bits, accurate to a bit. HiveMind 5 uses zxcvbn.
+ * Returns the most bits, accurate to a bit, that zxcvbn can estimate for a password. HiveMind 5
+ * estimates passwords with zxcvbn.
  *
- * A repeated block counts once, with its number of repetitions. Words and keyboard patterns are not
- * recognised, so the real estimate can be lower.
+ * A repeated block counts as the block and the number of repetitions. Words and keyboard patterns
+ * are not recognised, so the estimate of zxcvbn can be lower.
  */
 export function maxPasswordBits(password: string): number {
   const characters = [...password];
@@ -29,9 +30,10 @@ export function maxPasswordBits(password: string): number {
 }
 
 /**
- * Refuses a password that HiveMind 5 refuses for every client: the client could not connect.
+ * Refuses a password with which HiveMind 5 would let no client connect. HiveMind 5 may refuse an
+ * accepted password, too, because `maxPasswordBits` is an upper bound.
  *
- * @throws {@link StoreError} usage - below 40 bits
+ * @throws {@link StoreError} usage - if the password has less than 40 bits
  */
 export function assertStrongPassword(password: string): void {
   const bits = maxPasswordBits(password);
@@ -40,7 +42,7 @@ export function assertStrongPassword(password: string): void {
     "usage",
     `the password is too weak: at most ${Math.floor(bits)} bits, and HiveMind 5 requires ${minBits}`,
     {
-      hint: "Leave --password out for a random password, choose one of 13 or more characters, or add --allow-weak-password.",
+      hint: "Leave out --password for a random password, choose 13 or more characters that do not repeat, or add --allow-weak-password.",
     },
   );
 }

@@ -2,10 +2,10 @@
  * The changes to a client that the hub's commands make: its name, permissions, message types and
  * blacklists.
  *
- * HiveMind 4 and 5 read the same record differently. The store's schema shows the version of the
- * hub: 0 and 1 mean HiveMind 4, 2 means HiveMind 5. Each command produces a change with the
- * requested effect in that version, and a notice about its limits. The store writes the change
- * where the hub reads it.
+ * HiveMind 4 and 5 read the same record differently. A store of schema 0 or 1 is treated as
+ * HiveMind 4's, and a store of schema 2 as HiveMind 5's. Each function returns a change with the
+ * requested effect in that version, with notices about the limits of the effect. The store writes
+ * the change to the columns that the version reads.
  */
 import { StoreError } from "../errors.js";
 import {
@@ -19,7 +19,7 @@ import { formatJson, type JsonValue, sameJson } from "./json.js";
 
 /** A change to a client, and notices for the user. */
 export interface Edit {
-  /** The fields to write; none if the client is already as requested. */
+  /** The fields to write. Empty if the client is already as requested. */
   readonly changes: Partial<Client>;
   readonly notices: readonly string[];
 }
@@ -27,21 +27,22 @@ export interface Edit {
 /** Computes the change to a client in a store of this schema version. */
 export type ClientEdit = (client: Client, schemaVersion: number) => Edit;
 
-/** The message type that HiveMind 4 allows every client, whatever its list. */
+/** The message type that HiveMind 4 allows every client, even if its list lacks the type. */
 const alwaysAllowed = "recognizer_loop:utterance";
 
-const nextConnection = "A connected client is affected when it connects again.";
+const connectionNotice = "The change affects a connected client only when it connects again.";
 
-/** Returns whether a store of this schema is read by HiveMind 4. */
-function isEnforcedByHiveMind4(schemaVersion: number): boolean {
+/** Returns whether a store of this schema is treated as HiveMind 4's. */
+function isHiveMind4Schema(schemaVersion: number): boolean {
   return schemaVersion < 2;
 }
 
 /**
- * Returns a notice if the hub reads the change only when the client connects, as HiveMind 4 does.
+ * Returns a notice for HiveMind 4, which reads a client's permissions only when the client
+ * connects.
  */
 function connectionNotices(schemaVersion: number): string[] {
-  return isEnforcedByHiveMind4(schemaVersion) ? [nextConnection] : [];
+  return isHiveMind4Schema(schemaVersion) ? [connectionNotice] : [];
 }
 
 const noEdit: Edit = { changes: {}, notices: [] };
@@ -51,7 +52,7 @@ export function rename(name: string): ClientEdit {
 }
 
 /**
- * Grants or revokes a permission that does not depend on another: to be an administrator, to send a
+ * Grants or revokes a permission that needs no other permission: to be an administrator, to send a
  * message up to the hub's own masters (escalate), or to all hubs up and down (propagate).
  */
 export function setPermission(
@@ -65,19 +66,20 @@ export function setPermission(
 }
 
 /**
- * Grants or revokes broadcasting, a privilege of administrators. HiveMind 4 ignores a revocation.
+ * Grants or revokes broadcasting, which only administrators can do. HiveMind 4 ignores the field:
+ * in it, every administrator can broadcast.
  */
 export function setBroadcast(can_broadcast: boolean): ClientEdit {
   return (client, schemaVersion) => {
     const notices: string[] = [];
     if (can_broadcast && !client.is_admin) {
       notices.push(
-        "The client is not an administrator, so it still cannot broadcast: see make-admin.",
+        "The client still cannot broadcast, because it is not an administrator: see make-admin.",
       );
     }
-    if (!can_broadcast && client.is_admin && isEnforcedByHiveMind4(schemaVersion)) {
+    if (!can_broadcast && client.is_admin && isHiveMind4Schema(schemaVersion)) {
       notices.push(
-        "HiveMind 4 ignores this: an administrator can broadcast there. See revoke-admin.",
+        "HiveMind 4 ignores this: in it, every administrator can broadcast. See revoke-admin.",
       );
     }
     return {
@@ -89,18 +91,18 @@ export function setBroadcast(can_broadcast: boolean): ClientEdit {
 
 /**
  * Returns the message types that a hub of this schema allows the client to send. HiveMind 4 reads
- * an empty list as the default list, and adds a type to each list.
+ * an empty list as the default list, and adds `alwaysAllowed` to each list.
  */
 export function effectiveTypes(client: Client, schemaVersion: number): readonly string[] {
   const stored = client.allowed_types;
-  if (!isEnforcedByHiveMind4(schemaVersion)) return stored;
+  if (!isHiveMind4Schema(schemaVersion)) return stored;
   const read = stored.length > 0 ? stored : defaultAllowedTypes;
   return read.includes(alwaysAllowed) ? read : [...read, alwaysAllowed];
 }
 
 /**
  * Returns the message types of a new client: the named types, or the default of a hub of this
- * schema, which is a list in HiveMind 4 and nothing in HiveMind 5.
+ * schema, which is `defaultAllowedTypes` in HiveMind 4 and no type in HiveMind 5.
  *
  * @throws {@link StoreError} usage - for an invalid name of a type
  */
@@ -110,7 +112,7 @@ export function initialTypes(
 ): string[] {
   for (const type of named ?? []) assertName(type, "a message type");
   if (named) return [...new Set(named)];
-  return isEnforcedByHiveMind4(schemaVersion) ? [...defaultAllowedTypes] : [];
+  return isHiveMind4Schema(schemaVersion) ? [...defaultAllowedTypes] : [];
 }
 
 /**
@@ -123,7 +125,7 @@ export function allowMessage(type: string): ClientEdit {
   return (client, schemaVersion) => {
     if (effectiveTypes(client, schemaVersion).includes(type)) return noEdit;
     const notices = connectionNotices(schemaVersion);
-    const isSpelledOut = client.allowed_types.length === 0 && isEnforcedByHiveMind4(schemaVersion);
+    const isSpelledOut = client.allowed_types.length === 0 && isHiveMind4Schema(schemaVersion);
     if (isSpelledOut) notices.push(spelledOutNotice);
     const before = isSpelledOut ? defaultAllowedTypes : client.allowed_types;
     return { changes: { allowed_types: [...before, type] }, notices };
@@ -141,11 +143,11 @@ export function denyMessage(type: string): ClientEdit {
   return (client, schemaVersion) => {
     const before = effectiveTypes(client, schemaVersion);
     if (!before.includes(type)) return noEdit;
-    const isHiveMind4 = isEnforcedByHiveMind4(schemaVersion);
+    const isHiveMind4 = isHiveMind4Schema(schemaVersion);
     if (isHiveMind4 && type === alwaysAllowed) {
       throw new StoreError(
         "refused",
-        `HiveMind 4 allows each client ${alwaysAllowed}, whatever its list contains`,
+        `HiveMind 4 allows every client ${alwaysAllowed}, whatever the client's list contains`,
         {
           hint: "Revoke the client with delete-client, or upgrade to HiveMind 5, which can deny the type.",
         },
@@ -153,25 +155,25 @@ export function denyMessage(type: string): ClientEdit {
     }
     const notices = connectionNotices(schemaVersion);
     if (isHiveMind4 && client.allowed_types.length === 0) notices.push(spelledOutNotice);
-    // Keep the type that HiveMind 4 always allows: an empty list would mean the default list.
-    const source = isHiveMind4 && client.allowed_types.length > 0 ? client.allowed_types : before;
+    // A stored list stays without the `alwaysAllowed` that HiveMind 4 adds when it reads the list.
+    const source = client.allowed_types.length > 0 ? client.allowed_types : before;
     const left = source.filter((allowed) => allowed !== type);
     if (left.length > 0) return { changes: { allowed_types: left }, notices };
     if (isHiveMind4) {
       notices.push(
-        `That was the last type. HiveMind 4 reads an empty list as the default list, so the list now has ${alwaysAllowed}, which it allows in any case.`,
+        `That was the last type. HiveMind 4 reads an empty list as the default list, so the list now has ${alwaysAllowed}, which HiveMind 4 always allows.`,
       );
       return { changes: { allowed_types: [alwaysAllowed] }, notices };
     }
     notices.push(
-      "That was the last type: the client can send nothing now. Do not start HiveMind 4 on this store: it reads an empty list as the default list.",
+      "That was the last type: the client can send nothing now. Do not start HiveMind 4 on this store, because HiveMind 4 reads an empty list as the default list.",
     );
     return { changes: { allowed_types: [] }, notices };
   };
 }
 
 const spelledOutNotice =
-  "Its list was empty, which HiveMind 4 reads as the default list: the list now has these types, with this change.";
+  "The client's list was empty, which HiveMind 4 reads as the default list. The list now contains the default types, with this change.";
 
 type Blacklist = "skill_blacklist" | "intent_blacklist";
 
@@ -216,7 +218,7 @@ function readBlacklist(client: Client, key: Blacklist): readonly JsonValue[] {
   if (Array.isArray(value)) return value;
   if (value === undefined || value === null) return [];
   throw new StoreError("refused", `metadata.${key} of client ${client.client_id} is not a list`, {
-    hint: "Correct it first, with the hub's set-metadata or with: hivemind-sqlcipher sql --write",
+    hint: `Remove it first: hivemind-sqlcipher sql --write "UPDATE clients SET metadata = json_remove(metadata, '$.${key}') WHERE client_id = ${client.client_id}"`,
   });
 }
 
@@ -224,7 +226,7 @@ function describeEntry(key: Blacklist): string {
   return key === "skill_blacklist" ? "a skill's id" : "an intent's id";
 }
 
-/** Refuses a name that is empty or contains white space: no hub would match it. */
+/** Refuses a name that is empty or contains white space, because no hub has such a name. */
 function assertName(name: string, what: string): void {
   if (name !== "" && !/\s/u.test(name)) return;
   throw new StoreError(
@@ -233,19 +235,20 @@ function assertName(name: string, what: string): void {
   );
 }
 
-/** The value of a field, or of a list in metadata, before and after a change. */
+/** The value of a field, or of a blacklist in metadata, before and after a change. */
 export interface Difference {
   readonly before: JsonValue;
   readonly after: JsonValue;
 }
 
 /**
- * Returns the differences between two states of a client by field; blacklists by their own names.
+ * Returns the differences between two states of a client, by the name of the field or of the
+ * blacklist. Does not compare other metadata, which no `ClientEdit` changes.
  */
 export function findDifferences(before: Client, after: Client): Record<string, Difference> {
   const found: Record<string, Difference> = {};
-  const left = flatten(before);
-  const right = flatten(after);
+  const left = liftBlacklists(before);
+  const right = liftBlacklists(after);
   for (const key of new Set([...Object.keys(left), ...Object.keys(right)])) {
     const pair = { before: left[key] ?? null, after: right[key] ?? null };
     if (!sameJson(pair.before, pair.after)) found[key] = pair;
@@ -259,15 +262,16 @@ const rights = ["is_admin", "can_broadcast", "can_escalate", "can_propagate"] as
 export type Widening =
   | { readonly field: (typeof rights)[number] }
   | { readonly field: "allowed_types"; readonly added: readonly string[] }
-  /** `removed` is undefined if either value is not a list: the effect is unknown. */
+  /** `removed` is undefined if either value is not a list, because the effect is then unknown. */
   | { readonly field: BlacklistKey; readonly removed: readonly JsonValue[] | undefined };
 
 /**
  * Returns the rights that a client has after a change, but not before, in either version of
  * HiveMind.
  *
- * The store's schema does not show the version of its next reader: HiveMind 5 migrates a store of
- * schema 0 or 1, and HiveMind 4 does not check. A message type allowed by either counts.
+ * The store's schema does not tell which version reads the store next: HiveMind 5 migrates a store
+ * of schema 0 or 1, and HiveMind 4 does not check the schema. A message type counts if either
+ * version allows it.
  */
 export function findWidenings(before: Client, after: Client): Widening[] {
   const found: Widening[] = rights
@@ -302,7 +306,7 @@ function findRemoved(stored: JsonValue, left: JsonValue): readonly JsonValue[] |
   return stored.filter((entry) => !kept.has(formatJson(entry)));
 }
 
-function flatten(client: Client): Record<string, JsonValue> {
+function liftBlacklists(client: Client): Record<string, JsonValue> {
   const { metadata, ...fields } = client;
   const { skill_blacklist = [], intent_blacklist = [] } = metadata;
   return { ...fields, skill_blacklist, intent_blacklist };

@@ -2,7 +2,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { batchesOf } from "../client/batches.js";
 import type { Client } from "../client/client.js";
-import { isSameClient } from "../client/compare.js";
+import { isSameExceptLastSeen } from "../client/compare.js";
 import type { Database } from "../client/database.js";
 import { isKind, StoreError } from "../errors.js";
 import { throwIfAborted } from "../process/abort.js";
@@ -115,6 +115,6 @@ async function findDifferent(copy: ClientTable, batch: readonly Client[]): Promi
   const copied = await copy.getClientsById(batch.map(({ client_id }) => client_id));
   return batch.filter((client, index) => {
     const other = copied[index];
-    return other === undefined || !isSameClient(client, other);
+    return other === undefined || !isSameExceptLastSeen(client, other);
   });
 }

@@ -17,7 +17,7 @@
  */
 import { batchesOf } from "../client/batches.js";
 import { type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
-import { isSame, isSameClient } from "../client/compare.js";
+import { isSameExceptLastSeen, isSameRecord } from "../client/compare.js";
 import type { Database, IdBatch } from "../client/database.js";
 import { findGaps, IdSet } from "../databases/id-set.js";
 import type { DatabaseConfig } from "../databases/plugin.js";
@@ -246,7 +246,9 @@ function isConflict(
 ): boolean {
   const holder = isRevoked(client) ? undefined : holders.get(client.api_key);
   if (holder !== undefined && holder !== client.client_id) return true;
-  return other !== undefined && !isKeptRevoked(client, other) && !isSameClient(client, other);
+  return (
+    other !== undefined && !isKeptRevoked(client, other) && !isSameExceptLastSeen(client, other)
+  );
 }
 
 /**
@@ -424,10 +426,10 @@ async function compareWithSource(
       const other = present[index];
       const holds =
         other !== undefined &&
-        (isSame(client, other) ||
+        (isSameRecord(client, other) ||
           isKeptRevoked(client, other) ||
           // A client from before the migration keeps its own `last_seen`.
-          (checked.targetIds.has(client.client_id) && isSameClient(client, other)));
+          (checked.targetIds.has(client.client_id) && isSameExceptLastSeen(client, other)));
       if (!holds && different.length <= namedIds) different.push(client.client_id);
     }
   };

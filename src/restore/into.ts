@@ -13,7 +13,7 @@
 import { backupDatabase } from "../backup/database-backup.js";
 import { batchesOf } from "../client/batches.js";
 import { type Client, isRevoked, revoked } from "../client/client.js";
-import { isSame } from "../client/compare.js";
+import { isSameRecord } from "../client/compare.js";
 import type { Database } from "../client/database.js";
 import { copyIntoMemory, type LocatedDatabase, readIntoMemory } from "../databases/copy-clients.js";
 import { findGaps, IdSet } from "../databases/id-set.js";
@@ -300,7 +300,7 @@ async function verifyWritten(
     const found = await written.getClientsById(batch.map(({ client_id }) => client_id));
     for (const [index, client] of batch.entries()) {
       const other = found[index];
-      if (other === undefined || !isSame(client, other)) {
+      if (other === undefined || !isSameRecord(client, other)) {
         throw new StoreError(
           "corrupted",
           `${location} does not hold client ${client.client_id} as it was written`,

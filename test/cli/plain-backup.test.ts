@@ -11,7 +11,7 @@ import {
   revoked,
   serializeClient,
 } from "../../src/client/client.js";
-import { comparable } from "../../src/client/compare.js";
+import { normalizeClient } from "../../src/client/compare.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../../src/databases/sqlite.js";
 import { root } from "../built.js";
@@ -79,7 +79,7 @@ async function contentsOf(path: string, password: string): Promise<string[]> {
     mode: "readonly",
   });
   const records: string[] = [];
-  for await (const client of backup) records.push(serializeClient(comparable(client)));
+  for await (const client of backup) records.push(serializeClient(normalizeClient(client)));
   return records;
 }
 
@@ -106,7 +106,7 @@ describe.each(hubs)("a hub on $name", (hub) => {
     const identity = await readFile(keyFile(), "utf8");
     const { passphrase } = await readBundle(bundle.path, { identity });
     expect(await contentsOf(backup.path, passphrase)).toEqual(
-      clients.map((client) => serializeClient(comparable(client))),
+      clients.map((client) => serializeClient(normalizeClient(client))),
     );
     expect((await machine.run(["verify", backup.path])).code).toBe(0);
     const listed = await machine.json("backups");
@@ -182,9 +182,9 @@ describe.each(hubs)("a hub on $name", (hub) => {
     expect((await machine.run(["verify", restored.replaced])).code).toBe(0);
     const records: string[] = [];
     await using database = await openHub(hub.name, "readonly");
-    for await (const client of database) records.push(serializeClient(comparable(client)));
+    for await (const client of database) records.push(serializeClient(normalizeClient(client)));
     const wanted = [clients[0] as Client, revoked(2), revoked(3), revoked(4)];
-    expect(records).toEqual(wanted.map((client) => serializeClient(comparable(client))));
+    expect(records).toEqual(wanted.map((client) => serializeClient(normalizeClient(client))));
   });
 });
 

@@ -62,7 +62,7 @@ test("the last allowed type gone means nothing to a newer hub; a released one wo
 });
 
 test("what a released hub allows in any case is refused to be denied there", () => {
-  expect(() => denyMessage(utterance)(client(), 1)).toThrow(/allows each client/);
+  expect(() => denyMessage(utterance)(client(), 1)).toThrow(/allows every client/);
   expect(denyMessage(utterance)(client(), 2).changes.allowed_types).not.toContain(utterance);
 });
 

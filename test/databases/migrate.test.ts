@@ -11,7 +11,7 @@ import {
   revoked,
   serializeClient,
 } from "../../src/client/client.js";
-import { comparable } from "../../src/client/compare.js";
+import { normalizeClient } from "../../src/client/compare.js";
 import type { JsonObject } from "../../src/client/json.js";
 import { awkwardClients } from "../../src/databases/conformance.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
@@ -29,7 +29,7 @@ const json = "hivemind-json-db-plugin";
 const redis = "hivemind-redis-db-plugin";
 
 function fingerprint(client: Client): string {
-  return serializeClient(comparable(client));
+  return serializeClient(normalizeClient(client));
 }
 
 function end(name: string, config: JsonObject): Endpoint {

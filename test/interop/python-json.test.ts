@@ -7,7 +7,7 @@ import {
   newClient,
   serializeClient,
 } from "../../src/client/client.js";
-import { comparable } from "../../src/client/compare.js";
+import { normalizeClient } from "../../src/client/compare.js";
 import type { Database } from "../../src/client/database.js";
 import { formatJson, type JsonObject } from "../../src/client/json.js";
 import { awkwardClients } from "../../src/databases/conformance.js";
@@ -49,7 +49,7 @@ function records(line: Line, each: readonly Client[]): string[] {
 }
 
 function fingerprint(client: Client): string {
-  return serializeClient(comparable(client));
+  return serializeClient(normalizeClient(client));
 }
 
 /** A file's records, each as it is spelled. */
