@@ -1,10 +1,11 @@
 /**
- * The letters of a bundle on paper: numbered lines, each with a check, so that a mistyped line is
+ * A bundle on paper, as numbered lines of base64, each with a check, so that a mistyped line is
  * found while it is typed.
  *
- * The letters are the bundle's base64 without its armor. A line is its number, its letters and the
- * first hexadecimal digits of the SHA-256 of number and letters. The last line has the number of
- * the lines and a check of all letters.
+ * The characters of the base64 are called letters here. A line is its number, its letters and a
+ * check: the first 3 hexadecimal digits of the SHA-256 of `<number> <letters>`, the number without
+ * a leading zero. The last line is `all`, the number of lines before it, and the first 6 digits of
+ * the SHA-256 of all letters.
  */
 import { base64 } from "@scure/base";
 import { armor } from "age-encryption";
@@ -19,6 +20,7 @@ const totalWord = "all";
 export interface PaperLine {
   /** The number with two digits or more, or the word of the last line. */
   readonly label: string;
+  /** In the last line, the number of lines before it. */
   readonly letters: string;
   readonly check: string;
 }
@@ -91,11 +93,13 @@ export class PaperReader {
 
   #checkTotal(count: string, check: string): void {
     if (Number(count) !== this.#lines.length) {
-      throw typingError(`line ${this.next} is expected, but the last line was typed`);
+      throw typingError(
+        `line ${this.next} is missing, or the last line has a typing mistake: it does not say ${this.#lines.length}`,
+      );
     }
     if (check !== computeTotalCheck(this.#lines.join(""))) {
       throw typingError(
-        "the last line has a typing mistake, or its check does not match all lines",
+        "the last line has a typing mistake, or an earlier line has one that its own check did not find",
       );
     }
   }
@@ -109,7 +113,7 @@ export class PaperReader {
     try {
       return armor.encode(base64.decode(this.#lines.join("")));
     } catch (error) {
-      throw new StoreError("usage", "the lines are not the letters of a bundle", { cause: error });
+      throw new StoreError("usage", "the typed lines are not valid base64", { cause: error });
     }
   }
 }

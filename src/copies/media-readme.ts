@@ -12,7 +12,7 @@ export interface ReadmeFacts {
 }
 
 /**
- * Returns the instructions. Every indented line is a command, which a test runs as it is written.
+ * Returns the instructions. Every line indented by four is a command, which a test runs.
  */
 export function formatMediaReadme({
   manifest,
@@ -49,19 +49,19 @@ Keep both away from this medium. The steps need Python 3.9 or later and no other
 
 2. Copy the bundle to /dev/shm/${bundle}, and the recovery key to
    /dev/shm/recovery-key.txt. From a printed sheet, scan its codes in their order into the bundle's
-   file, each on a new line. Or type its lines into a file, only the letters without number and
-   check, and decode them: python3 -m base64 -d TYPED > /dev/shm/${bundle}
+   file, each on a new line. Or type its lines into a file: of each line everything between its
+   number at the start and its check at the end, and nothing of the line "all". Then decode
+   them: python3 -m base64 -d TYPED > /dev/shm/${bundle}
 
 3. Decrypt the backup. This verifies every byte of it, and writes an ordinary SQLite database:
 
     python3 open_backup.py open ${name} /dev/shm/clients.db ${key}
 
-   With only the store's passphrase, leave out --bundle and --identity, and type it when you are
-   asked. The passphrase is in the bundle, which also opens with age:
+   If the bundle has its own passphrase, leave out --identity: open_backup.py asks for it. If you
+   have only the passphrase of the store, leave out --bundle, too. To see that passphrase, if age
+   is installed:
 
     age -d -i /dev/shm/recovery-key.txt /dev/shm/${bundle}
-
-   For a bundle with a passphrase of its own, leave out --identity: the script asks for it.
 
 4. Read the clients with their access keys:
 
@@ -71,9 +71,11 @@ Keep both away from this medium. The steps need Python 3.9 or later and no other
 
     rm /dev/shm/clients.db /dev/shm/recovery-key.txt
 
-To restore the hub, install hivemind-sqlcipher on its machine, and instead of steps 3 to 5 run:
+To restore the hub, install hivemind-sqlcipher on its machine, and instead of steps 3 and 4 run:
 
     hivemind-sqlcipher restore ${name} ${key}
+
+Then remove the recovery key from /dev/shm.
 
 A hub without hivemind-sqlcipher can use the database of step 3: while it is stopped, copy the
 database to ~/.local/share/hivemind-core/clients.db, and let server.json name
@@ -91,7 +93,7 @@ Files:
 
 function formatJoinText(name: string, parts: readonly string[]): string {
   return `
-Both programs read the parts. Other programs need them joined:
+open_backup.py and hivemind-sqlcipher read the parts. Other programs need them joined:
 
     cat ${parts.map(quoteArgument).join(" ")} > /dev/shm/${name}
 `;

@@ -13,8 +13,11 @@ import { type Check, finding, good } from "./check.js";
 /** Rows of a transaction. It takes some milliseconds, so a running hub does not time out. */
 const batchRows = 1000;
 
-/** More missing ids are the result of a manually chosen id. */
+/** The maximum number of gaps to fill. More are the result of an id that was chosen by hand. */
 const maxMissingIds = 100_000;
+
+const smallerIdHint =
+  "Give the client with the highest id a free id: hivemind-sqlcipher sql --write 'UPDATE clients SET client_id = FREE WHERE client_id = HIGHEST'";
 
 export interface IdGaps {
   /** The number of missing ids below the highest; 0 if the hub's next ids are free. */
@@ -43,12 +46,12 @@ export async function checkIdGaps(store: ClientStore): Promise<Check> {
   const when =
     next.after === 0
       ? "the next client that the hub adds"
-      : `the hub's add-client number ${next.after + 1} from now`;
+      : `after ${next.after} more ${next.after === 1 ? "client" : "clients"}, the next client that the hub adds`;
   return finding(
     "id-gaps",
     "error",
     `${missing} ${missing === 1 ? "id is" : "ids are"} missing, and ${when} overwrites client ${next.overwrites}`,
-    "hivemind-sqlcipher doctor --fill-gaps",
+    missing > maxMissingIds ? smallerIdHint : "hivemind-sqlcipher doctor --fill-gaps",
   );
 }
 
@@ -63,7 +66,7 @@ export async function fillIdGaps(store: ClientStore): Promise<number> {
   if (next === undefined) return 0;
   if (missing > maxMissingIds) {
     throw new StoreError("refused", `${missing} ids are missing, which are too many to fill`, {
-      hint: "Give the client with the highest id a smaller id: export it, delete it, and add it again.",
+      hint: smallerIdHint,
     });
   }
   let filled = 0;

@@ -78,12 +78,13 @@ async function* readHubRows(
   }
 }
 
-/** Returns the values of a row below the hub's header, or the reason if the row is ambiguous. */
+/** Returns the values of a row below the hub's header, or why the row cannot be read. */
 function readHubRow(line: string, width: number): Value[] | string {
   const parts = line.split(",");
   const quoted = readQuoted(line, width, ",");
-  // The hub writes True or False. Without either, a spreadsheet saved the row: read it by RFC 4180.
-  const ways = countReadings(parts, width);
+  // The hub writes the id without quotes, and True or False. Otherwise a spreadsheet or the user
+  // wrote the row, by RFC 4180.
+  const ways = line.startsWith('"') ? 0 : countReadings(parts, width);
   if (ways === 0) return quoted ?? "not a row with these columns";
   const plain = ways === 1 ? readPlain(parts, width) : undefined;
   const contradicts =

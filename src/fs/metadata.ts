@@ -36,7 +36,7 @@ export async function assertMetadataCopyable(path: string, before: BigIntStats):
       "refused",
       `${path} has another name (a hard link), which would keep the old file`,
       {
-        hint: `Find its other names with: find DIRECTORY -samefile ${shellQuote(path)}; remove them, or use a symbolic link.`,
+        hint: `List all its names, this one included, with: find DIRECTORY -xdev -samefile ${shellQuote(path)}. Remove the others, or replace them by symbolic links.`,
       },
     );
   }
@@ -49,7 +49,7 @@ export async function assertNoAccessList(path: string, stats: Stats | BigIntStat
     "refused",
     `${path} has an access control list, which the file that replaces it would not have`,
     {
-      hint: `See it with: getfacl ${shellQuote(path)}; remove it with: setfacl -b ${shellQuote(path)}; check the mode, and set the list again on the new file.`,
+      hint: `See the list with: getfacl ${shellQuote(path)}. Remove it with: setfacl -b ${shellQuote(path)}, check the mode, and run this again. Then set the list on the new file.`,
     },
   );
 }
@@ -75,14 +75,14 @@ export async function copyMetadata(path: string, staged: string): Promise<void> 
     if (owner.uid !== uid || (before && owner.gid !== gid)) {
       await file.chown(Number(owner.uid), Number(owner.gid));
     }
-    // A file system without modes may refuse every change.
+    // Only a different mode: a file system without modes may refuse every change.
     if (before && before.mode !== mode) await file.chmod(Number(before.mode & 0o7777n));
   } catch (error) {
     if (!hasCode(error, "EPERM")) throw systemError(error, `cannot prepare ${staged}`);
     throw new StoreError(
       "refused",
-      `${path} belongs to user ${owner.uid} and group ${owner.gid}, and this user cannot create such a file`,
-      { hint: "Run this as that user, as a member of that group, or as root.", cause: error },
+      `${path} must belong to user ${owner.uid} and group ${owner.gid}, and this user cannot create such a file`,
+      { hint: "Run this as root, or as that user if it is a member of that group.", cause: error },
     );
   }
   if (before && (await hasAccessList(staged, before))) {
@@ -106,12 +106,7 @@ async function openOwn(path: string): Promise<FileHandle> {
   const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
   if ((await file.stat()).nlink === 1) return file;
   await file.close();
-  throw notOwnedError(path);
-}
-
-/** Returns the error for a file that another user has replaced or linked since its creation. */
-function notOwnedError(path: string): StoreError {
-  return new StoreError("refused", `${path} is not the file that was created here`, {
+  throw new StoreError("refused", `${path} has got a second name (a hard link)`, {
     hint: `Another user can write to ${dirname(path)}: see ls -ld, restrict it to its owner, and run this again.`,
   });
 }

@@ -2,7 +2,7 @@
  * Checks that a hub could start on an encrypted store, before an operation hands the store over.
  *
  * A plugin that ignores passwords, or an environment without SQLCipher, would leave a hub that does
- * not start on the new file. The operation has stopped the hub by then.
+ * not start on the new file. That would show only after the operation has stopped the hub.
  */
 import type { Client } from "../client/client.js";
 import { StoreError, withLine, wrap } from "../errors.js";
@@ -25,9 +25,10 @@ import { findServicePython, readServiceHub } from "./service-hub.js";
  * Checks the packages of the service's hub. Does nothing if no hub receives the passphrase.
  *
  * @param cipherCompatibility - the format of the store that the hub will open
- * @param clients - the clients of a hub that changes to this store from a database of another kind
- * @throws {@link StoreError} refused - if the hub could not open the store
- * @throws {@link StoreError} failed - if the hub's interpreter fails
+ * @param clients - of the plain store that is to be encrypted; undefined if it is encrypted already
+ * @throws {@link StoreError} refused - if the hub could not open the store, or would ignore a
+ *   blacklist of `clients`
+ * @throws {@link StoreError} failed - if the hub's interpreter fails outside a container
  */
 export async function assertHubOpens(
   known: Pick<ResolvedService, "service" | "choice">,
@@ -46,7 +47,7 @@ export async function assertHubOpens(
       : python && (await probePackagesCached(python, hub));
   if (python !== undefined && packages !== undefined) {
     const where = describePython(python);
-    assertPackagesOrHint(packages, where, cipherCompatibility);
+    assertPackagesWithHint(packages, where, cipherCompatibility);
     if (clients) await assertBlacklistsKept(packages, where, clients);
     return;
   }
@@ -58,8 +59,8 @@ export async function assertHubOpens(
   );
 }
 
-/** Adds to the error's hint the option for stores without a hub. */
-function assertPackagesOrHint(...args: Parameters<typeof assertPackages>): void {
+/** Like `assertPackages`, with a hint for stores without a hub. */
+function assertPackagesWithHint(...args: Parameters<typeof assertPackages>): void {
   try {
     assertPackages(...args);
   } catch (error) {

@@ -4,7 +4,7 @@ const unprintable = /[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu;
 /** The maximal length of a client's name in a sentence. */
 const nameLimit = 60;
 
-/** Replaces each character that could rewrite the screen with its escape, such as `\u202e`. */
+/** Escapes each character that could rewrite the screen: U+202E becomes `\u202e`. */
 export function escapeControlCharacters(text: string): string {
   return text.replace(
     unprintable,

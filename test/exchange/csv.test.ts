@@ -106,6 +106,12 @@ describe("what the hub wrote", () => {
     ]);
   });
 
+  test("a row of quoted values is read, whatever they contain", async () => {
+    expect(await read(`${hubHeader}\n"1","a,True,b","true","key","pass","word"\n`)).toMatchObject([
+      { id: 1, client: { name: "a,True,b", is_admin: true, api_key: "key" } },
+    ]);
+  });
+
   test("is never read as anything else than what was written", async () => {
     const text = fc.string({ unit: fc.constantFrom("a", ",", '"', "True", "None", " ", "é", "1") });
     const nullable = fc.option(text);

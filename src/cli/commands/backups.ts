@@ -13,7 +13,7 @@ import { toJson } from "../ui/json.js";
 import { Table } from "../ui/table.js";
 import { formatAge, formatSize } from "../ui/units.js";
 
-/** The terminal columns of the full table. */
+/** The width of the table with all its columns. */
 const fullTableColumns = 102;
 
 export function addCommand(program: Command): void {
@@ -25,7 +25,7 @@ export function addCommand(program: Command): void {
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "A target is a directory, or rclone:REMOTE:PATH. Of a remote, the manifests are read. Backups with the id of another store are only counted; --all lists every store of a target that several hubs share, with its newest backup.",
+      "A target is a directory, or rclone:REMOTE:PATH. From a remote, only the manifests and the first 64 KiB of a few backups are downloaded. Of other stores' backups with the same file name, only the number is shown; --all lists every store of a target that several hubs share, with its newest backup.",
     ],
     examples: [
       "hivemind-sqlcipher backups",
@@ -87,7 +87,7 @@ async function printStores(
   output.result(toJson(listing), () => lines);
 }
 
-/** Returns the table, or that there is no backup, and the files that are not listed. */
+/** Returns the table, or a line that there is no backup, and a line for each unreadable file. */
 async function tableLines(
   { output }: Context,
   table: Table,
@@ -155,7 +155,7 @@ async function printBackups(
 }
 
 function formatManifestState({ present, mac }: ListedBackup): string {
-  if (!present) return "NO FILE";
-  if (mac === null) return "?";
-  return mac ? "valid" : "ALTERED";
+  if (mac === false) return "ALTERED";
+  if (!present) return "INCOMPLETE";
+  return mac === null ? "?" : "valid";
 }

@@ -20,7 +20,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "Copies the newest backup to a temporary directory ($TMPDIR), makes the checks of restore, opens the copy as a hub does, reads every client, and removes the copy. The store, its service and the keyring stay unchanged. The copy is encrypted.",
-      "With --identity, the backup's bundle is opened with the recovery key, which doctor asks for twice a year. Without it, the drill takes the passphrase from the keyring, and can run unattended; it proves nothing about the bundle and the recovery key.",
+      "With --identity, opens the backup's bundle with the recovery key; doctor warns if this was not tested for half a year. Without a bundle's key, takes the passphrase that is kept for the store, and can run unattended, but proves nothing about the bundle and the recovery key.",
     ],
     examples: [
       "hivemind-sqlcipher drill",

@@ -58,8 +58,9 @@ async function findClients(
 }
 
 /**
- * Converts the text to the type that the column stores: SQLite matches neither "true" with 1 nor a
- * text with a number.
+ * Converts the text to the type of the column, because SQLite does not match "true" with 1.
+ *
+ * @throws {@link StoreError} usage - if an id or a boolean is expected
  */
 function parseSearchValue(column: string, text: string): string | number | boolean {
   if (/^(is_|can_)/.test(column)) {

@@ -14,7 +14,7 @@ export function addCommand(program: Command): void {
     .command("status [target]")
     .description("Show the store, its service, backups and schedule")
     .option("--all", "Show every store that has backups in the target")
-    .option("--max-age <age>", "Report backups older than this, with --all (default: 8d)")
+    .option("--max-age <age>", "Report stores whose newest backup is older (default: 8d)")
     .addOption(
       new Option("--format <text|prometheus>", "Print text or metrics (default: text)").choices([
         "text",
@@ -24,8 +24,8 @@ export function addCommand(program: Command): void {
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "Changes nothing. Exits with 0 whatever the state of the store and the settings, and with 2 only if the options are invalid. doctor exits with 1 if it finds a problem.",
-      "With --all, prints a line for each store that has backups in the target, which is a directory or rclone:REMOTE:PATH (default: backup.to setting). Exits with 1 if the newest backup of a store is too old or incomplete, if a manifest cannot be read, or if there is no backup; with --quiet, prints only these. Manifests are read, but not authenticated: verify --all does that.",
+      "Changes neither the store nor the settings. Without --all, exits with 0 whatever the state of the store and the settings, or with 2 if the options are invalid. doctor exits with 1 if it finds a problem.",
+      "With --all, prints a line for each store that has backups in the target, which is a directory or rclone:REMOTE:PATH (default: backup.to setting). Exits with 1 if the newest backup of a store is too old, incomplete or dated in the future, if a manifest cannot be read, or if there is no backup. With --quiet, prints only the stores and manifests with such a problem. Manifests are read, but not authenticated: verify --all does that.",
     ],
     examples: [
       "hivemind-sqlcipher status",
@@ -53,7 +53,7 @@ function assertOptionsFit(
   target: string | undefined,
   { format, all, maxAge }: StatusCommandOptions,
 ): void {
-  const hint = "Give only the option that applies.";
+  const hint = "Leave one of them out.";
   if (format === "prometheus" && output.json) {
     throw new StoreError("usage", "--format prometheus and --json exclude each other", { hint });
   }
@@ -133,7 +133,7 @@ function statusLines(status: StoreStatus, { output }: Context): string[] {
     ...(pending
       ? [
           warning(
-            `interrupted    ${pending.operation}, since ${pending.startedAt}; the next command recovers it`,
+            `unfinished     ${pending.operation}, since ${pending.startedAt}: it is running, or the next command recovers it`,
           ),
         ]
       : []),

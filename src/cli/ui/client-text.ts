@@ -29,14 +29,14 @@ function* listFields(client: Client, secrets: boolean): Generator<[string, strin
   }
 }
 
-/** Returns the client's message kinds beyond ordinary messages. */
+/** Returns which of escalate, propagate and broadcast the client may do, as text. */
 export function formatAbilities(client: Client): string {
   const may = [
     client.can_escalate && "escalate",
     client.can_propagate && "propagate",
     client.can_broadcast && "broadcast",
   ].filter(Boolean);
-  return may.length > 0 ? may.join(", ") : "no escalate, propagate or broadcast";
+  return may.length > 0 ? may.join(", ") : "ordinary messages only";
 }
 
 export function formatLastSeen(client: Client): string {
