@@ -211,8 +211,7 @@ async function workForHub({ backup }: Settings, { kind }: PassphraseSource): Pro
   const isRootsWork = process.geteuid?.() === 0 && backup?.service === "systemd";
   if (!isRootsWork || backup.unit === undefined || kind === "keyring" || hubAccount()) return;
   const { findSystemUnitAccount } = await import("../hub/account.js");
-  const name = backup.unit.includes(".") ? backup.unit : `${backup.unit}.service`;
-  workFor(await findSystemUnitAccount(name));
+  workFor(await findSystemUnitAccount(backup.unit));
 }
 
 async function missingSettingsHint(storePath: string): Promise<string> {

@@ -13,7 +13,7 @@ import { type Account, run } from "../process/run.js";
 import { type HubUnit, isRootName, readEnvironment } from "../service/hub-units.js";
 import { queryLimitMs, show, type UnitName } from "../service/systemctl.js";
 
-/** Returns the account of the hub that this process works for. */
+/** Returns the account of the hub that root works for, or else this process's own environment. */
 export function currentAccount(): Account {
   return hubAccount() ?? { environment: process.env };
 }
@@ -30,20 +30,33 @@ export async function findSystemUnitAccount(name: string): Promise<HubAccount> {
   return { ...ids, environment: await readEnvironment({ manager: "systemd", name }) };
 }
 
-/** Returns the account in which a unit runs; with a user only if root asks about a system unit. */
+/**
+ * Returns the account in which a unit runs. Contains a user only for a system unit, and only if
+ * this process is root.
+ *
+ * @throws {@link StoreError} as `findSystemUnitAccount`
+ */
 export async function findUnitAccount(unit: UnitName): Promise<Account> {
   if (unit.manager === "systemd" && process.geteuid?.() === 0)
     return findSystemUnitAccount(unit.name);
   return { environment: await readEnvironment(unit) };
 }
 
-/** Returns the same for a hub unit, without a query. The unit may be a template. */
+/**
+ * Returns the account of a unit whose properties are known. Unlike `findUnitAccount`, accepts a
+ * template, which systemd cannot be asked about.
+ *
+ * @throws {@link StoreError} refused - if its user does not exist
+ */
 export async function findHubUnitAccount({ name, user, environment }: HubUnit): Promise<Account> {
-  const isOthers = user !== undefined && process.geteuid?.() === 0;
-  return isOthers ? { ...(await findUser(user, name)), environment } : { environment };
+  const isOtherUser = user !== undefined && process.geteuid?.() === 0;
+  return isOtherUser ? { ...(await findUser(user, name)), environment } : { environment };
 }
 
-/** @param subject - the unit or path that belongs to the user, for the error */
+/**
+ * @param user - the name or the number of the user
+ * @param subject - the unit or path that belongs to the user, for the error
+ */
 async function findUser(user: string, subject: string): Promise<{ uid: number; gid: number }> {
   const { stdout } = await run("getent", ["passwd", user], { timeoutMs: queryLimitMs });
   const [uid, gid] = stdout.split(":").slice(2, 4).map(Number);
@@ -53,14 +66,14 @@ async function findUser(user: string, subject: string): Promise<{ uid: number; g
   });
 }
 
-/** The variables that Python needs to find its packages. Root's others are not passed on. */
+/** The variables that Python needs to find its packages. Another user gets no others of root. */
 const passedOn = /^(?:PATH|HOME|LANG|LC_\w+|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON\w*|XDG_\w+)$/;
 
 /**
  * Returns the account in which an interpreter must run. If root would run an interpreter that
- * another user can change, or packages of another user, returns the account of that user.
+ * another user can change, or packages of another user, returns the account of the other user.
  *
- * @throws {@link StoreError} refused - if that user does not exist
+ * @throws {@link StoreError} refused - if the other user does not exist
  */
 export async function resolvePythonAccount(python: string, hub: Account): Promise<Account> {
   if (process.geteuid?.() !== 0 || (hub.uid ?? 0) !== 0) return hub;
@@ -95,7 +108,7 @@ const longestChain = 40;
 
 /**
  * Returns the first owner other than root of a path, its directories and the links in it; undefined
- * if root owns all of them.
+ * if root owns all of them, or if the path does not exist.
  */
 async function findOtherOwner(path: string, links = longestChain): Promise<number | undefined> {
   const names = resolve(path).split("/").slice(1);
@@ -113,7 +126,7 @@ async function findOtherOwner(path: string, links = longestChain): Promise<numbe
   return undefined;
 }
 
-/** Time limit of creating or removing a directory. */
+/** The time limit of a program that inspects, creates or removes a directory. */
 const directoryLimitMs = 60_000;
 
 /** Creates a temporary directory as the user of a hub. */

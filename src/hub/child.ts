@@ -12,14 +12,14 @@ import type { Environment } from "../config/paths.js";
 const forwardedSignals = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"] as const;
 
 /**
- * The last commands of the preparing shell.
+ * The end of each shell script that starts the hub.
  *
- * `exec` gives the hub the shell's process id. The kernel kills the hub when this process ends; the
- * comparison of `$PPID` covers an end before `--pdeathsig` was set. No core dump is written,
- * because it would contain the passphrase.
+ * `exec` gives the hub the shell's process id. `--pdeathsig` makes the kernel kill the hub when
+ * this process ends. If this process ended before that was set, `$PPID` differs, and the hub is not
+ * started. No core dump is written, because it would contain the passphrase.
  *
- * `$1` is the id of this process and `$confine` has options of `setpriv`. The hub's command
- * follows.
+ * The script must set `$confine` to options of `setpriv`, or to nothing. Its arguments are the id
+ * of this process and the hub's command.
  */
 export const supervisionScript = `
 ulimit -c 0
@@ -27,7 +27,7 @@ exec setpriv --pdeathsig KILL $confine -- /bin/sh -c '[ "$PPID" = "$0" ] && exec
 `;
 
 /**
- * Runs the hub without a passphrase, until it ends.
+ * Runs the hub with the `server.json` on the disk, until the hub ends.
  *
  * @returns the hub's exit code, or 128 + n if signal n ended it
  */
@@ -64,7 +64,7 @@ export async function waitForExit(hub: ChildProcess): Promise<number> {
 }
 
 /**
- * Returns whether the terminal has already sent the signal to the hub: Ctrl-C and Ctrl-\ reach
+ * Returns whether the terminal has sent the signal to the hub as well: Ctrl-C and Ctrl-\ reach
  * every process of the terminal's foreground group.
  */
 function isSentByTerminal(signal: NodeJS.Signals): boolean {

@@ -1,9 +1,10 @@
-/** Finds the unit that already starts the hub, and the path of a drop-in for it. */
+/** Finds the unit that already starts the hub, its command, and the path of its drop-in. */
 import { dirname, join } from "node:path";
 import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import type { Service } from "../service/service.js";
 import {
+  fullUnitName,
   managers,
   redirectToFile,
   show,
@@ -20,14 +21,15 @@ import { startsByRun } from "./password-delivery.js";
 import { serverJsonPath } from "./server-json.js";
 
 /**
- * Finds the unit that starts the hub of this user's `server.json`.
+ * Finds the unit with a name, or the unit that starts the hub of the present `server.json`. Ignores
+ * stopped units if another unit is active.
  *
  * @param name - the unit's name, with or without `.service`
  * @throws {@link StoreError} notFound - if there is no such unit
- * @throws {@link StoreError} refused - if several units start a hub
+ * @throws {@link StoreError} refused - if several units start the hub
  */
 export async function findHubUnit(name?: string): Promise<UnitName> {
-  if (name !== undefined) return findNamedUnit(name.includes(".") ? name : `${name}.service`);
+  if (name !== undefined) return findNamedUnit(fullUnitName(name));
   const units = (await findHubUnits(serverJsonPath())).filter(({ isTemplate }) => !isTemplate);
   const active = units.filter(({ isActive }) => isActive);
   const [unit, ...others] = active.length > 0 ? active : units;
@@ -49,12 +51,12 @@ async function findNamedUnit(name: string): Promise<UnitName> {
     if (unit?.LoadState === "loaded") return { manager, name };
   }
   throw new StoreError("notFound", `there is no unit ${name}`, {
-    hint: "List the units: systemctl --user list-units --type=service, and without --user.",
+    hint: "List the units: systemctl --user list-unit-files --type=service, and without --user.",
   });
 }
 
 /**
- * Returns the unit's command for the hub, without a preceding `run` of this program. In its
+ * Returns the hub's part of the unit's command: without a `run` of this program before it. In the
  * arguments `$` begins a variable, as in the unit.
  *
  * @throws {@link StoreError} notFound - if the unit has no command
@@ -85,16 +87,19 @@ export async function dropInPath({ manager, name }: UnitName): Promise<string> {
   return join(directory, `${name}.d`, "hivemind-sqlcipher.conf");
 }
 
-/** Returns the command line that disables core dumps of a unit; undefined without a unit. */
+/**
+ * Returns the command line that disables core dumps of a unit and restarts the unit; undefined if
+ * the service is not a unit.
+ */
 export async function noCoreDumpsCommand({ kind, name }: Service): Promise<string | undefined> {
   if ((kind !== "systemd-user" && kind !== "systemd") || name === null) return undefined;
-  const unit = { manager: kind, name: name.includes(".") ? name : `${name}.service` };
+  const unit = { manager: kind, name: fullUnitName(name) };
   const path = join(dirname(await dropInPath(unit)), "core-dumps.conf");
   const { install, restart } = installCommands(unit, path, "printf '[Service]\\nLimitCORE=0\\n'");
   return [...install, restart].join(" && ");
 }
 
-/** Returns the command lines that install the drop-in, and the one that restarts the unit. */
+/** Returns the command lines that install the drop-in, and the command line of the restart. */
 export async function dropInCommands(
   unit: UnitName,
 ): Promise<{ readonly install: string[]; readonly restart: string }> {
@@ -103,7 +108,10 @@ export async function dropInCommands(
   return installCommands(unit, await dropInPath(unit), print);
 }
 
-/** Only root may write the files of a system unit, but `print` needs the settings of this user. */
+/**
+ * @param print - the command that prints the drop-in; it runs as this user, because it reads this
+ *   user's settings, while only root may write the files of a system unit
+ */
 function installCommands({ manager, name }: UnitName, path: string, print: string) {
   const sudo = manager === "systemd" ? sudoPrefix() : "";
   return {

@@ -1,6 +1,6 @@
 /**
- * Finds the processes and systemd units of hubs with a given `server.json`, whatever the units'
- * names. Omits hubs with another `server.json` on the same machine.
+ * Finds the processes and systemd units of hubs. The units may have any name. Distinguishes several
+ * hubs on a machine by their `server.json`.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import type { Environment } from "../config/paths.js";
@@ -13,6 +13,7 @@ import {
 } from "../service/hub-units.js";
 import { findUnitOf } from "../service/origin.js";
 import { systemctlLine, type UnitName } from "../service/systemctl.js";
+import { shellQuote } from "../text/escape.js";
 import { serverJsonPath } from "./server-json.js";
 
 /** A process that runs `hivemind-core listen`. */
@@ -24,10 +25,11 @@ export interface RunningHub {
 }
 
 /**
- * Returns the running hubs by their command lines, which all users can read. A hub with an
- * unreadable environment may use this `server.json`, so it is included.
+ * Returns the running hubs with this `server.json`. Includes a hub with an unreadable environment,
+ * because it may use this `server.json`.
  *
- * Open files do not suffice, because a hub with a JSON database does not keep its file open.
+ * Recognises a hub by its command line, which all users can read, and not by its open files: a hub
+ * with a JSON database does not keep its file open.
  */
 export async function findHubProcesses(serverJson: string): Promise<RunningHub[]> {
   const hubs = await findAllHubProcesses();
@@ -50,8 +52,8 @@ export async function findAllHubProcesses(): Promise<RunningHub[]> {
 }
 
 /**
- * Returns the units that start a hub with this `server.json`, including templates. A unit with an
- * unreadable environment file may use this `server.json` too.
+ * Returns the units that start a hub with this `server.json`, including templates. Includes a unit
+ * with an unreadable environment file, because it may use this `server.json`.
  */
 export async function findHubUnits(serverJson: string): Promise<HubUnit[]> {
   const units = await findAllHubUnits();
@@ -61,9 +63,11 @@ export async function findHubUnits(serverJson: string): Promise<HubUnit[]> {
   );
 }
 
-/** Returns the command to stop the hub, for a hint. */
+/** Returns the command line that stops the hub, for a hint. */
 export function formatStopCommand({ pid, unit }: RunningHub): string {
-  return unit === undefined ? `kill ${pid}` : systemctlLine(unit.manager, `stop ${unit.name}`);
+  return unit === undefined
+    ? `kill ${pid}`
+    : systemctlLine(unit.manager, `stop ${shellQuote(unit.name)}`);
 }
 
 /**
@@ -77,7 +81,9 @@ function readProc(pid: number, name: string): string {
   }
 }
 
-/** Returns whether a program with this environment may use a `server.json`. */
+/**
+ * Returns whether a hub with this environment may use a `server.json`; true if it is unreadable.
+ */
 export function mayUseServerJson(serverJson: string, environment: Environment): boolean {
   if (!environment.XDG_CONFIG_HOME && !environment.HOME) return true;
   return realPathIfExists(serverJsonPath(environment)) === realPathIfExists(serverJson);

@@ -2,8 +2,9 @@
  * Finds the hub's Python interpreter and tests its packages.
  *
  * Version numbers are not enough. Several released SQLite plugins accept a `password` and ignore
- * it; a plugin that uses it depends on its `sqlcipher3`. So the interpreter opens a new store with
- * a password in a temporary directory, through a `server.json` as the hub does.
+ * it, and a plugin that uses the password fails if `sqlcipher3` is missing or broken. So the test
+ * lets the interpreter create a store with a password in a temporary directory, with the hub's own
+ * code.
  */
 import { access, constants, open } from "node:fs/promises";
 import { basename, delimiter, dirname, isAbsolute, join, resolve } from "node:path";
@@ -24,8 +25,8 @@ import {
 import { sqliteModule } from "./server-json.js";
 
 /**
- * The interpreter, and the options in the first line of its script; or an engine that runs the
- * interpreter in a container.
+ * The command line of the hub's interpreter: its path, and the options in the first line of the
+ * hub's script; or a container engine, with arguments that run the interpreter in the container.
  */
 export type HubPython = readonly [program: string, ...options: string[]];
 
@@ -42,15 +43,18 @@ export const packagesSchema = z.object({
   /** Installed versions; null if the package is missing. */
   pluginManager: z.nullable(z.string()),
   sqlitePlugin: z.nullable(z.string()),
-  /** `AbstractDB.SCHEMA_VERSION`; null in releases without it, which read schema 0. */
+  /**
+   * `AbstractDB.SCHEMA_VERSION`; null in releases without it, which read schema 0, and if the
+   * package cannot be imported.
+   */
   schemaVersion: z.nullable(z.int()),
   /** The schema of a store that the SQLite plugin has opened; null if that is unknown. */
   writtenSchema: z._default(z.nullable(z.int()), null),
-  /** `PRAGMA cipher_version` of the hub's `sqlcipher3`; null without it. */
+  /** `PRAGMA cipher_version` of the hub's `sqlcipher3`; null if it is missing or broken. */
   cipherVersion: z.nullable(z.string()),
   /** Whether the hub encrypts a store when it has a password. */
   takesPassword: z.boolean(),
-  /** The Python error of the test. */
+  /** The Python error of the test; null if it succeeded. */
   problem: z.nullable(z.string()),
   /** Python's `sys.path`. */
   paths: z.optional(z.array(z.string())),
@@ -58,14 +62,15 @@ export const packagesSchema = z.object({
 
 export type HubPackages = z.infer<typeof packagesSchema>;
 
-/** Importing the packages takes half a second on a PC and several seconds on a small board. */
+/** The import of the packages takes half a second on a PC and several seconds on a small board. */
 const probeLimitMs = 60_000;
 
 /**
- * Finds the hub's Python: `hubPython` if given; else the interpreter of the `hivemind-core` script
- * (or the Python) in `args`, a command or a unit's `ExecStart`; else of `hivemind-core` on PATH.
+ * Finds the hub's Python: `hubPython` if given, otherwise the Python in `args`, or the interpreter
+ * of the `hivemind-core` script in `args`.
  *
- * @returns undefined if there is no such script, or if it is not a Python script
+ * @param args - the hub's command line or a unit's `ExecStart=`; default: the script on PATH
+ * @returns undefined if `args` name no hub, or a script that is missing or not a Python script
  * @throws {@link StoreError} usage - if `hubPython` cannot be executed
  */
 export async function findHubPython({
@@ -92,10 +97,10 @@ export async function findHubPython({
 
 /**
  * Returns the argument that determines the hub's Python: an interpreter before the hub's script, or
- * the script. A `--hub-python` of `run` takes precedence.
+ * the script. An option `--hub-python` of `run` takes precedence.
  *
  * Also searches the words of a shell command, which is a single argument. If the command activates
- * a virtual environment, the script is there and not on PATH.
+ * a virtual environment, a script without a path is in that environment.
  */
 function findHubProgram(args: readonly string[]): string | undefined {
   const named = args.indexOf("--hub-python");
@@ -113,15 +118,18 @@ function findHubProgram(args: readonly string[]): string | undefined {
   if (last !== undefined && isPython(last)) return last;
   const activated = before.findLast((word) => word.endsWith("/bin/activate"));
   const script = words[hub] ?? "";
-  const isOnPath = activated !== undefined && !script.includes("/");
-  return isOnPath ? join(dirname(activated), script) : script;
+  const isInEnvironment = activated !== undefined && !script.includes("/");
+  return isInEnvironment ? join(dirname(activated), script) : script;
 }
 
 export function isPython(program: string): boolean {
   return /^python[\d.]*$/.test(basename(program));
 }
 
-/** Returns the absolute path of an executable program. Looks up a name without slash on PATH. */
+/**
+ * Returns the absolute path of a program; undefined if it is missing or not executable. Searches
+ * PATH for a name without a slash.
+ */
 export async function findProgram(
   program: string,
   environment: Environment = hubEnvironment(),
@@ -177,6 +185,7 @@ async function readFirstCharacters(path: string): Promise<string> {
  * write no file of the user.
  *
  * @throws {@link StoreError} failed - if the interpreter fails
+ * @throws {@link StoreError} what `resolvePythonAccount` throws
  */
 export async function probePackages(
   python: HubPython,
@@ -186,14 +195,18 @@ export async function probePackages(
 }
 
 /**
- * Returns the SQLCipher format that the hub reads: the major version of its SQLCipher, because the
- * hub never requests another format; 4 if the version is unknown.
+ * Returns the SQLCipher format that the hub reads: the default of its SQLCipher version, because
+ * the hub never selects another format; 4 if the version is unknown.
  */
 export function cipherFormat({ cipherVersion }: HubPackages): CipherCompatibility {
   return cipherVersion?.startsWith("3.") ? 3 : 4;
 }
 
-/** Returns whether the hub rewrites a `server.json` without `network_protocol`. */
+/**
+ * Tests whether the hub rewrites a `server.json` without `network_protocol`.
+ *
+ * @throws {@link StoreError} failed - if the interpreter fails
+ */
 export async function completesServerJson(
   python: HubPython,
   hub: Account = currentAccount(),
@@ -202,8 +215,9 @@ export async function completesServerJson(
 }
 
 /**
- * Tests whether the hub could start with a database: its plugin is installed and its class loads.
+ * Tests whether the plugin of a database is installed and its class loads.
  *
+ * @param module - `database.module` of `server.json`
  * @returns Python's error, or null on success
  * @throws {@link StoreError} failed - if the interpreter fails
  */
@@ -223,8 +237,9 @@ const servedSchema = z.object({ active: z.int(), found: z.boolean() });
  *
  * @param database - the object `database` of `server.json`, with the password; it reaches Python
  *   through a pipe
- * @param apiKey - the key of a client for the hub to find; undefined if there is none
+ * @param apiKey - the key of a client that the hub must find; undefined if there is none
  * @param home - the hub's `$XDG_DATA_HOME`
+ * @returns the number of clients that are not revoked, and whether the hub finds `apiKey`
  * @throws {@link StoreError} failed - if the interpreter fails or the database does not open
  */
 export async function probeClients(
@@ -239,7 +254,7 @@ export async function probeClients(
 }
 
 /**
- * Tests whether the hub could open a database on a server.
+ * Tests whether the hub can connect to a database on a server.
  *
  * @param database - as for `probeClients`
  * @returns Python's error, or null on success
@@ -261,7 +276,7 @@ async function runProbe(
   input = "",
 ): Promise<unknown> {
   const [program, ...options] = python;
-  // A container engine is a program of the system, and isolates the interpreter.
+  // A container engine is a program of the system, and its interpreter stays in the container.
   const hub = isInContainer(python)
     ? { environment: process.env }
     : await resolvePythonAccount(program, account);
@@ -269,7 +284,9 @@ async function runProbe(
   let outcome: Outcome;
   try {
     outcome = await run(program, [...options, "-c", prelude + script, home], {
-      ...{ timeoutMs: probeLimitMs, input, account: hub },
+      timeoutMs: probeLimitMs,
+      input,
+      account: hub,
     });
   } finally {
     await removeDirectoryAs(hub, home);
@@ -292,12 +309,14 @@ async function runProbe(
 function describeFailure({ code, failure }: Outcome): string {
   if (failure === "timeout") return `no reply within ${probeLimitMs / 1000} seconds`;
   if (code === 0) return "its output is not JSON";
-  return failure === "missing" ? "no such file or directory" : `it failed with ${code ?? failure}`;
+  return failure === "missing"
+    ? "no such file or directory"
+    : `it failed with ${code === null ? failure : `exit code ${code}`}`;
 }
 
 /**
  * Precedes every script. Only the result goes to standard output; the packages' logs go to standard
- * error. Ends with `os._exit`, because some packages leave threads behind.
+ * error. `answer` ends the process with `os._exit`, because some packages leave threads behind.
  */
 const prelude = `
 import sys

@@ -1,7 +1,8 @@
-/** Checks that directories for the plaintext passphrase are in memory and private. */
+/** Checks that a directory for the plaintext passphrase is in memory and private. */
 import { stat, statfs } from "node:fs/promises";
 import { dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
+import { shellQuote } from "../text/escape.js";
 
 /** statfs(2) types of file systems in memory: tmpfs and ramfs. */
 const memoryTypes = [0x01021994, 0x858458f6];
@@ -10,14 +11,17 @@ const memoryTypes = [0x01021994, 0x858458f6];
  * Checks that a directory is in memory and private to this user.
  *
  * @throws {@link StoreError} refused - if it is not
- * @throws {@link StoreError} io - if it cannot be accessed
+ * @throws {@link StoreError} io - if it does not exist or cannot be accessed
  */
 export async function assertPrivateMemory(directory: string): Promise<void> {
   try {
     const { mode, uid } = await stat(directory);
-    if (uid !== process.geteuid?.() || (mode & 0o077) !== 0) {
+    const isOwned = uid === process.geteuid?.();
+    if (!isOwned || (mode & 0o077) !== 0) {
       throw new StoreError("refused", `${directory} is not private to this user`, {
-        hint: `Run chmod 700 ${directory} as its owner, because it will contain the passphrase.`,
+        hint: isOwned
+          ? `Remove the access of other users: chmod 700 ${shellQuote(directory)}`
+          : "Name a directory of this user, because it will contain the passphrase.",
       });
     }
     if (process.platform !== "linux" || (await isInMemory(directory))) return;
@@ -25,13 +29,13 @@ export async function assertPrivateMemory(directory: string): Promise<void> {
     throw systemError(error, `cannot access ${directory}`);
   }
   throw new StoreError("refused", `${directory} is on a disk, not in memory`, {
-    hint: "Name a directory on a tmpfs: the passphrase will be there in plain text.",
+    hint: "Name a directory on a tmpfs, because it will contain the passphrase in plain text.",
   });
 }
 
 /**
- * Returns whether a path is on a file system in memory. For a path that does not exist, the nearest
- * existing directory above it decides: a tmpfs is empty after a reboot.
+ * Returns whether a path is on a file system in memory. Tests the nearest existing directory if the
+ * path does not exist, as after a reboot, when a tmpfs is empty.
  *
  * @throws the system's error - if the path cannot be accessed
  */

@@ -14,12 +14,12 @@ import { StoreError } from "../errors.js";
 import { readAll, supervisionScript, waitForExit } from "./child.js";
 
 /**
- * Runs inside the namespace, with the right to mount. The file arrives on descriptor 3; descriptor
- * 4 reports an error or "ready".
+ * Runs inside the namespace, with the right to mount. Reads the contents of the file from
+ * descriptor 3, and writes an error or "ready" to descriptor 4.
  *
- * The memory is mounted on a directory that is unmounted after the file is bound over the real
- * file: the bind mount keeps the memory alive. The file's size is compared, because a hub that
- * reads a truncated file uses its defaults.
+ * Mounts memory on a directory, writes the file there, binds the file over the real file, and
+ * unmounts the directory: the bind mount keeps the memory alive. Compares the file's size, because
+ * a hub that reads a truncated file uses its defaults.
  */
 const setUpScript = `
 file=$1 size=$2 stage=$3 confine=$4
@@ -44,14 +44,15 @@ const asUser = {
   confine: "--bounding-set=-all --inh-caps=-all --ambient-caps=-all",
 };
 
-/** For a user with the right to mount: no user namespace is needed, and the hub keeps its user. */
+/** For a user with the right to mount: needs no user namespace, and the hub keeps all rights. */
 const asRoot = { unshare: ["--mount"], confine: "" };
 
-/** Bit 21 of a process's capabilities, CAP_SYS_ADMIN: the right to mount. */
+/** The bit of CAP_SYS_ADMIN, the right to mount, in a process's capabilities. */
 const capSysAdmin = 1n << 21n;
 
 /**
- * Starts `command` with the given contents at `file`. `exitCode` resolves when the hub has ended.
+ * Starts the hub's `command` with the given contents at `file`. `exitCode` resolves when the hub
+ * has ended.
  *
  * @throws {@link StoreError} refused - if the system does not allow such a namespace
  */
@@ -87,7 +88,8 @@ export async function startInNamespace({
   );
   const exitCode = waitForExit(hub);
   const [input, report] = [hub.stdio[3], hub.stdio[4]];
-  if (!(input instanceof Writable) || !(report instanceof Readable)) throw new Error("two pipes");
+  if (!(input instanceof Writable) || !(report instanceof Readable))
+    throw new Error("descriptors 3 and 4 are no pipes");
   // After an early failure the shell does not read its input. The report has the reason.
   input.on("error", () => undefined).end(bytes);
   const output = await readAll(report);
@@ -120,6 +122,6 @@ async function findStageDirectory(file: string): Promise<string> {
   }
   throw new StoreError(
     "refused",
-    "cannot mount memory on /dev/shm, /tmp or /mnt: no such directory",
+    `cannot mount memory on /dev/shm, /tmp or /mnt: they do not exist, or contain ${file}`,
   );
 }

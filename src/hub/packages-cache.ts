@@ -26,7 +26,7 @@ const format = "hivemind-sqlcipher hub packages";
 
 const recordSchema = z.object({
   format: z.literal(format),
-  /** Since version 2 with `writtenSchema`. */
+  /** Version 1 had no `writtenSchema`. */
   version: z.literal(2),
   /** Python's `sys.path`, the directories of the packages. */
   paths: z.array(z.string()),
@@ -34,14 +34,15 @@ const recordSchema = z.object({
   packages: packagesSchema,
 });
 
-/** Metadata directories of the relevant packages, with versions in their names. */
+/** Metadata directories of the packages that the hub needs, with versions in their names. */
 const packageMetadata = /^(?:hivemind|sqlcipher3|ovos|json_database).*\.(?:dist-info|egg-info)$/i;
 
 /**
  * Returns the result of `probePackages`, cached if the interpreter and the packages are unchanged.
- * Caches only a success, so repaired packages are tested again.
+ * Caches only a success, so packages that were repaired are tested again. Caches nothing for a
+ * container or for another user's hub.
  *
- * @param options.remember - false to write nothing
+ * @param options.remember - false to read the cache, but not to write it
  * @throws {@link StoreError} failed - if the interpreter fails
  */
 export async function probePackagesCached(
@@ -53,7 +54,7 @@ export async function probePackagesCached(
   if (isInContainer(python)) return probePackages(python, account);
   const hub = await resolvePythonAccount(python[0], account);
   const { environment } = hub;
-  const path = recordPath(python, environment);
+  const path = recordPathOf(python, environment);
   const known = await readRecord(path);
   if (known && known.fingerprint === (await fingerprint(python, known.paths, environment))) {
     return known.packages;
@@ -75,8 +76,8 @@ export async function probePackagesCached(
 }
 
 /**
- * Tests the packages in a container. Returns undefined after a notice if that fails, for example
- * because the image has no shell.
+ * Tests the packages in a container. If the test fails, for example because the image has no
+ * shell, prints a notice and returns undefined.
  */
 export async function probeContainerPackages(
   python: HubPython,
@@ -105,7 +106,7 @@ function isOtherUser({ uid }: Account): boolean {
   return uid !== undefined && uid !== process.geteuid?.();
 }
 
-function recordPath(python: HubPython, environment: Environment): string {
+function recordPathOf(python: HubPython, environment: Environment): string {
   const name = sha256Hex(JSON.stringify(python)).slice(0, 16);
   return join(stateHome(environment), "hivemind-sqlcipher", `hub-packages-${name}.json`);
 }
@@ -118,7 +119,7 @@ async function readRecord(path: string): Promise<z.infer<typeof recordSchema> | 
   }
 }
 
-/** Writes the cache. Ignores an unwritable state directory, as in a hardened unit. */
+/** Writes the cache. Ignores a failure: the state directory is unwritable in a hardened unit. */
 async function writeRecord(path: string, record: z.infer<typeof recordSchema>): Promise<void> {
   try {
     await makeDirectory(dirname(path));
@@ -128,7 +129,10 @@ async function writeRecord(path: string, record: z.infer<typeof recordSchema>): 
   }
 }
 
-/** Returns a digest of the interpreter and of the packages' directories and versions. */
+/**
+ * Returns a digest of the interpreter, of the directories and versions of the packages, and of the
+ * variables that determine the directories.
+ */
 async function fingerprint(
   [program]: HubPython,
   paths: readonly string[],

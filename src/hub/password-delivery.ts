@@ -1,4 +1,7 @@
-/** Determines how the hub receives the store's passphrase, before the passphrase changes. */
+/**
+ * Determines how the hub receives the store's passphrase. A change of the passphrase needs this
+ * first, because the hub must receive the new one.
+ */
 import { join } from "node:path";
 import { hubContainer, hubEnvironment } from "../config/hub-account.js";
 import type { Environment } from "../config/paths.js";
@@ -7,6 +10,8 @@ import { lstatIfExists } from "../fs/read.js";
 import type { ResolvedService } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
 import { type Container, inspectContainer, isEngine } from "../service/engine.js";
+import { systemctlLine } from "../service/systemctl.js";
+import { shellQuote } from "../text/escape.js";
 import { type ContainerHub, toHost } from "./container-hub.js";
 import { type NamedStore, namedStore, readServerJson, serverJsonPath } from "./server-json.js";
 import type { ServerJsonCopy } from "./server-json-copy.js";
@@ -17,8 +22,9 @@ export type HubChoice = "auto" | "none";
 
 export type PasswordDelivery =
   /**
-   * `run` reads the passphrase when the service starts. With `copy`, `run --prepare` has written a
-   * file for a container: the copy has to change with the passphrase.
+   * `run` reads the passphrase whenever the service starts. For a container, `copy` is the file
+   * that `run --prepare` has written, if it exists: the file must change together with the
+   * passphrase.
    */
   | { readonly how: "run"; readonly copy?: ServerJsonCopy }
   /** The hub reads the passphrase from `server.json`, where it is in plain text. */
@@ -26,12 +32,14 @@ export type PasswordDelivery =
   | { readonly how: "none" };
 
 /**
- * Determines how the hub receives its passphrase now. Reads the `server.json` that the unit's hub
- * reads, which `Environment=` may move.
+ * Determines how the hub receives its passphrase now. Reads the `server.json` of the service's hub;
+ * `Environment=` in its unit determines the path.
  *
- * @returns `none` if no hub is known here, or if the hub opens the store without a passphrase
+ * @returns `none` if `run` does not start the hub, and its `server.json` is missing, names another
+ *   store or contains no password
  * @throws {@link StoreError} refused - if `server.json` cannot be parsed
- * @throws {@link StoreError} service - if the service manager does not respond
+ * @throws {@link StoreError} io - if `server.json` cannot be read
+ * @throws {@link StoreError} service - if the service manager or the engine does not respond
  */
 export async function findPasswordDelivery(
   known: ResolvedService,
@@ -66,8 +74,8 @@ async function deliveryByCopy({ copy: path, serverJson }: ContainerHub): Promise
 export type HubFile = Awaited<ReturnType<typeof findServerJson>>;
 
 /**
- * Returns the `server.json` of a hub; if this process finds none there, the `server.json` of its
- * own environment.
+ * Returns the `server.json` of a service's hub. If it does not exist or cannot be found, returns
+ * the `server.json` of the hub that this process works for.
  */
 export async function findServerJson({
   environment,
@@ -96,7 +104,7 @@ export async function findServerJson({
 /**
  * Returns the store in a hub's `server.json`, as a path of this machine.
  *
- * @throws {@link StoreError} - what `readServerJson` and `namedStore` throw
+ * @throws {@link StoreError} what `readServerJson` and `namedStore` throw
  */
 export async function storeOf({ path, environment, container }: HubFile): Promise<NamedStore> {
   const file = await readServerJson(path);
@@ -108,8 +116,9 @@ export async function storeOf({ path, environment, container }: HubFile): Promis
 /**
  * Determines how the hub will receive a passphrase that changes or is needed for the first time.
  *
- * @throws {@link StoreError} refused - if the hub would not receive it
- * @throws {@link StoreError} service - if the service manager does not respond
+ * @returns `none` only if `hub` is `none`
+ * @throws {@link StoreError} refused - if the delivery cannot be determined
+ * @throws {@link StoreError} service - if the service manager or the engine does not respond
  */
 export async function resolvePasswordDelivery(
   known: ResolvedService,
@@ -118,8 +127,7 @@ export async function resolvePasswordDelivery(
   const delivery = await findPasswordDelivery(known, hub);
   if (delivery.how !== "none" || hub === "none") return delivery;
   const { service } = known;
-  const name = service.name ?? "the hub";
-  const refusal = `cannot determine how ${name} would get the new passphrase`;
+  const refusal = `cannot determine how ${service.name ?? "the hub"} would get the new passphrase`;
   if (isEngine(service.kind)) {
     const container = await inspectContainer(service.kind, service.name ?? "");
     throw new StoreError("refused", refusal, {
@@ -127,39 +135,48 @@ export async function resolvePasswordDelivery(
     });
   }
   throw new StoreError("refused", refusal, {
-    hint:
-      "Set ExecStart=hivemind-sqlcipher run -- hivemind-core listen in its unit, then run systemctl daemon-reload.\n" +
-      "Or add --hub none if no hub uses this store, or if you will update its passphrase manually.",
+    hint: `${startHint(service)}\n${withoutHubHint}`,
   });
+}
+
+const withoutHubHint =
+  "Or add --hub none if no hub uses this store, or if you will update its passphrase manually.";
+
+function startHint({ kind, name }: ResolvedService["service"]): string {
+  if ((kind !== "systemd" && kind !== "systemd-user") || name === null) {
+    return "Let the service start the hub through run: hivemind-sqlcipher run -- hivemind-core listen";
+  }
+  const sealed = kind === "systemd" ? " --credential-file FILE" : "";
+  return `Let ${name} start the hub through run: add the drop-in that hivemind-sqlcipher run --print-unit dropin --unit ${shellQuote(name)}${sealed} prints, then run ${systemctlLine(kind, "daemon-reload")}`;
 }
 
 function secretsHint(container: Container | undefined): string[] {
   if (container === undefined || container.secrets.length === 0) return [];
   const { engine, name, secrets } = container;
   return [
-    `If it is from a secret of ${engine} (${name} has ${secrets.join(", ")}): a secret does not change with the passphrase, and lies on the disk unencrypted. Remove it afterwards: ${engine} secret rm NAME`,
+    `If the hub gets its passphrase from a secret of ${engine} (${name} has ${secrets.join(", ")}): a secret does not change with the passphrase, and is on the disk unencrypted. Remove the secret after the next steps: ${engine} secret rm NAME`,
   ];
 }
 
-/** Returns how a container's hub gets its password, for the operator to set up. */
+/** Returns the steps by which a user lets a container's hub read its password from a copy. */
 function mountCopyHint(container: string): string {
   return [
-    `Write a copy of server.json into memory: hivemind-sqlcipher run --prepare ${copyPath()} --container ${container}`,
-    "Create the container again with this copy mounted over the hub's server.json: hivemind-sqlcipher run --print-unit compose (or quadlet) prints the lines.",
-    "Or add --hub none if no hub uses this store, or if you will update its passphrase manually.",
+    `Write a copy of server.json into memory: hivemind-sqlcipher run --prepare ${shellQuote(copyPath())} --container ${shellQuote(container)}`,
+    `Create the container again with this copy mounted over the hub's server.json. This prints the lines (or with quadlet): hivemind-sqlcipher run --print-unit compose --container ${shellQuote(container)}`,
+    withoutHubHint,
   ].join("\n");
 }
 
-/** Returns where the copy of a container's `server.json` lies by default. */
+/** Returns the default path of the copy of a container's `server.json`. */
 export function copyPath(environment: Environment = process.env): string {
   return join(environment.XDG_RUNTIME_DIR || "/run", "hivemind-sqlcipher", "server.json");
 }
 
 /**
- * Returns the file with the password to replace: `server.json`, or a copy of it in memory. Prints a
- * notice about a password on the disk.
+ * Returns the file in which a changed passphrase replaces the hub's password: `server.json`, or its
+ * copy in memory; undefined if there is none. Prints a notice about a password on the disk.
  */
-export function passwordToReplace(
+export function findPasswordFile(
   delivery: PasswordDelivery,
   reporter: Pick<Reporter, "notice">,
 ): (ServerJsonCopy & { remove: false }) | undefined {

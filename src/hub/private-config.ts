@@ -1,10 +1,10 @@
 /**
  * Runs the hub with a private configuration directory, on systems without mount namespaces.
  *
- * The directory is in `$XDG_RUNTIME_DIR`, which is in memory and private. It contains a
- * `server.json` and links to all other files of the real directory. Its path never changes, because
- * files of the hub may record it. Files created in it are lost with it, so the hub's identity must
- * exist before.
+ * The directory is in `$XDG_RUNTIME_DIR`, which must be in memory and private. It contains a
+ * `server.json` and links to all other files of the real directory. Its path is the same at each
+ * start, because files of the hub may record it. A file that the hub creates in the directory is
+ * removed together with it, so the hub's identity must exist before the start.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { readdir, readFile, rm, stat, symlink } from "node:fs/promises";
@@ -15,15 +15,15 @@ import { createFile, makeDirectory } from "../fs/atomic.js";
 import { readStartTime, supervisionScript, waitForExit } from "./child.js";
 import { assertPrivateMemory } from "./memory.js";
 
-/** Records the directory's owner: the id and start time of its process. */
+/** The file that records the process that uses the directory: its id and start time. */
 const ownerFile = "config.owner";
 
 /**
  * Runs `command` until it ends, with XDG_CONFIG_HOME set to a private directory whose `server.json`
- * has the given contents. Then removes the directory. The next start removes the directory of a
- * killed process.
+ * has the given contents. Then removes the directory. If this process is killed, the next start
+ * removes the directory.
  *
- * @returns the hub's exit code
+ * @returns the hub's exit code, or 128 + n if signal n ended it
  * @throws {@link StoreError} refused - if there is no directory in memory, or the hub has no
  *   identity yet
  * @throws {@link StoreError} inUse - if another hub of this user runs this way
@@ -73,7 +73,7 @@ async function assertIdentity(real: string): Promise<void> {
   const identity = join(real, "hivemind", "_identity.json");
   if (await exists(identity)) return;
   throw new StoreError("refused", `the hub has no identity yet at ${identity}`, {
-    hint: "Start the hub once without run, which creates its identity, then stop it: hivemind-core listen",
+    hint: "Let the hub create its identity: start hivemind-core listen once without run, then stop it.",
   });
 }
 
@@ -90,7 +90,7 @@ async function runtimeDirectory(environment: Environment): Promise<string> {
   return directory;
 }
 
-/** Claims the directory and removes the files of an ended process. */
+/** Claims the directory for this process. Removes what a killed process has left there. */
 async function claimDirectory(directory: string): Promise<void> {
   const path = join(directory, ownerFile);
   const owner = await readFile(path, "utf8").catch((error: unknown) => {

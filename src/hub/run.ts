@@ -41,28 +41,29 @@ import {
 import { giveTo, makeCopyDirectory } from "./server-json-copy.js";
 import { withPassword } from "./server-json-edit.js";
 
-/** Installs the first SQLite plugin that uses its `password`. */
-const upgradePlugin = "pip install --pre --upgrade 'hivemind-sqlite-database[cipher]>=0.3.0a3'";
+/** Installs an SQLite plugin that uses its `password`, and a `sqlcipher3` for format 4. */
+const upgradePlugin =
+  "pip install --pre --upgrade 'hivemind-sqlite-database>=0.3.0a3' 'sqlcipher3>=0.6.2'";
 
 export interface HubCommand {
   /** The hub's command and its arguments, as typed. */
   readonly command: readonly string[];
-  /** Default: the hub's path for this environment. */
+  /** The path of `server.json`. Default: determined by `environment`. */
   readonly serverJson?: string | undefined;
   /** The hub's Python, if the command does not show it. */
   readonly hubPython?: string | undefined;
-  /** The hub's environment, passed on unchanged. */
+  /** The hub's environment. Default: of this process. */
   readonly environment?: Environment | undefined;
-  /** Receives a notice about an impossible check. */
+  /** Receives a notice about a check that is impossible, or about ignored blacklists. */
   readonly onNotice?: ((text: string) => void) | undefined;
 }
 
 /** A hub on the encrypted store. */
 export interface StoreHub extends HubCommand {
-  /** The store of the passphrase. */
+  /** The store that the passphrase opens. */
   readonly storePath: string;
   readonly passphrase: string;
-  /** The store's format, if known: the hub's `sqlcipher3` must have the same. */
+  /** The store's format, if known: the hub's `sqlcipher3` must read it. */
   readonly cipherCompatibility?: CipherCompatibility | undefined;
 }
 
@@ -92,9 +93,11 @@ export type PrepareOptions = (HubOptions | PlaintextHub) & {
  * @param options - with `privateConfig`, the hub gets a private configuration directory, for
  *   systems without mount namespaces
  * @returns the hub's exit code, or 128 + n if signal n ended it
- * @throws {@link StoreError} refused - if the hub would not open this store, or not with this
+ * @throws {@link StoreError} refused - if the hub would not open this store, or cannot receive the
  *   passphrase
  * @throws {@link StoreError} notFound - if the command does not exist
+ * @throws {@link StoreError} failed - if the hub's Python fails
+ * @throws {@link StoreError} inUse - if another hub of this user has a private configuration
  */
 export async function runHub(options: HubOptions & { privateConfig?: boolean }): Promise<number> {
   const {
@@ -123,7 +126,12 @@ export async function prepareServerJson(options: HubOptions, target: string): Pr
   await replaceFile(target, withSecret(await assertHubStarts(options), options));
 }
 
-/** Writes a copy of `server.json` as `prepareServerJson` does, for the hub of a container. */
+/**
+ * Writes a copy of `server.json` as `prepareServerJson` does, for the hub of a container. The copy
+ * of a `PlaintextHub` has no password.
+ *
+ * @throws {@link StoreError} as `prepareServerJson`
+ */
 export async function prepareCopy(options: PrepareOptions, target: string): Promise<void> {
   const { owner } = options;
   await makeCopyDirectory(dirname(target));
@@ -140,8 +148,8 @@ function withSecret(serverJson: ServerJson, options: HubOptions): string {
 }
 
 /**
- * Checks everything that would make the hub fail, use another store, or write plain text. Returns
- * its `server.json`.
+ * Checks whatever would make the hub fail, use another store, or write plain text. Returns the
+ * hub's `server.json`.
  */
 async function assertHubStarts(options: HubOptions): Promise<ServerJson> {
   const { command, hubPython, environment = process.env, onNotice = () => undefined } = options;
@@ -182,8 +190,8 @@ async function assertHubStarts(options: HubOptions): Promise<ServerJson> {
 }
 
 /**
- * Checks the hub of a container as far as possible: the path of its store if the container exists,
- * and its packages if the hub runs. Returns its `server.json`.
+ * Checks the hub of a container as far as possible: its store (only the file's name if the
+ * container does not exist), and its packages if the hub runs. Returns the hub's `server.json`.
  */
 async function assertContainerHubStarts(options: PrepareOptions): Promise<ServerJson> {
   const { container: hub, onNotice = () => undefined } = options;
@@ -198,10 +206,10 @@ async function assertContainerHubStarts(options: PrepareOptions): Promise<Server
   if ("redisPassword" in options) assertRedisModule(serverJson);
   else {
     const { storePath } = options;
-    const locate = (named: string) =>
-      hub === undefined && basename(named) === basename(storePath)
-        ? storePath
-        : hub && toHost(hub.container, named);
+    const locate = (named: string) => {
+      if (hub !== undefined) return toHost(hub.container, named);
+      return basename(named) === basename(storePath) ? storePath : named;
+    };
     const home = hub?.dataHome ?? dataHome();
     await assertSameStore(serverJson, storePath, { XDG_DATA_HOME: home }, locate);
   }
@@ -274,6 +282,7 @@ async function assertSameStore(
   locate?: (path: string) => string | undefined,
 ): Promise<void> {
   const { path } = serverJson;
+  const isInContainer = locate !== undefined;
   const { module, storePath: named } = await namedStore(serverJson, environment, locate);
   if (module !== sqliteModule) {
     throw new StoreError(
@@ -285,10 +294,16 @@ async function assertSameStore(
   if (named !== (await realPath(storePath))) {
     throw new StoreError(
       "refused",
-      `${path} names the store ${named ?? (locate ? "on no volume" : "in memory")}, but the passphrase is for ${storePath}`,
+      `${path} names ${named === undefined ? describeNoFile(isInContainer) : `the store ${named}`}, but the passphrase is for ${storePath}`,
       { hint: "Name the hub's store with --db, or correct name and subfolder in server.json." },
     );
   }
+}
+
+function describeNoFile(isInContainer: boolean): string {
+  return isInContainer
+    ? "a store on no volume of the container"
+    : "a store in memory or without an absolute path";
 }
 
 function assertRedisModule(serverJson: ServerJson): void {

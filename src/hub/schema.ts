@@ -1,7 +1,8 @@
 /**
- * Determines whether the hub supports the newest schema. An older hub would ignore every blacklist
- * in a store with that schema.
+ * Determines whether the hub supports the newest schema, and enforces the blacklists in a store. A
+ * hub that supports only an older schema ignores every blacklist in a store with the newest.
  */
+import { isAbsolute } from "node:path";
 import { blacklistKeys, type Client, isRevoked } from "../client/client.js";
 import { StoreError } from "../errors.js";
 import type { ResolvedService } from "../operation/service.js";
@@ -13,18 +14,20 @@ import { findServicePython, readServiceHub } from "./service-hub.js";
 export interface HubSchema {
   /** The version of hivemind-plugin-manager; null if it is not installed. */
   readonly pluginManager: string | null;
+  /** The newest schema that the hub supports; 0 if it is unknown. */
   readonly schemaVersion: number;
   /** Why the hub must not get a store of the newest schema; undefined if the hub supports it. */
   readonly objection: string | undefined;
 }
 
 /**
- * Returns the schema that the hub of the service supports, or the hub on PATH.
+ * Returns the schema that the hub of a service supports.
  *
- * @param hubPython - the hub's Python, if known
- * @returns undefined if there is no hub
+ * @param hubPython - the hub's Python, if the user named it
+ * @returns undefined if the hub's Python is not found
  * @throws {@link StoreError} usage - if `hubPython` cannot be executed
  * @throws {@link StoreError} failed - if the interpreter fails
+ * @throws {@link StoreError} what `readServiceHub` throws
  */
 export async function probeHubSchema(
   service: ResolvedService,
@@ -43,9 +46,10 @@ export async function probeHubSchema(
 }
 
 /**
- * Returns why the hub enforces no blacklist in an SQLite store; undefined if it does. The plugin
- * that encrypts can be installed with the plugin manager of HiveMind 4. It then moves the
- * blacklists of a store into `metadata`, where HiveMind 4 does not read them.
+ * Returns why the hub enforces no blacklist in an SQLite store; undefined if it does, or if that is
+ * unknown. The SQLite plugin of HiveMind 5, which encrypts, can be installed with the plugin
+ * manager of HiveMind 4. The plugin then moves the blacklists of a store into `metadata`, where
+ * HiveMind 4 does not read them.
  */
 export function blacklistProblem({
   pluginManager,
@@ -58,8 +62,9 @@ export function blacklistProblem({
 }
 
 /**
- * Checks that a hub that gets an SQLite store would enforce the blacklists of these clients.
+ * Checks that the hub would enforce the blacklists of these clients in an SQLite store.
  *
+ * @param python - the interpreter's path, or another name for messages
  * @throws {@link StoreError} refused - if it would not
  */
 export async function assertBlacklistsKept(
@@ -78,15 +83,21 @@ export async function assertBlacklistsKept(
   );
 }
 
-/** Returns the first client with an entry on any blacklist, unless it is revoked. */
+/** Returns the first client that is not revoked and has an entry on any blacklist. */
 export async function findBlacklisted(clients: AsyncIterable<Client>): Promise<Client | undefined> {
   for await (const client of clients) if (!isRevoked(client) && hasBlacklist(client)) return client;
   return undefined;
 }
 
-/** Returns the command line that upgrades the hub to the release that the plugin belongs to. */
+/**
+ * Returns how to upgrade the hub to HiveMind 5: a command line for an interpreter of this machine,
+ * or the change of the image for a container.
+ */
 export function upgradeLine(python: string): string {
-  return `${shellQuote(python)} -m pip install --pre --upgrade hivemind-core hivemind-plugin-manager hivemind-sqlite-database`;
+  const install =
+    "pip install --pre --upgrade hivemind-core hivemind-plugin-manager hivemind-sqlite-database";
+  if (isAbsolute(python)) return `${shellQuote(python)} -m ${install}`;
+  return `build the container's image with ${install}, then create the container again`;
 }
 
 /** Returns whether a client has an entry on any blacklist. */

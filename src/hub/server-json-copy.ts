@@ -1,4 +1,4 @@
-/** Copies of `server.json` with the password, in memory, for hubs that `run` does not start. */
+/** Copies of `server.json` in memory, for the password of a hub that `run` does not start. */
 import { chmod, chown, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { systemError } from "../errors.js";
@@ -7,10 +7,10 @@ import { lstatIfExists } from "../fs/read.js";
 import { assertPrivateMemory, isInMemory } from "./memory.js";
 import { readServerJson } from "./server-json.js";
 
-/** A copy of `server.json` in memory, mounted by a container. */
+/** A copy of `server.json` in memory, which a container mounts over the hub's own file. */
 export interface ServerJsonCopy {
   readonly path: string;
-  /** The hub's own file and the copy's owner, to write the copy again after a reboot. */
+  /** The hub's own file, and the owner of the copy: the copy is lost at a reboot. */
   readonly original?:
     | { readonly path: string; readonly uid: number; readonly gid: number }
     | undefined;
@@ -19,14 +19,15 @@ export interface ServerJsonCopy {
 /**
  * Creates the directory of a copy with mode 0700, if it is missing and in memory.
  *
- * @throws {@link StoreError} refused - if the directory is not in memory or not private
+ * @throws {@link StoreError} refused - if the directory exists, and is not in memory or not private
+ * @throws {@link StoreError} io - if the directory is missing and would not be in memory
  */
 export async function makeCopyDirectory(directory: string): Promise<void> {
   if (await isInMemory(directory).catch(() => false)) await makeDirectory(directory);
   await assertPrivateMemory(directory);
 }
 
-/** Creates a copy again after a reboot, without its password. */
+/** Creates a copy that was lost at a reboot, without its password. */
 export async function restoreLostCopy({ path, original }: ServerJsonCopy): Promise<void> {
   if (original === undefined || (await lstatIfExists(path))) return;
   const { text } = await readServerJson(original.path);
@@ -35,7 +36,7 @@ export async function restoreLostCopy({ path, original }: ServerJsonCopy): Promi
   await giveTo(path, original);
 }
 
-/** Writes a copy of `server.json` with its text, owner and mode. */
+/** Writes a copy of `server.json` with the same text, owner and mode. */
 export async function copyUnchanged(serverJson: string, path: string): Promise<void> {
   const { text, file } = await readServerJson(serverJson);
   await makeCopyDirectory(dirname(path));
@@ -45,7 +46,7 @@ export async function copyUnchanged(serverJson: string, path: string): Promise<v
   await chmod(path, mode & 0o777);
 }
 
-/** Gives a copy to the user as whom the hub runs. */
+/** Changes the owner of a copy, so that the hub can read it. */
 export async function giveTo(
   path: string,
   { uid, gid }: { uid: number; gid: number },

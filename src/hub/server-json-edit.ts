@@ -1,4 +1,4 @@
-/** Edits `server.json` and leaves the rest of the file unchanged, byte for byte. */
+/** Edits values in `server.json`. Leaves the rest of the file unchanged, byte for byte. */
 import { type Node, parseTree } from "jsonc-parser";
 import {
   formatJson,
@@ -23,14 +23,17 @@ export function withPassword(file: ServerJson, password: string, module = sqlite
   return setAt(file, ["database", module, "password"], password).text;
 }
 
-/** Writes the password into the file, for a hub not started through `run`. Keeps owner and mode. */
+/**
+ * Writes the SQLite plugin's password into the file, for a hub that is not started through `run`.
+ * Keeps the file's owner and mode.
+ */
 export async function setPassword(path: string, password: string): Promise<void> {
   const file = await readServerJson(path);
   const text = withPassword(file, password);
   if (text !== file.text) await replaceFile(file.file, text);
 }
 
-/** Removes the plaintext password from the file. Returns whether there was a password. */
+/** Removes the SQLite plugin's password from the file. Returns whether there was a password. */
 export async function removePassword(path: string): Promise<boolean> {
   const file = await readServerJson(path);
   const text = removeAt(file, ["database", sqliteModule, "password"]);
@@ -53,16 +56,16 @@ export async function switchModule(
   await replaceFile(file.file, setAt(withSettings, ["database", "module"], module).text);
 }
 
-/** The object `database` before `switchModule`. A value that was absent is null. */
+/** What `switchModule` to the SQLite plugin replaces in `server.json`. An absent value is null. */
 export interface FormerDatabase {
   readonly module: string | null;
-  /** The settings of the SQLite plugin, as JSON. */
+  /** The settings of the SQLite plugin without a password, as JSON. */
   readonly sqlite_block: string | null;
   /** Whether there was an object `database`. */
   readonly had_block: boolean;
 }
 
-/** Returns the object `database` without its password, for `restoreDatabase`. */
+/** Returns what `restoreDatabase` needs. Omits the plugin's password. */
 export function formerDatabase({ settings }: ServerJson): FormerDatabase {
   const database = isJsonObject(settings.database) ? settings.database : undefined;
   const { password: _, ...block } = isJsonObject(database?.[sqliteModule])
@@ -76,7 +79,7 @@ export function formerDatabase({ settings }: ServerJson): FormerDatabase {
   };
 }
 
-/** Undoes a `switchModule` to the SQLite plugin. */
+/** Undoes a `switchModule` to the SQLite plugin. Does not restore a password of the plugin. */
 export async function restoreDatabase(path: string, former: FormerDatabase): Promise<void> {
   const file = await readServerJson(path);
   const text = former.had_block ? withFormer(file, former).text : removeAt(file, ["database"]);
@@ -95,7 +98,9 @@ function withFormer(file: ServerJson, { module, sqlite_block: block }: FormerDat
     : setAt(withBlock, name, module);
 }
 
-/** Sets a value and creates missing parent objects. Leaves the text of an equal value unchanged. */
+/**
+ * Sets a value and creates missing parent objects. Changes nothing if the value is equal already.
+ */
 function setAt(file: ServerJson, keys: readonly string[], value: JsonValue): ServerJson {
   const { path, text } = file;
   const present = valueAt(file.settings, keys);
@@ -143,7 +148,9 @@ function insertMember(text: string, object: Node, member: string): string {
   return `${text.slice(0, at)},${lead}${member}${text.slice(at)}`;
 }
 
-/** Removes a member with its comma, and its line if the line is then empty. */
+/**
+ * Returns the text without a member and its comma, and without its line if nothing else is there.
+ */
 function removeAt({ path, text }: ServerJson, keys: readonly string[]): string {
   let object = parseRoot(text);
   for (const key of keys.slice(0, -1)) {
@@ -167,14 +174,14 @@ function removeAt({ path, text }: ServerJson, keys: readonly string[]): string {
     const comma = blanked.indexOf(",", previous.offset + previous.length);
     before = before.slice(0, comma) + before.slice(comma + 1).replace(/^[ \t]+$/, "");
   }
-  const ownLine = /(?:^|[\r\n])[ \t]*$/.test(before) && /^[ \t]*[\r\n]/.test(after);
-  if (ownLine) {
+  const hasOwnLine = /(?:^|[\r\n])[ \t]*$/.test(before) && /^[ \t]*[\r\n]/.test(after);
+  if (hasOwnLine) {
     return before.replace(/(?<![ \t])[ \t]+$/, "") + after.replace(/^[ \t]*(?:\r\n|\n|\r)/, "");
   }
   return before + (next === undefined ? after : after.replace(/^[ \t]+/, ""));
 }
 
-/** Matches strings, and numbers that only Python reads. */
+/** Matches strings, and the numbers that Python's JSON has in addition. */
 const stringOrNotFinite = /"[^"\\]*(?:\\.[^"\\]*)*"|-?Infinity|NaN/g;
 
 /**
@@ -196,8 +203,8 @@ function assertObject(node: Node, key: string, path: string): Node {
 }
 
 /**
- * Finds a member by its key. Refuses duplicate keys: the hub reads the last member, an editor
- * changes the first.
+ * Finds a member by its key. Refuses duplicate keys: the hub reads the last of the members, and an
+ * edit of the first would have no effect.
  */
 function findMember(
   object: Node,
@@ -207,7 +214,7 @@ function findMember(
   const found = (object.children ?? []).filter((node) => node.children?.[0]?.value === key);
   if (found.length > 1) {
     throw new StoreError("refused", `${path} has "${key}" twice in the same object`, {
-      hint: "Remove the duplicate.",
+      hint: "Remove the first of them: the hub reads the last.",
     });
   }
   const node = found[0];

@@ -32,15 +32,22 @@ export interface ServerJson {
 
 /** The hub's database according to `server.json`. */
 export interface NamedStore {
-  /** `database.module`; undefined if the file leaves it to the hub's defaults. */
+  /** `database.module`; undefined without it: the hub then uses its default. */
   readonly module: string | undefined;
-  /** The store's resolved path, if the module is the SQLite plugin and its settings name a file. */
+  /**
+   * The store's resolved path, if the module is the SQLite plugin and the store is a file that this
+   * machine can see.
+   */
   readonly storePath: string | undefined;
-  /** Whether the file contains a password in plain text. */
+  /** Whether the file contains a password for the SQLite plugin, in plain text. */
   readonly passwordSet: boolean;
 }
 
-/** Returns the path of a hub's `server.json`; without an environment, of the hub in progress. */
+/**
+ * Returns the path of a hub's `server.json` on this machine.
+ *
+ * @param environment - the hub's; default: of the hub that this process works for
+ */
 export function serverJsonPath(environment?: Environment): string {
   const container = environment === undefined ? hubContainer() : undefined;
   const home = configHome(environment ?? hubEnvironment());
@@ -48,7 +55,7 @@ export function serverJsonPath(environment?: Environment): string {
 }
 
 /**
- * Reads and parses `server.json` as the hub does.
+ * Reads and parses `server.json`.
  *
  * @throws {@link StoreError} notFound - if the file does not exist
  * @throws {@link StoreError} io - if it cannot be read
@@ -76,8 +83,9 @@ export async function readServerJson(path: string): Promise<ServerJson> {
 /**
  * Returns the hub's store according to this `server.json`.
  *
- * @param environment - default: of the hub that this process works for
- * @param locate - returns the hub's path as a path of this machine
+ * @param environment - the hub's; default: of the hub that this process works for
+ * @param locate - returns a path of the hub as a path of this machine; undefined if it is on no
+ *   volume
  * @throws {@link StoreError} refused - if no hub can read the object `database`
  */
 export async function namedStore(
@@ -110,7 +118,7 @@ export function databaseIn({ path, settings }: ServerJson): {
   return { module, settings: module === undefined ? {} : blockAt(database, module, path) };
 }
 
-/** Returns the plaintext password of the SQLite plugin or another module in `server.json`. */
+/** Returns the password in `server.json` for a database module; undefined if there is none. */
 export function passwordIn(
   { path, settings }: ServerJson,
   module = sqliteModule,
@@ -130,7 +138,7 @@ function decode(bytes: Buffer, path: string): string {
     throw wrap(parsed, {
       hint: withLine(
         parsed.hint,
-        `Convert it: iconv -f UTF-16 -t UTF-8 ${shellQuote(path)} > ${utf8} && mv ${utf8} ${shellQuote(path)}`,
+        `Convert it: (umask 077; iconv -f UTF-16 -t UTF-8 ${shellQuote(path)} > ${utf8}) && cat ${utf8} > ${shellQuote(path)} && rm ${utf8}`,
       ),
     });
   }
@@ -156,22 +164,23 @@ export function parseServerJson(text: string, path: string): JsonObject {
 
 function notParsed(path: string, why: string, cause?: unknown, text = ""): StoreError {
   const error = new StoreError("refused", `${path} does not parse: ${why}`, {
-    hint: "Correct the file first: the hub would silently use its defaults and another store.",
+    hint: "Correct the file first: the hub would use its defaults, and so another store.",
     cause,
   });
   const kind = text === "" ? undefined : recogniseContent(Buffer.from(text));
   return withFileKind(error, kind, ["server.json", "passphrase"]);
 }
 
-/** Line ends of Python's `splitlines`; the hub looks for comments in these lines. */
+/** The line ends of Python's `splitlines`, with which the hub finds comment lines. */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: Python counts these as line ends.
 const lineEnd = /(\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029])/;
 const comment = /^\s*(?:\/\/|#)/;
 
 /**
- * Replaces each comment line by spaces, so that offsets do not change. Replaces line ends unknown
- * to JSON by LF: the hub skips them between values, but within a string, hubs differ, so the parser
- * must report an error.
+ * Replaces each comment line by spaces, so that offsets do not change. Replaces a line end that is
+ * unknown to JSON by LF. Between values, LF is white space, as the line end is for the hub. In a
+ * string, versions of the hub read the line end differently, and LF makes the parser report an
+ * error.
  */
 export function blankComments(text: string): string {
   return text
@@ -202,9 +211,12 @@ function textAt(parent: JsonObject, key: string, path: string): string | undefin
   return value;
 }
 
-/** Returns the file that the SQLite plugin opens, or undefined for a database in memory. */
+/**
+ * Returns the file that the SQLite plugin opens; undefined for a database in memory or a `db_path`
+ * that is not an absolute path.
+ */
 function storeFile(plugin: JsonObject, path: string, home: string): string | undefined {
-  // Newer plugins accept a whole path, in which SQLite interprets "file:" and ":memory:".
+  // Newer plugins pass `db_path` to SQLite, which also accepts "file:" and ":memory:".
   const given = textAt(plugin, "db_path", path);
   if (given !== undefined) return isAbsolute(given) ? given : undefined;
   const subfolder = textAt(plugin, "subfolder", path) ?? "hivemind-core";
@@ -212,7 +224,7 @@ function storeFile(plugin: JsonObject, path: string, home: string): string | und
   return joinAsPython(joinAsPython(home, subfolder), name);
 }
 
-/** Joins like Python's `os.path.join`: an absolute component discards the components before it. */
+/** Joins like Python's `os.path.join`: an absolute `part` replaces the directory. */
 function joinAsPython(directory: string, part: string): string {
   return isAbsolute(part) ? part : join(directory, part);
 }

@@ -15,23 +15,27 @@ import {
 import { findHubPython, type HubPython } from "./interpreter.js";
 
 /**
- * How a service starts its hub. The environment decides on the hub's `server.json` and its data
- * directory.
+ * How a service starts its hub. Without a container, `environment` determines where the hub's
+ * `server.json` and data directory are.
  */
 export interface ServiceHub extends Account {
-  /** The arguments of its commands, with `ExecStartPre=` and the words of wrapper scripts. */
+  /**
+   * The arguments of `ExecStartPre=` and `ExecStart=`. A wrapper script's path is followed by the
+   * words in the script. Empty unless the service is a unit.
+   */
   readonly args: readonly string[];
   /** The part of `args` from `ExecStart=`. */
   readonly command: readonly string[];
-  /** The container in which the hub runs. */
+  /** The container of the service; for a unit, only while it runs. */
   readonly container?: ContainerHub;
 }
 
 /**
- * Reads a unit's commands and environment. A service that is not a unit has no commands, and is
- * assumed to have the environment of this process.
+ * Reads the commands, account and container of a service. A service without commands of a unit gets
+ * the account of the hub that this process works for.
  *
  * @throws {@link StoreError} service - if the service manager or the engine does not respond
+ * @throws {@link StoreError} refused - if the user in the unit's `User=` does not exist
  */
 export async function readServiceHub({
   service,
@@ -40,7 +44,9 @@ export async function readServiceHub({
   if (isEngine(service.kind)) {
     const container = await inspectContainer(service.kind, service.name ?? choice.unit ?? "");
     return {
-      ...{ args: [], command: [], environment: process.env },
+      args: [],
+      command: [],
+      environment: process.env,
       ...(container && { container: await readContainerHub(container) }),
     };
   }
@@ -60,18 +66,19 @@ export async function readServiceHub({
 }
 
 /**
- * Finds the Python of a service's hub: in its container, if the container runs; with the command
- * and environment of its unit; or of the hub on PATH, if the service has no commands.
+ * Finds the Python of a service's hub. Searches only the container if the service has one.
+ * Otherwise follows the unit's `ExecStart=`, or the `hivemind-core` on PATH if there is none.
  *
- * @param hubPython - the hub's Python, if the operator named it
+ * @param hubPython - the hub's Python, if the user named it; takes precedence
+ * @returns undefined if it is not found, or if the hub in the container does not run
  * @throws {@link StoreError} usage - if `hubPython` cannot be executed
  */
 export function findServicePython(
-  { command, environment, container: hub }: Omit<ServiceHub, "args">,
+  { command, environment, container }: Omit<ServiceHub, "args">,
   hubPython?: string,
 ): Promise<HubPython | undefined> {
-  if (hub !== undefined && hubPython === undefined) {
-    return Promise.resolve(findContainerPython(hub.container));
+  if (container !== undefined && hubPython === undefined) {
+    return Promise.resolve(findContainerPython(container.container));
   }
   const args = command.length > 0 ? command : undefined;
   return findHubPython({ hubPython, args, environment });

@@ -2,8 +2,9 @@
  * Generates systemd units that start the hub with its passphrase, and units that unlock the keyring
  * on a machine without a desktop.
  *
- * The user manager may not mount, so `run` covers `server.json` in a user namespace. The system
- * manager binds the file itself: no process stays next to the hub, and no user namespace is needed.
+ * The user manager must not mount, so `run` creates a user namespace and mounts the copy of
+ * `server.json` there. The system manager mounts the copy itself, so `run` ends before the hub
+ * starts, and no user namespace is needed.
  */
 import {
   escapeSetting,
@@ -26,7 +27,7 @@ export interface UserUnit {
   readonly kind: "user";
   /** The command line of `hivemind-sqlcipher run`, with its options. */
   readonly run: CommandArgs;
-  /** The command line of the hub, as in a unit: `$` begins a variable. */
+  /** The command line of the hub. As in a unit, `$` begins a variable. */
   readonly hub: CommandArgs;
 }
 
@@ -41,7 +42,7 @@ export interface SystemUnit extends Omit<UserUnit, "kind"> {
    * --name=hivemind-sqlcipher - FILE`: the store's passphrase or the password of the Redis server.
    */
   readonly credential: string;
-  /** Whether to start the hub without a passphrase if the unit cannot get one, during setup. */
+  /** Whether the hub starts on its real `server.json` if `run --prepare` fails, as during setup. */
   readonly mayFail?: boolean;
 }
 
@@ -91,7 +92,7 @@ WantedBy=default.target
 }
 
 function renderPreparation({ run, hub, ...unit }: SystemUnit): string {
-  // Units of several hubs have a directory each.
+  // Several hubs on a machine must not share a directory.
   const directory = "hivemind-sqlcipher-%N";
   const prepared = `%t/${directory}/server.json`;
   return `# sealed to this machine by systemd-creds; only this unit's processes can read it
@@ -121,8 +122,8 @@ WantedBy=multi-user.target
 }
 
 /**
- * Exit codes 2 and 17 need a correction by the operator, so a restart does not help. Exit code 13
- * ends when the keyring is unlocked.
+ * After the exit codes 2 (usage) and 17 (refused), a restart fails again until a user corrects the
+ * cause. After 13 (no passphrase), a restart succeeds once the keyring is unlocked.
  */
 const commonSettings = `RestartPreventExitStatus=2 17
 # a core dump would contain the passphrase

@@ -10,9 +10,9 @@ import { sidecars } from "../fs/sidecars.js";
 import { assertHubOpens } from "../hub/assert-opens.js";
 import {
   findPasswordDelivery,
+  findPasswordFile,
   type HubChoice,
   type PasswordDelivery,
-  passwordToReplace,
   resolvePasswordDelivery,
 } from "../hub/password-delivery.js";
 import { probeHubSchema } from "../hub/schema.js";
@@ -253,7 +253,7 @@ async function replaceStore(
     passphrase: backup.passphrase,
     sources: { from: source, to: source },
     keyring: plan.keyring,
-    serverJson: plan.changesPassphrase ? passwordToReplace(delivery, reporter) : undefined,
+    serverJson: plan.changesPassphrase ? findPasswordFile(delivery, reporter) : undefined,
     bundle: plan.bundle,
     service,
     recoveryCommand: options.recoveryCommand,

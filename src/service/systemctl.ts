@@ -88,6 +88,11 @@ export function systemctlLine(manager: Manager, rest: string): string {
   return ["systemctl", ...scopeOf(manager), rest].join(" ");
 }
 
+/** Returns a service unit's name with its ending, as in the name of its drop-in directory. */
+export function fullUnitName(name: string): string {
+  return name.endsWith(".service") ? name : `${name}.service`;
+}
+
 /** Returns the command line that prints the log of a unit. */
 export function journalctlLine({ manager, name }: UnitName): string {
   return ["journalctl", ...scopeOf(manager), "--unit", name].join(" ");

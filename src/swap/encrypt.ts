@@ -5,8 +5,8 @@ import { StoreError } from "../errors.js";
 import { assertHubOpens } from "../hub/assert-opens.js";
 import {
   findPasswordDelivery,
+  findPasswordFile,
   type PasswordDelivery,
-  passwordToReplace,
   resolvePasswordDelivery,
 } from "../hub/password-delivery.js";
 import { getEntry } from "../keys/keyring.js";
@@ -122,7 +122,7 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
     sources: { from: source, to: source },
     keyring,
     // Even a plaintext store can have a password there: some versions of the plugin ignore it.
-    serverJson: isUpgrade ? undefined : passwordToReplace(delivery, reporter),
+    serverJson: isUpgrade ? undefined : findPasswordFile(delivery, reporter),
     bundle,
     service,
     recoveryCommand: options.recoveryCommand,

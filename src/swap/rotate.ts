@@ -18,8 +18,8 @@ import { loadSection, type SettingsSection } from "../config/settings-file.js";
 import { StoreError, systemError, withLine } from "../errors.js";
 import { assertHubOpens } from "../hub/assert-opens.js";
 import {
+  findPasswordFile,
   type PasswordDelivery,
-  passwordToReplace,
   resolvePasswordDelivery,
 } from "../hub/password-delivery.js";
 import { withSealed } from "../keys/reseal.js";
@@ -111,7 +111,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
       sources: { from: source, to: next.source },
       keyring,
       settings: next.settings,
-      serverJson: passwordToReplace(delivery, reporter),
+      serverJson: findPasswordFile(delivery, reporter),
       bundle,
       replacedBundle: { passphrase: old, key: oldKey },
       service,

@@ -143,7 +143,7 @@ describe("what the hub can do", () => {
       kind: "failed",
       message: expect.stringContaining("its output is not JSON"),
     });
-    await expect(probePackages(["/bin/false"])).rejects.toThrow("it failed with 1");
+    await expect(probePackages(["/bin/false"])).rejects.toThrow("it failed with exit code 1");
   });
 });
 
