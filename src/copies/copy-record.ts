@@ -11,13 +11,13 @@ const attemptSchema = z.object({
   contents: contentsSchema,
   /** When the run began, UTC. */
   at: z.iso.datetime(),
-  /** When the newest run began after which the target had everything; null if none did. */
+  /** When the newest run began that tried the target without an error; null if there was none. */
   succeeded_at: z.nullable(z.iso.datetime()),
-  /** Why nothing was tried: the directory was missing, or its disk was not mounted. */
+  /** Why the run skipped the target: a missing directory or unmounted disk; null if it did not. */
   skipped: z.nullable(z.string()),
-  /** The first error; null if there was none. */
+  /** The first error of the run; null if there was none. */
   error: z.nullable(z.string()),
-  /** How long that run took for the target; absent in records of versions before 0.2.0. */
+  /** How long the run took for the target; absent in records of versions before 0.2.0. */
   duration_ms: z._default(z.nullable(z.int()), null),
   /** Bytes of the newest file that a run copied; absent in records of versions before 0.2.0. */
   size: z._default(z.nullable(z.int()), null),
@@ -43,14 +43,17 @@ export interface ConfiguredTarget {
 
 /** A target in the settings and the last copy to it. */
 export interface CopyState extends ConfiguredTarget {
-  /** When a run last tried to copy to it; null if none did. */
+  /** When the last run for the target began, also if it skipped the target; null before any. */
   readonly at: string | null;
+  /** When the newest run began that tried the target without an error; null if there was none. */
   readonly succeededAt: string | null;
+  /** Why the last run skipped the target; null if it did not. */
   readonly skipped: string | null;
+  /** The first error of the last run; null if there was none. */
   readonly error: string | null;
-  /** How long the last run took for it; null if that run did not try, or is not known. */
+  /** How long the last run took for the target; null if it was skipped, or if this is unknown. */
   readonly durationMs: number | null;
-  /** Bytes of the newest backup or bundle that a run copied to it; null if none is known. */
+  /** Bytes of the newest backup or bundle that a run copied there; null if unknown. */
   readonly size: number | null;
 }
 

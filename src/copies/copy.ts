@@ -2,8 +2,8 @@
  * Copies backups and bundles to other disks and remotes.
  *
  * Runs after a backup, when the service runs again. A backup is copied before its manifest, because
- * the manifest is the commit point: a kill at any step leaves no copy that a listing takes for a
- * backup. No failure here changes the backup; each is reported with its target.
+ * the manifest is the commit point: after a kill at any step, no listing takes an incomplete copy
+ * for a backup. A failed copy changes nothing about the backup, and is reported with its target.
  */
 import { basename, dirname } from "node:path";
 import { isFromFuture } from "../backup/clock.js";
@@ -24,7 +24,10 @@ import { DirectoryTarget } from "./directory.js";
 import { assertLocations } from "./plan.js";
 import type { CopyCheck, Target, TargetFiles } from "./target.js";
 
-/** The maximum number of backups that a run copies to a target: the newest, oldest first. */
+/**
+ * The maximum number of backups that a run copies to a target. If the target misses more, only the
+ * newest of them are ever copied.
+ */
 const maxCaughtUp = 50;
 
 export interface CopyOptions {
@@ -37,7 +40,7 @@ export interface CopyOptions {
   readonly bundle: Pick<BundleReport, "path">;
   readonly backupTargets: readonly Target[];
   readonly bundleTargets: readonly Target[];
-  /** Directories named in the settings. They are not created if they are missing. */
+  /** Directories named in the settings. A target among them is not created if it is missing. */
   readonly knownDirectories: readonly string[];
   readonly signal?: AbortSignal | undefined;
   readonly reporter: Reporter;
@@ -54,17 +57,17 @@ export interface Copied {
 export interface CopyReport {
   readonly target: string;
   readonly contents: "backups" | "bundle";
-  /** The files copied by this run, without manifests, in their order. */
+  /** The backups or the bundle copied by this run, in the order of copying. */
   readonly copied: readonly Copied[];
-  /** Why nothing was tried: the directory is missing, or its disk is not mounted. */
+  /** Why the target was skipped: a missing directory or unmounted disk; null if it was not. */
   readonly skipped: string | null;
-  /** How long this run took for the target; null if nothing was tried. */
+  /** How long this run took for the target; null if the target was skipped. */
   readonly durationMs: number | null;
   readonly errors: readonly StoreError[];
 }
 
 /**
- * Copies the backups that each target misses, and the bundle.
+ * Copies to each target the backups that it misses, or the bundle.
  *
  * @throws {@link StoreError} interrupted - if the signal is aborted. Every other error is in the
  *   report of its target.
@@ -72,7 +75,7 @@ export interface CopyReport {
 export async function copyBackups(options: CopyOptions): Promise<CopyReport[]> {
   const { backupTargets, bundleTargets, backup, signal } = options;
   const reports: CopyReport[] = [];
-  // Lists once for all targets: checking the manifests takes a key, which is slow to derive.
+  // List once for all targets: checking the manifests requires a key, which is slow to derive.
   let listed: Promise<Listing> | undefined;
   const list = () => {
     listed ??= listBackups(options);
@@ -112,7 +115,9 @@ async function copyToTarget(
   try {
     const skipped = await findMissingReason(target, options);
     if (skipped !== undefined) {
-      options.reporter.notice(`not copied to ${target.name}, and caught up later: ${skipped}`);
+      options.reporter.notice(
+        `not copied to ${target.name}: ${skipped}; a later backup copies what is missing there`,
+      );
       return { ...head, copied: [], skipped, durationMs: null, errors: [] };
     }
     return { ...head, ...(await copy()), skipped: null, durationMs: elapsed() };
@@ -123,9 +128,9 @@ async function copyToTarget(
 }
 
 /**
- * Returns why a directory is missing, for example because its disk is not mounted. Creates a
- * directory that is named for the first time, and asks on a terminal whether a directory has moved
- * to another disk.
+ * Returns why the directory of a target is missing, for example because its disk is not mounted;
+ * undefined if it is there, or for a remote. Creates a directory that is named for the first time,
+ * and asks on a terminal whether a directory has moved to another disk.
  */
 async function findMissingReason(
   target: Target,
@@ -138,13 +143,16 @@ async function findMissingReason(
     await prepareDirectories([target.path], { storePath, known, reporter });
     return undefined;
   } catch (error) {
-    // There is no terminal, or the answer was no.
+    // There is no terminal to ask on, or the user did not confirm the move.
     if (!missing || !isKind(error, "io", "refused")) throw error;
     return missing.message;
   }
 }
 
-/** Copies the backups that are newer than the newest in the target, and the backup of this run. */
+/**
+ * Copies the missing backups that are newer than the newest backup in the target, and the backup of
+ * this run. So a backup that was pruned from the target is not copied again.
+ */
 async function copyMissing(
   target: Target,
   { folder, backups }: Listing,
@@ -173,8 +181,8 @@ async function copyMissing(
     } catch (error) {
       if (!(error instanceof StoreError) || signal?.aborted) throw error;
       errors.push(error);
-      // If the backup itself can be read, the target fails for every backup. Later backups wait,
-      // because the next run copies only those that are newer than the newest in the target.
+      // If the backup can be read, the target is the cause, so stop. A later backup must not be
+      // copied now: the next run copies only backups that are newer than the newest in the target.
       if (isKind(error, "corrupted", "refused")) continue;
       if (await orAbort(isReadable(backup), signal)) break;
     }
@@ -215,7 +223,8 @@ async function copyBackup(
   const file = nameInTarget(backup);
   const { sha256 } = await readManifest(manifest);
   const manifestFile = manifestPath(file);
-  // A backup with another manifest is of another store. Without a manifest it is incomplete.
+  // A file with a manifest is a complete backup, perhaps of another store. A file without a
+  // manifest was left by an interrupted run.
   const checkedBy = await ensureCopy(target, targetFiles, {
     ...{ file, sha256, mayReplace: !targetFiles.has(manifestFile), signal },
     write: () => writeVerified(target, { path, file, sha256, signal }),
@@ -233,17 +242,17 @@ async function copyBackup(
 interface WantedFile {
   readonly file: string;
   readonly sha256: string;
-  /** Whether to replace a file with other contents, which an interrupted run has left. */
+  /** Whether a file with other contents was left by an interrupted run, and may be replaced. */
   readonly mayReplace: boolean;
   readonly signal: AbortSignal | undefined;
   readonly write: () => Promise<CopyCheck>;
 }
 
 /**
- * Writes a file unless the target has it: an earlier run may have been interrupted before the
- * manifest.
+ * Writes a file unless the target has it already: an earlier run may have been interrupted between
+ * the backup and its manifest.
  *
- * @throws {@link StoreError} refused - if another file has the name
+ * @throws {@link StoreError} refused - if a file with other contents has the name
  */
 async function ensureCopy(
   target: Target,
@@ -253,7 +262,7 @@ async function ensureCopy(
   const size = targetFiles.get(file);
   if (size === undefined) return await write();
   if (size === 0 && !target.mayLeaveIncomplete) {
-    // On a file system without hard links, an empty file reserves the name.
+    // A kill left this empty file, which reserves a name on a file system without hard links.
     await target.remove(file);
     return await write();
   }
@@ -262,13 +271,13 @@ async function ensureCopy(
   const path = target.pathOf(file);
   if (!target.mayLeaveIncomplete || !mayReplace) {
     throw new StoreError("refused", `${path} exists with other contents`, {
-      hint: "If it is not a backup of yours, remove it. Copies of new backups have their store's id in the name, so that those of two hubs differ.",
+      hint: "If another hub made that file, name another directory for the copies of this hub. If it is a damaged copy, move it and its manifest away.",
     });
   }
   return await write().catch((error: unknown) => {
     if (!isKind(error, "io")) throw error;
     throw new StoreError("refused", `${path} is incomplete and cannot be replaced`, {
-      hint: "If the server refuses to overwrite files, remove it there. Other backups are copied.",
+      hint: "If the server does not let rclone overwrite files, remove that file on the server.",
       cause: error,
     });
   });
@@ -290,7 +299,10 @@ async function writeVerified(
   }
 }
 
-/** Copies the bundle and its verification record. An earlier bundle of the key stays. */
+/**
+ * Copies the bundle and its verification record. An earlier bundle of the same key stays under
+ * another name.
+ */
 async function copyBundle(target: Target, options: CopyOptions): Promise<Progress> {
   const { bundle, signal, folder, backupTargets } = options;
   await assertApart([new DirectoryTarget(folder), ...backupTargets], [target]);
@@ -315,7 +327,7 @@ async function assertApart(
   backupTargets: readonly Target[],
   bundleTargets: readonly Target[],
 ): Promise<void> {
-  // An unreachable target is not resolved: the copy fails later with its own error.
+  // The planned location stands for that of an unreachable target: the copy fails later anyway.
   const resolve = (target: Target) => target.location().catch(() => target.planned);
   for (const backups of backupTargets) {
     for (const bundles of bundleTargets) {
@@ -324,7 +336,11 @@ async function assertApart(
   }
 }
 
-/** Writes a file unless the target has it. Moves another file of the name aside. */
+/**
+ * Writes a file unless the target has it already. Renames a file with other contents.
+ *
+ * @returns undefined if the target has the file already
+ */
 async function updateFile(
   target: Target,
   targetFiles: TargetFiles,
@@ -371,12 +387,12 @@ function nameInTarget({ path, storeId }: ListedBackup): string {
 }
 
 /**
- * Returns the name, as on this machine, of the store's newest complete backup in a target; names
- * contain the time. A target may have backups of other hubs under the same names. So a name counts
- * only if it has the store's id, or if this machine has the backup.
+ * Returns the local name of the store's newest complete backup in a target, which contains its
+ * time. A target may have backups of other hubs under the same names. So a name counts only if it
+ * has the store's id, or if this machine has the backup.
  *
- * Names that are later than the newest backup of this machine do not count. A wrong clock or
- * another program made them, and no backup would be caught up until then.
+ * Names with a later time than the newest backup of this machine do not count: a wrong clock or
+ * another program made them. If they counted, no backup would be copied until that time.
  */
 function findNewestCopy(
   targetFiles: TargetFiles,
@@ -398,7 +414,7 @@ function findNewestCopy(
     .at(-1);
 }
 
-/** Returns whether a target has the backup and its manifest, by their names and sizes. */
+/** Returns whether a target has a backup and its manifest with their names and sizes. */
 async function isCopied(targetFiles: TargetFiles, backup: ListedBackup): Promise<boolean> {
   const manifest = await statIfExists(backup.manifest);
   return (

@@ -56,7 +56,7 @@ export class DirectoryTarget implements Target {
     try {
       await copyFile(from, staged, { ...(signal && { signal }) });
       emitStep("copy.staged");
-      // Reading may go on after an interruption: it changes nothing.
+      // After an interruption, the reading may go on in the background: it changes nothing.
       if ((await orAbort(sha256File(staged), signal)) !== sha256) {
         throw new StoreError("corrupted", `${this.path} returns other bytes than were written`, {
           hint: "Its disk is faulty, or another program writes there. Check the disk, then run the backup again.",

@@ -2,8 +2,8 @@
  * Exports a backup to offline media, such as a USB stick: a directory with everything that opens
  * the backup on a machine with only Python, except the bundle and the recovery key.
  *
- * The directory is written under a temporary name and gets its own name when every byte was read
- * back and compared. A kill at any step leaves no directory that looks like an export.
+ * The directory is written under a temporary name, and gets its final name after every byte was
+ * read back and compared. A kill at any step leaves no directory that looks like an export.
  */
 import { mkdir, readFile, rename, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
@@ -26,10 +26,10 @@ import { formatMediaReadme } from "./media-readme.js";
 export interface MediaOptions {
   /** The path of the backup. */
   readonly backup: string;
-  /** The directory on the medium, which must exist. The export becomes a new directory in it. */
+  /** An existing directory on the medium, in which the export creates a new directory. */
   readonly directory: string;
   readonly secret: BackupPassphrase;
-  /** Directories of bundles. The export is kept apart from them. */
+  /** Directories of bundles. The export's directory must not be, contain or be inside one. */
   readonly bundleDirectories: readonly string[];
   /** The label of the medium's file system, checked if it is given. */
   readonly deviceLabel?: string | undefined;
@@ -56,13 +56,13 @@ export interface MediaExport {
   readonly keyId: string;
   /** Bytes of the backup. */
   readonly size: number;
-  /** The number of files that the backup is in. */
+  /** The number of parts; 1 for a backup in one file. */
   readonly parts: number;
   readonly deviceLabel: string | null;
   readonly files: readonly MediaFile[];
 }
 
-/** The maximum for the small files and the file system's blocks. */
+/** An upper limit for the small files, and for space lost to the file system's blocks: 512 KiB. */
 const overheadBytes = 512 * 1024;
 
 /**
@@ -126,7 +126,7 @@ async function assertUsable(options: MediaOptions): Promise<void> {
     const notices = await assertPlacement(directory, bundles).catch((error: unknown) => {
       if (!isKind(error, "refused")) throw error;
       throw wrap(error, {
-        message: `cannot export to ${directory}: ${bundles} has the bundles, and an export stays apart from them`,
+        message: `cannot export to ${directory}: bundles are kept in ${bundles}, and an export must be apart from them`,
         hint: "Name a directory on another medium: --to DIRECTORY",
       });
     });
@@ -159,7 +159,7 @@ async function writeFiles(
   await copyToParts(backup, paths, { partBytes, signal }).catch((error: unknown) => {
     if (!(error instanceof StoreError) || !hasCode(error.cause, "EFBIG")) throw error;
     throw wrap(error, {
-      hint: "The file system of the medium holds no file of this size: FAT less than 4G. Export in smaller parts: --split 2G",
+      hint: "The file is too large for the medium's file system (FAT: 4 GiB or more). Export in smaller parts: --split 2G",
     });
   });
   const { joined, each } = await hashParts(paths);
@@ -221,7 +221,8 @@ async function renameDirectory(staged: string, path: string): Promise<void> {
  * Checks the files under their final name. A driver of the medium may lose the contents of a
  * renamed directory, as fusefat 0.1 does with FAT.
  *
- * @throws {@link StoreError} corrupted - if a file is missing; the directory is removed
+ * @throws {@link StoreError} corrupted - if a file is missing or has another size; the directory is
+ *   removed
  */
 async function assertComplete(path: string, files: readonly MediaFile[]): Promise<void> {
   for (const { name, size } of files) {
@@ -235,12 +236,12 @@ async function assertComplete(path: string, files: readonly MediaFile[]): Promis
 
 function existsError(path: string): StoreError {
   return new StoreError("refused", `file exists: ${path}`, {
-    hint: "The backup is exported already. Check that export with sha256sum -c SHA256SUMS, or remove it.",
+    hint: "The backup is exported already. Check that export: sha256sum -c SHA256SUMS in its directory. To export the backup again, remove that directory first.",
   });
 }
 
 function otherBytesError(path: string): StoreError {
   return new StoreError("corrupted", `${path} returns other bytes than were written`, {
-    hint: "The medium is faulty. Use another one.",
+    hint: "The medium is faulty. Use another medium.",
   });
 }

@@ -1,4 +1,4 @@
-/** Reads the targets of copies, and refuses a bundle next to backups. */
+/** Parses the targets of copies, and refuses targets that would put bundles next to backups. */
 import { assertPlacement } from "../bundle/placement.js";
 import { expandPath, isRemote } from "../config/paths.js";
 import { StoreError } from "../errors.js";

@@ -12,8 +12,8 @@ import { type Outcome, run } from "../process/run.js";
 import { escapeControlCharacters } from "../text/escape.js";
 
 /**
- * Ends rclone soon if the server stalls; a transfer may last as long as it makes progress. Never
- * creates a bucket: with a key that may only read and write, the attempt would fail each copy.
+ * Ends rclone within minutes if the server stalls; a transfer that makes progress has no such
+ * limit. Never creates a bucket: without the right to do so, each copy would fail.
  */
 const flags = [
   ...["--contimeout", "15s", "--timeout", "60s", "--retries", "2", "--low-level-retries", "3"],
@@ -70,7 +70,7 @@ export interface RcloneCall {
   readonly doing: string;
   /** The target or file, as the user writes it. */
   readonly where: string;
-  /** The descriptor of a file that gets the output. */
+  /** The descriptor of the file to write the output to. */
   readonly stdout?: number;
   readonly input?: string;
 }
@@ -116,17 +116,17 @@ function rcloneError({ code, failure, stderr }: Outcome, message: string): Store
   });
 }
 
-/** The time before each of rclone's messages, and the number of the attempt. */
+/** Matches the time before each message of rclone, with the number of the attempt if present. */
 const messageStart =
   /^\d{4}\/\d\d\/\d\d \d\d:\d\d:\d\d (ERROR : Attempt \d+\/\d+ failed with \d+ errors and: )?/;
 
 /**
- * Returns rclone's last message without its time, terminal sequences and request ids. A message of
- * S3 has further lines.
+ * Returns rclone's last message without its time, terminal sequences and request ids. A message
+ * about S3 has several lines.
  */
 function findLastMessage(stderr: string): string {
   const lines = stripVTControlCharacters(stderr).trim().split("\n");
-  // -1, if no line has a time, selects the last line.
+  // If no line has a time, start is -1, and slice returns the last line.
   const start = lines.findLastIndex((line) => messageStart.test(line));
   const text = lines
     .slice(start)

@@ -22,8 +22,9 @@ const featuresSchema = z.object({
 type Features = z.infer<typeof featuresSchema>;
 
 /**
- * A marker that `write` creates after a failed rename. While the server also refuses to remove the
- * marker, later runs upload under the final name: each failed rename would leave a temporary file.
+ * A marker that `write` creates after a failed rename. As long as the server also refuses to remove
+ * the marker, later runs upload under the final name. Otherwise each run would leave a temporary
+ * file that it can neither rename nor remove.
  */
 const refusalMarker = ".renames-are-refused.partial";
 
@@ -39,7 +40,7 @@ export class RemoteTarget implements Target {
   readonly #remote: string;
   readonly #path: string;
   #cachedFeatures: Features | undefined;
-  /** Undefined until the first file is written. */
+  /** Whether `write` uploads under the final name. Undefined before the first `write`. */
   #refusesRename: boolean | undefined;
 
   /**
@@ -91,8 +92,8 @@ export class RemoteTarget implements Target {
    * Uploads under a temporary name, checks the bytes, and lets the server rename the file.
    *
    * Uploads under the final name if the remote is an object store, where an object appears only
-   * when it is complete, or if renames fail. An incomplete backup is then not counted, because its
-   * manifest is uploaded last.
+   * when it is complete, or if renames fail. In the latter case an interruption may leave an
+   * incomplete backup, which does not count, because its manifest is uploaded last.
    */
   async write(
     from: string,
@@ -140,7 +141,8 @@ export class RemoteTarget implements Target {
       emitStep("copy.checked");
       return checkedBy;
     } catch (error) {
-      // After an interruption rclone is not run again, and the next backup replaces the file.
+      // After an interruption rclone is not run again, so this removes nothing. The next backup
+      // removes or replaces the file.
       await this.remove(file).catch(() => undefined);
       throw error;
     }

@@ -1,12 +1,12 @@
 /** Where copies of backups and bundles go: a directory, or a remote of rclone. */
 
-/** How the bytes of a copy were compared with the original's SHA-256. */
+/** Whether the copy was read back for its SHA-256, or the server of the remote returned it. */
 export type CopyCheck = "read_back" | "remote_hash";
 
 /** Names and sizes in bytes of the files in a target. */
 export type TargetFiles = ReadonlyMap<string, number>;
 
-/** Where a target's files are. Two targets with one location hold the same files. */
+/** Where a target's files are. Two targets with the same location have the same files. */
 export interface Location {
   /** The name of a remote; null for a directory of this machine. */
   readonly remote: string | null;
@@ -19,12 +19,12 @@ export interface Target {
   readonly name: string;
 
   /**
-   * Whether an interrupted run may leave an incomplete file under a final name, so that `write`
-   * replaces it.
+   * Whether an interrupted `write` may leave an incomplete file under a final name. If so, `write`
+   * overwrites an existing file; otherwise it refuses.
    */
   readonly mayLeaveIncomplete: boolean;
 
-  /** The location that the target's text names; a remote is not contacted. */
+  /** The location in the target's text. A remote is not contacted, so an alias is not resolved. */
   readonly planned: Location;
 
   /**
@@ -41,29 +41,30 @@ export interface Target {
   /**
    * Returns the files.
    *
-   * @throws {@link StoreError} notFound - if the target does not exist yet
-   * @throws {@link StoreError} io - if it cannot be read
+   * @throws {@link StoreError} notFound - if the directory on a remote does not exist
+   * @throws {@link StoreError} io - if the target cannot be read
    */
   list(): Promise<TargetFiles>;
 
   /**
-   * Copies a file. The final name appears only when the copy is complete and has been checked.
+   * Copies a file. The final name appears only when the copy is complete and has been checked,
+   * unless {@link mayLeaveIncomplete}.
    *
    * @param from - path of the file on this machine
    * @param file - the final name, which must be free, or hold an incomplete file
    * @param sha256 - of the contents, in hex
-   * @param signal - ends the copying. When the promise rejects, nothing is written any more.
+   * @param signal - stops the copying; the promise rejects after the last write
    * @throws {@link StoreError} interrupted - if the signal is aborted
    * @throws {@link StoreError} corrupted - if the target returns other bytes than were written
-   * @throws {@link StoreError} refused - if the name is taken
+   * @throws {@link StoreError} refused - if a directory has a file with the final name
    * @throws {@link StoreError} io - if the target cannot be written or read
    */
   write(from: string, file: string, sha256: string, signal?: AbortSignal): Promise<CopyCheck>;
 
   /**
-   * Compares the bytes of an existing file.
+   * Compares an existing file with a SHA-256.
    *
-   * @returns undefined if they have another SHA-256
+   * @returns undefined if the file has another SHA-256
    * @throws {@link StoreError} io - if the file cannot be read
    */
   check(file: string, sha256: string): Promise<CopyCheck | undefined>;

@@ -2,9 +2,9 @@
  * Shows a remote as a private directory, for the code that lists, verifies and restores backups in
  * directories.
  *
- * The directory has the manifests, and for each backup a file of its size. Only the beginning of a
- * file is downloaded, where it is needed: the first page has the salt, and is enough to derive the
- * key that checks a manifest. Results and errors name the remote, not the directory.
+ * The directory has the manifests, and for each backup an empty (sparse) file of the backup's size.
+ * Only for some backups the beginning is downloaded: the first page has the salt, and is enough to
+ * derive the key that checks a manifest. Results and errors name the remote, not the directory.
  */
 import { mkdtemp, open, readFile, rename, rm, truncate } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -29,13 +29,14 @@ import { abortOnSignal } from "../process/signals.js";
 import type { Reporter } from "../reporter.js";
 import { keyIdOf } from "../store/cipher.js";
 import { saltBytes } from "../store/page-cipher.js";
+import { shellQuote } from "../text/escape.js";
 import { RemoteTarget } from "./remote.js";
 import type { TargetFiles } from "./target.js";
 
 /** Enough for the first page of every page size that SQLite knows. */
 const headBytes = 65_536;
 
-/** The number of backups of a key with which the listing tries to derive it. */
+/** The listing tries to derive a key from at most this number of its backups. */
 const headsPerKey = 2;
 
 /** The maximum number of concurrent downloads, each by a process of rclone. */
@@ -44,31 +45,31 @@ const downloadsAtOnce = 4;
 const spaceHint = "Free some space there, or name another directory: TMPDIR=DIRECTORY";
 
 export interface View {
-  /** The directory. */
+  /** The directory: that of the target, or the private directory that shows a remote. */
   readonly folder: string;
   /** Reads and removes the backups in the directory. */
   readonly files: BackupFiles;
-  /** Replaces the directory's path with the target's, in every text of a value. */
-  readonly named: <Value>(value: Value) => Value;
+  /** Replaces the path of the private directory with the target, in every text of a value. */
+  readonly nameTarget: <Value>(value: Value) => Value;
 }
 
 /**
  * Shows a directory or a remote as a directory of a store's backups.
  *
  * @param target - a directory, or `rclone:REMOTE:PATH`
- * @param heads - which backups get their first page: some of each key, or all
+ * @param heads - for which backups of a remote the first page is downloaded
  * @throws {@link StoreError} notFound, io - if the remote does not exist or cannot be read
  */
 export async function withView<Result>(
   target: string,
-  { storePath, heads }: { storePath: string; heads: "of each key" | "all" },
+  { storePath, heads }: { storePath: string; heads: "two of each key" | "all" },
   use: (view: View) => Promise<Result>,
 ): Promise<Result> {
   if (!isRemote(target)) {
-    return await use({ folder: target, files: localFiles, named: (value) => value });
+    return await use({ folder: target, files: localFiles, nameTarget: (value) => value });
   }
   const remote = new RemoteTarget(target);
-  return await inPrivateDirectory(remote.name, async (folder, named) => {
+  return await inPrivateDirectory(remote.name, async (folder, nameTarget) => {
     const stem = basename(storePath, extname(storePath));
     await remote.downloadSmall(`${stem}.`, ".manifest.json", folder);
     const targetFiles = await remote.list();
@@ -79,34 +80,34 @@ export async function withView<Result>(
       const group = wanted.slice(at, at + downloadsAtOnce);
       await Promise.all(group.map((name) => downloadHead(remote, folder, name, targetFiles)));
     }
-    return await use({ folder, files: remoteFiles(remote, targetFiles), named });
+    return await use({ folder, files: remoteFiles(remote, targetFiles), nameTarget });
   });
 }
 
 /**
- * Shows a directory or a remote as the files of a fleet. Of a remote, all manifests are downloaded
- * first, and a backup only while it is used.
+ * Shows a directory or a remote as the files of a fleet. From a remote, downloads all manifests
+ * first, and each backup only for as long as it is used.
  *
  * @param target - a directory, or `rclone:REMOTE:PATH`
  * @throws {@link StoreError} notFound, io - if the remote does not exist or cannot be read
  */
 export async function withFleet<Result>(
   target: string,
-  use: (files: FleetFiles, named: View["named"]) => Promise<Result>,
+  use: (files: FleetFiles, nameTarget: View["nameTarget"]) => Promise<Result>,
 ): Promise<Result> {
   if (!isRemote(target)) return await use(directoryFiles(target), (value) => value);
   const remote = new RemoteTarget(target);
-  return await inPrivateDirectory(remote.name, async (folder, named) => {
+  return await inPrivateDirectory(remote.name, async (folder, nameTarget) => {
     await remote.downloadSmall("", ".manifest.json", folder);
-    return await use(remoteFleet(remote, folder, await remote.list()), named);
+    return await use(remoteFleet(remote, folder, await remote.list()), nameTarget);
   });
 }
 
 /**
- * Returns the key_ids of the backups on remotes, as their manifests tell. If the manifest of a
- * backup is missing or cannot be read, downloads its salt.
+ * Returns the key_ids of the backups on remotes, from their manifests. If a manifest is missing or
+ * invalid, downloads the salt of the backup.
  *
- * @param except - path of a store: its own backups are left out, because {@link withView} has them
+ * @param except - the path of a store whose backups are left out: {@link withView} shows these
  * @throws {@link StoreError} notFound, io - if a remote does not exist or cannot be read
  */
 export async function readKeyIds(
@@ -167,13 +168,13 @@ function remoteFleet(remote: RemoteTarget, folder: string, targetFiles: TargetFi
 }
 
 /**
- * Runs `use` with a local path of a backup or bundle. Downloads the file of a remote, with its
- * manifest, into a private directory, and joins there a backup that `export --split` wrote in
- * parts. Any other local file keeps its path.
+ * Runs `use` with a local path of a backup or bundle. Downloads a file of a remote and its manifest
+ * into a private directory. Joins a backup that `export --split` wrote in parts, in such a
+ * directory, too. Any other local file keeps its path.
  */
 export async function withLocalFile<Result>(
   path: string,
-  use: (path: string, named: View["named"]) => Promise<Result>,
+  use: (path: string, nameTarget: View["nameTarget"]) => Promise<Result>,
 ): Promise<Result> {
   if (!isRemote(path)) {
     const parts = await findParts(path);
@@ -184,11 +185,11 @@ export async function withLocalFile<Result>(
   const slash = Math.max(path.lastIndexOf("/"), path.lastIndexOf(":"));
   const remote = new RemoteTarget(path.slice(0, slash + 1));
   const name = path.slice(slash + 1);
-  return await inPrivateDirectory(remote.name, async (folder, named) => {
+  return await inPrivateDirectory(remote.name, async (folder, nameTarget) => {
     const targetFiles = await remote.list();
     if (!targetFiles.has(name)) {
       throw new StoreError("notFound", `no such file: ${path}`, {
-        hint: `List the backups with hivemind-sqlcipher backups '${remote.name}'.`,
+        hint: `List the backups: hivemind-sqlcipher backups ${shellQuote(remote.name)}`,
       });
     }
     const local = join(folder, name);
@@ -197,7 +198,7 @@ export async function withLocalFile<Result>(
     if (name.endsWith(".db") && targetFiles.has(manifest)) {
       await remote.download(manifest, join(folder, manifest));
     }
-    return await use(local, named);
+    return await use(local, nameTarget);
   });
 }
 
@@ -205,9 +206,9 @@ export async function withLocalFile<Result>(
 async function withJoinedParts<Result>(
   path: string,
   parts: readonly string[],
-  use: (path: string, named: View["named"]) => Promise<Result>,
+  use: (path: string, nameTarget: View["nameTarget"]) => Promise<Result>,
 ): Promise<Result> {
-  return await inPrivateDirectory(dirname(path), async (folder, named) => {
+  return await inPrivateDirectory(dirname(path), async (folder, nameTarget) => {
     const local = join(folder, basename(path));
     const sizes = await Promise.all(parts.map(async (part) => (await statIfExists(part))?.size));
     const size = sizes.reduce<number>((sum, each = 0) => sum + each, 0);
@@ -215,26 +216,29 @@ async function withJoinedParts<Result>(
     await joinParts(parts, local);
     const manifest = manifestPath(path);
     if (await lstatIfExists(manifest)) await copyFile(manifest, manifestPath(local));
-    return await use(local, named);
+    return await use(local, nameTarget);
   });
 }
 
-/** Returns a reporter that replaces the directory's path with the remote in every text. */
-export function namedReporter(reporter: Reporter, { named }: Pick<View, "named">): Reporter {
+/** Returns a reporter that replaces the private directory's path with the target in every text. */
+export function createTargetReporter(
+  reporter: Reporter,
+  { nameTarget }: Pick<View, "nameTarget">,
+): Reporter {
   return {
-    notice: (text) => reporter.notice(named(text)),
-    detail: (text) => reporter.detail(named(text)),
-    confirm: (question) => reporter.confirm(named(question)),
+    notice: (text) => reporter.notice(nameTarget(text)),
+    detail: (text) => reporter.detail(nameTarget(text)),
+    confirm: (question) => reporter.confirm(nameTarget(question)),
   };
 }
 
 /**
  * Runs `use` with a new directory in `$TMPDIR`, mode 0700, and removes the directory, also after
- * SIGINT, SIGTERM or SIGHUP: these end a download of rclone.
+ * SIGINT, SIGTERM or SIGHUP, which abort `use` and its downloads.
  */
 async function inPrivateDirectory<Result>(
   name: string,
-  use: (folder: string, named: View["named"]) => Promise<Result>,
+  use: (folder: string, nameTarget: View["nameTarget"]) => Promise<Result>,
 ): Promise<Result> {
   let folder: string;
   try {
@@ -242,12 +246,12 @@ async function inPrivateDirectory<Result>(
   } catch (error) {
     throw systemError(error, `cannot create a directory in ${tmpdir()}`);
   }
-  const named: View["named"] = (value) => replacePath(value, folder, name);
+  const nameTarget: View["nameTarget"] = (value) => replacePath(value, folder, name);
   try {
-    return await abortOnSignal(() => use(folder, named));
+    return await abortOnSignal(() => use(folder, nameTarget));
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
-    throw wrap(error, { message: named(error.message), hint: named(error.hint) });
+    throw wrap(error, { message: nameTarget(error.message), hint: nameTarget(error.hint) });
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
@@ -268,8 +272,9 @@ function replacePath<Value>(value: Value, folder: string, name: string): Value {
 }
 
 /**
- * Returns the sorted names of the backups that may belong to the store. The listing counts the
- * others by their manifests, so they get no file in the directory: a remote may have thousands.
+ * Returns the sorted names of the backups that may belong to the store. The backups of other stores
+ * get no file in the directory, because a remote may have thousands: the listing needs only their
+ * manifests.
  */
 async function findOwnBackups(
   folder: string,

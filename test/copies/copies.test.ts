@@ -106,7 +106,7 @@ test("a target that is not mounted is skipped with a notice, and the next run ca
   const { reports, notices } = await local.copy({ to: [usb] });
   expect(reports).toMatchObject([{ copied: [], skipped: `${usb}: no such file or directory` }]);
   expect(notices).toEqual([
-    `not copied to ${usb}, and caught up later: ${usb}: no such file or directory`,
+    `not copied to ${usb}: ${usb}: no such file or directory; a later backup copies what is missing there`,
   ]);
   await expect(readdir(usb)).rejects.toThrow("ENOENT");
   await rename(`${usb}-out`, usb);

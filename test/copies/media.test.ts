@@ -298,7 +298,7 @@ describe("a refused or failed export leaves nothing", () => {
     const inside = join(bundles, "inside");
     await mkdir(inside);
     for (const directory of [bundles, inside, original.machine.folder]) {
-      expect(await refused(directory, 17)).toContain(`${bundles} has the bundles`);
+      expect(await refused(directory, 17)).toContain(`bundles are kept in ${bundles}`);
     }
   });
 

@@ -47,16 +47,16 @@ const remotes = proving ? protocols : (["webdav"] as const);
 const silent = { notice: () => {}, detail: () => {}, confirm: async () => {} };
 
 async function list(target: string): Promise<Listing> {
-  const options = { storePath: original.machine.store, heads: "of each key" } as const;
-  return await withView(target, options, async ({ folder, named }) =>
-    named(await listBackups({ ...original.secret, folder })),
+  const options = { storePath: original.machine.store, heads: "two of each key" } as const;
+  return await withView(target, options, async ({ folder, nameTarget }) =>
+    nameTarget(await listBackups({ ...original.secret, folder })),
   );
 }
 
 async function pruneTarget(target: string, keep: number): Promise<PruneResult> {
   const options = { storePath: original.machine.store, heads: "all" } as const;
-  return await withView(target, options, async ({ folder, files, named }) =>
-    named(
+  return await withView(target, options, async ({ folder, files, nameTarget }) =>
+    nameTarget(
       await prune({
         ...{ ...original.secret, folder, files, keep: { last: keep } },
         ...{ bundles: false, dryRun: false, reporter: silent },

@@ -53,8 +53,8 @@ async function printStores(
   const { withFleet } = await import("../../copies/view.js");
   const { output, storePath } = context;
   const { folder } = resolveListing(context, target, options);
-  const listing = await withFleet(folder, async (files, named) =>
-    named(await listStores(files, storePath)),
+  const listing = await withFleet(folder, async (files, nameTarget) =>
+    nameTarget(await listStores(files, storePath)),
   );
   const rows = listing.stores.map((store) => [
     store.storeId ?? "no id",
@@ -115,8 +115,8 @@ async function printBackups(
   const listed = resolveListing(context, target, options);
   const { unchecked, ...listing } = await withView(
     listed.folder,
-    { storePath, heads: "of each key" },
-    async ({ folder, named }) => named(await listBackups({ ...listed, folder })),
+    { storePath, heads: "two of each key" },
+    async ({ folder, nameTarget }) => nameTarget(await listBackups({ ...listed, folder })),
   );
   if (unchecked) output.warning(`no manifest could be checked: ${unchecked.message}`);
   // On a narrow terminal other columns give way, so that the file names stay complete.

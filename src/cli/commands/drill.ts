@@ -70,8 +70,8 @@ async function drillNewest(
   const { folder: target, bundleFolder } = resolveListing(context, directory, {});
   return await withView(
     target,
-    { storePath, heads: "of each key" },
-    async ({ folder, files, named }) => {
+    { storePath, heads: "two of each key" },
+    async ({ folder, files, nameTarget }) => {
       const newest = await findNewestBackup(folder, storePath);
       if (newest === undefined) {
         throw new StoreError("notFound", `there is no backup of ${storePath} in ${folder}`, {
@@ -85,7 +85,7 @@ async function drillNewest(
         const result = await abortOnSignal((signal) =>
           drill({ backup: newest.path, secret: bundle ?? context, signal }),
         );
-        return { result: named(result), withBundle: bundle !== undefined };
+        return { result: nameTarget(result), withBundle: bundle !== undefined };
       });
     },
   );

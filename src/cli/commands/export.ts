@@ -60,7 +60,7 @@ async function runExport(
   const partBytes = options.split === undefined ? undefined : parseSize(options.split, "--split");
   const chosen = await chooseBackup(context, backup);
   const result = await abortOnSignal((signal) =>
-    withLocalFile(chosen, (local, named) => {
+    withLocalFile(chosen, (local, nameTarget) => {
       const search = { backup: local, directory: settings.backup?.bundle_to };
       return withBundle(options, { search, kept: context }, async (given) => {
         const bundle = given && (await readBundle(given.path, given.opener));
@@ -71,7 +71,7 @@ async function runExport(
           deviceLabel: options.deviceLabel,
           exportedAt: new Date(),
         });
-        return named(exported);
+        return nameTarget(exported);
       });
     }),
   );

@@ -72,7 +72,7 @@ async function runPrune(
 ): Promise<MonitoredResult> {
   const { unknownPassphraseReason, prune } = await import("../../backup/prune.js");
   const { findOtherStores } = await import("../../backup/other-stores.js");
-  const { readKeyIds, namedReporter, withView } = await import("../../copies/view.js");
+  const { readKeyIds, createTargetReporter, withView } = await import("../../copies/view.js");
   const { settings, output, storePath, reporter } = context;
   const keep = settings.keep ?? {};
   const { folder } = resolveListing(context, directory, options);
@@ -105,13 +105,13 @@ async function runPrune(
           ]
         : [],
       dryRun: options.dryRun ?? false,
-      reporter: namedReporter(reporter, view),
+      reporter: createTargetReporter(reporter, view),
       signal,
     });
   };
   const result = await operate(context, (_lock, signal) =>
     withView(folder, { storePath, heads: "all" }, async (view) =>
-      view.named(await pruneView(view, signal)),
+      view.nameTarget(await pruneView(view, signal)),
     ),
   );
   const document = toJson({ prune: result });

@@ -109,7 +109,7 @@ async function runRestore(
   options: RestoreOptions,
 ): Promise<void> {
   const { chooseBackup } = await import("../../restore/verified-backup.js");
-  const { namedReporter, withLocalFile } = await import("../../copies/view.js");
+  const { createTargetReporter, withLocalFile } = await import("../../copies/view.js");
   const { recordRestoreTest } = await import("../../backup/restore-test.js");
   await assertOptionsFit(context, options);
   const choice = resolveBackupChoice(context, file, options);
@@ -117,17 +117,17 @@ async function runRestore(
   const isOnRemote = "file" in choice && isRemote(choice.file);
   const { result, withBundle: isWithBundle } = await withLocalFile(
     isOnRemote ? choice.file : await chooseBackup(choice, context.storePath),
-    async (local, named) => {
+    async (local, nameTarget) => {
       const backup = { file: local };
       const search = { backup: local, directory: context.settings.backup?.bundle_to };
-      const reporter = namedReporter(context.reporter, { named });
+      const reporter = createTargetReporter(context.reporter, { nameTarget });
       return await withBundle<FinishedRestore>(
         options,
         { search, kept: context },
         async (bundle) => {
           const chosen = { backup, bundle, noManifest: !options.manifest };
           const result = await run(withValues(context, { reporter }), options, chosen);
-          return { result: named(result), withBundle: bundle !== undefined };
+          return { result: nameTarget(result), withBundle: bundle !== undefined };
         },
       );
     },

@@ -81,8 +81,8 @@ async function printFleet(
   const { printFleetStatus } = await import("../ui/fleet-status.js");
   const { folder, storePath } = resolveListing(context, target, {});
   const maxAgeSeconds = parseAge(maxAge, "--max-age");
-  const status = await withFleet(folder, async (files, named) =>
-    named(judgeFleet(await listStores(files, storePath), maxAgeSeconds)),
+  const status = await withFleet(folder, async (files, nameTarget) =>
+    nameTarget(judgeFleet(await listStores(files, storePath), maxAgeSeconds)),
   );
   await printFleetStatus(context, status);
   if (!status.ok) process.exitCode = exitCodes.failed;

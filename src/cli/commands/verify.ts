@@ -56,12 +56,12 @@ async function runVerify(context: Context, file: string, options: VerifyOptions)
   const { isKept } = await import("../../keys/source.js");
   const { readBundle } = await import("../../bundle/bundle.js");
   const { output, settings, source, storePath } = context;
-  const verify = async (backup: string, named: View["named"]) => {
+  const verify = async (backup: string, nameTarget: View["nameTarget"]) => {
     const search = { backup, directory: options.bundleTo ?? settings.backup?.bundle_to };
     return await withBundle(options, { search, kept: context }, async (given) => {
       const bundle = given && (await readBundle(given.path, given.opener));
       const verifying = verifyBackup(backup, bundle ?? context);
-      return { bundle, ...named(await orAbort(verifying, currentInteraction().signal)) };
+      return { bundle, ...nameTarget(await orAbort(verifying, currentInteraction().signal)) };
     });
   };
   const { bundle, path, ok, checks } = await withLocalFile(expandTarget(file), verify);
@@ -100,12 +100,12 @@ async function verifyAll(context: Context, target: string, options: VerifyOption
   const { printVerifications } = await import("../ui/verifications.js");
   const { folder, ...secrets } = resolveListing(context, target, options);
   const opener = await readOpener(options);
-  const verdicts = await withFleet(folder, (files, named) => {
+  const verdicts = await withFleet(folder, (files, nameTarget) => {
     const { signal } = currentInteraction();
     return printVerifications(context, {
-      folder: named(files.folder),
+      folder: nameTarget(files.folder),
       verifications: verifyStores(files, { ...secrets, opener }, signal),
-      named,
+      nameTarget,
     });
   });
   if (verdicts.sum("damaged") > 0) process.exitCode = exitCodes.corrupted;

@@ -10,7 +10,7 @@ import { escapeLines, print } from "./output.js";
 export interface Verifications {
   readonly folder: string;
   readonly verifications: AsyncIterable<FleetVerification>;
-  readonly named: View["named"];
+  readonly nameTarget: View["nameTarget"];
 }
 
 /**
@@ -20,11 +20,11 @@ export interface Verifications {
  */
 export async function printVerifications(
   context: Context,
-  { folder, verifications, named }: Verifications,
+  { folder, verifications, nameTarget }: Verifications,
 ): Promise<FleetVerdicts> {
   const { output } = context;
   const verdicts = new FleetVerdicts();
-  const results = countEach(verifications, named, verdicts);
+  const results = countEach(verifications, nameTarget, verdicts);
   if (output.json) {
     await printJsonList({
       head: `{"folder":${JSON.stringify(folder)},"backups":[`,
@@ -52,11 +52,11 @@ export async function printVerifications(
 /** Renames the paths of a remote's results, and counts the results. */
 async function* countEach(
   verifications: AsyncIterable<FleetVerification>,
-  named: View["named"],
+  nameTarget: View["nameTarget"],
   verdicts: FleetVerdicts,
 ): AsyncGenerator<FleetVerification> {
   for await (const verification of verifications) {
-    const result = named(verification);
+    const result = nameTarget(verification);
     verdicts.add(result);
     yield result;
   }
