@@ -209,8 +209,9 @@ const parts = {
 
   /** As the generator of quadlets writes it, with the container's group below that of the unit. */
   split() {
-    // Podman takes the other hierarchies of a hybrid host for its own, and leaves the unit's group.
-    if (readFileSync("/proc/self/cgroup", "utf8").trim().includes("\n")) return;
+    // On a host with older hierarchies of cgroups, Podman leaves the unit unless their root is the
+    // user's.
+    chownSync("/sys/fs/cgroup", uid, uid);
     const printed = command(["run", "--print-unit", "quadlet"]).stdout;
     const [, volume] = /^Volume=(.*)$/m.exec(printed);
     const [, preparation] = /^\[Service\]\n([\s\S]*)$/m.exec(printed);
@@ -225,6 +226,7 @@ Type=notify
 NotifyAccess=all
 Restart=always
 ${preparation}
+ExecStartPre=/bin/rm -f %t/%N.cid
 ExecStart=${[
         "/usr/bin/podman run --name=split --cidfile=%t/%N.cid --replace --rm --cgroups=split",
         `--sdnotify=conmon --detach --network=host ${keepId.join(" ")} ${mounts.slice(0, 2).join(" ")}`,
@@ -248,6 +250,7 @@ ExecStopPost=-/usr/bin/podman rm -v -f -i --cidfile=%t/%N.cid
       service: saved.code === 0 ? JSON.parse(saved.stdout).service : null,
     };
     manager("stop", "split");
+    chownSync("/sys/fs/cgroup", 0, 0);
     forget();
   },
 

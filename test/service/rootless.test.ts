@@ -1,11 +1,10 @@
 /** A hub in a container of rootless Podman, as an ordinary user has it. */
 import { execFile } from "node:child_process";
-import { readFileSync, rmSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { root } from "../built.js";
-import { proving } from "../prove-report.js";
 import { temporaryFolder } from "./units.js";
 
 const script = fileURLToPath(new URL("rootless-session.mjs", import.meta.url));
@@ -51,22 +50,13 @@ test("keep-id: a rotation that is killed is finished, and the copy has the new p
   });
 });
 
-/** Whether the host has other hierarchies of control groups than that of version 2. */
-const isHybrid = readFileSync("/proc/self/cgroup", "utf8").trim().includes("\n");
-
-// In scripts/prove containers only, because most hosts would skip it.
-if (proving) {
-  test("a unit with --cgroups=split, as of a quadlet, is stopped and started for its container", ({
-    skip,
-  }) => {
-    skip(isHybrid, "this host has more than cgroup v2, so rootless Podman leaves the unit's group");
-    expect(seen.split).toMatchObject({
-      ...{ start: { code: 0 }, saved: { code: 0 }, rotated: { code: 0 }, isChanged: true },
-      service: { unit: "split", was_active: true, stopped_ms: expect.any(Number) },
-    });
-    expect(seen.split.group).toMatch(/split\.service\/libpod-payload-/);
+test("a unit with --cgroups=split, as of a quadlet, is stopped and started for its container", () => {
+  expect(seen.split).toMatchObject({
+    ...{ start: { code: 0 }, saved: { code: 0 }, rotated: { code: 0 }, isChanged: true },
+    service: { unit: "split", was_active: true, stopped_ms: expect.any(Number) },
   });
-}
+  expect(seen.split.group).toMatch(/split\.service\/libpod-payload-/);
+});
 
 test("without keep-id, the store belongs to a sub-uid: podman unshare runs the command", () => {
   expect(seen.mapped).toMatchObject({
