@@ -14,8 +14,8 @@ import {
 import { assertNoHolders, type ResolvedService, type Stopped, toServiceChoice } from "./service.js";
 
 /**
- * How long to wait until a hub that the timer started opens the store: 300 attempts, 100 ms apart,
- * because a hub on a small board needs seconds.
+ * How long to wait until a hub that the restart timer started opens the store: 300 attempts, 100 ms
+ * apart, because a hub on a small board needs seconds.
  */
 const openingAttempts = 300;
 const openingPauseMs = 100;
@@ -30,20 +30,20 @@ export interface Restart {
   readonly wasUp: boolean;
   /** Whether the restart timer of this process started the service. */
   readonly timerFired: boolean;
-  /** Milliseconds from the request to stop until the service was up again. */
+  /** Milliseconds from the request to stop until the service was up again; 0 if it was not down. */
   readonly downtimeMs: number;
   /** The TCP ports on which the service listened before it was stopped. */
   readonly ports: readonly number[];
   /**
-   * Resolves with the milliseconds from the request to stop until something listened on all of
-   * these ports again; with undefined if nothing does after 30 s, or if there are no ports.
+   * Resolves with the milliseconds from the request to stop until all of these ports were listened
+   * on again. Resolves with undefined if there are no ports, or if that takes longer than 30 s.
    */
   readonly listeningMs: Promise<number | undefined>;
 }
 
 /**
- * `running`: not stopped, the stop was denied, or started again. `unknown`: taken from the journal
- * of another process. `stopped`: a stop was requested, and may have failed.
+ * `running`: the service was not stopped, its stop was denied, or it was started again. `unknown`:
+ * another process journaled the stop. `stopped`: a stop was requested, and may have failed.
  */
 type State = "running" | "unknown" | "stopped";
 
@@ -54,8 +54,8 @@ export class Downtime {
   readonly #storePath: string;
   #state: State;
   #timer: RestartTimer | undefined;
-  /** Whether another process armed the timer in `stopped`. */
-  readonly #hasForeignTimer: boolean;
+  /** The name of the timer that another process armed for an earlier stop. It may have fired. */
+  #earlierTimer: string | undefined;
   /** The run of the service before the stop; undefined if its kind does not identify runs. */
   readonly #invocation: string | undefined;
   #ports: readonly number[] = [];
@@ -67,13 +67,13 @@ export class Downtime {
     storePath: string,
     stopped: Stopped,
     state: State,
-    invocation?: string,
+    { invocation, earlierTimer }: { invocation?: string; earlierTimer?: string | undefined } = {},
   ) {
     this.#service = service;
     this.#storePath = storePath;
     this.stopped = stopped;
     this.#state = state;
-    this.#hasForeignTimer = state === "unknown";
+    this.#earlierTimer = earlierTimer;
     this.#invocation = invocation;
   }
 
@@ -94,9 +94,13 @@ export class Downtime {
       dependents: [...new Set([...earlier, ...(await service.prepareStop())])],
       timer: newRestartName(),
     };
-    if (pendingRestart) return new Downtime(service, choice.storePath, stopped, "unknown");
+    if (pendingRestart) {
+      const earlierTimer = pendingRestart.stopped.timer;
+      return new Downtime(service, choice.storePath, stopped, "unknown", { earlierTimer });
+    }
     const { invocation } = await service.state();
-    const downtime = new Downtime(service, choice.storePath, stopped, "running", invocation);
+    const run = invocation === undefined ? {} : { invocation };
+    const downtime = new Downtime(service, choice.storePath, stopped, "running", run);
     downtime.#ports = await listServicePorts(service, choice.storePath);
     return downtime;
   }
@@ -108,7 +112,7 @@ export class Downtime {
    */
   static async fromJournal(stopped: Stopped, storePath: string): Promise<Downtime> {
     const service = await selectService(toServiceChoice(stopped, storePath));
-    return new Downtime(service, storePath, stopped, "unknown");
+    return new Downtime(service, storePath, stopped, "unknown", { earlierTimer: stopped.timer });
   }
 
   /** The service's name for messages. */
@@ -121,13 +125,14 @@ export class Downtime {
     return this.#startFailure;
   }
 
-  /** Whether the service may be stopped, and no start has failed. */
+  /** Whether the service may be down, and no attempt to start it has failed. */
   get isPending(): boolean {
     return this.#state !== "running" && this.#startFailure === undefined;
   }
 
   /**
-   * Arms the restart timer, which starts the service if this process is killed.
+   * Arms the restart timer, which starts the service if this process is killed. Then cancels the
+   * timer of an earlier stop, which would start the service during the work.
    *
    * @param workMs - time limit of the work in milliseconds, without the time to stop
    * @param recoveryCommand - the argument list of the timer's first command
@@ -141,6 +146,7 @@ export class Downtime {
         command: recoveryCommand,
         ...(name !== undefined && { name }),
       });
+      await this.#cancelEarlierTimer();
     } catch (error) {
       // After a timeout the manager may still arm the timer.
       if (name !== undefined) await this.#service.disarmRestart(name).catch(() => undefined);
@@ -177,9 +183,9 @@ export class Downtime {
   }
 
   /**
-   * Returns whether the same run of the service continues and no job is queued. A manager that
-   * denies the stop also denies the start, so none is needed then. Returns false with dependents,
-   * because some of them may be stopped.
+   * Returns whether the same run of the service continues and no job is queued. No start is needed
+   * then, and a manager that has denied the stop would deny the start, too. Returns false if there
+   * are dependents, because some of them may be stopped.
    */
   async #isUntouched(): Promise<boolean> {
     if (this.#invocation === undefined || this.stopped.dependents.length > 0) return false;
@@ -218,7 +224,7 @@ export class Downtime {
       };
     }
     const { dependents } = this.stopped;
-    // Cancelled first: the timer's start command and ours would start two hubs.
+    // The timer is cancelled first: its start command and the start below could start two hubs.
     const hasFired = this.#service.kind === "command" && (await this.#cancelTimer());
     const found = hasFired ? await this.#waitUntilUp() : undefined;
     let started = found ?? (await this.#service.start(dependents));
@@ -240,7 +246,7 @@ export class Downtime {
     return listeningAt && Math.round(listeningAt - this.#stoppedAt);
   }
 
-  /** Waits until the hub that the timer started opens the store; returns undefined if not. */
+  /** Waits until the hub that the timer started opens the store. Returns undefined after 30 s. */
   async #waitUntilUp(): Promise<Started | undefined> {
     for (let attempt = 0; attempt < openingAttempts; attempt++) {
       if (await this.isServiceUp()) return { upAt: performance.now(), wasUp: true };
@@ -250,22 +256,28 @@ export class Downtime {
   }
 
   /**
-   * Cancels the timer, which would otherwise start the service during the next operation. Returns
-   * whether it had fired.
+   * Cancels the timer, which would otherwise start the service during the next operation.
+   *
+   * @returns whether a timer of this process had fired
    */
   async #cancelTimer(): Promise<boolean> {
     const timer = this.#timer;
     this.#timer = undefined;
-    if (timer) return (await timer.disarm()).fired;
-    const { timer: name } = this.stopped;
-    if (this.#hasForeignTimer && name !== undefined) await this.#service.disarmRestart(name);
-    return false;
+    const hasFired = timer !== undefined && (await timer.disarm()).fired;
+    await this.#cancelEarlierTimer();
+    return hasFired;
+  }
+
+  async #cancelEarlierTimer(): Promise<void> {
+    const name = this.#earlierTimer;
+    if (name !== undefined) await this.#service.disarmRestart(name);
+    this.#earlierTimer = undefined;
   }
 
   /**
-   * Returns whether the service runs. A `command` service reports "active" when processes cannot be
-   * inspected, so here a visible process must have the store open: the service would stay down
-   * otherwise.
+   * Returns whether the service runs. For a `command` service, a visible process must have the
+   * store open: its `state` also reports "active" when processes cannot be inspected, and a stopped
+   * service would then not be started.
    */
   async isServiceUp(): Promise<boolean> {
     if (this.#service.kind === "command") {

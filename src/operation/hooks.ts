@@ -17,7 +17,10 @@ export interface Hooks {
   readonly before?: readonly string[] | undefined;
   readonly success?: readonly string[] | undefined;
   readonly failure?: readonly string[] | undefined;
-  /** Receives a POST at `/start`, at the URL itself, and at `/fail`. Often contains a secret. */
+  /**
+   * A URL that receives a POST: with `/start` at its end before the operation, unchanged after a
+   * success, and with `/fail` after a failure. Often contains a secret.
+   */
   readonly ping?: string | undefined;
 }
 
@@ -86,7 +89,8 @@ function toErrorDocument(event: HookEvent) {
 function describeFailure({ code, failure, stderr }: Outcome): string {
   if (code !== null) return `exited with code ${code}`;
   if (failure === "timeout") return `timed out after ${programLimitMs / 60_000} minutes`;
-  return failure === "missing" ? "does not exist" : `could not run: ${stderr || "it was killed"}`;
+  if (failure === "missing") return "does not exist";
+  return stderr ? `could not run: ${stderr}` : "was killed";
 }
 
 /**
@@ -105,7 +109,7 @@ async function ping(url: string, event: HookEvent, context: HookContext): Promis
     const result = await post(target, headers, JSON.stringify(body), signal);
     if (result.ok) return;
     problem = result.problem;
-    if (result.final) break;
+    if (result.isFinal) break;
   }
   // Name only the origin: the path usually contains a secret that suffices to report a success.
   reporter.notice(`cannot notify ${target.origin} of the ${operation}: ${problem}`);
@@ -122,7 +126,7 @@ function parseEndpoint(url: string): { target: URL; headers: Record<string, stri
   return { target, headers: { authorization: `Basic ${credentials.toString("base64")}` } };
 }
 
-type PostResult = { ok: true } | { ok: false; problem: string; final: boolean };
+type PostResult = { ok: true } | { ok: false; problem: string; isFinal: boolean };
 
 async function post(
   url: URL,
@@ -144,9 +148,9 @@ async function post(
     await response.body?.cancel();
     if (response.ok) return { ok: true };
     const isRetried = response.status >= 500 || response.status === 429;
-    return { ok: false, problem: `HTTP status ${response.status}`, final: !isRetried };
+    return { ok: false, problem: `HTTP status ${response.status}`, isFinal: !isRetried };
   } catch (error) {
-    return { ok: false, problem: describeNetworkError(error), final: false };
+    return { ok: false, problem: describeNetworkError(error), isFinal: false };
   }
 }
 

@@ -2,10 +2,10 @@
  * The journal of an operation: with it, the next command can finish or undo the operation after a
  * kill.
  *
- * Operations that stop a service or replace a file share a single file, `clients.db.journal.json`.
- * It is written atomically and synced before the step that it announces, so after a kill it names
- * everything that may have changed. Only the holder of the operation lock may write it. It never
- * contains a secret.
+ * A store has one journal, `clients.db.journal.json`, for every operation that stops a service or
+ * replaces a file. It is written atomically and synced before the step that it announces, so after
+ * a kill it names everything that may have changed. Only the holder of the operation lock may write
+ * it. It never contains a secret.
  */
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
@@ -18,10 +18,10 @@ import * as z from "../schema.js";
 const journalFormat = "hivemind-sqlcipher journal";
 const journalVersion = 1;
 
-/** The step of an operation that only has to start its service, `data.stopped`. */
+/** The step in which nothing is left but to start the service, which `data.stopped` names. */
 export const downStep = "down";
 
-/** The operation in which `setup` stops the service. */
+/** The journaled operation for the time in which `setup` has the service stopped. */
 export const setupOperation = "setup";
 
 const checkThenRemove = "Check that the store opens and the service runs, then remove that file.";
@@ -128,7 +128,7 @@ export class Journal {
       const { uid } = await file.stat();
       if (uid !== 0 && uid !== process.geteuid?.()) {
         throw new StoreError("refused", `${path} belongs to user ${uid}`, {
-          hint: "The next command of that user on this store finishes or undoes the operation.",
+          hint: "Run hivemind-sqlcipher list-clients on this store as that user, to finish or undo the operation.",
         });
       }
       text = await file.readFile("utf8");
@@ -207,21 +207,21 @@ function parseEntry(path: string, text: string): JournalEntry {
   try {
     json = JSON.parse(text);
   } catch {
-    throw notAJournal(path);
+    throw notJournalError(path);
   }
   const head = versionSchema.safeParse(json);
-  if (!head.success) throw notAJournal(path);
+  if (!head.success) throw notJournalError(path);
   if (head.data.version > journalVersion) {
     throw new StoreError("newerVersion", `${path} was left by a newer version of this program`, {
       hint: "Finish the interrupted operation with that version, or update this program.",
     });
   }
   const entry = journalEntrySchema.safeParse(json);
-  if (!entry.success) throw notAJournal(path);
+  if (!entry.success) throw notJournalError(path);
   return entry.data;
 }
 
-function notAJournal(path: string): StoreError {
+function notJournalError(path: string): StoreError {
   return new StoreError("corrupted", `${path} is not a journal of this program`, {
     hint: checkThenRemove,
   });

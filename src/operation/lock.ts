@@ -90,7 +90,7 @@ async function ensureLockFile(path: string, storePath: string): Promise<void> {
       constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL,
       0o600,
     );
-    // The file stays. Owned by root, it would lock out the store's owner for good.
+    // The file is never deleted, so a lock file of root would lock out the store's owner for good.
     if (process.geteuid?.() === 0) {
       const { uid, gid } = await stat(storePath).catch(() => stat(dirname(storePath)));
       if (uid !== 0) await file.chown(uid, gid);
@@ -118,7 +118,8 @@ async function heldLockError(storePath: string): Promise<StoreError> {
   // A backup that copies to its targets has removed its journal. An upload may last hours.
   const { holders } = await findHolders(lockPath(storePath));
   const which = holders.length > 0 ? ` (${formatHolders(holders)})` : "";
+  const kill = ["kill", ...holders.map(({ pid }) => pid)].join(" ");
   return new StoreError("inUse", `${message}${which}`, {
-    hint: `${hint} If it copies a backup to its targets, end it with kill: the backup is kept, and the next run copies it.`,
+    hint: `${hint} A backup that only copies to its targets may be ended with ${kill}: the backup is kept, and the next run copies it.`,
   });
 }

@@ -6,12 +6,13 @@ import { Downtime } from "./downtime.js";
 import { downStep, type Journal } from "./journal.js";
 import { type Stopped, stoppedSchema } from "./service.js";
 
-/** The result of a recovery. Without an error in it, nothing of the operation is left. */
+/** The result of a recovery. If it contains no error, nothing of the operation is left. */
 export interface Recovery {
   /** The completed actions, for the user. */
   readonly messages: readonly string[];
   /**
-   * Why the store's passphrase or file is still undecided. The journal stays for the next attempt.
+   * Why the recovery failed before the store had its final file and passphrase. The journal stays
+   * for the next attempt.
    */
   readonly error?: StoreError | undefined;
   /**
@@ -20,8 +21,9 @@ export interface Recovery {
    */
   readonly cleanupPending?: StoreError | undefined;
   /**
-   * Why the service does not run. The journal stays, and every command tries to start it again.
-   * This blocks new operations, but not commands that only open the store.
+   * Why the service does not run. The journal stays, and the next command that opens the store
+   * tries to start the service again. This blocks new operations, but not commands that only open
+   * the store.
    */
   readonly serviceDown?: StoreError | undefined;
 }
@@ -29,11 +31,16 @@ export interface Recovery {
 /** The facts about a failed operation in its own process, in addition to the journal. */
 export interface OperationFailure {
   readonly failure: unknown;
-  /** The downtime, if the failure was in it. It may have ended, or its end may have failed. */
+  /**
+   * The downtime, if it was prepared before the failure. The service may not be stopped yet, may
+   * run again, or its start may have failed.
+   */
   readonly downtime?: Downtime | undefined;
 }
 
-/** Runs a part of an operation. After a failure, recovers and throws the error from `recover`. */
+/**
+ * Runs a part of an operation. If it fails, calls `recover` and throws the error that it returns.
+ */
 export async function orRecover<Result>(
   part: () => Promise<Result>,
   recover: (failed: OperationFailure) => Promise<unknown>,
@@ -95,10 +102,10 @@ export async function recoverStop(
 }
 
 /**
- * Does the last part of a recovery, without which the store and its service work. Then removes the
- * journal, or leaves only a pending restart in it.
+ * Does the last part of a recovery, which the store and its service do not depend on. Then removes
+ * the journal or, if the service is down, leaves only the pending restart in it.
  *
- * @param work - its failure leaves the journal for the next attempt
+ * @param work - if it fails, the journal stays for the next attempt
  * @returns why `work` failed
  */
 export async function cleanUp(
@@ -119,7 +126,7 @@ export async function cleanUp(
       {
         hint: withLine(
           hint,
-          `The next command tries again. If the files are gone for good: rm ${shellQuote(journal.path)}\nThe remaining files then stay, because only the journal names them.`,
+          `The next command tries again. If the files are gone for good: rm ${shellQuote(journal.path)}\nFiles that still exist then stay, because only the journal names them.`,
         ),
         cause: error,
       },
@@ -134,12 +141,12 @@ export function serviceDownError({ entry, path }: Journal, error: StoreError): S
   const lines =
     entry.step === downStep
       ? [
-          `${next} A restore is possible, too.`,
+          `${next} A restore is possible, too, and starts the service.`,
           `If the service is no longer needed: rm ${shellQuote(path)}`,
         ]
       : [
           next,
-          "To restore a backup first, or if the service is no longer needed, move the journal away, which names the files that may be left, and start the service manually:",
+          "To restore a backup first, or if the service is no longer needed, move the journal away. Files that may be left are named only in it, and a restore then does not start the service:",
           `mv ${shellQuote(path)} ${shellQuote(`${path}.left`)}`,
         ];
   return new StoreError("service", `after an interrupted ${entry.operation}: ${error.message}`, {

@@ -10,13 +10,13 @@ const runSchema = z.object({
   exit_code: z.int(),
   /** When the newest successful run began; null if none did. */
   succeeded_at: z.nullable(z.iso.datetime()),
-  /** How long this run stopped the service; null if it did not. */
+  /** Milliseconds during which this run stopped the service; null if it did not. */
   stopped_ms: z.nullable(z.number()),
   /** Bytes of the backup that this run wrote; null if it wrote none. */
   size: z.nullable(z.int()),
 });
 
-/** The first part of the file's name. */
+/** The first part of the name of the record's file. */
 const subject = "runs";
 
 const recordSchema = z.object({
@@ -32,8 +32,8 @@ export type Run = z.infer<typeof runSchema>;
 /**
  * Records a run. Keeps the time of the last success if this run failed.
  *
- * A failure is only recorded after a success, because a first command with a wrong option must not
- * write files.
+ * A failure is only recorded if an operation of this store has succeeded before, because a first
+ * command with a wrong option must not write files.
  */
 export async function recordRun(
   store: string,

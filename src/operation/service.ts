@@ -11,8 +11,8 @@ import type { Service } from "../service/service.js";
 import { downStep, Journal } from "./journal.js";
 
 /**
- * 60 attempts, 50 ms apart: a process of the service, or a command from before the stop, may have
- * the store open for a moment after the stop.
+ * 60 attempts, 50 ms apart: a process of the service, or a command that began before the stop, may
+ * have the store open for a moment after it.
  */
 const holderAttempts = 60;
 const holderPauseMs = 50;
@@ -26,7 +26,7 @@ export interface ResolvedService {
   readonly pendingRestart?: PendingRestart | undefined;
 }
 
-/** A service that could not be started, and its journal, with nothing else to recover. */
+/** A journal in which nothing is left but to start a service, and the service in it. */
 export interface PendingRestart {
   readonly journal: Journal;
   readonly stopped: Stopped;
@@ -37,11 +37,11 @@ export interface ServiceReport {
   readonly unit: string | null;
   readonly wasActive: boolean;
   readonly active: boolean;
-  /** Milliseconds from the request to stop until it was up again; null if it was not stopped. */
+  /** Milliseconds from the request to stop until the service was up again; null without a stop. */
   readonly stoppedMs: number | null;
   /**
-   * Milliseconds from the request to stop until it listened on its TCP ports again; null if it was
-   * not stopped, if its ports are unknown, or if it does not listen after 30 s.
+   * Milliseconds from the request to stop until the service listened on its TCP ports again; null
+   * if it was not stopped, if its ports are unknown, or if it does not listen after 30 s.
    */
   readonly listeningMs: number | null;
 }
@@ -53,7 +53,7 @@ export const stoppedSchema = z.strictObject({
   stop_command: z.optional(z.string()),
   start_command: z.optional(z.string()),
   dependents: z.array(z.string()),
-  /** The name of the restart timer, from before it is armed. */
+  /** The name of the restart timer. It is journaled before the timer is armed. */
   timer: z.optional(z.string()),
 });
 
@@ -82,7 +82,7 @@ export function toServiceChoice(stopped: Stopped, storePath: string): ServiceCho
 /**
  * Finds the store's service and checks in advance that it can be stopped and started.
  *
- * @param pendingRestart - takes precedence over `chosen`, because it is the service of this store
+ * @param pendingRestart - its service takes precedence over `chosen`: it must be started again
  * @throws {@link StoreError} inUse - if a process outside the service keeps the store open
  * @throws {@link StoreError} - what `selectService` and `Service.check` throw
  */

@@ -7,15 +7,21 @@ import type { ResolvedService, ServiceReport, Stopped } from "./service.js";
 
 export interface ServiceWindow {
   readonly service: ResolvedService;
-  /** Time limit of the work in milliseconds. The timer fires after it and the time to stop. */
+  /**
+   * Time limit of the work in milliseconds. The restart timer fires after the time limit of the
+   * stop and this limit.
+   */
   readonly budgetMs: number;
-  /** The argument list of the recovery, for the restart timer. */
+  /** The argument list of the command that the restart timer runs to recover. */
   readonly recoveryCommand: readonly string[];
   readonly reporter: Pick<Reporter, "detail">;
   readonly signal: AbortSignal | undefined;
   /** Whether a service started by something else during the work is restarted. */
   readonly restartIfUp?: boolean;
-  /** Journals the stop, before anything happens to the service; undefined if it does not run. */
+  /**
+   * Journals the stop before anything happens to the service. Gets undefined if there is nothing to
+   * stop.
+   */
   readonly journalStop: (stopped: Stopped | undefined) => Promise<void>;
   readonly onArmed?: () => void;
   /**
@@ -30,10 +36,11 @@ export interface ServiceWindow {
 /**
  * Stops the service, runs `work`, starts the service and cancels the restart timer.
  *
- * If the service does not run, only runs the work.
+ * If the service is down and no restart is pending, only journals this and runs the work.
  *
- * @param work - gets the downtime; undefined if the service does not run
- * @returns the result of `work`, and how the service was started; undefined if it was not
+ * @param work - gets the downtime; undefined if there is nothing to stop
+ * @returns the result of `work`, and how the downtime ended; undefined without a downtime
+ * @throws what `window.recover` returns
  */
 export async function withServiceStopped<Result>(
   window: ServiceWindow,
@@ -50,7 +57,7 @@ export async function withServiceStopped<Result>(
       window.onArmed?.();
       throwIfAborted(signal);
       reporter.detail(`stopping ${downtime.name}`);
-      // Not interruptible: a stop in progress would come after the start.
+      // The stop is not interruptible: an abandoned stop could take effect after the start.
       await downtime.stop();
     }
     const result = await work(downtime);
@@ -70,7 +77,7 @@ export async function reportService(
   restart: Restart | undefined,
   reporter: Pick<Reporter, "notice">,
 ): Promise<ServiceReport> {
-  // The poll in `listeningMs` does not keep the process alive.
+  // `listeningMs` polls with timers that do not keep the process alive.
   const keepAlive = setInterval(() => undefined, 60_000);
   const listeningMs = await restart?.listeningMs;
   clearInterval(keepAlive);

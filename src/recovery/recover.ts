@@ -31,15 +31,16 @@ import { recoverRestoreInto, restoreIntoOperation } from "../swap/write-into.js"
 import { shellQuote } from "../text/escape.js";
 
 /**
- * How long to retry a held lock while the store has no journal. The holder is then a finished
- * recovery, or an operation that has not begun its journal or needs none.
+ * How long to retry a held lock while the store has no journal. The holder is then a recovery that
+ * is about to end, or an operation that has no journal, or none yet.
  */
 const briefWaitMs = 2_000;
 
 /**
- * What an operation does if the service is down after an interrupted operation, with nothing else
- * to recover. `refuse` throws. `open-only` continues, for operations that only open the store.
- * `restart` continues, for operations that start the service at their end.
+ * What an operation does if an interrupted operation has left the service down, and its recovery
+ * could not start it. `refuse` throws. `open-only` continues, for operations that only open the
+ * store. `restart` continues if nothing else is to be recovered, for operations that start the
+ * service at their end.
  */
 export type WhileServiceDown = "refuse" | "open-only" | "restart";
 
@@ -128,6 +129,7 @@ export async function recoverOnly(storePath: string): Promise<string[]> {
  * @returns what was done, and what could not be completed
  * @throws {@link StoreError} - if the store has no file, or must not be opened before the recovery
  * @throws {@link StoreError} corrupted, newerVersion - if this version cannot read the journal
+ * @throws {@link StoreError} refused - if the journal belongs to another user
  */
 export async function recoverIfNeeded(storePath: string): Promise<string[]> {
   if (!(await journalExists(storePath))) return [];
@@ -149,7 +151,7 @@ export async function recoverIfNeeded(storePath: string): Promise<string[]> {
 
 /**
  * Returns whether the store may be opened although its recovery failed. Returns false while the
- * store's write-ahead log is moved aside, because opening would create a new log in its path.
+ * store's write-ahead log is moved aside, because opening would create a new log at its path.
  */
 async function mayOpen(storePath: string): Promise<boolean> {
   const journal = await Journal.read(storePath).catch(() => undefined);
@@ -232,14 +234,14 @@ async function recoverServiceDown(journal: Journal, storePath: string): Promise<
 }
 
 /**
- * Adds to the hint how to give the operation up if its recovery needs something that is lost. The
- * error for an unreadable journal has its own hint.
+ * Adds to the hint how to give the operation up, in case its recovery needs something that is lost.
+ * The error for an unreadable journal has its own hint.
  */
 function withGiveUpHint(error: StoreError, { path, entry }: Journal): StoreError {
   if (error.kind === "corrupted" || error.kind === "newerVersion") return error;
   const left = `${path}.left`;
   const lines = [
-    `If what it needs is gone for good, move the journal away: mv ${shellQuote(path)} ${shellQuote(left)}`,
+    `If a part that the recovery needs is gone for good, move the journal away: mv ${shellQuote(path)} ${shellQuote(left)}`,
     `The ${entry.operation} is then neither finished nor undone: only the journal names the remaining files and their passphrases.`,
   ];
   return wrap(error, { hint: lines.reduce(withLine, error.hint ?? "") });

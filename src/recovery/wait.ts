@@ -1,10 +1,10 @@
 /**
  * Opens a store for a command without the operation lock.
  *
- * An operation blocks such commands while the service is stopped or the store's file is replaced:
- * their writes could be in the replaced file. The operation writes its journal and then searches
- * for processes with the store open. A command opens the store and then reads the journal. So at
- * least one of the two detects the other, and the command always backs off.
+ * An operation blocks such commands while the service is stopped or the store's file is replaced: a
+ * write could reach the replaced file and be lost. The operation writes its journal and then
+ * searches for processes with the store open. A command opens the store and then reads the journal.
+ * So at least one of the two detects the other, and the command always backs off.
  */
 import { readFile } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
@@ -29,10 +29,10 @@ const pauseMs = 50;
 /**
  * Opens the store when no operation blocks it.
  *
- * @param open - its errors are ignored, and it is called again, if an operation blocks the store by
- *   then
+ * @param open - opens the store; if an operation blocks the store when `open` has returned or
+ *   thrown, the result or error is discarded, and `open` is called again
  * @param waitMs - time limit in milliseconds
- * @throws {@link StoreError} inUse - if an operation blocks the store for longer
+ * @throws {@link StoreError} inUse - if an operation blocks the store for longer than `waitMs`
  * @throws {@link StoreError} - what `open` throws
  */
 export async function waitForOperation<Opened extends { close(): Promise<void> }>(
@@ -84,8 +84,9 @@ async function findBlockingOperation(storePath: string): Promise<JournalEntry | 
 const stoppedSchema = z.looseObject({ service: z.string(), unit: z.string() });
 
 /**
- * Returns whether this process may belong to the service of the operation. A command
- * in a unit's ExecStartPre, or in a start command, would deadlock with the operation.
+ * Returns whether this process may belong to the service of the operation. Such a command, in a
+ * unit's ExecStartPre or in a start command, would deadlock with the operation. Returns true for
+ * every container and `command` service, because their processes cannot be told from others.
  */
 async function mayBelongToService(stopped: unknown): Promise<boolean> {
   const parsed = stoppedSchema.safeParse(stopped);

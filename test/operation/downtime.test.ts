@@ -162,6 +162,22 @@ test("a service whose stop is queued, or whose dependents may be stopped, needs 
   }
 });
 
+test("the timer of an earlier stop is cancelled when the new timer is armed", async () => {
+  const disarmRestart = vi.fn(async () => ({ fired: false }));
+  const armRestart = async ({ name = null }: { name?: string | null }) => ({
+    name,
+    disarm: async () => ({ fired: false }),
+  });
+  const service = Object.assign(deniedService(), { armRestart, disarmRestart });
+  const choice = { service: "systemd", unit: "hub", storePath: "/nonexistent/clients.db" } as const;
+  const stopped = { service: "systemd", unit: "hub", timer: "earlier" } as const;
+  const pendingRestart = { journal: {} as Journal, stopped: { ...stopped, dependents: [] } };
+  const downtime = await Downtime.prepare({ service, choice, wasActive: false, pendingRestart });
+  await downtime?.arm(1000, ["true"]);
+  expect(disarmRestart.mock.calls).toEqual([["earlier"]]);
+  expect(downtime?.stopped.timer).not.toBe("earlier");
+});
+
 test("a service that went down although its stop failed is started", async () => {
   let isActive = true;
   const start = vi.fn(async () => ({ upAt: 0, wasUp: false }));
