@@ -14,8 +14,8 @@ import {
 } from "./message.js";
 
 /**
- * A call may start the keyring daemon, which takes well under a second. The bus would wait two
- * minutes for a daemon that does not start.
+ * A call may start the keyring daemon, in well under a second. The bus would wait two minutes for a
+ * broken daemon.
  */
 export const replyTimeoutMs = 5_000;
 

@@ -14,7 +14,7 @@ import {
 import { assertNoHolders, type ResolvedService, type Stopped, toServiceChoice } from "./service.js";
 
 /**
- * How long to wait until a hub that the restart timer started opens the store: 300 attempts, 100 ms
+ * How long to wait until a hub started by the restart timer opens the store: 300 attempts, 100 ms
  * apart, because a hub on a small board needs seconds.
  */
 const openingAttempts = 300;
@@ -36,7 +36,7 @@ export interface Restart {
   readonly ports: readonly number[];
   /**
    * Resolves with the milliseconds from the request to stop until all of these ports were listened
-   * on again. Resolves with undefined if there are no ports, or if that takes longer than 30 s.
+   * on again. Resolves with undefined if there are no ports, or after 30 s.
    */
   readonly listeningMs: Promise<number | undefined>;
 }
@@ -54,7 +54,7 @@ export class Downtime {
   readonly #storePath: string;
   #state: State;
   #timer: RestartTimer | undefined;
-  /** The name of the timer that another process armed for an earlier stop. It may have fired. */
+  /** The name of the timer armed by another process for an earlier stop. It may have fired. */
   #earlierTimer: string | undefined;
   /** The run of the service before the stop; undefined if its kind does not identify runs. */
   readonly #invocation: string | undefined;
@@ -131,8 +131,8 @@ export class Downtime {
   }
 
   /**
-   * Arms the restart timer, which starts the service if this process is killed. Then cancels the
-   * timer of an earlier stop, which would start the service during the work.
+   * Arms the restart timer, to start the service if this process is killed. Then cancels the timer
+   * of an earlier stop, or it would start the service during the work.
    *
    * @param workMs - time limit of the work in milliseconds, without the time to stop
    * @param recoveryCommand - the argument list of the timer's first command
@@ -184,7 +184,7 @@ export class Downtime {
 
   /**
    * Returns whether the same run of the service continues and no job is queued. No start is needed
-   * then, and a manager that has denied the stop would deny the start, too. Returns false if there
+   * then, and after a denied stop the manager would deny the start, too. Returns false if there
    * are dependents, because some of them may be stopped.
    */
   async #isUntouched(): Promise<boolean> {
@@ -246,7 +246,7 @@ export class Downtime {
     return listeningAt && Math.round(listeningAt - this.#stoppedAt);
   }
 
-  /** Waits until the hub that the timer started opens the store. Returns undefined after 30 s. */
+  /** Waits until the hub started by the timer opens the store. Returns undefined after 30 s. */
   async #waitUntilUp(): Promise<Started | undefined> {
     for (let attempt = 0; attempt < openingAttempts; attempt++) {
       if (await this.isServiceUp()) return { upAt: performance.now(), wasUp: true };
@@ -256,7 +256,7 @@ export class Downtime {
   }
 
   /**
-   * Cancels the timer, which would otherwise start the service during the next operation.
+   * Cancels the timer, or it would start the service during the next operation.
    *
    * @returns whether a timer of this process had fired
    */

@@ -18,7 +18,7 @@ export interface Hooks {
   readonly success?: readonly string[] | undefined;
   readonly failure?: readonly string[] | undefined;
   /**
-   * A URL that receives a POST: with `/start` at its end before the operation, unchanged after a
+   * The URL of a POST: with `/start` at its end before the operation, unchanged after a
    * success, and with `/fail` after a failure. Often contains a secret.
    */
   readonly ping?: string | undefined;

@@ -3,8 +3,8 @@
  * kill.
  *
  * A store has one journal, `clients.db.journal.json`, for every operation that stops a service or
- * replaces a file. It is written atomically and synced before the step that it announces, so after
- * a kill it names everything that may have changed. Only the holder of the operation lock may write
+ * replaces a file. It is written atomically and synced before the announced step, so after a kill
+ * it names everything possibly changed. Only the holder of the operation lock may write
  * it. It never contains a secret.
  */
 import { randomUUID } from "node:crypto";
@@ -18,7 +18,7 @@ import * as z from "../schema.js";
 const journalFormat = "hivemind-sqlcipher journal";
 const journalVersion = 1;
 
-/** The step in which nothing is left but to start the service, which `data.stopped` names. */
+/** The step in which nothing is left but to start the service, named by `data.stopped`. */
 export const downStep = "down";
 
 /** The journaled operation for the time in which `setup` has the service stopped. */

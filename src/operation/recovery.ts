@@ -21,9 +21,8 @@ export interface Recovery {
    */
   readonly cleanupPending?: StoreError | undefined;
   /**
-   * Why the service does not run. The journal stays, and the next command that opens the store
-   * tries to start the service again. This blocks new operations, but not commands that only open
-   * the store.
+   * Why the service does not run. The journal stays, and the next opening of the store tries to
+   * start the service again. This blocks new operations, but not commands that only open the store.
    */
   readonly serviceDown?: StoreError | undefined;
 }
@@ -39,7 +38,7 @@ export interface OperationFailure {
 }
 
 /**
- * Runs a part of an operation. If it fails, calls `recover` and throws the error that it returns.
+ * Runs a part of an operation. If it fails, throws the error returned by `recover`.
  */
 export async function orRecover<Result>(
   part: () => Promise<Result>,
@@ -102,8 +101,8 @@ export async function recoverStop(
 }
 
 /**
- * Does the last part of a recovery, which the store and its service do not depend on. Then removes
- * the journal or, if the service is down, leaves only the pending restart in it.
+ * Does the last part of a recovery, not needed by the store and its service. Then removes the
+ * journal or, if the service is down, leaves only the pending restart in it.
  *
  * @param work - if it fails, the journal stays for the next attempt
  * @returns why `work` failed

@@ -11,8 +11,8 @@ import type { Service } from "../service/service.js";
 import { downStep, Journal } from "./journal.js";
 
 /**
- * 60 attempts, 50 ms apart: a process of the service, or a command that began before the stop, may
- * have the store open for a moment after it.
+ * 60 attempts, 50 ms apart: a process of the service, or a command begun before the stop, may have
+ * the store open for a moment after it.
  */
 const holderAttempts = 60;
 const holderPauseMs = 50;

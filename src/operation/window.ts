@@ -12,7 +12,7 @@ export interface ServiceWindow {
    * stop and this limit.
    */
   readonly budgetMs: number;
-  /** The argument list of the command that the restart timer runs to recover. */
+  /** The argument list of the restart timer's command, to recover. */
   readonly recoveryCommand: readonly string[];
   readonly reporter: Pick<Reporter, "detail">;
   readonly signal: AbortSignal | undefined;
@@ -77,7 +77,7 @@ export async function reportService(
   restart: Restart | undefined,
   reporter: Pick<Reporter, "notice">,
 ): Promise<ServiceReport> {
-  // `listeningMs` polls with timers that do not keep the process alive.
+  // The timers of `listeningMs` do not keep the process alive.
   const keepAlive = setInterval(() => undefined, 60_000);
   const listeningMs = await restart?.listeningMs;
   clearInterval(keepAlive);

@@ -16,7 +16,7 @@ export function throwIfAborted(signal: AbortSignal | undefined): void {
 }
 
 /**
- * Waits for `work`, but rejects as soon as the signal is aborted. Does not stop the work, which
+ * Waits for `work`, but rejects as soon as the signal is aborted. Does not stop the work: it
  * ends by itself or with its process.
  */
 export function orAbort<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {

@@ -1,4 +1,4 @@
-/** The processes of a control group, their arguments, and the stores that they have open. */
+/** The processes of a control group, their arguments and their open stores. */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { hasCode } from "../errors.js";
@@ -88,9 +88,9 @@ function readLinkIfExists(path: string): string | undefined {
 }
 
 /**
- * Returns the path of the default store in a process's XDG_DATA_HOME, if that store is not
- * `storePath`. Returns undefined if the variable is not set or cannot be read, if `storePath` is
- * below that directory, or if a symbolic link at a default path there leads to `storePath`.
+ * Returns the path of the default store in a process's XDG_DATA_HOME, if it is not `storePath`.
+ * Returns undefined if the variable is not set or cannot be read, if `storePath` is below its
+ * directory, or if a symbolic link at a default path there leads to `storePath`.
  */
 export function findOtherDefaultStore(
   pid: number | undefined,

@@ -13,7 +13,7 @@ import { sidecars } from "../fs/sidecars.js";
 
 export interface Holder {
   readonly pid: number;
-  /** The program's name without its arguments, which may contain a secret. */
+  /** The program's name. Its arguments may contain a secret, and are omitted. */
   readonly command: string;
 }
 

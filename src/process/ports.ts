@@ -38,7 +38,7 @@ export async function waitUntilListening(
   while (performance.now() < deadline) {
     const open = new Set(readListeningSockets().map(({ port }) => port));
     if (ports.every((port) => open.has(port))) return performance.now();
-    // The timer does not keep this process alive: a command that has failed ends during the wait.
+    // The timer does not keep this process alive: a failed command ends during the wait.
     await delay(pauseMs, undefined, { ref: false });
   }
   return undefined;

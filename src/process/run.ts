@@ -28,7 +28,7 @@ export interface RunOptions {
   /**
    * Whether to collect the output. False discards it, and `stderr` passes it to standard error.
    * If the output is not collected, `run` returns as soon as the program exits, and does not wait
-   * for children of the program that have the output open.
+   * for children of the program with the output open.
    */
   readonly output?: boolean | "stderr";
   /** The program's standard input; nothing by default. */

@@ -31,8 +31,8 @@ import { recoverRestoreInto, restoreIntoOperation } from "../swap/write-into.js"
 import { shellQuote } from "../text/escape.js";
 
 /**
- * How long to retry a held lock while the store has no journal. The holder is then a recovery that
- * is about to end, or an operation that has no journal, or none yet.
+ * How long to retry a held lock while the store has no journal. The holder is then a recovery
+ * about to end, or an operation without a journal, or without one yet.
  */
 const briefWaitMs = 2_000;
 
@@ -234,7 +234,7 @@ async function recoverServiceDown(journal: Journal, storePath: string): Promise<
 }
 
 /**
- * Adds to the hint how to give the operation up, in case its recovery needs something that is lost.
+ * Adds to the hint how to give the operation up, in case its recovery needs something lost.
  * The error for an unreadable journal has its own hint.
  */
 function withGiveUpHint(error: StoreError, { path, entry }: Journal): StoreError {
