@@ -225,10 +225,14 @@ export function createTargetReporter(
   reporter: Reporter,
   { nameTarget }: Pick<View, "nameTarget">,
 ): Reporter {
+  const confirmOnTerminal = reporter.confirmOnTerminal?.bind(reporter);
   return {
     notice: (text) => reporter.notice(nameTarget(text)),
     detail: (text) => reporter.detail(nameTarget(text)),
     confirm: (question) => reporter.confirm(nameTarget(question)),
+    ...(confirmOnTerminal && {
+      confirmOnTerminal: (question: string) => confirmOnTerminal(nameTarget(question)),
+    }),
   };
 }
 

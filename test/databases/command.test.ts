@@ -377,6 +377,7 @@ test.each([
     2,
     "a password on the command line is visible to other users",
   ],
+  [["--to", redis, "--to-setting", "host"], 2, "It must be KEY=VALUE."],
   [["--to", "someones-db-plugin"], 2, 'no database plugin "someones-db-plugin"'],
   [["--to", redis, "--remove-source"], 2, "--remove-source needs --switch"],
   [

@@ -814,7 +814,9 @@ test("a hub in a restart loop: backup and rotate name the ways that stop nothing
   const rotated = await site.run("rotate", ...unit, "--hub", "none");
   expect([rotated.code, rotated.stderr]).toEqual([
     15,
-    expect.stringMatching(/the replaced store was put back[\s\S]*add --service none if nothing/),
+    expect.stringMatching(
+      /the replaced store was put back[\s\S]*If nothing has the store open, add --service none/,
+    ),
   ]);
   expect((await site.run("rotate", "--service", "none", "--hub", "none")).code).toBe(0);
   expect(await site.findings("interrupted")).toEqual([]);

@@ -25,7 +25,7 @@ export function addOpenerOptions(command: Command): Command {
     .option("--bundle-passphrase-file <path>", "Open the bundle with the passphrase in this file");
 }
 
-/** Adds the options for a bundle and its key to a command that also works without a bundle. */
+/** Adds the options for a bundle and its key to a command that can do without a bundle. */
 export function addBundleOptions(command: Command): Command {
   return addOpenerOptions(
     command.option("--bundle <file>", "Take the passphrase from this bundle, not the keyring"),
@@ -35,6 +35,7 @@ export function addBundleOptions(command: Command): Command {
 /**
  * Returns the bundle's key, or undefined if the options name none.
  *
+ * @throws {@link StoreError} usage - if only a passphrase for a recovery key is named
  * @throws {@link StoreError} if the named file cannot be read or has no key
  */
 export async function readOpener(options: BundleKeyOptions): Promise<BundleOpener | undefined> {
@@ -113,7 +114,7 @@ export interface BundleSearch {
   readonly directory: string | undefined;
 }
 
-/** The source of passphrases and their store. */
+/** The source of the kept passphrases, and the store that they belong to. */
 export interface KeptSecret {
   readonly source: PassphraseSource;
   readonly storePath: string;
@@ -126,10 +127,11 @@ export interface NamedBundle {
 
 /**
  * Returns the bundle and its key, or undefined if the options name neither. If the options name
- * only a key, looks for the backup's bundle in the known directory.
+ * only a key, looks for the backup's bundle in the directory of `search`. If they name only a
+ * bundle, asks for its key on a terminal.
  *
  * @throws {@link StoreError} usage - if only a key is named and the bundle is not found, or if only
- *   a bundle is named
+ *   a bundle is named and there is no terminal
  */
 async function resolveBundle(
   options: BundleKeyOptions,
@@ -149,8 +151,8 @@ async function resolveBundle(
 }
 
 /**
- * Returns the path of a backup's bundle, or undefined if it does not exist. The file name contains
- * the key_id.
+ * Returns the path of a backup's bundle, or undefined if the directory has no file with the name
+ * that a bundle for the backup's key_id has.
  */
 async function findBundle({ backup, directory }: BundleSearch): Promise<string | undefined> {
   if (directory === undefined) return undefined;
@@ -163,13 +165,9 @@ async function findBundle({ backup, directory }: BundleSearch): Promise<string |
 }
 
 /**
- * Adds the bundle's path to an error about a passphrase if the bundle is in the known directory.
- * The user then needs only the recovery key.
+ * Adds the path of the backup's bundle to an error, so that the user needs only the recovery key.
  */
-async function addBundleHint(error: unknown, search: BundleSearch): Promise<unknown> {
-  if (!isKind(error, "wrongPassphrase", "passphraseUnavailable")) return error;
-  const path = await findBundle(search);
-  if (path === undefined) return error;
+function addBundleHint(error: StoreError, path: string): StoreError {
   return wrap(error, {
     hint: withLine(
       error.hint,
@@ -182,8 +180,9 @@ async function addBundleHint(error: unknown, search: BundleSearch): Promise<unkn
  * Runs an operation on a backup with the bundle in the options.
  *
  * Without a bundle in the options, runs the operation with the kept passphrases. If none of them
- * opens the backup and its bundle is in the known directory, asks for the recovery key on a
- * terminal and runs the operation again with the bundle.
+ * opens the backup and the directory of `search` has the backup's bundle, asks for the recovery key
+ * on a terminal and runs the operation again with the bundle. Without a terminal, the hint of the
+ * error names the bundle.
  */
 export async function withBundle<Result>(
   options: BundleKeyOptions,
@@ -201,25 +200,28 @@ export async function withBundle<Result>(
   try {
     return await operation(undefined);
   } catch (error) {
+    if (!isPassphraseError(error) || !(await needsBundle(search, kept))) throw error;
     const path = await findBundle(search);
-    const canAsk = path !== undefined && hasTerminal() && (await needsBundle(error, search, kept));
-    if (!canAsk) throw await addBundleHint(error, search);
+    if (path === undefined) throw error;
+    if (!hasTerminal()) throw addBundleHint(error, path);
     return await operation({ path, opener: await askOpener(path) });
   }
 }
 
-/** Returns whether an operation failed because no kept passphrase opens the backup. */
-async function needsBundle(
-  error: unknown,
-  { backup }: BundleSearch,
-  kept: KeptSecret,
-): Promise<boolean> {
-  if (!isKind(error, "wrongPassphrase", "passphraseUnavailable")) return false;
+function isPassphraseError(error: unknown): error is StoreError {
+  return isKind(error, "wrongPassphrase", "passphraseUnavailable");
+}
+
+/**
+ * Returns whether no kept passphrase opens the backup. An error about a passphrase can also come
+ * from the present store.
+ */
+async function needsBundle({ backup }: BundleSearch, kept: KeptSecret): Promise<boolean> {
   const { openBackup } = await import("../../backup/verify.js");
   try {
     await (await openBackup(backup, kept)).connection.close();
     return false;
   } catch (failure) {
-    return isKind(failure, "wrongPassphrase", "passphraseUnavailable");
+    return isPassphraseError(failure);
   }
 }

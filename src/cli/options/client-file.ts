@@ -15,7 +15,7 @@ export function addFileOption(command: Command, description: string): Command {
 /**
  * Returns the file in the argument or the option, or undefined if neither is given.
  *
- * @throws {@link StoreError} usage - if they name different files
+ * @throws {@link StoreError} usage - if argument and option name different files
  */
 export function resolveFile(
   argument: string | undefined,

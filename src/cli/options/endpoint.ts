@@ -1,6 +1,7 @@
 /**
  * Builds the two databases of `migrate` from its options, the settings and the hub's server.json.
  */
+import { InvalidArgumentError } from "commander";
 import type { JsonObject } from "../../client/json.js";
 import { isStoreNamed } from "../../config/settings.js";
 import type { DatabaseConfig } from "../../databases/plugin.js";
@@ -14,10 +15,14 @@ export type Setting = readonly [key: string, value: string];
 /** Collects the values of a repeatable `key=value` option. */
 export function collectSetting(text: string, settings: Setting[] = []): Setting[] {
   const [key = "", ...rest] = text.split("=");
+  if (key === "" || rest.length === 0) throw new InvalidArgumentError("It must be KEY=VALUE.");
   return [...settings, [key, rest.join("=")]];
 }
 
-/** Returns a database with its settings from server.json, overridden by the command line. */
+/**
+ * Returns a database with its settings, which settings on the command line override: those of
+ * server.json, or for the SQLCipher plugin those of the other commands' store.
+ */
 export async function buildEndpoint(
   context: Context,
   name: string,
@@ -26,7 +31,7 @@ export async function buildEndpoint(
 ): Promise<Endpoint> {
   const { sqlcipherPluginName } = await import("../../databases/sqlite.js");
   const settings: Record<string, JsonObject[string]> = {};
-  for (const [key, value] of given) settings[key] = escapeSetting(key, value);
+  for (const [key, value] of given) settings[key] = parseSetting(key, value);
   const config =
     name === sqlcipherPluginName
       ? await buildStoreConfig(context, settings)
@@ -37,7 +42,8 @@ export async function buildEndpoint(
 }
 
 /**
- * Returns the settings of the SQLCipher database: the same store and source as for other commands.
+ * Returns the settings of the SQLCipher database: the store and the passphrase's source that other
+ * commands use.
  */
 async function buildStoreConfig(
   { settings, source }: Context,
@@ -56,16 +62,16 @@ async function buildStoreConfig(
   };
 }
 
-/** Settings with text values, even if a value looks like a number. */
+/** Settings whose value is always text, even if it looks like a number. */
 const nameSettings: ReadonlySet<string> = new Set([
   ...["name", "subfolder", "host", "username", "index_prefix", "cluster_hash_tag"],
 ]);
 
-/** Returns the value as JSON if it is valid JSON, else as text. Names are always text. */
-function escapeSetting(key: string, text: string): JsonObject[string] {
+/** Parses a value as JSON. Returns invalid JSON and the values of `nameSettings` as text. */
+function parseSetting(key: string, text: string): JsonObject[string] {
   if (key === "password") {
     throw new StoreError("usage", "a password on the command line is visible to other users", {
-      hint: "Name its source with --to-password-source or --from-password-source.",
+      hint: "Name the password's source instead: password_source=SOURCE, such as password_source=keyring.",
     });
   }
   try {

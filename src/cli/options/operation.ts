@@ -45,7 +45,7 @@ export function addServiceOptions(command: Command): Command {
 }
 
 /**
- * Returns the service that the options choose, and otherwise the settings.
+ * Returns the service that the options name, or else the settings.
  *
  * @throws {@link StoreError} usage - for contradictory options
  */
@@ -63,7 +63,7 @@ export function resolveServiceChoice(context: Context, options: ServiceOptions):
 }
 
 /**
- * Merges the options of the service over the settings.
+ * Returns the service settings of the options, completed by those of the settings file.
  *
  * @throws {@link StoreError} usage - for contradictory options
  */
@@ -73,9 +73,10 @@ function resolveServiceSettings(
 ): ServiceSettings {
   const { unit, service: kind, stopCommand, startCommand } = options;
   const hasCommands = stopCommand !== undefined || startCommand !== undefined;
-  if (hasCommands && unit !== undefined) throw exclusiveOptionsError("--unit", "--stop-command");
+  const commandOption = stopCommand === undefined ? "--start-command" : "--stop-command";
+  if (hasCommands && unit !== undefined) throw exclusiveOptionsError("--unit", commandOption);
   if (hasCommands && kind !== undefined && kind !== "auto" && kind !== "command") {
-    throw exclusiveOptionsError(`--service ${kind}`, "--stop-command");
+    throw exclusiveOptionsError(`--service ${kind}`, commandOption);
   }
   if (unit !== undefined && (kind === "none" || kind === "command")) {
     throw exclusiveOptionsError("--unit", `--service ${kind}`);
@@ -119,7 +120,7 @@ export function addBundleTarget(command: Command): Command {
   );
 }
 
-/** Returns the options common to all operations. */
+/** Returns the options that all operations with a service have in common. */
 export function buildOperationOptions(
   context: Context,
   options: SwapOptions,
@@ -140,7 +141,8 @@ export function buildOperationOptions(
 /**
  * Runs an operation with the directory and the recipients for its bundle.
  *
- * Generates a recovery key if there is no recipient. Revokes the key if the operation fails.
+ * Generates a recovery key if there is no recipient or the options request a key. If the operation
+ * fails before a bundle is encrypted to the key, revokes the key.
  *
  * @throws {@link StoreError} usage - if no directory for the bundle is named
  * @throws {@link StoreError} io - if the directory is missing, or its disk is not mounted
@@ -170,7 +172,7 @@ export async function withBundleTarget<Result>(
   );
 }
 
-/** Returns the directories in the settings or the environment. */
+/** Returns the directories of backups, bundles and copies in the settings or the environment. */
 export function listKnownDirectories({ settings: { backup, bundle } }: Context): string[] {
   return [
     ...[backup?.to, backup?.bundle_to].filter((path) => path !== undefined),
@@ -211,8 +213,8 @@ export interface RememberedOptions {
 }
 
 /**
- * Saves this command's directories and recipients in the store's settings. Replaces no existing
- * values. Reports a write error without failing, because the operation has finished.
+ * Saves this command's directories, copy targets and recipients that the store's settings do not
+ * have yet. Reports a write error without failing, because the operation has finished.
  */
 export async function rememberDirectories(
   context: Context,
@@ -235,9 +237,11 @@ export async function rememberDirectories(
 }
 
 /**
- * Checks a directory that an option names, before it is remembered. It may be missing.
+ * Checks a directory that an option names, before the settings remember it. A missing directory
+ * passes.
  *
- * @throws {@link StoreError} io - if it is another kind of file, a link to nothing, or not writable
+ * @throws {@link StoreError} io - if the path is not a directory, is a link to nothing, or is not
+ *   writable
  */
 export async function assertUsableDirectory(
   option: "--to" | "--bundle-to",
@@ -260,7 +264,7 @@ export async function assertUsableDirectory(
 }
 
 /**
- * Saves the service in the options to the store's settings and replaces the present service.
+ * Saves the service of the options in the store's settings, instead of the service there.
  *
  * @throws {@link StoreError} io - if the file cannot be written
  */
@@ -274,9 +278,9 @@ export async function saveService(context: Context, options: ServiceOptions): Pr
 }
 
 /**
- * Returns backup settings in which the service of the options replaces the present service.
+ * Returns backup settings in which the service of the options replaces the service.
  *
- * @param backup - the settings in the file: a value of the environment must not be saved
+ * @param backup - the settings in the file, without the environment, whose values must not be saved
  */
 export function withNamedService(
   options: ServiceOptions,
@@ -288,11 +292,11 @@ export function withNamedService(
 }
 
 /**
- * Saves the service in the options to the store's settings, unless the settings name a service.
+ * Saves the service of the options in the store's settings, unless the settings name a service.
  * Reports a write error without failing.
  *
- * Does not save `none`, which may apply to this run only: later runs would copy a store that a hub
- * has open.
+ * Does not save `none`, which may be meant for this run only: later runs would not stop a hub that
+ * has the store open.
  */
 export async function rememberNamedService(
   context: Context,
@@ -319,7 +323,9 @@ function isServiceKey(key: string): boolean {
   return ["unit", "service", "stop_command", "start_command"].includes(key);
 }
 
-/** Returns the service to be saved, without undefined members and without the default. */
+/**
+ * Returns the service settings to save, without undefined values and without the default `auto`.
+ */
 function selectServiceToSave(options: ServiceOptions, backup: Settings["backup"]): ServiceSettings {
   const { service, ...others } = resolveServiceSettings(options, backup);
   const saved = { ...others, ...(service !== "auto" && { service }) };
@@ -359,7 +365,10 @@ export async function createAndRecordDirectories(
   await recordDirectories(await createNamedDirectories(context, paths), context.storePath);
 }
 
-/** Creates the directories like `createAndRecordDirectories`, but records none. Returns them. */
+/**
+ * Creates the directories like `createAndRecordDirectories`, and returns them instead of recording
+ * them.
+ */
 export async function createNamedDirectories(
   { storePath, reporter }: Context,
   paths: readonly (string | undefined)[],
@@ -383,14 +392,15 @@ export async function operate<Result>(
   const { withOperation } = await import("../../recovery/recover.js");
   const { journalExists } = await import("../../operation/journal.js");
   const { storePath, reporter, refreshSource } = context;
-  const isRecovered = await journalExists(storePath);
+  const hasJournal = await journalExists(storePath);
   return abortOnSignal(async (signal) => {
     throwIfAborted(signal);
     return await withOperation(
       storePath,
       reporter,
       async (lock) => {
-        if (isRecovered) await refreshSource();
+        // The recovery may have changed the passphrase's source.
+        if (hasJournal) await refreshSource();
         return await operation(lock, signal);
       },
       requirements,
@@ -400,7 +410,8 @@ export async function operate<Result>(
 
 /**
  * Runs an operation that stops the service, like `operate`. If the service does not stop or start,
- * for example because its hub is in a restart loop, the hint names the option to leave it running.
+ * for example because its hub is in a restart loop, the hint names the option with which the
+ * operation neither stops nor starts the service.
  */
 export async function operateWithService<Result>(
   context: Context,
@@ -411,7 +422,8 @@ export async function operateWithService<Result>(
     return await operate(context, operation, requirements);
   } catch (error) {
     if (!isKind(error, "service")) throw error;
-    const line = "To leave the service alone, add --service none if nothing has the store open.";
+    const line =
+      "If nothing has the store open, add --service none: the service is then neither stopped nor started.";
     throw wrap(error, { hint: withLine(error.hint, line) });
   }
 }

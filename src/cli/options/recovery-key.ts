@@ -35,7 +35,7 @@ export function buildRecipientOptions(
   };
 }
 
-/** Returns the text of a recovery key file up to its recipient. */
+/** Returns the first lines of a recovery key file, up to the place of the recipient. */
 export function formatRecoveryKeyHeading(storePath: string): string {
   return `# Recovery key of the HiveMind store ${storePath}\n# Opens its passphrase bundles: age -d -i THIS-FILE clients.….bundle.age\n# public key: `;
 }
@@ -100,7 +100,10 @@ function deliverByTerminal({ output, yes }: Context): RecoveryKeyDelivery {
   };
 }
 
-/** Asks with a message of its own: `setup` has changed something before this question. */
+/**
+ * Asks for confirmation. Replaces the message of `confirm`, which says that nothing changed:
+ * `setup` has changed something before this question.
+ */
 async function confirmWritten(yes: boolean): Promise<void> {
   try {
     await confirm("Have you written it down?", yes);

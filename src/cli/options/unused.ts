@@ -1,12 +1,13 @@
-/** Options that would have no effect together with another option. */
+/** Refuses options that would have no effect. */
 import { StoreError } from "../../errors.js";
 
 /**
  * Throws if one of these options was given on the command line. Values of the settings and of the
- * environment are not in `options`. Accepts the value "none", which requests no effect.
+ * environment are not in `options`. Accepts an option with the value "none", as of `--service`,
+ * which requests no effect.
  *
- * @param keys - the options, as commander names them: `stopCommand`
- * @param problem - follows the option in the message: "applies only to --adopt"
+ * @param keys - the names of the options in commander, such as `stopCommand`
+ * @param problem - the rest of the message after the option, such as "applies only to --adopt"
  * @throws {@link StoreError} usage - for the first such option
  */
 export function assertUnused<Key extends string>(
