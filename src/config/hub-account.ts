@@ -1,9 +1,9 @@
 /**
- * The account of the hub, if it is not the account of this process: root works for the hub of a
- * system unit. The hub's files are then found by the environment of its unit, its Python runs as
- * its user, and the timers are system units.
+ * The hub that this process works for: its account, if root works for the hub of a system unit, and
+ * its container, if it runs in one. With an account, the hub's files are found by the environment
+ * of its unit, its Python runs as its user, and the timers are system units.
  */
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { StoreError } from "../errors.js";
 import { dataHome, type Environment } from "./paths.js";
 
@@ -13,15 +13,17 @@ export interface HubAccount {
   readonly gid: number;
 }
 
-/** The hub in the container of a unit. It names its files by its own paths. */
+/**
+ * The container that a unit runs, with a hub. In `server.json`, the hub uses the container's paths.
+ */
 export interface HubContainer {
   readonly name: string;
   readonly unit: { readonly manager: "systemd-user" | "systemd"; readonly name: string };
   /** The hub's `server.json` on this machine. */
   readonly serverJson: string;
-  /** The path at which the hub reads it. */
+  /** The path of `server.json` in the container. */
   readonly inside: string;
-  /** The hub's `$XDG_DATA_HOME`. */
+  /** The hub's `$XDG_DATA_HOME`, a path in the container. */
   readonly dataHome: string;
   readonly mounts: readonly Mount[];
 }
@@ -29,18 +31,23 @@ export interface HubContainer {
 export interface Mount {
   /** The path on this machine, with symbolic links resolved. */
   readonly source: string;
+  /** The path in the container. */
   readonly destination: string;
 }
 
 let account: HubAccount | undefined;
 let container: HubContainer | undefined;
 
-/** Lets this process work on the hub of an account, before it reads any file of the hub. */
+/**
+ * Makes this process work for the hub of an account. Call it before any file of the hub is read.
+ */
 export function workFor(hub: HubAccount): void {
   account = hub;
 }
 
-/** Lets this process work on the hub of a container, before it reads any file of the hub. */
+/**
+ * Makes this process work for the hub of a container. Call it before any file of the hub is read.
+ */
 export function workForContainer(hub: HubContainer): void {
   container = hub;
 }
@@ -53,12 +60,12 @@ export function hubAccount(): HubAccount | undefined {
   return account;
 }
 
-/** Returns the environment of the hub, by default of this process. */
+/** Returns the environment of the hub's account, or else of this process. */
 export function hubEnvironment(): Environment {
   return account?.environment ?? process.env;
 }
 
-/** Returns the data directory of the hub, as the hub names it. */
+/** Returns the hub's `$XDG_DATA_HOME`, in a container as a path of the container. */
 export function hubDataHome(): string {
   return container?.dataHome ?? dataHome(hubEnvironment());
 }
@@ -69,16 +76,17 @@ export function toMachine(path: string): string | undefined {
 }
 
 /**
- * Returns the path on this machine of a file in the data directory of the hub.
+ * Returns the path on this machine of a file in the hub's data directory.
  *
- * @throws {@link StoreError} refused - if it is on no volume of the hub's container
+ * @param names - the path below the data directory, or an absolute path
+ * @throws {@link StoreError} refused - if the file is on no volume of the hub's container
  */
 export function fileOfHub(...names: string[]): string {
   const path = resolve(hubDataHome(), ...names);
   const found = toMachine(path);
   if (found !== undefined) return found;
   throw new StoreError("refused", `the container ${container?.name} has no volume with ${path}`, {
-    hint: `Mount a directory at ${path}: docs/guide/containers.md shows how.`,
+    hint: `Mount a directory of this machine over ${dirname(path)}: docs/guide/containers.md shows how.`,
   });
 }
 
@@ -92,7 +100,10 @@ export function toHub(path: string): string | undefined {
   return throughMounts(reversed, path);
 }
 
-/** Returns where a path below the destination of a mount lies; undefined if it is below none. */
+/**
+ * Replaces the destination of a mount at the beginning of a path by the source of the mount. Uses
+ * the innermost mount. Returns undefined if the path is below no destination.
+ */
 export function throughMounts(mounts: readonly Mount[], path: string): string | undefined {
   const [mount] = mounts
     .filter(({ destination }) => `${path}/`.startsWith(`${destination.replace(/\/$/, "")}/`))

@@ -59,7 +59,11 @@ export async function prepareDirectories(
   await recordDirectories(paths, options.storePath);
 }
 
-/** Checks and creates directories like `prepareDirectories`, and does not record them. */
+/**
+ * Checks and creates directories like `prepareDirectories`, but does not record them.
+ *
+ * @throws {@link StoreError} as `prepareDirectories`
+ */
 export async function createDirectories(
   paths: readonly string[],
   { storePath, known, reporter }: DirectoryOptions,
@@ -101,8 +105,8 @@ export async function assertNotMissing(
 }
 
 /**
- * Checks that directories of an interrupted operation are not missing. A recovery cannot ask
- * whether they have moved.
+ * Checks that directories of an interrupted operation are not missing. The hint does not name a
+ * confirmed move, because a recovery cannot ask the user to confirm.
  *
  * @throws {@link StoreError} io - if a directory is missing
  */
@@ -112,9 +116,11 @@ export async function assertMounted(paths: readonly string[], storePath: string)
 }
 
 /**
- * Returns the missing directories, including those on a disk that is not mounted.
+ * Returns the directories that are missing, or that are not on the file system where they were
+ * used.
  *
- * @param known - directories in the settings; others are missing only if they were used before
+ * @param known - the paths that are in the settings; any other path is missing only if it was used
+ *   before. Default: all paths.
  * @throws {@link StoreError} io - if a directory or the record cannot be read
  */
 export async function findMissingDirectories(
@@ -149,7 +155,7 @@ async function findMissing(
   return { path, message, mountPoint, exists: true };
 }
 
-/** Returns the recorded mount point of a directory. The record may name a link to the directory. */
+/** Returns the recorded mount point of a directory. The recorded path may be a link to it. */
 async function recordedMountPoint(
   path: string,
   mountPoints: MountPoints,
@@ -172,7 +178,7 @@ export function missingHint(missing: MissingDirectory): string {
   const { path, exists } = missing;
   const otherwise = exists
     ? "if the directory has moved to this file system, run backup on a terminal and confirm the move; --yes does not confirm it."
-    : `if there is none, create the directory: mkdir -p -m 700 ${shellQuote(path)}`;
+    : `if it was not on a disk of its own, create the directory: mkdir -p -m 700 ${shellQuote(path)}`;
   return `${mountHint(missing)}; or, ${otherwise}`;
 }
 
@@ -182,8 +188,9 @@ function mountHint({ mountPoint }: MissingDirectory): string {
 }
 
 /**
- * Continues if the user confirms that the directory has moved to another file system. A script
- * passes --yes for other questions, and would confirm this one on the day a disk is not mounted.
+ * Throws unless the user confirms on a terminal that the directory has moved to another file
+ * system. Ignores --yes: a script passes it for other questions, and would confirm this question on
+ * the day that a disk is not mounted.
  */
 async function confirmMove(
   missing: MissingDirectory,
@@ -196,7 +203,7 @@ async function confirmMove(
   } catch (error) {
     throw isKind(error, "usage") ? missingError(missing) : error;
   }
-  reporter.notice(`${path} has moved to this file system, which is remembered`);
+  reporter.notice(`the new file system of ${path} is recorded`);
 }
 
 /** Returns the mount point of the path's file system. */

@@ -65,6 +65,7 @@ export function expandPath(path: string, environment: Environment = process.env)
  *
  * @throws {@link StoreError} usage - for an invalid path or name
  * @throws {@link StoreError} refused - for a circle of symbolic links
+ * @throws {@link StoreError} io - for an unsearchable directory, or a file in place of a directory
  */
 export async function resolveStorePath(
   location: StoreLocation = {},
@@ -88,7 +89,7 @@ export function unresolvedStorePath(
   }
   if (name === "" || name === "." || name === ".." || /[/\0]/.test(name)) {
     throw new StoreError("usage", `"${name}" is not a valid name for a store`, {
-      hint: "Give a name without slash and .db, or the path of the file: --db PATH",
+      hint: "Give a name without a slash and without .db, or the path of the file: --db PATH",
     });
   }
   if (isAbsolute(subfolder) || subfolder.includes("\0") || subfolder.split("/").includes("..")) {
@@ -119,7 +120,7 @@ export function expandTarget(target: string, environment?: Environment): string 
  * to a missing file.
  *
  * @throws {@link StoreError} refused - for a circle of symbolic links
- * @throws {@link StoreError} io - for an unsearchable directory
+ * @throws {@link StoreError} io - for an unsearchable directory, or a file in place of a directory
  */
 export async function realPath(path: string): Promise<string> {
   let current = resolve(path);

@@ -2,9 +2,9 @@
  * The settings file: its schema, reading and writing.
  *
  * The file is `$XDG_CONFIG_HOME/hivemind-sqlcipher/config.json`. It contains paths and choices, but
- * no secret. Its top level belongs to the default store. Any other store has a section below
- * `stores`, so a command for a store neither reads nor changes the backup directories, unit and
- * recipients of another.
+ * no secret. Its top level belongs to the store in `store`, or else to the default store. Any other
+ * store has a section below `stores`, so a command for a store neither reads nor changes the backup
+ * directories, unit and recipients of another.
  */
 import { dirname, isAbsolute } from "node:path";
 import { hasCode, isKind, StoreError, systemError } from "../errors.js";
@@ -106,7 +106,7 @@ export const settingsSchema = z.strictObject({
 export type SettingsFile = z.infer<typeof settingsSchema>;
 
 /**
- * The settings of a store. `store` exists only at the top level and names the store of the file.
+ * The settings of a store. `store` exists only at the top level and names the store of that level.
  */
 export type Settings = Omit<SettingsFile, "stores">;
 
@@ -118,7 +118,7 @@ export interface SettingsSection {
   readonly store: string | undefined;
 }
 
-/** Receives an error in the settings, which is then not thrown. */
+/** Receives each error in the settings. Such an error is not thrown. */
 export type OnProblem = (problem: StoreError) => void;
 
 /**
@@ -127,6 +127,7 @@ export type OnProblem = (problem: StoreError) => void;
  * @throws {@link StoreError} usage - for broken JSON, an unknown key or an invalid value: a
  *   misspelt `bundle_to` would otherwise be noticed when the bundle is needed
  * @throws {@link StoreError} refused - if other users can change it, because it contains commands
+ * @throws {@link StoreError} corrupted - if it is not a regular file, or longer than 1 MiB
  * @throws {@link StoreError} io - if it cannot be read
  */
 export async function loadSettings(
@@ -148,7 +149,7 @@ export async function loadSettings(
   }
 }
 
-/** Decodes any bytes. Bytes that are not text do not parse as JSON, which is then reported. */
+/** Decodes any bytes. If they are not text, `parseSettings` reports that they are not JSON. */
 function decodeLeniently(bytes: Buffer): string {
   try {
     return decodeText(bytes);
@@ -174,7 +175,7 @@ function parseSettings(text: string, path: string, onProblem?: OnProblem): Setti
   return valid.success ? valid.data : {};
 }
 
-/** Removes invalid keys and values. */
+/** Returns a copy without invalid keys and values. */
 function withoutInvalid(json: unknown, issues: readonly z.core.$ZodIssue[]): unknown {
   const copy = structuredClone(json);
   for (const issue of issues) {
@@ -257,9 +258,9 @@ export async function findSection(path: string, storePath: string): Promise<Sett
 }
 
 /**
- * Finds a store's section by resolved paths, so that a store keeps its section when a link replaces
- * its directory. Compares the path of another section unresolved if it is unreachable, for example
- * on a network share.
+ * Returns the key of a store's section below `stores`; undefined if the store has none. Compares
+ * resolved paths, so that a store keeps its section when a link replaces its directory. Does not
+ * resolve a path that is unreachable, for example on a network share.
  */
 export async function findSectionKey(
   file: SettingsFile,

@@ -31,7 +31,7 @@ export interface ResolvedSettings {
   /** The settings in the file for this store; undefined without a file. */
   readonly inFile: Settings | undefined;
   readonly section: SettingsSection;
-  /** Whether a settings file was named that does not exist. */
+  /** Whether an option or variable names a settings file that does not exist. */
   readonly missing: boolean;
 }
 
@@ -58,9 +58,9 @@ export interface SettingsSources {
   readonly environment?: Environment;
   /** Returns the default store, used if no option, variable or file names a store. */
   readonly defaultStore?: () => Promise<StoreLocation>;
-  /** Whether the command creates the store. The first store of a file gets the top level. */
+  /** Whether the command creates the store. A created store gets an unused top level. */
   readonly isNewStore?: boolean;
-  /** Receives errors in the file and the environment, which are then ignored. */
+  /** Receives each error in the file and the environment. Invalid settings are then ignored. */
   readonly onProblem?: OnProblem | undefined;
 }
 
@@ -69,8 +69,9 @@ export interface SettingsSources {
  * Makes paths absolute.
  *
  * @param options - settings from the command line
- * @throws {@link StoreError} usage - for an invalid file or variable
- * @throws {@link StoreError} io - for an unreadable file
+ * @throws {@link StoreError} usage - for an invalid file, variable or path of the store
+ * @throws {@link StoreError} what {@link loadSettings}, {@link resolveStorePath} and `defaultStore`
+ *   throw
  */
 export async function resolveSettings(
   options: Settings = {},
@@ -120,9 +121,9 @@ export function isStoreNamed(store: StoreLocation | undefined): boolean {
 /**
  * Returns the key of a store's section below `stores`, or undefined for the top level.
  *
- * The top level belongs to the store in `store`, or else to the default store. A file of version
- * 0.1.0 may have no `store`, without a default store on the disk. Such a file was written for
- * stores named in each command, so its top level belongs to each of them.
+ * The top level belongs to the store in `store`, or else to the default store. If the file has no
+ * `store` and the default store does not exist, version 0.1.0 wrote the file for stores that each
+ * command names. Its top level then belongs to every store without a section.
  */
 async function resolveSectionKey(
   file: SettingsFile | undefined,
@@ -197,7 +198,10 @@ function omitUndefined<T extends object>(fields: T): Defined<T> {
   ) as Defined<T>;
 }
 
-/** Merges `upper` over `lower`. A store's path and its name exclude each other; `upper` decides. */
+/**
+ * Merges `upper` over `lower`. A store's path in `upper` replaces a name in `lower`, and vice
+ * versa.
+ */
 function mergeSettings(upper: Settings, lower: Settings): Settings {
   const store = omitUndefined(upper.store ?? {});
   const lowerStore = omitUndefined(lower.store ?? {});

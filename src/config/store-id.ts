@@ -1,11 +1,11 @@
 /**
- * The id of a store, which its manifests and bundles contain. Stores of several hubs can have the
- * same name, and so can their backups in a shared target: the id tells them apart.
+ * The id of a store, which its manifests and bundles contain. In a shared target, the backups of
+ * several hubs' stores can have the same name: the id distinguishes them.
  *
  * The id is in a record in the state directory and not in the settings: settings are often copied
  * from one hub to the next, and may be read-only. The first backup creates the id. If the record is
- * lost, or a timer has another state directory than the shell, the id is taken over from the
- * backups (backup/store-id.ts).
+ * lost, or a timer has another state directory than the shell, the next backup takes the id from
+ * the earlier backups (backup/store-id.ts).
  */
 import { randomBytes } from "node:crypto";
 import * as z from "../schema.js";

@@ -23,7 +23,7 @@ export async function readStoreRecord<Contents extends { readonly store: string 
   subject: string,
   schema: z.ZodMiniType<Contents>,
 ): Promise<Contents | undefined> {
-  const path = recordPath(storePath, subject);
+  const path = recordPathOf(storePath, subject);
   try {
     const { data } = schema.safeParse(JSON.parse(await readFile(path, "utf8")));
     return data?.store === storePath ? data : undefined;
@@ -34,15 +34,15 @@ export async function readStoreRecord<Contents extends { readonly store: string 
 }
 
 /**
- * Writes a record. Ignores an unwritable state directory, because the operation that is recorded
- * has succeeded.
+ * Writes a record. Ignores a failure, for example an unwritable state directory, because the
+ * operation that is recorded has succeeded.
  */
 export async function writeStoreRecord(
   storePath: string,
   subject: string,
   contents: Readonly<Record<string, unknown>>,
 ): Promise<void> {
-  const path = recordPath(storePath, subject);
+  const path = recordPathOf(storePath, subject);
   try {
     await makeDirectory(dirname(path));
     await replaceFile(path, `${JSON.stringify({ store: storePath, ...contents })}\n`);
@@ -51,7 +51,7 @@ export async function writeStoreRecord(
   }
 }
 
-function recordPath(storePath: string, subject: string): string {
+function recordPathOf(storePath: string, subject: string): string {
   const name = sha256Hex(storePath).slice(0, 16);
   return join(stateHome(), "hivemind-sqlcipher", `${subject}-${name}.json`);
 }

@@ -1,9 +1,9 @@
 /**
- * Writes files so that a crash leaves either the old contents or the new, readable only by the
- * owner.
+ * Creates, replaces and removes files so that a power failure does not undo it.
  *
- * Every file of this project is written here: with mode 0600, created exclusively (so never through
- * a symbolic link), synced together with its directory, and named only when it is complete.
+ * A new file is readable only by its owner, is created exclusively (so never through a symbolic
+ * link), and is synced together with its directory. `replaceFile` renames a complete file, so that
+ * a crash leaves either the old contents or the new.
  */
 import { randomBytes } from "node:crypto";
 import { constants } from "node:fs";
@@ -17,8 +17,10 @@ import { lstatIfExists, statIfExists } from "./read.js";
 const newFile = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 
 /**
- * Creates a directory and its parents with mode 0700, and syncs them. Leaves an existing directory
- * unchanged.
+ * Creates a directory and its missing parents with mode 0700, and syncs them. Leaves an existing
+ * directory unchanged.
+ *
+ * @throws {@link StoreError} io - if the system fails, or the path is not a directory
  */
 export async function makeDirectory(path: string): Promise<void> {
   try {
@@ -63,7 +65,8 @@ export async function syncDirectory(path: string): Promise<void> {
 }
 
 /**
- * Creates a complete, synced file, or none.
+ * Creates and syncs a file. Removes it again after a failure, but a killed process can leave an
+ * incomplete file.
  *
  * @throws {@link StoreError} refused - if the name is taken
  * @throws {@link StoreError} io - if the system fails
@@ -110,9 +113,10 @@ async function setMode(file: FileHandle, mode: number): Promise<void> {
 }
 
 /**
- * Gives a complete, synced file its final name on the same file system, unless the name is taken.
+ * Renames a complete, synced file to its final name on the same file system. Never replaces a file.
  *
  * @throws {@link StoreError} refused - if the final name is taken; `staged` then still exists
+ * @throws {@link StoreError} io - if the system fails
  */
 export async function claimName(staged: string, final: string): Promise<void> {
   try {
@@ -126,12 +130,12 @@ export async function claimName(staged: string, final: string): Promise<void> {
     // A file system without hard links (FAT, some network shares): reserve the name with an empty
     // file, then rename over it.
     await createFile(final, "");
-    await rename(staged, final);
+    await moveFile(staged, final);
   }
   await syncDirectory(dirname(final));
 }
 
-/** Removes an unfinished file. Ignores errors: the caller reports why the file is unfinished. */
+/** Removes an unfinished file. Ignores errors: the caller reports the first error. */
 async function discard(path: string): Promise<void> {
   await rm(path, { force: true }).catch(() => undefined);
 }
@@ -168,16 +172,18 @@ export async function moveFile(from: string, to: string): Promise<void> {
   }
 }
 
-/** Returns a new hidden name in the directory of `path`, for its unfinished replacement. */
+/**
+ * Returns a new path with a hidden name next to `path`, for an unfinished replacement of the file.
+ */
 export function stagedName(path: string): string {
   return join(dirname(path), `.${basename(path)}.${randomBytes(6).toString("hex")}.partial`);
 }
 
 /**
- * Returns a free path next to a file, for the old file when another file replaces it. The name
- * contains the time.
+ * Returns a free path next to a file, to which the file can be moved away. The name contains the
+ * time.
  *
- * @param why - the part of the name before the time
+ * @param why - the reason, which the name contains before the time
  */
 export async function replacedName(path: string, why = "replaced"): Promise<string> {
   for (let second = Date.now(); ; second += 1000) {
@@ -187,11 +193,12 @@ export async function replacedName(path: string, why = "replaced"): Promise<stri
   }
 }
 
-/** The end of a staged file's name. A staged database may have a sidecar file of SQLite. */
+/** Matches the end of a name of `stagedName`, also of the sidecar files of a staged database. */
 const stagedEnding = /^[0-9a-f]{12}\.partial(?:-journal|-wal|-shm)?$/;
 
 /**
- * Removes staged files of `path` left by killed processes. No process may be writing `path`.
+ * Removes the staged files of `path` that killed processes have left. Must not run while a process
+ * writes `path`.
  *
  * @returns whether there were any
  */
@@ -256,9 +263,10 @@ export async function assertReplaceable(path: string): Promise<void> {
 }
 
 /**
- * Writes the new contents to a staged file with the owner, group and mode of the existing file. The
- * file gets them before the contents: a directory may give new files another group, or an access
- * control list. The staged file stays open in between, because its mode may forbid writing.
+ * Writes the new contents to a staged file with the owner, group and mode of the existing file.
+ * Sets owner, group and mode before it writes the contents: a directory may give new files another
+ * group, or an access control list. Keeps the file open, because its mode may forbid opening it
+ * again.
  */
 async function stageReplacement(
   path: string,

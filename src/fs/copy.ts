@@ -14,8 +14,9 @@ interface CopyOptions {
 }
 
 /**
- * Copies a file to a new file with mode 0600 and syncs it. The caller verifies the copy, not the
- * original, because other users may be able to write to the original.
+ * Copies a file to a new file with mode 0600 and syncs it. The caller must verify the copy, and not
+ * the original, because other users may be able to write to the original. A failure leaves an
+ * incomplete copy.
  *
  * @throws {@link StoreError} refused - if the new name is taken
  * @throws {@link StoreError} io - if the system fails
@@ -51,7 +52,7 @@ export async function writeAll(file: FileHandle, bytes: Buffer, offset: number):
   }
 }
 
-/** Syncs a file written by other means, such as SQLite, and its name. */
+/** Syncs a file that was written by other code, such as SQLite, and its name. */
 export async function syncFile(path: string): Promise<void> {
   try {
     await using file = await open(path, "r+");

@@ -1,6 +1,6 @@
 /**
- * Recognises the kind of a user's file by its content. The error for a wrong file then names its
- * kind and the right option.
+ * Recognises the kind of a file by its content. If a user names a wrong file, the error names the
+ * file's kind and the right option.
  */
 import { constants } from "node:fs";
 import { open } from "node:fs/promises";
@@ -12,7 +12,7 @@ export type FileKind = keyof typeof kinds;
 interface Kind {
   /** Continues a message: "it is …". */
   readonly name: string;
-  /** A hint with the right option or command for the file. */
+  /** A hint: the right option or command for the file. */
   readonly use: string;
 }
 
@@ -24,7 +24,7 @@ const kinds = {
   },
   "encrypted with a passphrase": {
     name: "encrypted with a passphrase: a bundle or a recovery key",
-    use: "Give a bundle with --bundle FILE and --bundle-passphrase-file FILE, a recovery key with --identity FILE.",
+    use: "Give a bundle with --bundle FILE and --bundle-passphrase-file FILE, or a recovery key with --identity FILE.",
   },
   recipients: {
     name: "a list of age recipients",
@@ -36,7 +36,7 @@ const kinds = {
   },
   "encrypted database": {
     name: "an encrypted database",
-    use: "Give a store with --db PATH, a backup to restore or verify.",
+    use: "Give a store with --db PATH, or a backup to restore or verify.",
   },
   database: {
     name: "an SQLite database that is not encrypted",
@@ -82,7 +82,7 @@ const kinds = {
   },
 } as const satisfies Record<string, Kind>;
 
-/** Enough for the header of every kind, and for every small file as a whole. */
+/** Contains the header of every kind, and most files other than databases as a whole. */
 const maxBytesRead = 64 * 1024;
 /** SQLite's smallest page. */
 const smallestPage = 512;
@@ -123,7 +123,8 @@ export function recogniseContent(bytes: Uint8Array, size = bytes.length): FileKi
 /**
  * Returns the kind of a file, or undefined if it is unknown or cannot be read.
  *
- * Must not be called for a store: closing any descriptor of its file drops SQLite's locks on it.
+ * Must not be called for a store that is open in this process: closing any descriptor of its file
+ * drops SQLite's locks on it.
  */
 export async function recogniseFile(path: string): Promise<FileKind | undefined> {
   try {
@@ -139,7 +140,7 @@ export async function recogniseFile(path: string): Promise<FileKind | undefined>
 }
 
 /**
- * Returns the error with the kind of the file and a hint on its use.
+ * Returns the error with the kind of the file and a hint on what the file is for.
  *
  * @param expected - the kinds accepted by the reader, for which the error stays unchanged
  */

@@ -1,11 +1,11 @@
-/** Finds mount points and the devices that are mounted there. */
+/** Finds mount points and the devices that are mounted on them. */
 import { readFile, realpath } from "node:fs/promises";
 import { StoreError, systemError } from "../errors.js";
 import { statIfExists } from "./read.js";
 
 /**
- * Checks that another file can be renamed to this path. A bind-mounted file, as in a container,
- * cannot be replaced: the rename fails, and so does a hard link to the file.
+ * Checks that a file is no mount point. A bind-mounted file, as in a container, cannot be replaced:
+ * the rename fails, and so does a hard link to the file.
  *
  * @throws {@link StoreError} refused - if the path is a mount point
  */
@@ -47,7 +47,7 @@ function decodeField(field = ""): string {
   return field.replace(/\\(\d{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)));
 }
 
-/** udev's links from the labels of file systems to their devices. */
+/** The directory with udev's links, named after the labels of file systems, to their devices. */
 const labelDirectory = "/dev/disk/by-label";
 
 /**

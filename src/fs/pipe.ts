@@ -3,15 +3,16 @@ import { closeSync, constants, openSync } from "node:fs";
 import { type FileHandle, open, stat } from "node:fs/promises";
 import { StoreError } from "../errors.js";
 
-/** A shell starts the writer of `<(command)` at once. */
+/** Enough for a pipe of `<(command)`: the shell starts its writer at once. */
 const writerTimeoutMs = 5_000;
 
 /**
  * Opens a file or a pipe for reading.
  *
- * The system opens a named pipe only when a program writes to it, which may be never.
+ * The system blocks the opening of a named pipe until a program opens the pipe for writing, so this
+ * has a time limit.
  *
- * @throws {@link StoreError} io - if no program writes to the pipe
+ * @throws {@link StoreError} io - if no program has opened the pipe for writing after 5 seconds
  * @throws the system's own error if it cannot be opened
  */
 export async function openFileOrPipe(path: string): Promise<FileHandle> {
@@ -34,7 +35,10 @@ export async function openFileOrPipe(path: string): Promise<FileHandle> {
   }
 }
 
-/** Ends the wait for a writer: a thread blocked in the system would keep Node.js from ending. */
+/**
+ * Unblocks the thread that waits for a writer, by opening the pipe for writing. A blocked thread
+ * would keep Node.js from exiting.
+ */
 function unblock(path: string): void {
   try {
     closeSync(openSync(path, constants.O_WRONLY | constants.O_NONBLOCK));

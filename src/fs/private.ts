@@ -1,4 +1,4 @@
-/** Reads files with a secret, and refuses files that other users can change. */
+/** Reads files with a secret. Refuses files that other users can read or change. */
 import type { Stats } from "node:fs";
 import { type FileHandle, lstat } from "node:fs/promises";
 import { type ErrorKind, hasCode, StoreError, systemError } from "../errors.js";
@@ -6,7 +6,9 @@ import { shellQuote } from "../text/escape.js";
 import { decodeText } from "./encoding.js";
 import { openFileOrPipe } from "./pipe.js";
 
-/** More than any passphrase or key has, so that a database named by mistake is not read whole. */
+/**
+ * Longer than any passphrase or key. A database that is named by mistake is not read as a whole.
+ */
 const maxSecretBytes = 64 * 1024;
 
 export interface SecretFileOptions {
@@ -35,8 +37,8 @@ export async function readSecretFile(
 /**
  * Returns the bytes of a file with a secret, or of a pipe such as the shell's `<(command)`.
  *
- * @throws {@link StoreError} refused - if others can read or change it, or if it is reached through
- *   another user's symbolic link
+ * @throws {@link StoreError} refused - if other users can read or change it, if the path is another
+ *   user's symbolic link, or if it is longer than a secret or not a file
  * @throws {@link StoreError} notFound or `missing` - if it does not exist
  * @throws {@link StoreError} io - if the system fails
  */
@@ -93,7 +95,8 @@ export function decodeSecret(bytes: Uint8Array, what: string): string {
 }
 
 /**
- * Throws if users other than its reader and root can change a file with commands to run.
+ * Checks that only this user and root can change a file. For a file with commands that this user
+ * runs.
  *
  * @throws {@link StoreError} refused - if another user can change it
  */
@@ -118,7 +121,7 @@ function assertNotShared(path: string, stats: Stats): void {
 function assertOwned(path: string, stats: Stats): void {
   if (stats.uid !== 0 && stats.uid !== process.geteuid?.()) {
     throw new StoreError("refused", `${path} belongs to another user, who could change it`, {
-      hint: "Run this as that user, or copy it to a file of your own with mode 600.",
+      hint: "Run this as the file's owner, or copy the file to one of your own with mode 600.",
     });
   }
 }

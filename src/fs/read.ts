@@ -1,4 +1,4 @@
-/** Reads files, directories and metadata that may be missing. */
+/** Reads files, directories and metadata, and computes hashes. */
 import { createHash } from "node:crypto";
 import { type BigIntStats, constants, realpathSync, type Stats } from "node:fs";
 import { type FileHandle, lstat, open, readdir, stat } from "node:fs/promises";
@@ -65,7 +65,11 @@ export async function listDirectory(path: string): Promise<string[] | undefined>
   }
 }
 
-/** Opens a file for reading. Returns undefined if it does not exist. */
+/**
+ * Opens a file for reading. Returns undefined if it does not exist.
+ *
+ * @throws the system's own error if it cannot be opened
+ */
 export async function openIfExists(path: string): Promise<FileHandle | undefined> {
   try {
     return await open(path);
@@ -89,11 +93,11 @@ export async function readUpTo(file: FileHandle, buffer: Buffer, offset: number)
 /**
  * Reads a regular file as a whole.
  *
- * For directories writable by other users: a pipe would block the reader forever, and a device or a
- * huge file would fill the memory.
+ * Safe in a directory that other users can write to: a plain read of a pipe would block forever,
+ * and of a device or a huge file would fill the memory.
  *
  * @param limit - size of the longest file to read, in bytes
- * @throws {@link StoreError} corrupted - if the file is longer, or not a regular file
+ * @throws {@link StoreError} corrupted - if the file is longer, grows, or is not a regular file
  * @throws the system's own error if it cannot be opened or read
  */
 export async function readSmallFile(
@@ -111,9 +115,9 @@ export async function readSmallFile(
 }
 
 /**
- * Yields the bytes of a file in order. Each buffer is valid until the next iteration. A stream
- * would allocate a buffer for each read: a copy would need twice the CPU time, and 70 MB more
- * memory.
+ * Yields the bytes of a file in order. Each buffer is valid only until the next iteration. Reuses a
+ * single buffer, because a stream, with a buffer for each read, makes a copy use twice the CPU time
+ * and 70 MB more memory.
  *
  * @param range - the first and the last byte; the end may be beyond the file's
  */

@@ -7,7 +7,7 @@ import { makeDirectory, removeFile, replaceFile, syncDirectory } from "./atomic.
 /**
  * Reads a record; returns undefined if the file does not exist.
  *
- * @param parse - throws for JSON of another shape
+ * @param parse - returns the record; throws if the JSON has another shape
  * @param what - the content, for the error: `a migration note`
  * @param hint - the hint of the error
  * @throws {@link StoreError} corrupted - if the file is not such a record
@@ -33,7 +33,7 @@ export async function readRecord<Content>(
   }
 }
 
-/** Writes and syncs a record, and makes its directory. */
+/** Writes and syncs a record. Creates its directory if necessary. */
 export async function writeRecord(path: string, content: object): Promise<void> {
   await makeDirectory(dirname(path));
   await replaceFile(path, `${JSON.stringify(content, undefined, 2)}\n`);

@@ -6,10 +6,10 @@ import { lstatIfExists } from "./read.js";
 export const sidecars = ["-journal", "-wal", "-shm"] as const;
 
 /**
- * Throws if a sidecar of a removed database exists at the path of a new database: SQLite would
- * apply its pages to the new database.
+ * Checks that no sidecar of a removed database is left at the path of a new database: SQLite would
+ * apply the pages in the sidecar to the new database.
  *
- * @throws {@link StoreError} refused - if there is such a file
+ * @throws {@link StoreError} refused - if there is a sidecar
  * @throws {@link StoreError} io - if the directory cannot be searched
  */
 export async function assertNoStraySidecars(path: string): Promise<void> {
@@ -18,7 +18,7 @@ export async function assertNoStraySidecars(path: string): Promise<void> {
     if (!(await lstatIfExists(stray))) continue;
     throw new StoreError(
       "refused",
-      `${stray} is left from a store that no longer exists, and would damage a new one`,
+      `${stray} is left from a store that no longer exists, and would damage a new store`,
       {
         hint: `Stop the hub if it runs, then move the file away: mv ${shellQuote(stray)} ${shellQuote(`${stray}.old`)}`,
       },

@@ -4,11 +4,13 @@
 import { execFile } from "node:child_process";
 import { once } from "node:events";
 import {
+  chmod,
   mkdir,
   mkdtemp,
   readdir,
   readFile,
   rm,
+  stat,
   symlink,
   truncate,
   writeFile,
@@ -258,6 +260,11 @@ test("UTF-16, as PowerShell writes it: text is read; what the hub could not read
     17,
     expect.stringMatching(/UTF-16 text, which the hub cannot read[\s\S]*iconv -f UTF-16 -t UTF-8/),
   ]);
+  await chmod(server, 0o640);
+  await run("/bin/sh", ["-c", /Convert it: (.*)/.exec(refused.stderr)?.[1] ?? ""]);
+  expect(await readFile(server, "utf8")).toBe('{"database": {}}');
+  expect((await stat(server)).mode & 0o777).toBe(0o640);
+  expect(await readdir(dirname(server))).toEqual(["server.json"]);
 }, 60_000);
 
 test("a file of SSH keys only: the error says what a recovery key is", async () => {

@@ -105,7 +105,7 @@ test("the mount point of an unmounted disk is not taken for the backup directory
   const unasked = await machine.run([...backup, "--yes"]);
   expect([unasked.code, unasked.stderr]).toEqual([18, expect.stringContaining("on a terminal")]);
   expect(await readdir(disk)).toEqual([]);
-  // The directory has moved to this file system, which is remembered.
+  // The directory has moved to this file system, which is recorded.
   const asked = await onTerminal(machine, [...backup, "--yes"], [["Has the directory", "y\r"]]);
   expect([asked.code, asked.screen]).toEqual([0, expect.stringContaining("is remembered")]);
   expect((await machine.run(backup)).code).toBe(0);
