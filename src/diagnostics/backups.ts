@@ -17,8 +17,8 @@ import { statIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { findUnitPrograms } from "../service/programs.js";
 import {
+  hasExpired,
   lingerCommand,
-  neverElapses,
   readSchedule,
   type Schedule,
   type ScheduledJob,
@@ -333,7 +333,7 @@ async function checkTimer(
       install,
     );
   }
-  if (neverElapses(schedule)) {
+  if (hasExpired(schedule)) {
     const dropIn = schedule.dropIns.find((path) => path.includes(`/${unit}.d/`));
     const time = job === "backup" ? "--on-calendar daily" : "--drill monthly";
     add(
@@ -355,7 +355,7 @@ async function checkTimer(
 /** Returns the option to keep a schedule's time when the schedule is installed again. */
 function timeOption(schedule: Schedule): string {
   const { onCalendar: time } = schedule;
-  return time === null || neverElapses(schedule) ? "" : ` --on-calendar ${shellQuote(time)}`;
+  return time === null || hasExpired(schedule) ? "" : ` --on-calendar ${shellQuote(time)}`;
 }
 
 async function findMissingPrograms(storePath: string, job: ScheduledJob): Promise<string[]> {

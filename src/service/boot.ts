@@ -6,11 +6,13 @@ import { type Manager, redirectToFile, sudoPrefix, systemctl } from "./systemctl
 import { keyringUnit } from "./unit-file.js";
 
 export interface UnattendedBoot {
-  /** Whether a login at a desktop unlocks the keyring, and the hub waits for it. */
+  /**
+   * Whether this session has a desktop: its login unlocks the keyring, and the hub waits for it.
+   */
   readonly hasDesktop: boolean;
   /** Whether the user manager starts at boot. */
   readonly lingers: boolean;
-  /** Whether a unit is enabled that unlocks the keyring. */
+  /** Whether the unit to unlock the keyring is enabled. */
   readonly hasKeyringUnit: boolean;
 }
 
@@ -28,7 +30,7 @@ async function isEnabled(manager: Manager): Promise<boolean> {
   return stdout.startsWith("enabled");
 }
 
-/** Where systemd looks for sealed credentials. Debian 12 does not have the directory. */
+/** Where systemd looks for sealed credentials. Debian 12 does not create the directory. */
 const sealedDirectory = "/etc/credstore.encrypted";
 
 /**

@@ -11,8 +11,8 @@ import type { RestartTimer, Service, ServiceState, Started } from "./service.js"
 import { armWatcher } from "./watcher.js";
 
 /**
- * Time limit of the stop command and the hub's shutdown. Container engines and supervisors kill a
- * process after seconds.
+ * Time limit of the stop command and the hub's shutdown together. Container engines and supervisors
+ * kill a process after seconds.
  */
 const stopLimitMs = 120_000;
 

@@ -31,7 +31,7 @@ export interface Container extends ContainerName {
   readonly status: string;
   /** The container's main process; 0 unless the container runs. */
   readonly pid: number;
-  /** Podman's monitor of the container, the main process of a unit that starts it; else 0. */
+  /** Podman's monitor of the container (conmon), the main process of a unit for it; else 0. */
   readonly monitorPid: number;
   readonly exitCode: number;
   /** When the container was last started, in milliseconds since 1970. */
@@ -225,8 +225,8 @@ export function mountsStore({ mounts }: Container, storePath: string): boolean {
 }
 
 /**
- * Returns whether an engine has been used on this machine. Checks only files, because `podman ps`
- * creates directories.
+ * Returns whether this user may have containers of an engine. Checks only files and variables,
+ * because `podman ps` creates directories.
  */
 export function mayHaveContainers(engine: Engine, environment = process.env): boolean {
   if (engine === "docker") {

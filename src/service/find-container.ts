@@ -60,9 +60,9 @@ function readParent(pid: number): number {
 }
 
 /**
- * Returns the stopped containers that mount the store's directory. A container that its engine is
- * about to restart counts as stopped. If any of them runs a hub, returns only those. Otherwise
- * omits containers that run `sleep`, because they only serve `exec`.
+ * Returns the stopped containers with a mount of the store. A container about to be restarted by
+ * its engine counts as stopped. If the commands of some of them start a hub, returns only those.
+ * Otherwise omits containers with the command `sleep`, because they only serve `exec`.
  */
 export async function findStoppedContainers(
   storePath: string,
@@ -80,7 +80,7 @@ export async function findStoppedContainers(
 
 const isRunning = ({ status }: Container) => status === "running" || status === "paused";
 
-/** Returns the containers of this name, of every engine that this user can use. */
+/** Returns the containers of this name, at most one of each engine. Omits an unusable engine. */
 export async function findNamedContainers(name: string): Promise<Container[]> {
   const found: Container[] = [];
   for (const engine of engines.filter((each) => mayHaveContainers(each))) {

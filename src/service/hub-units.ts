@@ -19,7 +19,7 @@ import {
 
 /** A unit that runs `hivemind-core listen`, directly or through a wrapper. */
 export interface HubUnit extends UnitName {
-  /** False only for a stopped unit; a unit that waits for its next start is active. */
+  /** False for a stopped or failed unit. A unit waiting for its next start is active. */
   readonly isActive: boolean;
   readonly isEnabled: boolean;
   /** Whether this is a template, which stands for its possible instances. */
@@ -31,7 +31,7 @@ export interface HubUnit extends UnitName {
   readonly environment: Environment;
   /** False if a file in `EnvironmentFile=` is unreadable, because it may change any variable. */
   readonly isEnvironmentKnown: boolean;
-  /** The arguments of its commands, followed by the words of wrapper scripts among them. */
+  /** The arguments of its commands. The words of a wrapper script follow the script's path. */
   readonly args: readonly string[];
   /** The part of `args` from `ExecStart=`, without `ExecStartPre=`. */
   readonly command: readonly string[];
@@ -90,8 +90,9 @@ export function isRootName(user = ""): boolean {
 }
 
 /**
- * Returns the environment of a unit's processes: the manager's variables, `Environment=` and
- * `EnvironmentFile=`. Omits the variables of an unreadable file.
+ * Returns the environment of a unit's processes: the manager's variables, the user's `HOME` for a
+ * system unit, `Environment=` and `EnvironmentFile=`. If one of several files is unreadable, omits
+ * the variables of all of them.
  *
  * @throws {@link StoreError} service - if the manager does not respond
  */
@@ -104,7 +105,7 @@ export async function readEnvironment({ manager, name }: UnitName): Promise<Envi
 
 /**
  * Returns the services with a file, and the loaded services. A template has no properties, so its
- * name is replaced by a nonexistent instance, which has the same properties except for its name.
+ * name is replaced by a nonexistent instance with the same properties except for its name.
  */
 async function listServices(manager: Manager): Promise<string[]> {
   const options = ["--type=service", "--no-legend", "--plain", "--full"];

@@ -6,7 +6,7 @@ import { managers, show, type UnitName } from "./systemctl.js";
 
 /** The service or container of a process. */
 export type Origin =
-  /** A container, with the engine's identifier. */
+  /** A container, with its full identifier. */
   | { readonly kind: Engine; readonly id: string }
   /** A container of another engine, which this program cannot stop and start. */
   | { readonly kind: "container"; readonly engine: string }
@@ -49,7 +49,7 @@ export function parseOrigin(text: string): Origin | undefined {
   return outermost?.origin ?? paths.map(findUnitIn).find((unit) => unit !== undefined);
 }
 
-/** Returns the deepest service in the path of a control group. */
+/** Returns the last service in the path of a control group. */
 function findUnitIn(path: string): Origin | undefined {
   const [, uid, below = path] = /\/user@(\d+)\.service(\/.*|$)/.exec(path) ?? [];
   const unit = below

@@ -5,16 +5,16 @@ import type { UnitCommand } from "./properties.js";
 import type { UnitName } from "./systemctl.js";
 import { readCommands } from "./unit-commands.js";
 
-/** A file that a unit needs to start. */
+/** A program or script in a command of a unit. */
 export interface UnitProgram extends UnitName {
   readonly path: string;
   readonly isPresent: boolean;
-  /** Whether the file belongs to the hub, and not to this program or its Node.js. */
+  /** Whether the file belongs to the hub, not to hivemind-sqlcipher or its Node.js. */
   readonly isHub: boolean;
 }
 
 /**
- * Returns the programs and scripts in the commands of units, and whether each is present. `node
+ * Returns the absolute paths of programs and scripts in the commands of units. `/usr/bin/node
  * /opt/main.js run -- /srv/hub listen` has three.
  *
  * @throws {@link StoreError} service - if a manager does not respond
@@ -39,7 +39,8 @@ function programPaths({ path, args, flags }: UnitCommand): [string, boolean][] {
   const separator = args.indexOf("--");
   const isWrapped = separator >= 0;
   const hub = isWrapped ? args[separator + 1] : undefined;
-  const isOwn = isWrapped || /\.[cm]?js$/.test(script ?? path);
+  const isOwn =
+    isWrapped || basename(path) === "hivemind-sqlcipher" || /\.[cm]?js$/.test(script ?? path);
   const programs: [string | undefined, boolean][] = [
     [path, !isOwn],
     [script, !isOwn],

@@ -1,4 +1,4 @@
-/** Podman quadlets: files from which a generator of systemd makes the units of containers. */
+/** Podman quadlets: files `NAME.container`, from which a systemd generator makes units. */
 import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { configHome } from "../config/paths.js";
@@ -17,25 +17,27 @@ export async function findQuadlet({ manager, name }: UnitName): Promise<Quadlet 
   const [unit = {}] = await show(manager, ["SourcePath"], [name]);
   const file = unit.SourcePath ?? "";
   if (!file.endsWith(".container")) return undefined;
-  const [directory, isOthers] =
+  // A drop-in for a file of a package, or of root, belongs in the administrator's or user's
+  // directory.
+  const [ownDirectory, isForeign] =
     manager === "systemd"
       ? ["/etc/containers/systemd", /^\/(?:usr|run)\//.test(file)]
       : [join(configHome(), "containers", "systemd"), /^\/(?:usr|etc|run)\//.test(file)];
-  const beside = isOthers ? directory : dirname(file);
-  return { file, dropIn: join(beside, `${basename(file)}.d`, "50-hivemind-sqlcipher.conf") };
+  const directory = isForeign ? ownDirectory : dirname(file);
+  return { file, dropIn: join(directory, `${basename(file)}.d`, "50-hivemind-sqlcipher.conf") };
 }
 
-/** Where systemd searches for generators, the most important directory first. */
-const generatorHomes = ["/run", "/etc", "/usr/local/lib", "/usr/lib", "/lib"];
+/** The prefixes of systemd's directories of generators, in order of precedence. */
+const generatorPrefixes = ["/run", "/etc", "/usr/local/lib", "/usr/lib", "/lib"];
 
 /**
- * Returns the version of Podman's generator; undefined without it. Another Podman than the one on
- * PATH may have installed it.
+ * Returns the version of Podman's generator; undefined if none is installed. It can differ from the
+ * version of the `podman` on PATH.
  */
 export async function quadletVersion(manager: Manager): Promise<string | undefined> {
   const scope = manager === "systemd" ? "system" : "user";
-  const generator = generatorHomes
-    .map((home) => `${home}/systemd/${scope}-generators/podman-${scope}-generator`)
+  const generator = generatorPrefixes
+    .map((prefix) => `${prefix}/systemd/${scope}-generators/podman-${scope}-generator`)
     .find((path) => existsSync(path));
   if (generator === undefined) return undefined;
   const { code, stdout } = await run(generator, ["-version"], { timeoutMs: queryLimitMs });

@@ -15,10 +15,11 @@ import {
 export interface TimerOptions {
   /** The unit or container that was stopped. */
   readonly subject: string;
-  /** The command that starts it. */
+  /** The command to start it. */
   readonly start: readonly string[];
+  /** Milliseconds from the arming until the timer fires. */
   readonly afterMs: number;
-  /** The recovery command, which runs first. */
+  /** The recovery command, run before `start`. */
   readonly command: readonly string[];
   readonly name?: string;
 }
@@ -71,7 +72,7 @@ export async function disarmTimer(manager: Manager, name: string): Promise<{ fir
     throw unitError(manager, `cannot cancel the timer ${name}${formatFailure(stopped)}`, name);
   }
   const [action = {}] = await show(manager, ["InvocationID"], [`${name}.service`]);
-  // The timer's action may be running. A start that it has requested is completed all the same.
+  // The timer's action may be running. The manager completes a start already requested by it.
   if (action.InvocationID && action.InvocationID !== process.env.INVOCATION_ID) {
     await systemctl(manager, ["stop", "--", `${name}.service`]);
   }

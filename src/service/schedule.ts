@@ -1,9 +1,9 @@
 /**
- * Scheduled backups and drills: for each, a systemd timer and its service, which runs the command.
+ * Scheduled backups and restore drills: for each, a systemd timer and a service with the command.
  *
- * Writes two files in `$XDG_CONFIG_HOME/systemd/user`, or in `/etc/systemd/system` if root works on
- * the hub of a system unit. They are named after a hash of the store's path, so each store has its
- * own schedules. They contain no secret.
+ * Writes the two units as files in `$XDG_CONFIG_HOME/systemd/user`, or in `/etc/systemd/system` if
+ * root works on the hub of a system unit. They are named after a hash of the store's path, so each
+ * store has its own schedules. They contain no secret.
  *
  * The operator's changes, such as `OnFailure=`, belong in drop-ins, which are never changed. See
  * systemd.timer(5) and systemd.unit(5).
@@ -46,7 +46,7 @@ const jobDescriptions = { backup: "Backup", drill: "Restore drill" } as const;
 export interface ScheduleRequest {
   readonly storePath: string;
   readonly job: ScheduledJob;
-  /** The command that runs the job for this store. It must contain no secret. */
+  /** The command line of the job for this store. It must contain no secret. */
   readonly command: readonly string[];
   /** The value of OnCalendar=. */
   readonly onCalendar: string;
@@ -96,7 +96,7 @@ function resolveUnits(storePath: string, job: ScheduledJob): ScheduleUnits {
   const timer = timerOf(job);
   const units = { timer, service: timer.replace(/timer$/, "service") };
   const ofUser = join(configHome(), "systemd", "user");
-  // Keeps the manager of a timer that root installed earlier.
+  // Root keeps using its user manager if a timer of this store was installed there earlier.
   const isInstalled = jobs.some((each) => existsSync(join(ofUser, timerOf(each))));
   return hubAccount() === undefined || isInstalled
     ? { manager: "systemd-user", directory: ofUser, ...units }
@@ -138,7 +138,7 @@ export async function installSchedule(request: ScheduleRequest): Promise<Schedul
   await replaceFile(join(directory, timer), renderTimer(request, units));
   await callManager(manager, ["daemon-reload"]);
   await callManager(manager, ["enable", timer]);
-  // A restart, because a running timer would keep its old times.
+  // `restart` instead of `start`: a running timer would keep its old times.
   await callManager(manager, ["restart", timer]);
   const installed = await readSchedule(request.storePath, request.job);
   if (installed?.active) return installed;
@@ -166,7 +166,7 @@ export async function removeSchedules(
   }
   if (present.length === 0) {
     throw new StoreError("notFound", `no backups or drills of ${storePath} are scheduled`, {
-      hint: "Run hivemind-sqlcipher schedule install.",
+      hint: `Check --db: each store's path has its own schedules. ${systemctlLine(manager, "list-units 'hivemind-sqlcipher-*.timer'")} lists them.`,
     });
   }
   const timers = present.filter((name) => name.endsWith(".timer"));
@@ -174,7 +174,8 @@ export async function removeSchedules(
   for (const name of present) await removeFile(join(directory, name));
   await syncDirectory(directory);
   await callManager(manager, ["daemon-reload"]);
-  // A failed last run would keep the unit in the manager's list. Fails if there was none.
+  // A failed last run would keep the service in the manager's list. The call fails without such a
+  // run.
   await systemctl(manager, ["reset-failed", ...pairs.map(({ service }) => service)]);
   const names = await readdir(directory);
   const dropIns = pairs
@@ -233,10 +234,10 @@ export async function scheduledCommand(
 }
 
 /**
- * Returns whether a running timer will never start its job, because all its times are past. While
- * the job runs, the next time is not known yet.
+ * Returns whether a running timer will never start its job, because all its times are past. Returns
+ * false while the job runs, because the manager does not know the next time until the job ends.
  */
-export function neverElapses({ active, nextRun, lastRun }: Schedule): boolean {
+export function hasExpired({ active, nextRun, lastRun }: Schedule): boolean {
   return active && nextRun === null && lastRun?.result !== "running";
 }
 
@@ -341,7 +342,8 @@ async function analyze(
   });
   if (code === 0) return stdout;
   const reason = stderr.split("\n")[0] || `invalid ${kind} "${text}"`;
-  throw new StoreError("usage", `systemd does not accept this ${kind}: ${reason}`, {
+  const what = kind === "calendar" ? "calendar expression" : "time span";
+  throw new StoreError("usage", `systemd does not accept this ${what}: ${reason}`, {
     hint: `Write it as in ${example}; see systemd.time(7).`,
   });
 }
@@ -355,7 +357,7 @@ function assertElapses(onCalendar: string, analysis: string): void {
   });
 }
 
-/** Returns whether the file exists. Throws `refused` if this program did not write it. */
+/** Returns whether the unit's file exists. Throws `refused` for a file not of this program. */
 async function assertOwnUnit(path: string): Promise<boolean> {
   const isOwn = await isOwnUnit(path);
   if (isOwn === false) {

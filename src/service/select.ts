@@ -31,7 +31,7 @@ export interface ServiceChoice {
   readonly startCommand?: string | undefined;
   /** The store's resolved path. */
   readonly storePath: string;
-  /** Called with a discovered service that passed its checks, to save it in the settings. */
+  /** Saves a discovered service in the settings, after it has passed its checks. */
   readonly remember?: ((found: Service) => Promise<void>) | undefined;
 }
 
@@ -87,7 +87,7 @@ function commandService(choice: ServiceChoice): CommandService | undefined {
   if (!stopCommand && !startCommand) return undefined;
   if (!stopCommand || !startCommand) {
     throw new StoreError("usage", "--stop-command and --start-command belong together", {
-      hint: "Add both --stop-command and --start-command.",
+      hint: `Add ${stopCommand ? "--start-command" : "--stop-command"}.`,
     });
   }
   return new CommandService({ stopCommand, startCommand, storePath });
@@ -111,7 +111,11 @@ async function findNamedUnit(name: string, storePath: string): Promise<SystemdUn
   return found[0];
 }
 
-/** Finds a container by name in all engines. */
+/**
+ * Finds a container by name in all engines.
+ *
+ * @throws {@link StoreError} refused - if both engines have it
+ */
 async function findNamedContainer(name: string): Promise<ContainerService | undefined> {
   const [found, other] = await findNamedContainers(name);
   if (found === undefined) return undefined;
@@ -158,7 +162,7 @@ async function findServicesOfHolders(
 ): Promise<FoundService[]> {
   const services = new Map<string, FoundService>();
   for (const holder of (await findHolders(storePath)).holders) {
-    // `hintForHolders` reports an engine that does not respond, if no service is found.
+    // An engine may not respond. `hintForHolders` reports this if no service is found.
     const service = await findServiceOf(holder).catch(ignoreKind("service", undefined));
     if (service && kinds.includes(kindOf(service))) services.set(serviceOptions(service), service);
   }
@@ -166,8 +170,8 @@ async function findServicesOfHolders(
 }
 
 /**
- * Returns the unit or container in which this process is the hub; undefined for another program,
- * such as a cron job.
+ * Returns the unit or container of a process, if the process is its hub. Returns undefined for
+ * another program, such as a cron job.
  */
 async function findServiceOf(holder: Holder): Promise<FoundService | undefined> {
   const container = await findContainerOf(holder.pid);
@@ -207,7 +211,7 @@ async function findConfiguredUnit(
   return assertAtMostOne(units, storePath);
 }
 
-/** Finds the stopped container that mounts the store, or the unit that runs it. */
+/** Finds the stopped container with a mount of the store, or the unit of such a container. */
 async function findConfiguredContainer(
   storePath: string,
   kinds: readonly (Manager | Engine)[],

@@ -41,7 +41,7 @@ export interface RestartTimer {
 
 export interface Started {
   /**
-   * When the service was up, on the clock of `performance.now()`, without the time it was watched.
+   * When the service was up, on the clock of `performance.now()`: before the second of watching.
    */
   readonly upAt: number;
   /** Whether something else started the service before this call. Absent if unknown. */
@@ -52,13 +52,13 @@ export interface Service {
   readonly kind: ServiceKind;
   /** The unit's or container's name as the operator wrote it; null where there is none. */
   readonly name: string | null;
-  /** Whether the service was found by the store instead of its name. Absent means no. */
+  /** Whether the service was found by the store's path and not by its name. Absent means no. */
   readonly isDiscovered?: boolean;
   /** The time limit of `stop` in milliseconds. A restart timer must not fire earlier. */
   readonly stopTimeoutMs: number;
 
   /**
-   * Returns whether the service runs, after any stop or restart in progress.
+   * Returns the service's state. Waits for the end of a stop in progress.
    *
    * @throws {@link StoreError} service - if the manager does not respond
    */
@@ -81,8 +81,8 @@ export interface Service {
 
   /**
    * Finds the active units to be stopped with the service: its dependents, and the sockets, timers
-   * and paths by which it could be started again. For a container, those to be restarted after it.
-   * `stop` and `armRestart` include what the last call has found.
+   * and paths by which it could be started again. For a container, finds the containers to be
+   * restarted after it. `stop` and `armRestart` include what the last call has found.
    *
    * @returns the units in the order for `start`
    */
@@ -97,7 +97,7 @@ export interface Service {
   stop(): Promise<void>;
 
   /**
-   * Starts the service and these dependents, and watches them for a second.
+   * Starts the service and these dependents, and watches units and containers for a second.
    *
    * @throws {@link StoreError} service - if any of them did not start or did not stay up
    */
@@ -108,8 +108,9 @@ export interface Service {
    * and before `stop`. Disarm it after `start`, also after an error.
    *
    * After `afterMs` milliseconds the restart runs `command`, for {@link recoveryLimitSeconds} at
-   * most. It then starts the service and its dependents. It starts a `command` service only if
-   * `command` failed, because running a start command twice could start two hubs.
+   * most. It then starts the service and its dependents. For a `command` service, the restart runs
+   * as soon as this process ends, and starts the service only if `command` failed: running a start
+   * command twice could start two hubs.
    *
    * @param options.command - argument list to recover the operation and start the service; must
    *   fail if it cannot, and must contain no secret
@@ -132,8 +133,8 @@ export interface Service {
 }
 
 /**
- * The time limit of a restart's recovery command, in seconds. The service then starts in the middle
- * of an operation, which is better than no service.
+ * The time limit of a restart's recovery command, in seconds. The service is then started without a
+ * recovery, because this is better than no service.
  */
 export const recoveryLimitSeconds = 60;
 

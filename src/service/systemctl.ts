@@ -63,14 +63,14 @@ export function managerError(manager: Manager, outcome: Outcome): StoreError {
   );
 }
 
-/** Returns an error about a unit, with the command for its log. */
+/** Returns an error about a unit, with the command for the unit's log as the hint. */
 export function unitError(manager: Manager, message: string, unit: string): StoreError {
   return new StoreError("service", message, {
     hint: `Run ${journalctlLine({ manager, name: unit })} to see its log.`,
   });
 }
 
-/** Formats the error output of `systemctl` as the end of a message. */
+/** Formats the failure of a call of a manager or an engine as the end of a message. */
 export function formatFailure({ failure, stderr }: Outcome): string {
   if (failure === "timeout") return ": timed out, and may still be in progress";
   const lines = stderr.split("\n").map((line) => line.trim());
@@ -113,7 +113,7 @@ export function redirectToFile(command: string, path: string, sudo: string): str
   return `text=$(${command}) && printf '%s\\n' "$text" | ${sudo}tee ${file} >/dev/null`;
 }
 
-/** Returns a manager for messages. */
+/** Returns the name of a manager for messages. */
 export function describeManager(manager: Manager): string {
   return manager === "systemd-user" ? "the user manager" : "the system manager";
 }

@@ -2,7 +2,7 @@
  * User units and system units of systemd.
  *
  * Each call of `systemctl` between stop and start adds 5 to 10 ms of downtime. So all queries are
- * made before the stop, and `stop` and `start` are a single call each.
+ * made before the stop, and a successful `stop` or `start` is a single call until the unit is up.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
@@ -38,8 +38,8 @@ const managerSlackMs = 10_000;
 
 /**
  * How long a started unit must stay up: long enough to notice a program without execute permission,
- * a broken setting or a port in use. A later failure, after the hub's imports, is left to the
- * caller, because no fixed time covers it.
+ * a broken setting or a port in use. A later failure, after the hub's imports, is not
+ * detected here, because no fixed time covers it.
  */
 const watchMs = 1_000;
 
@@ -184,8 +184,8 @@ export class SystemdUnit implements Service {
 
   /**
    * Starts units. Frequent backups use up a unit's start limit, which is meant for crashes, so this
-   * resets the limit if the manager refused without an attempt. `Result` does not show this,
-   * because it keeps the value of an earlier failure.
+   * resets the limit if the manager refused without an attempt. `Result` does not show such a
+   * refusal, because it keeps the value of an earlier failure.
    */
   async #startUnits(units: readonly string[], calledAt: number): Promise<Outcome> {
     const start = () => systemctl(this.kind, ["start", "--", ...units], this.#startTimeoutMs);
@@ -215,7 +215,7 @@ export class SystemdUnit implements Service {
   }
 
   /**
-   * Watches the started units up to the time `deadline`, and throws as soon as one is down.
+   * Watches the started units up to the time `deadline`, and throws as soon as a unit is down.
    *
    * @returns when the unit's start began, in microseconds of the manager's monotonic clock; 0 if
    *   unknown

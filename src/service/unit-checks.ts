@@ -180,16 +180,19 @@ async function assertSameUser(
   const owner = statSync(storePath, { throwIfNoEntry: false })?.uid;
   const user = await findUser(unit, properties);
   if (owner === undefined || user === undefined || owner === user) return;
+  // Only the system manager can start a process as another user.
+  const fix =
+    unit.manager === "systemd" ? `Set User= in ${unit.name}` : `Run this as user ${owner}`;
   throw new StoreError(
     "refused",
     `${unit.name} runs as user ${user}, but ${storePath} belongs to user ${owner}`,
     {
-      hint: `Set User= in ${unit.name}, name the store of this unit with --db, or use --service none if nothing uses ${storePath}.`,
+      hint: `${fix}, name the store of this unit with --db, or use --service none if nothing uses ${storePath}.`,
     },
   );
 }
 
-/** Returns the unit's user id, or undefined for a DynamicUser unit that does not run. */
+/** Returns the unit's user id; undefined for a stopped DynamicUser unit or an unknown user. */
 async function findUser(unit: UnitName, properties: Properties): Promise<number | undefined> {
   const pid = Number(properties.MainPID);
   if (pid > 0) {
@@ -211,16 +214,18 @@ async function holdsStore(properties: Properties, storePath: string): Promise<bo
   );
 }
 
-/** Checks whether a container has the store open, for a unit that starts containers. */
+/** Returns a notice about the containers with the store open, for a unit that starts containers. */
 async function checkLauncher({ name }: UnitName, storePath: string): Promise<string[]> {
   const { holders } = await findHolders(storePath);
   const inContainers = holders.filter(({ pid }) => isInContainer(pid));
   return inContainers.length === 0
     ? [`${name} is active, but no container has ${storePath} open at the moment`]
-    : [`${formatHolders(inContainers)} must stop with ${name}, which starts containers`];
+    : [
+        `${name} starts containers: ${formatHolders(inContainers)} in a container must stop with ${name}`,
+      ];
 }
 
-/** Throws `refused` if a running unit uses another store. */
+/** Returns notices about a running unit. Throws `refused` if it uses another store. */
 async function checkStore(
   unit: UnitName,
   properties: Properties,

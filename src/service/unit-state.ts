@@ -1,9 +1,9 @@
-/** The state of a systemd unit and of its stop group. */
+/** The state of a systemd unit and of the units to be stopped with it. */
 import { type Properties, parseTimespanMs } from "./properties.js";
 import type { ServiceState } from "./service.js";
 import { type Manager, show } from "./systemctl.js";
 
-/** Properties with units that are stopped together with this unit. */
+/** Properties that list units to be stopped together with this unit. */
 const stopsWith = ["RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo"];
 
 const groupProperties = [

@@ -1,9 +1,9 @@
 /**
- * A dead-man's switch without a manager: a shell process in its own session, which starts the
- * service again if this process dies or hangs.
+ * A dead-man's switch without a service manager: a shell process in its own session, which starts
+ * the service again if this process dies or hangs.
  *
- * The watcher reads a pipe from this process. The line "disarm" ends the watcher. An end of file
- * means that this process is gone, and the watcher starts the service at once. It is a shell
+ * The watcher reads a pipe from this process. The line "disarm" ends the watcher. At the end of
+ * the file this process is gone, and the watcher fires at once. It is a shell
  * program, independent of this package's files, because an upgrade may be replacing them.
  *
  * Limits: the watcher does not survive a reboot, nor a kill of all processes of this user or of
@@ -23,7 +23,7 @@ const fired = 1;
 export interface WatcherOptions {
   /** Time limit in milliseconds, after which the watcher fires even if this process is alive. */
   readonly afterMs: number;
-  /** The recovery command, which runs first. If it succeeds, it has started the service as well. */
+  /** The recovery command, run before `start`. If it succeeds, it has started the service, too. */
   readonly command: readonly string[];
   /** Runs if the recovery command failed. */
   readonly start: readonly string[];

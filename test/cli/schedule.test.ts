@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { findHolders } from "../../src/process/holders.js";
 import { findUnitPrograms } from "../../src/service/programs.js";
-import { neverElapses, readSchedule, scheduledService } from "../../src/service/schedule.js";
+import { hasExpired, readSchedule, scheduledService } from "../../src/service/schedule.js";
 import { root } from "../built.js";
 import {
   exec,
@@ -244,7 +244,7 @@ async function scheduleNeverElapses(storePath: string): Promise<boolean> {
   try {
     const schedule = await readSchedule(storePath, "backup");
     if (schedule === undefined) throw new Error("there is no schedule");
-    return neverElapses(schedule);
+    return hasExpired(schedule);
   } finally {
     if (XDG_CONFIG_HOME !== undefined) process.env.XDG_CONFIG_HOME = XDG_CONFIG_HOME;
   }
@@ -307,6 +307,12 @@ test("the programs that the scheduled backup needs are known, with those that ar
   expect(await findUnitPrograms([unit])).toEqual([
     { ...unit, path: `${machine.path("no node here")}/node`, isPresent: false, isHub: false },
     { ...unit, path: main, isPresent: true, isHub: false },
+  ]);
+  const packaged = `${machine.path("removed")}/hivemind-sqlcipher`;
+  await writeFile(path, text.replace(/^ExecStart=.*$/m, `ExecStart=${packaged} backup`));
+  await systemctl("daemon-reload");
+  expect(await findUnitPrograms([unit])).toEqual([
+    { ...unit, path: packaged, isPresent: false, isHub: false },
   ]);
 });
 

@@ -231,7 +231,9 @@ describe("a hub in a container", () => {
     });
     await systemctl("start", unit);
     const found = await select({ unit });
-    expect(await found.check(store)).toEqual([expect.stringContaining(`must stop with ${unit}`)]);
+    expect(await found.check(store)).toEqual([
+      expect.stringContaining(`${unit} starts containers: ${pid} (`),
+    ]);
     expect(await found.owns(pid)).toBe(true);
     expect(await found.owns(process.pid)).toBe(false);
     expect((await found.state()).active).toBe(true);

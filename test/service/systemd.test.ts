@@ -2,6 +2,7 @@ import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "nod
 import { connect } from "node:net";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import type { StoreError } from "../../src/errors.js";
 import { findHolders } from "../../src/process/holders.js";
 import { selectService } from "../../src/service/select.js";
 import type { Service } from "../../src/service/service.js";
@@ -384,9 +385,12 @@ describe("refused before anything is stopped", () => {
   test("a store that belongs to another user than the unit runs as, unless the unit has it open", async () => {
     await exec("chown", ["65534", store]);
     const idle = await running("[Service]\nExecStart=/bin/sleep infinity\n");
-    await expect(idle.check(store)).rejects.toEqual(
-      refused(`runs as user 0, but ${store} belongs to user 65534`),
+    const error: StoreError = await idle.check(store).then(
+      () => expect.fail("the check succeeded"),
+      (thrown) => thrown,
     );
+    expect(error).toEqual(refused(`runs as user 0, but ${store} belongs to user 65534`));
+    expect(error.hint).toContain("Run this as user 65534");
     await systemctl("stop", unit);
     const holder = await running(holding(store));
     expect(await holder.check(store)).toEqual([]);
