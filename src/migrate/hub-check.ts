@@ -196,7 +196,7 @@ function assertSameDataHome(units: readonly HubUnit[]): void {
     "refused",
     `the hub of ${other.name} keeps its data in ${directory}, not in ${dataHome(hubEnvironment())}`,
     {
-      hint: `Migrate in its environment: XDG_DATA_HOME=${shellQuote(directory)} hivemind-sqlcipher migrate …\nOr give --hub none if that hub does not use this server.json.`,
+      hint: `Migrate in its environment: XDG_DATA_HOME=${shellQuote(directory)} hivemind-sqlcipher migrate …\nOr add --hub none if that hub does not use this server.json.`,
     },
   );
 }
@@ -375,7 +375,7 @@ function assertUnitsUseRun(units: readonly HubUnit[]): void {
     "refused",
     `${without.name} starts the hub without its passphrase: it could not open the encrypted store`,
     {
-      hint: `Let the unit start it through run: ExecStart=hivemind-sqlcipher run -- hivemind-core listen (then systemctl daemon-reload).\nIf the unit is no longer used, remove its file or mask it: ${systemctlLine(without.manager, `mask ${without.name}`)}\nOr give --hub none if that hub does not use this store.`,
+      hint: `Let the unit start it through run: ExecStart=hivemind-sqlcipher run -- hivemind-core listen (then systemctl daemon-reload).\nIf the unit is no longer used, remove its file or mask it: ${systemctlLine(without.manager, `mask ${without.name}`)}\nOr add --hub none if that hub does not use this store.`,
     },
   );
 }

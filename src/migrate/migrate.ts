@@ -478,7 +478,7 @@ async function findExisting(
 
 function notEmptyError(name: string): StoreError {
   return new StoreError("refused", `the target, ${name}, already holds clients`, {
-    hint: "Give --merge to add the missing clients; --dry-run reports what it would do.",
+    hint: "Add --merge to add the missing clients; --dry-run reports what it would do.",
   });
 }
 
@@ -512,7 +512,7 @@ function unknownClientsError(name: string, ids: readonly number[]): StoreError {
   return new StoreError(
     "refused",
     `the target, ${name}, holds clients that the source lacks: ${listIds(ids)}`,
-    { hint: "Give --merge to keep them and continue; nothing was changed." },
+    { hint: "Add --merge to keep them and continue; nothing was changed." },
   );
 }
 

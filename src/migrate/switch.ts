@@ -36,7 +36,7 @@ const restart = "The hub uses its old store until it is restarted.";
  *
  * @throws {@link StoreError} refused - if no hub can open the database
  */
-export function hubDatabase({ name, config }: Endpoint): HubDatabase {
+export function resolveHubDatabase({ name, config }: Endpoint): HubDatabase {
   if (name === sqlcipherPluginName) {
     return {
       module: sqliteModule,

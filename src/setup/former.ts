@@ -17,21 +17,18 @@ import {
 } from "../hub/server-json-edit.js";
 import { unlockStore } from "../keys/unlock.js";
 import { type Endpoint, migrate } from "../migrate/migrate.js";
-import { hubDatabase } from "../migrate/switch.js";
-import type { Restart } from "../operation/downtime.js";
+import { resolveHubDatabase } from "../migrate/switch.js";
 import { assertNoHolders } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
-import type { Service } from "../service/service.js";
 import { identify } from "../store/cipher.js";
 import { isHandedOver, type SetupRecord, updateSetupRecord } from "./record.js";
 import { type SetupRequest, toServiceChoice } from "./request.js";
-import { waitUntilListening } from "./serving.js";
 import { decryptStore, encryptedStore, readPassphrase } from "./store.js";
 
 /** The parts of an undo that depend on the former database. */
 export interface UndoStrategy {
-  /** Checks everything that can fail, before anything changes. */
+  /** Removes the leftovers of a killed undo, and checks in advance what can fail. */
   check(): Promise<void>;
   /** Runs before the hub is stopped for `work`. */
   beforeStop(): Promise<void>;
@@ -39,7 +36,6 @@ export interface UndoStrategy {
   isPending(): Promise<boolean>;
   /** Returns the hub to its former database while it is stopped. */
   work(): Promise<void>;
-  waitUntilServing(service: Service, restart: Restart): Promise<void>;
   /**
    * Returns the hub to the encrypted store, if it does not work on its former database.
    *
@@ -72,7 +68,6 @@ function undoSqlite(request: SetupRequest, { unit }: SetupRecord): UndoStrategy 
     },
     isPending: isEncrypted,
     work: async () => undefined,
-    waitUntilServing: waitUntilListening,
     revert: async () => undefined,
     afterStart: async () => null,
   };
@@ -93,7 +88,6 @@ function undoSqlcipher(request: SetupRequest): UndoStrategy {
       await setPassword(path, passphrase);
       emitStep("undo.switched");
     },
-    waitUntilServing: waitUntilListening,
     revert: async () => {
       if (!isWritten) return undefined;
       await removePassword(path);
@@ -128,10 +122,9 @@ function undoJson(request: SetupRequest, record: SetupRecord): UndoStrategy {
       await restoreDatabase(path, database);
       emitStep("undo.switched");
     },
-    waitUntilServing: waitUntilListening,
     revert: async () => {
       if (!isSwitched) return undefined;
-      const { module, settings } = hubDatabase(encryptedStore(request));
+      const { module, settings } = resolveHubDatabase(encryptedStore(request));
       await switchModule(path, module, settings);
       await removeFile(database.place);
       return "the hub uses the encrypted store again";

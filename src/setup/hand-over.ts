@@ -19,7 +19,7 @@ import {
   assertNoOtherPassword,
   assertUnchanged,
   checksumSource,
-  hubDatabase,
+  resolveHubDatabase,
 } from "../migrate/switch.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
@@ -110,7 +110,7 @@ async function planCopy(scope: SetupScope): Promise<Change> {
   const { module = database.module, settings } = databaseIn(file);
   const from: Endpoint = { name: module, config: settings };
   const to = encryptedStore(request);
-  const hub = hubDatabase(to);
+  const hub = resolveHubDatabase(to);
   await assertNoOtherPassword(file, hub, to);
   await assertReplaceable(file.file);
   await emptyStore(scope, from);

@@ -39,7 +39,7 @@ export async function importPassphrase(options: ImportOptions): Promise<ImportRe
   const { storePath } = lock;
   if (source.kind !== "keyring" && source.kind !== "sealed") {
     throw new StoreError("refused", `the passphrase comes from ${describeSource(source)}`, {
-      hint: "Print the passphrase with bundle show --show-passphrase and put it there, or give --passphrase-source keyring.",
+      hint: "Print the passphrase with bundle show --show-passphrase and put it there, or add --passphrase-source keyring.",
     });
   }
   const { passphrase, key_id: keyId } = await readBundle(bundle, opener);

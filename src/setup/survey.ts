@@ -94,7 +94,7 @@ export interface ServerJsonSurvey {
   readonly isIncomplete: boolean;
 }
 
-/** The container of the hub. */
+/** The container of a quadlet, for which setup writes a drop-in. */
 export interface QuadletSurvey {
   readonly name: string;
   /**
@@ -126,7 +126,7 @@ export interface Survey {
   /** A hub in a container, if no unit starts one. */
   readonly container: ContainerSurvey | undefined;
   readonly packages: PackagesSurvey | undefined;
-  /** Set for the hub of a container. */
+  /** Undefined if setup does not work on the hub of a quadlet. */
   readonly quadlet?: QuadletSurvey | undefined;
   readonly server: ServerJsonSurvey;
   readonly database: DatabaseSurvey | undefined;

@@ -18,7 +18,6 @@ import { systemctlLine } from "../service/systemctl.js";
 import { quoteExpandedCommand } from "../service/unit-file.js";
 import { installDropIn, removeDropIn } from "./drop-in.js";
 import { isSealedUnit } from "./facts.js";
-import { chooseUndoStrategy, type UndoStrategy } from "./former.js";
 import { findOtherRun, isStartedByRun } from "./hub-survey.js";
 import type { PlanStep } from "./plan.js";
 import {
@@ -31,7 +30,8 @@ import {
   writeSetupRecord,
 } from "./record.js";
 import { type SetupRequest, toServiceChoice } from "./request.js";
-import type { Outage } from "./serving.js";
+import { type Outage, waitUntilListening } from "./serving.js";
+import { chooseUndoStrategy, type UndoStrategy } from "./former.js";
 import { withHubStopped } from "./window.js";
 
 export interface UndoResult {
@@ -95,16 +95,16 @@ export async function undoSetup(request: SetupRequest, found: SetupRecord): Prom
   const { storePath, settingsPath } = request;
   await using _ = await acquireLock(setupRecordPath(settingsPath, storePath));
   await assertUndoable(found);
-  const former = chooseUndoStrategy(request, found);
-  await former.check();
+  const strategy = chooseUndoStrategy(request, found);
+  await strategy.check();
   const last = (await isHandedOver(storePath)) ? await backUp(request, found) : null;
   const { format: __, version: ___, ...fields } = found;
   if (isSealedUnit(request, found.unit)) await writeDropIn(request, found);
   const record = await writeSetupRecord(settingsPath, { ...fields, phase: "undoing" });
   emitStep("undo.recorded");
-  await former.beforeStop();
-  const outage = await returnHub(request, record, former);
-  const kept = await former.afterStart();
+  await strategy.beforeStop();
+  const outage = await returnHub(request, record, strategy);
+  const kept = await strategy.afterStart();
   await removeTimer(storePath);
   emitStep("undo.schedule");
   await removeSetupRecord(settingsPath, storePath);
@@ -159,11 +159,11 @@ async function backUp(request: SetupRequest, { unit }: SetupRecord): Promise<str
 async function returnHub(
   request: SetupRequest,
   record: SetupRecord,
-  former: UndoStrategy,
+  strategy: UndoStrategy,
 ): Promise<Outage | null> {
   const { storePath, recoveryCommand, reporter, signal } = request;
   const { unit, drop_in: dropIn } = record;
-  if (!(await former.isPending()) && !(await isStartedByRun(unit))) {
+  if (!(await strategy.isPending()) && !(await isStartedByRun(unit))) {
     await removeDropIn(unit.manager, dropIn);
     return null;
   }
@@ -171,15 +171,15 @@ async function returnHub(
     withHubStopped({
       ...{ lock, service: toServiceChoice(storePath, unit), recoveryCommand, reporter, signal },
       work: async () => {
-        await former.work();
+        await strategy.work();
         await removeDropIn(unit.manager, dropIn);
         emitStep("undo.drop-in");
       },
       revert: async () => {
         await writeDropIn(request, record);
-        return former.revert();
+        return strategy.revert();
       },
-      waitUntilServing: former.waitUntilServing,
+      waitUntilServing: waitUntilListening,
       // A hub that fails on the encrypted store is a reason to undo.
       mayBeStopped: true,
     }),

@@ -139,14 +139,14 @@ interface SwitchPlan {
 
 /** Checks the requirements of the switch before anything is copied. */
 async function planSwitch({ from, to }: Endpoints, options: MigrateOptions): Promise<SwitchPlan> {
-  const { assertNoOtherPassword, checksumSource, hubDatabase } = await import(
+  const { assertNoOtherPassword, checksumSource, resolveHubDatabase } = await import(
     "../../migrate/switch.js"
   );
   const { assertHubCanSwitch } = await import("../../migrate/hub-check.js");
   const { assertReplaceable } = await import("../../fs/atomic.js");
   const { readServerJson, serverJsonPath } = await import("../../hub/server-json.js");
   const { removeSource = false, dryRun = false, hubPython } = options;
-  const database = hubDatabase(to);
+  const database = resolveHubDatabase(to);
   const before = await readServerJson(serverJsonPath());
   await assertNoOtherPassword(before, database, to);
   if (!dryRun) await assertReplaceable(before.file);
