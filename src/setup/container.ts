@@ -58,7 +58,7 @@ async function inspectQuadlet(container: Container): Promise<{
     return { unit, problem: "setup changes no quadlet of the system" };
   }
   const version = await quadletVersion(unit.manager);
-  if (!readsDropIns(version) && !(await hasQuadletLines(unit))) {
+  if (!readsDropIns(version) && !(await hasRunCommand(unit))) {
     const problem = `Podman ${version ?? "without a generator"} reads no drop-ins for quadlets, as versions since 5.0 do`;
     return { unit, problem };
   }
@@ -75,8 +75,8 @@ async function inspectQuadlet(container: Container): Promise<{
   return { unit, hub: { name, unit, serverJson, inside, dataHome, mounts } };
 }
 
-/** Returns whether a quadlet, with its drop-ins, has the lines of `run --print-unit quadlet`. */
-export async function hasQuadletLines(unit: UnitName): Promise<boolean> {
+/** Returns whether a unit, with its drop-ins, starts the hub through `run`. */
+export async function hasRunCommand(unit: UnitName): Promise<boolean> {
   return startsByRun((await readCommands(unit)).flatMap(({ args }) => args).join(" "));
 }
 

@@ -10,7 +10,7 @@ import { type ContainerUnit, renderQuadletDropIn } from "../hub/container-units.
 import { serverJsonPath } from "../hub/server-json.js";
 import { renderDropIn, type SystemUnit, type UserUnit } from "../hub/units.js";
 import { formatFailure, type Manager, systemctl, systemctlLine } from "../service/systemctl.js";
-import { hasQuadletLines } from "./container.js";
+import { hasRunCommand } from "./container.js";
 import type { HubSurvey } from "./hub-survey.js";
 import type { SetupRequest } from "./request.js";
 
@@ -63,7 +63,7 @@ function toContainerUnit(
  * @throws {@link StoreError} refused - if it has not
  */
 async function assertGenerated({ unit }: HubContainer, dropIn: string): Promise<void> {
-  if (await hasQuadletLines(unit)) return;
+  if (await hasRunCommand(unit)) return;
   await removeDropIn(unit.manager, dropIn);
   throw new StoreError("refused", `Podman's generator did not add ${dropIn} to ${unit.name}`, {
     hint: "Add the lines to the quadlet itself: hivemind-sqlcipher run --print-unit quadlet",

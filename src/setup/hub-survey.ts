@@ -19,6 +19,7 @@ import { findQuadlet } from "../service/quadlet.js";
 import { type Manager, show, systemctl, type UnitName } from "../service/systemctl.js";
 import { isInContainers } from "../service/unit-containers.js";
 import { isRestarting } from "../service/unit-state.js";
+import { hasRunCommand } from "./container.js";
 import { findExistingAncestor, isWritable } from "./files.js";
 
 export type HubState = "running" | "stopped" | "failed" | "restarting" | "masked" | "paused";
@@ -116,7 +117,7 @@ async function surveyHub(unit: UnitName, storePath: string): Promise<HubSurvey |
   const quadlet = hubContainer() && (await findQuadlet(common));
   const command = quadlet ? [] : await readHubCommand(common);
   const dropIn = quadlet?.dropIn ?? (await dropInPath(common));
-  const byRun = startsByRun((await readCommandLine(common)).join(" "));
+  const byRun = await hasRunCommand(common);
   return {
     ...common,
     state: (await isPaused(common)) ? "paused" : toHubState(found),
@@ -181,11 +182,6 @@ function isRunProcess(pid: number): boolean {
  */
 async function hasMountedServerJson(pid: number): Promise<boolean> {
   return pid > 0 && (await readMountPoints(pid)).has(await realPath(serverJsonPath()));
-}
-
-async function readCommandLine({ manager, name }: UnitName): Promise<string[]> {
-  const { readCommands } = await import("../service/unit-commands.js");
-  return (await readCommands({ manager, name })).flatMap(({ args }) => args);
 }
 
 function toHubState(unit: Properties): HubState {

@@ -18,6 +18,7 @@ import { systemctlLine } from "../service/systemctl.js";
 import { quoteExpandedCommand } from "../service/unit-file.js";
 import { installDropIn, removeDropIn } from "./drop-in.js";
 import { isSealedUnit } from "./facts.js";
+import { chooseUndoStrategy, type UndoStrategy } from "./former.js";
 import { findOtherRun, isStartedByRun } from "./hub-survey.js";
 import type { PlanStep } from "./plan.js";
 import {
@@ -31,7 +32,6 @@ import {
 } from "./record.js";
 import { type SetupRequest, toServiceChoice } from "./request.js";
 import { type Outage, waitUntilListening } from "./serving.js";
-import { chooseUndoStrategy, type UndoStrategy } from "./former.js";
 import { withHubStopped } from "./window.js";
 
 export interface UndoResult {
