@@ -16,7 +16,7 @@ const ownToleranceMs = 60_000;
 /** 1 hour, for backups of other machines in the directory: their clocks differ. */
 const othersToleranceMs = 3_600_000;
 
-export const clockHint =
+const clockHint =
   "Set the clock (date shows it). If it is right, move that backup and its manifest away, or add --yes to go on.";
 
 /** Returns whether a backup's date is later than the clock by more than the tolerance. */

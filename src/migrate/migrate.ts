@@ -166,11 +166,12 @@ interface Checked {
 
 /** Checks every record of the source against the target, then closes the target. */
 async function checkSource(
-  { from, to, merge = false, onProgress, signal }: MigrateOptions,
+  options: MigrateOptions,
   origin: Database,
   target: Database | undefined,
   note: MigrationNote | undefined,
 ): Promise<Checked> {
+  const { from, to, merge = false, onProgress, signal } = options;
   const checked: Checked = {
     clients: { active: 0, revoked: 0 },
     ids: new IdSet(),
@@ -178,19 +179,7 @@ async function checkSource(
     ...{ wouldCopy: 0, unchanged: 0, keptRevoked: [] },
   };
   try {
-    const holders = new Map<string, number>();
-    const admitted = new IdSet();
-    if (target !== undefined) {
-      for await (const client of target) {
-        if (!merge && note === undefined) throw notEmptyError(to.name);
-        checked.targetIds.add(client.client_id);
-        checked.highest = Math.max(checked.highest, client.client_id);
-        if (isRevoked(client)) continue;
-        admitted.add(client.client_id);
-        if (merge) holders.set(client.api_key, client.client_id);
-      }
-      if (!merge) await assertCountMatches(target, checked.targetIds.size, to.name);
-    }
+    const { active, holders } = await readTarget(options, target, note, checked);
     const total = await origin.size();
     const conflicts: number[] = [];
     let done = 0;
@@ -225,7 +214,7 @@ async function checkSource(
         count({ ids, revoked: batch.filter(isRevoked).length });
       }
     }
-    const unknownIds = merge ? [] : [...difference(admitted, checked.ids)];
+    const unknownIds = merge ? [] : [...difference(active, checked.ids)];
     if (conflicts.length > 0) throw conflictError(conflicts, merge ? undefined : note);
     if (unknownIds.length > 0) throw unknownClientsError(to.name, unknownIds);
     checked.gaps = findGaps([checked.ids, checked.targetIds], checked.highest);
@@ -233,6 +222,32 @@ async function checkSource(
   } finally {
     await target?.close();
   }
+}
+
+/**
+ * Reads the ids of the target into `checked`.
+ *
+ * @returns the ids of its active clients, and to merge, the id of each API key
+ */
+async function readTarget(
+  { to, merge = false }: MigrateOptions,
+  target: Database | undefined,
+  note: MigrationNote | undefined,
+  checked: Checked,
+): Promise<{ active: IdSet; holders: ReadonlyMap<string, number> }> {
+  const active = new IdSet();
+  const holders = new Map<string, number>();
+  if (target === undefined) return { active, holders };
+  for await (const client of target) {
+    if (!merge && note === undefined) throw notEmptyError(to.name);
+    checked.targetIds.add(client.client_id);
+    checked.highest = Math.max(checked.highest, client.client_id);
+    if (isRevoked(client)) continue;
+    active.add(client.client_id);
+    if (merge) holders.set(client.api_key, client.client_id);
+  }
+  if (!merge) await assertCountMatches(target, checked.targetIds.size, to.name);
+  return { active, holders };
 }
 
 function isKeptRevoked(client: Client, other: Client): boolean {

@@ -136,18 +136,7 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   await assertBundleDirectory(bundleTo);
   const server = await findServerJson(await findHub(options));
   const inServerJson = await findPassword(server, storePath);
-  const given =
-    typeof options.passphrase === "object"
-      ? await chooseCandidate(storePath, options.passphrase, reporter)
-      : options.passphrase;
-  const passphrase = given ?? inServerJson?.password ?? (await options.askPassphrase?.());
-  if (passphrase === undefined) {
-    throw new StoreError(
-      "passphraseUnavailable",
-      `${server.path} has no password for ${storePath}`,
-      { hint: "Give the passphrase with --passphrase-file FILE, or on a terminal." },
-    );
-  }
+  const passphrase = await resolvePassphrase(options, server.path, inServerJson?.password);
   const passwordFrom = passphrase === inServerJson?.password ? "server.json" : "given";
   if (options.cipherSettings !== undefined) {
     return adoptForeign(options, passphrase, options.cipherSettings, passwordFrom);
@@ -196,6 +185,24 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
     },
     bundle: bundle ? bundleReport(bundle) : null,
   };
+}
+
+/** Returns the given passphrase, or the password in `server.json`, or asks for the passphrase. */
+async function resolvePassphrase(
+  { lock, passphrase, askPassphrase, reporter }: AdoptOptions,
+  serverJson: string,
+  inServerJson: string | undefined,
+): Promise<string> {
+  const { storePath } = lock;
+  const given =
+    typeof passphrase === "object"
+      ? await chooseCandidate(storePath, passphrase, reporter)
+      : passphrase;
+  const found = given ?? inServerJson ?? (await askPassphrase?.());
+  if (found !== undefined) return found;
+  throw new StoreError("passphraseUnavailable", `${serverJson} has no password for ${storePath}`, {
+    hint: "Give the passphrase with --passphrase-file FILE, or on a terminal.",
+  });
 }
 
 /**

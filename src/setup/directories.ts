@@ -11,8 +11,6 @@ import { findExistingAncestor, isWritable } from "./files.js";
 export interface Directories {
   readonly backups: string;
   readonly bundles: string;
-  /** Whether the settings or the user named both. */
-  readonly areNamed: boolean;
   /** Why backups and bundles must not be there. */
   readonly problem: { readonly message: string; readonly hint: string | undefined } | undefined;
   /** Advice for better directories. */
@@ -58,14 +56,13 @@ export async function chooseDirectories({
     return {
       backups,
       bundles,
-      areNamed,
       problem: undefined,
       notices: [...notices, ...(await assertPlacement(backups, bundles))],
     };
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     const { message, hint } = error;
-    return { backups, bundles, areNamed, problem: { message, hint }, notices };
+    return { backups, bundles, problem: { message, hint }, notices };
   }
 }
 

@@ -111,7 +111,7 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
   );
 }
 
-/** Returns the store's passphrase, after storing a new passphrase in its source. */
+/** Returns the store's passphrase. Stores a new passphrase in the keyring, or seals it. */
 async function storePassphrase(
   options: InitOptions,
   { storePath }: OperationLock,
@@ -199,7 +199,7 @@ function presentStoreHint(storePath: string, format: string, size: number): stri
   return "If HiveMind's password setting encrypted it, take it over: hivemind-sqlcipher init --adopt";
 }
 
-/** Returns a new passphrase for the keyring, or a new and sealed one, or the source's own. */
+/** Returns the given or a new passphrase for the keyring, or the passphrase of another source. */
 async function createPassphrase(options: InitOptions): Promise<string> {
   const { source, storePath } = options;
   if (source.kind === "keyring") return options.passphrase ?? generatePassphrase();

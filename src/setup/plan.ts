@@ -5,7 +5,7 @@ import type { HubSurvey } from "./hub-survey.js";
 import { findObstacles, type Obstacle, type ObstacleOptions } from "./obstacles.js";
 import type { DatabaseSurvey, Survey } from "./survey.js";
 
-export const stepIds = [
+const stepIds = [
   "packages",
   "keys",
   "drop-in",
@@ -55,7 +55,7 @@ export function planSetup(survey: Survey, options: PlanOptions): Plan {
   };
 }
 
-/** Returns whether every step is done, and the record is complete. */
+/** Returns whether every step is done, and no setup is in progress. */
 export function isFinished({ steps }: Plan, { record }: Survey): boolean {
   return record?.phase !== "setting-up" && steps.every(({ state }) => state === "done");
 }

@@ -80,7 +80,6 @@ const before: Survey = {
   directories: {
     backups: "/media/a/one/hivemind-backups",
     bundles: "/media/a/two/hivemind-bundles",
-    areNamed: false,
     problem: undefined,
     notices: [],
   },
