@@ -1,5 +1,4 @@
 /** Checks whether the store could be restored: backups, bundle, restore tests, schedule. */
-
 import { hostname } from "node:os";
 import { dirname, join } from "node:path";
 import { isFromFuture } from "../backup/clock.js";
@@ -32,13 +31,13 @@ import type { StoreLocations } from "./files.js";
 
 export const dayMs = 86_400_000;
 
-/** A weekly backup may be late by a day. */
+/** 8 days: a weekly backup may be late by a day. */
 export const oldBackupMs = 8 * dayMs;
 
 /** Half a year: recovery keys get lost and disks are replaced. */
 const oldRestoreTestMs = 183 * dayMs;
 
-/** Checks that the directories in the settings exist on their original disks. */
+/** Checks that the directories in the settings exist, on the same disks as before. */
 export async function checkDirectories(locations: StoreLocations): Promise<Check[]> {
   const { backupFolder, bundleFolder, storePath } = locations;
   const directories = [backupFolder, bundleFolder].filter((path) => path !== undefined);
@@ -72,7 +71,7 @@ export async function checkLastBackup(
         "last-backup",
         "warning",
         `${detail}; the newest that counts: ${counted}`,
-        // While this backup is from the future, a later backup does not become the newest.
+        // A new backup would be older than a backup from the future, so the finding would stay.
         isFromFuture(doubtful) ? moveAway(doubtful) : "hivemind-sqlcipher backup",
       ),
     ];
@@ -118,8 +117,9 @@ function moveAway({ path, manifest }: ListedBackup): string {
 }
 
 /**
- * Finds the newest backup with an authentic manifest and, if there is a newer backup, the newest.
- * Without a passphrase, manifests cannot be checked, and every backup counts.
+ * Finds the newest backup with an authentic manifest. If the newest backup of all has no authentic
+ * manifest, returns it as `doubtful`. Without a passphrase, no manifest can be checked, and every
+ * backup counts.
  */
 async function findNewest(
   folder: string,
@@ -161,7 +161,7 @@ export async function checkBundle(
         "bundle",
         "warning",
         `${bundleFolder}: no such directory`,
-        "Mount its disk, then run doctor again.",
+        `Mount its disk, then run doctor again. If the directory is lost, write the bundle elsewhere: ${make}`,
       ),
     ];
   }
@@ -186,7 +186,7 @@ export async function checkBundle(
   return checks;
 }
 
-/** Finds a copy of the bundle on a disk without the store and the backups. */
+/** Finds a copy of the bundle on a disk that has neither the store nor the backups. */
 async function findCopyElsewhere(
   { backupFolder, storePath }: StoreLocations,
   keyId: string | undefined,
@@ -211,12 +211,12 @@ async function checkVerificationRecord(path: string, key: StoreKey | undefined):
     return finding("bundle", "warning", `${path} was not verified to open the store`, make);
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
-    const without = "without the keyring, nothing opens the store and its backups";
+    const without = "if the stored passphrase is lost, nothing opens the store and its backups";
     return finding("bundle", "error", `${error.message}; ${without}`, make);
   }
 }
 
-/** Returns the command to replace the store by its newest backup. */
+/** Returns the fix of a damaged or missing store, with its newest backup. */
 export async function restoreFix(locations: StoreLocations): Promise<string> {
   const newest = await findNewestKnown(locations);
   const backup = newest === undefined ? "BACKUP" : shellQuote(newest.path);
@@ -240,8 +240,9 @@ async function findNewestKnown({ backupFolder, bundleFolder, storePath }: StoreL
 }
 
 /**
- * Checks when a backup was last restored, and when last with its bundle. Before the first restore
- * test there is a single finding, because a test with the bundle counts as both.
+ * Checks when a backup was last restored as a test, and when this was last done with the bundle.
+ * Before the first restore test there is only one finding, because a test with the bundle fixes
+ * both.
  */
 export async function checkRestoreTest(
   locations: StoreLocations,
@@ -290,11 +291,12 @@ function checkTest(name: string, { test, keyId, what, fix }: TestToCheck): Check
   return good(name, when);
 }
 
+/** Checks the timers of `schedule install`: their programs, times, states and last runs. */
 export async function checkSchedule(storePath: string): Promise<Check[]> {
   const schedule = await readSchedule(storePath, "backup");
   if (schedule === undefined) return [good("schedule", "this program schedules no backups")];
   const drill = await readSchedule(storePath, "drill");
-  // Installing a schedule also installs the drill again, at its present time.
+  // `schedule install` also installs the drill's timer again, without changing its time.
   const install = `hivemind-sqlcipher schedule install${timeOption(schedule)}`;
   const found = [
     ...(await checkTimer(storePath, "backup", schedule, install)),

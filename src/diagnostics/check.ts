@@ -1,16 +1,22 @@
 import { StoreError } from "../errors.js";
 
-/** `error`: data can be lost or is exposed now. `warning`: the same after a further failure. */
+/**
+ * `error`: data can be lost or is exposed now. `warning`: this needs one further failure. `note`:
+ * nothing is wrong.
+ */
 export type Severity = "error" | "warning" | "note";
 
-/** A result of `doctor` about a subject. */
+/** The result of one check of `doctor`. */
 export interface Check {
   readonly name: string;
   /** False for a finding. */
   readonly ok: boolean;
   readonly severity: Severity;
   readonly detail: string;
-  /** The command or action to fix the finding; null if nothing is wrong. */
+  /**
+   * The fix: a command line, or a sentence that may end with `: ` and a command line. Null if
+   * nothing is wrong.
+   */
   readonly fix: string | null;
 }
 

@@ -56,7 +56,7 @@ async function checkVolume(container: Container): Promise<Check[]> {
       name,
       "error",
       `the container ${box} keeps its store ${inside} on no volume: it is lost when the container is created again`,
-      `Copy it out, then mount the copy at ${directory} when you create the container again: ${engine} stop ${box} && ${engine} cp ${box}:${shellQuote(directory)} ~/.local/share/`,
+      `Copy the directory out of the container, then create the container again with the copy, ~/${box}-store, mounted at ${directory}: ${engine} stop ${box} && mkdir -m 700 ~/${box}-store && ${engine} cp ${box}:${shellQuote(`${directory}/.`)} ~/${box}-store`,
     ),
   ];
 }
@@ -74,7 +74,7 @@ function checkStop(container: Container): Check[] {
   ];
 }
 
-/** Checks whether the hub can get its passphrase only from a secret of the engine. */
+/** Checks whether a secret of the engine is the only way for the hub to get its passphrase. */
 async function checkSecrets(container: Container, storePath: string): Promise<Check[]> {
   const { engine, name: box, secrets } = container;
   const { copy, serverJson } = await readContainerHub(container);
@@ -99,7 +99,7 @@ function checkSource(source: PassphraseSource): Check[] {
       name,
       "error",
       "the passphrase is read from a container engine's secrets, which are on the disk unencrypted",
-      "Move it to the keyring, then remove the secret and rotate: hivemind-sqlcipher bundle import BUNDLE --passphrase-source keyring",
+      "Move the passphrase to the keyring, then remove the secret and run hivemind-sqlcipher rotate. To move it: hivemind-sqlcipher bundle import BUNDLE --passphrase-source keyring --identity RECOVERY-KEY",
     ),
   ];
 }

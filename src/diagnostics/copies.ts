@@ -1,13 +1,13 @@
-/** Checks when the targets of copies were last complete. */
+/** Checks when the targets of copies last had a complete copy. */
 import { type ConfiguredTarget, type CopyState, readCopyStates } from "../copies/copy-record.js";
 import { dayMs, oldBackupMs } from "./backups.js";
 import { type Check, finding, good } from "./check.js";
 
-/** A disk that is stored elsewhere and connected once a month may be late by four days. */
+/** 35 days: a disk that is connected only once a month may be late by four days. */
 const oldSkippedMs = 35 * dayMs;
 
 /**
- * Checks when each target in the settings was last complete.
+ * Checks when each target in the settings last had a complete copy.
  *
  * @throws {@link StoreError} what `readCopyStates` throws
  */

@@ -3,7 +3,7 @@
  * each finding. Changes nothing, except that `--fill-gaps` fills gaps between client ids.
  */
 import type { ConfiguredTarget } from "../copies/copy-record.js";
-import { StoreError } from "../errors.js";
+import { isKind, StoreError } from "../errors.js";
 import { noCoreDumpsCommand } from "../hub/existing-unit.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock, unlockStore } from "../keys/unlock.js";
@@ -41,12 +41,12 @@ export interface DoctorOptions extends StoreLocations {
   readonly service: ServiceChoice;
   /** The targets of copies in the settings. */
   readonly copyTargets?: readonly ConfiguredTarget[];
-  /** Ignored errors in the settings. */
+  /** Errors in the settings, to report. The settings in error are ignored. */
   readonly settingsProblems?: readonly StoreError[];
   /** The program's name and options in the commands of fixes. Default: `hivemind-sqlcipher`. */
   readonly program?: string;
   readonly hubPython?: string | undefined;
-  /** Insert revoked rows into the gaps between client ids. */
+  /** Inserts revoked rows into the gaps between client ids. */
   readonly fillGaps: boolean;
 }
 
@@ -65,7 +65,7 @@ export interface Diagnosis {
  * @throws {@link StoreError} what `unlockStore` throws, with `fillGaps`
  */
 export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
-  // A diagnosis asks no questions. A missing confirmation is a finding.
+  // `doctor` asks no questions: a check that needs a confirmation fails, which is a finding.
   return await withInteraction({ confirm: undefined }, () =>
     withDerivedKeys(() => diagnose(options)),
   );
@@ -122,7 +122,7 @@ async function fillGaps(storePath: string, source: PassphraseSource): Promise<nu
   return await fillIdGaps(store);
 }
 
-/** The checks of the opened store, and what other checks need of it, if it opens. */
+/** The checks of the store and, if it opens, the values that other checks need. */
 interface OpenedStore {
   readonly checks: Check[];
   readonly passphrase?: string;
@@ -130,7 +130,7 @@ interface OpenedStore {
   readonly facts?: StoreFacts;
 }
 
-/** Checks whether the store opens and is undamaged, and whether the hub's next ids are free. */
+/** Checks whether the store opens, whether it is undamaged, and whether client ids have gaps. */
 async function checkStore(options: DoctorOptions): Promise<OpenedStore> {
   const { storePath, source } = options;
   let opened: Omit<OpenedStore, "checks"> = {};
@@ -153,13 +153,17 @@ async function checkStore(options: DoctorOptions): Promise<OpenedStore> {
     checks.push(damage, ...(damage.ok ? [await checkIdGaps(store)] : []));
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
-    const fix = error.hint ?? (await restoreFix(options));
+    // A store that is in use or cannot be read need not be damaged, and must not be replaced.
+    const cause = isKind(error, "inUse", "io")
+      ? "Remove the cause, then run doctor again."
+      : undefined;
+    const fix = error.hint ?? cause ?? (await restoreFix(options));
     checks.push(finding("store", "error", error.message, fix));
   }
   return { checks, ...opened };
 }
 
-/** Adds the options for this store to a fix, which would otherwise apply to the default store. */
+/** Adds the program's options to a fix: without them, it would apply to the default store. */
 function withProgram(check: Check, program: string | undefined): Check {
   if (check.fix === null || program === undefined) return check;
   return {
@@ -171,7 +175,7 @@ function withProgram(check: Check, program: string | undefined): Check {
 /** Reports errors in the settings. Commands other than `run`, `status` and `doctor` refuse them. */
 function checkSettings(problems: readonly StoreError[] = []): Check[] {
   return problems.map(({ message, hint }) =>
-    finding("settings", "error", message, hint ?? "Correct the settings there."),
+    finding("settings", "error", message, hint ?? "Correct this setting."),
   );
 }
 
@@ -193,7 +197,7 @@ async function checkJournal(storePath: string): Promise<Check[]> {
   if (journal === undefined) return [good("interrupted", "no operation was interrupted")];
   const { operation, started_at: since } = journal.entry;
   const path = shellQuote(journal.path);
-  const wayOut = `If a part that it needs is lost for good, mv ${path} ${shellQuote(`${journal.path}.left`)} gives the operation up.`;
+  const wayOut = `If a file that the recovery needs is lost for good, give the operation up with mv ${path} ${shellQuote(`${journal.path}.left`)}.`;
   return [
     finding(
       "interrupted",

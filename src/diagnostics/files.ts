@@ -1,5 +1,5 @@
 /** Checks the permissions of the files, and searches for other copies of the store. */
-import { stat, statfs } from "node:fs/promises";
+import { statfs } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { isKind } from "../errors.js";
@@ -38,8 +38,8 @@ export interface StoreLocations {
 }
 
 /**
- * Checks whether the store is on a disk of this machine. Elsewhere, hubs and commands on two
- * machines share no memory, which SQLite's write-ahead log needs.
+ * Checks whether the store is on a disk of this machine. SQLite's write-ahead log needs memory that
+ * all programs with the store open share, and programs on two machines share none.
  *
  * @param readType - replaces statfs(2) in tests
  */
@@ -59,7 +59,11 @@ export async function checkFileSystem(
   ];
 }
 
-/** @param readType - replaces statfs(2) in tests */
+/**
+ * Checks that other users can neither read nor replace the files.
+ *
+ * @param readType - replaces statfs(2) in tests
+ */
 export async function checkPermissions(
   locations: StoreLocations,
   readType = readFileSystemType,
@@ -74,13 +78,13 @@ export async function checkPermissions(
     mode: string,
     problem: string,
   ) => {
-    const present = path === undefined ? undefined : (await statIfExists(path))?.mode;
-    if (path === undefined || present === undefined || (present & forbidden) === 0) return;
+    const current = path === undefined ? undefined : (await statIfExists(path))?.mode;
+    if (path === undefined || current === undefined || (current & forbidden) === 0) return;
     if (fileSystemsWithoutModes.has(await readType(path))) {
       fixedByMount.push(path);
       return;
     }
-    wrong.push(`${problem}: ${path} (mode ${(present & 0o777).toString(8)})`);
+    wrong.push(`${problem}: ${path} (mode ${(current & 0o777).toString(8)})`);
     fixes.push(`chmod ${mode} ${shellQuote(path)}`);
   };
   for (const suffix of ["", ...sidecars]) {
@@ -193,7 +197,7 @@ function isCopyName(name: string, storePath: string): boolean {
 }
 
 async function isFile(path: string): Promise<boolean> {
-  return (await stat(path)).isFile();
+  return (await statIfExists(path))?.isFile() === true;
 }
 
 function isJsonStore(path: string, directory: string): boolean {

@@ -1,4 +1,4 @@
-/** Judges the backups of the stores in a target that several hubs share, for `status --all`. */
+/** Finds problems of the stores in a target that several hubs share, for `status --all`. */
 import { isFromFuture } from "../backup/clock.js";
 import type { FleetListing, FleetStore } from "../backup/fleet.js";
 
@@ -22,8 +22,8 @@ export interface FleetStatus {
 }
 
 /**
- * Judges a listing. Detects a hub that no longer backs up, but not a forged manifest, because a
- * listing is not authenticated; `verifyStores` authenticates.
+ * Judges a listing. Detects a hub that no longer backs up, but not a forged manifest: only
+ * `verifyStores` authenticates manifests.
  *
  * @param maxAgeSeconds - how old the newest complete backup of a store may be
  */
@@ -44,6 +44,7 @@ function findProblem(store: FleetStore, maxAgeSeconds: number): string | null {
   const { newest, newestCompleteAt, hostnames } = store;
   if (newestCompleteAt === null) return "no complete backup";
   const { createdAt } = newest;
+  // If several machines made the backups, the longer tolerance applies.
   if (isFromFuture({ createdAt, hostname: hostnames.join() })) return "newest from the future";
   if (newestCompleteAt !== createdAt) return "newest incomplete";
   return newest.ageSeconds > maxAgeSeconds ? "overdue" : null;

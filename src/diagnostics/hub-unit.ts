@@ -23,7 +23,7 @@ export interface StoreSecret {
   readonly passphrase: string | undefined;
 }
 
-/** Checks the units that start a hub on this store. */
+/** Checks the units that start a hub on this store: those that are active or enabled, if any. */
 export async function checkHubUnits(storePath: string, secret: StoreSecret): Promise<Check[]> {
   const units = (await findHubUnits(serverJsonPath())).filter(
     (unit) => !unit.isTemplate && mayUseStore(unit, storePath) && !usesOtherStore(unit, storePath),
@@ -44,7 +44,7 @@ export async function checkHubUnits(storePath: string, secret: StoreSecret): Pro
   ];
 }
 
-/** Returns the command line that starts the unit's hub through `run`. */
+/** Returns the command line that makes the unit start its hub through `run`, and restarts it. */
 async function dropInLine(unit: HubUnit): Promise<string> {
   const { install, restart } = await dropInCommands(unit);
   return [...install, restart].join(" && ");
@@ -77,7 +77,7 @@ async function checkPrograms(unit: HubUnit): Promise<Check[]> {
   return [finding("hub-unit", "error", detail, fix)];
 }
 
-/** Returns what is wrong with the password that the unit's hub receives, if anything. */
+/** Returns what is wrong with the password that the unit's hub receives; undefined if nothing. */
 async function findPasswordProblem(
   { args }: HubUnit,
   storePath: string,

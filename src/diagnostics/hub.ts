@@ -27,12 +27,12 @@ function pipInstall(python: string, ...requirements: readonly string[]): string 
   return `${shellQuote(python)} -m pip install --pre --upgrade ${requirements.map(shellQuote).join(" ")}`;
 }
 
-/** The first release to use a password is a pre-release; 0.2.1 ignores it. */
+/** The first version that uses a password is this pre-release. Version 0.2.1 ignores a password. */
 const pluginRequirement = "hivemind-sqlite-database>=0.3.0a3";
 
 /**
- * Checks whether the hub's packages open encrypted stores. They run with a temporary home
- * directory.
+ * Checks whether the hub's packages open encrypted stores. The packages are tried with a temporary
+ * home directory.
  *
  * @param options - `store` is undefined if the store could not be opened
  */
@@ -51,7 +51,8 @@ export async function checkHub(options: {
     return [good("hub", "no hivemind-core was found (name its Python with --hub-python)")];
   }
   const hub = await probePackages(python, inUnit);
-  // HiveMind 4 enforces no blacklist in a store that the newer plugin has opened.
+  // HiveMind 4 enforces no blacklist in a store that the newer plugin has opened, so a fix that
+  // updates the plugin also updates the hub.
   const isOldHub = hub.schemaVersion === null && hub.pluginManager !== null;
   const newerHub = isOldHub ? ["hivemind-core", "hivemind-plugin-manager"] : [];
   const newerPlugin = pipInstall(python[0], ...newerHub, pluginRequirement, "sqlcipher3>=0.6.2");
@@ -163,8 +164,8 @@ function describeStoreSettings(storePath: string): string {
 
 /**
  * Returns the command line that removes the passphrase from `server.json` and starts the hub
- * through `run`. The hub is restarted when its passphrase is in the keyring. Rotates last: the
- * passphrase was on the disk, and may be in a backup of it.
+ * through `run`. The hub is restarted after its passphrase is in the keyring. The last command is
+ * `rotate`, because the passphrase may be in a backup of `server.json`.
  */
 async function removePasswordCommand(bundleFolder: string | undefined): Promise<string> {
   const directory = bundleFolder === undefined ? "DIRECTORY" : shellQuote(bundleFolder);

@@ -10,9 +10,10 @@ import { managers, show, sudoPrefix, systemctlLine } from "../service/systemctl.
 import { keyringUnit } from "../service/unit-file.js";
 import { type Check, finding, good } from "./check.js";
 
-/** Providers that the unit of `run --print-unit keyring` unlocks, or may unlock if unknown. */
+/** Providers that the unit of `run --print-unit keyring` unlocks, or can unlock if unknown. */
 const unlockedByUnit = ["gnome-keyring", unknownProvider.name];
 
+/** Checks whether the keyring is unlocked now, for unattended backups, and after a reboot. */
 export async function checkKeyring(storePath: string, source: PassphraseSource): Promise<Check[]> {
   if (source.kind !== "keyring") {
     const where = source.kind === "command" ? "a command" : formatSource(source);
@@ -37,7 +38,7 @@ function describeAccess(provider: string, unattended: Unattended): Check[] {
   return [good("keyring", state), finding("keyring", "warning", detail, unattended.fix)];
 }
 
-/** Checks whether the keyring is unlocked after a reboot. Without it, the hub cannot start. */
+/** Checks whether the keyring is unlocked after a reboot. Until then, the hub cannot start. */
 async function checkBoot({ provider, unlocksItself }: KeyringReport): Promise<Check> {
   const { hasDesktop, lingers, hasKeyringUnit } = await inspectBoot();
   if (hasDesktop) {

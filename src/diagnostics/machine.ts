@@ -65,7 +65,8 @@ async function isEncryptedDevice(name: string, root: string): Promise<boolean> {
 }
 
 /**
- * Checks whether a crash of the hub writes its memory to a file.
+ * Checks whether a crash of the hub writes its memory to a file. If the hub's limit is unknown,
+ * checks the limit of this process, which programs started from the same shell inherit.
  *
  * @param hub - `pid` is the hub's process, undefined if it does not run or is unknown; `fix` is the
  *   command that sets the limit in the hub's unit
@@ -93,7 +94,7 @@ export async function checkCoreDumps(
     finding(
       "core-dumps",
       "warning",
-      `when ${programs} crash${ofHub === undefined ? "" : "es"}, its memory, including the passphrase, is ${where}`,
+      `when ${programs} crash${ofHub === undefined ? ", their" : "es, its"} memory, including the passphrase, is ${where}`,
       ofHub === undefined || fix === undefined
         ? "Set LimitCORE=0 in the hub's unit, or in the shell that starts the hub: ulimit -c 0"
         : fix,

@@ -2,7 +2,7 @@
  * The state of a store as metrics in Prometheus's text format, for node_exporter's textfile
  * collector.
  *
- * Times are absolute, so that a file that nothing updates does not look recent. See
+ * Times are absolute, not ages: a file that is no longer updated must not look recent. See
  * https://prometheus.io/docs/instrumenting/exposition_formats/.
  */
 import type { Drill } from "../backup/drill-record.js";
@@ -25,7 +25,7 @@ interface Metric {
   readonly samples: readonly (readonly [Labels, number | null])[];
 }
 
-/** Returns the metrics of a store, with the number of findings in the checks of `doctor`. */
+/** Returns the metrics of a store. Counts the findings in the checks of `doctor`. */
 export function formatMetrics(status: StoreStatus, checks: readonly Check[]): string {
   const metrics = [
     ...storeMetrics(status),
@@ -41,7 +41,8 @@ export function formatMetrics(status: StoreStatus, checks: readonly Check[]): st
 }
 
 /**
- * Replaces the file for the textfile collector in one step. Creates it readable for all users.
+ * Replaces the file for the textfile collector atomically. A new file is readable for all users; an
+ * existing file keeps its mode.
  *
  * @throws {@link StoreError} refused or io - as `replaceFile`
  */
@@ -68,7 +69,7 @@ function storeMetrics(status: StoreStatus): Metric[] {
     },
     {
       name: "service_active",
-      help: "Whether the service that has the store open runs.",
+      help: "Whether the hub's service is running.",
       samples: service?.unit ? [[{ unit: service.unit }, Number(service.active)]] : [],
     },
     {
@@ -159,7 +160,7 @@ function copyMetrics({ copies }: StoreStatus): Metric[] {
   return [
     {
       name: "copy_timestamp_seconds",
-      help: "Time of the last run that copied to a target or tried to.",
+      help: "Time of the last run with a target, also if its disk was missing.",
       samples: of(({ at }) => toSeconds(at)),
     },
     {

@@ -24,9 +24,9 @@ export interface StatusOptions {
   readonly backupFolder: string | undefined;
   /** The targets of copies in the settings. */
   readonly copyTargets?: readonly ConfiguredTarget[];
-  /** The hub's database, if the hub does not use the store at `storePath`. */
+  /** Returns the hub's database; undefined if the hub uses the store at `storePath`. */
   readonly findHubDatabase: () => Promise<LocatedDatabase | undefined>;
-  /** Ignored errors in the settings. */
+  /** Errors in the settings, to report. The settings in error are ignored. */
   readonly settingsProblems?: readonly StoreError[];
 }
 
@@ -73,6 +73,7 @@ interface BackupTest {
   readonly backup: string;
 }
 
+/** Reads the state of a store. Throws no error: what cannot be read is null or empty. */
 export async function readStoreStatus(options: StatusOptions): Promise<StoreStatus> {
   const { storePath } = options;
   const problems = (options.settingsProblems ?? []).map(({ message }) => message);
@@ -146,7 +147,7 @@ async function countClients(database: LocatedDatabase) {
   return counts;
 }
 
-/** `status` reports a running operation instead of waiting until it ends. */
+/** How long `status` waits for a running operation before it reports that the store is in use. */
 const maxWaitMs = 5_000;
 
 async function inspectStore(

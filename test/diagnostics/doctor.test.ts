@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
 import { checkContainers } from "../../src/diagnostics/containers.js";
-import { checkFileSystem } from "../../src/diagnostics/files.js";
+import { checkCopies, checkFileSystem } from "../../src/diagnostics/files.js";
 import { checkHub, checkServerJson } from "../../src/diagnostics/hub.js";
 import { fillIdGaps, findIdGaps } from "../../src/diagnostics/id-gaps.js";
 import { checkCoreDumps, checkSwap } from "../../src/diagnostics/machine.js";
@@ -242,6 +242,17 @@ test("a store on a file system of another machine is a finding", async () => {
       { severity: "warning", detail: expect.stringContaining(`/data is on ${name}:`) },
     ]);
   }
+});
+
+test("a broken symbolic link with the name of a file in plain text is no finding", async () => {
+  const directory = await temporaryFolder();
+  const locations = {
+    ...{ storePath: join(directory, "clients.db"), settingsPath: join(directory, "settings") },
+    ...{ backupFolder: undefined, bundleFolder: undefined },
+  };
+  await symlink("missing", join(directory, "clients.json"));
+  const checks = await checkCopies(locations);
+  expect(checks.filter(({ detail }) => detail.includes(directory))).toEqual([]);
 });
 
 test("a passphrase source in an engine's secrets is a finding", async () => {

@@ -571,6 +571,18 @@ test("an interrupted backup whose directories are gone: commands work and name t
   expect(await site.findings("interrupted")).toEqual([]);
 }, 60_000);
 
+test("a store that is locked: the fix does not replace it by a backup", async () => {
+  const site = await Site.make();
+  await using store = await site.open();
+  await store.connection.exec("PRAGMA journal_mode = DELETE");
+  await store.connection.exec("BEGIN EXCLUSIVE");
+  const fix = "Remove the cause, then run doctor again.";
+  expect(await site.findings("store")).toMatchObject([
+    { detail: expect.stringContaining("database is locked"), fix },
+  ]);
+  await store.connection.exec("ROLLBACK");
+}, 60_000);
+
 test("a password in server.json: the fix lets run pass it, removes it from the file and replaces it", async () => {
   const site = await Site.make();
   await writeServerJson(site, { password: await site.passphrase() });

@@ -240,7 +240,7 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     expect(seen.doctor).toEqual([
       check(
         "lost keeps its store /home/hivemind/.local/share/hivemind-core/clients.db on no volume",
-        `${engine} cp lost:'/home/hivemind/.local/share/hivemind-core'`,
+        `${engine} cp lost:'/home/hivemind/.local/share/hivemind-core/.' ~/lost-store`,
       ),
     ]);
     expect(seen.healthy).toEqual([expect.objectContaining({ ok: true })]);
