@@ -41,13 +41,18 @@ import {
 
 const withIds = "WHERE client_id IN (SELECT value FROM json_each(?))";
 
-/** The ids of a batch of rows, a list in JSON, and the digest of the rows that were inserted. */
-interface Written {
+/** A batch of clients after it was written. */
+interface WrittenBatch {
+  /** The ids of all its clients, a list in JSON. */
   readonly ids: string;
+  /**
+   * The digest of the rows that were inserted. If other rows were updated, the rows read back have
+   * another digest.
+   */
   readonly digest: string;
 }
 
-function digestOf(packed = ""): string {
+function digestOf(packed: string): string {
   return createHash("sha256").update(packed).digest("hex");
 }
 
@@ -56,7 +61,11 @@ const select = `SELECT ${rowColumns} FROM clients`;
 export class ClientTable implements Database {
   readonly connection: Connection;
   #schema: Schema;
-  /** SQLite's schema counter and the schema version at the time when `#schema` was read. */
+  /**
+   * SQLite's counter of schema changes (`PRAGMA schema_version`) and the store's schema version
+   * (`PRAGMA user_version`) at the last transaction. Empty if the next transaction must read the
+   * schema again.
+   */
   #stamp = "";
   readonly #reader: RowReader;
   readonly #byApiKey = new BatchLoader(
@@ -88,13 +97,14 @@ export class ClientTable implements Database {
   }
 
   async addVerifiable(clients: readonly Client[]): Promise<() => Promise<boolean>> {
-    const written: Written[] = [];
+    const written: WrittenBatch[] = [];
     await writeInBatches(clients, async (batch) => {
       written.push(await this.#put(batch));
     });
     return async () => {
       for (const { ids, digest } of written) {
-        if (digestOf(await this.#reader.packed(withIds, [ids])) !== digest) return false;
+        const packed = await this.#reader.packed(withIds, [ids]);
+        if (packed === undefined || digestOf(packed) !== digest) return false;
       }
       return true;
     };
@@ -104,7 +114,7 @@ export class ClientTable implements Database {
     await this.transaction(async () => {
       const row = await this.#rowById(clientId);
       if (row === undefined) throw noSuchClient(clientId);
-      // Write all columns, so that the row keeps nothing of the client.
+      // Write every known column, so that none of them keeps a value of the client.
       await this.#update(clientId, encodeRow(revoked(clientId), this.#schema));
     });
   }
@@ -192,7 +202,7 @@ export class ClientTable implements Database {
 
   /**
    * Returns the administrators as a hub reads the column, in the order of their ids. Any value
-   * except NULL, zero and the empty text counts.
+   * except NULL, zero, the empty text and the empty blob counts.
    *
    * @throws {@link StoreError} refused - if an id would be rounded
    */
@@ -228,7 +238,7 @@ export class ClientTable implements Database {
     for await (const page of this.pages()) yield page.map(decodeRow);
   }
 
-  /** Reads the columns that `decodeRow` may refuse. */
+  /** Checks the ids and times for which `decodeRow` throws. */
   async *idBatches(): AsyncGenerator<IdBatch> {
     for await (const page of this.#reader.idPages()) {
       for (const digits of [page.lowest, page.highest]) parseExactInteger(digits, "a client_id");
@@ -237,10 +247,12 @@ export class ClientTable implements Database {
     }
   }
 
-  /** SQLite changes the number when another connection has written to the file. */
+  /** Combines the commits of other connections and the row changes of this connection. */
   async changeMark(): Promise<string> {
-    const [row] = await this.#reader.all<{ data_version: number }>("PRAGMA data_version");
-    return String(row?.data_version);
+    const [row] = await this.#reader.all<{ mark: string }>(
+      "SELECT data_version || ' ' || total_changes() AS mark FROM pragma_data_version",
+    );
+    return String(row?.mark);
   }
 
   /** Yields the rows of a range in the order of their ids, a page at a time. */
@@ -256,7 +268,7 @@ export class ClientTable implements Database {
     this.#schema = await readSchema(this.connection);
   }
 
-  /** Calls `migrateSchema`, which describes the effect on HiveMind 4. */
+  /** Migrates the table to the newest schema. HiveMind 4 does not enforce the blacklists there. */
   async migrate(fromVersion: number): Promise<void> {
     if (fromVersion >= newestSchema) return;
     await migrateSchema(this.connection);
@@ -266,8 +278,8 @@ export class ClientTable implements Database {
   /**
    * Runs `body` in a transaction, rolled back if it throws.
    *
-   * Reads the schema first: after a migration by a hub, blacklists in the old columns would have no
-   * effect.
+   * Reads the schema first if it has changed: after a migration by a hub, blacklists in the old
+   * columns would have no effect.
    */
   transaction<T>(body: () => Promise<T>): Promise<T> {
     return this.connection.transaction(async () => {
@@ -296,7 +308,7 @@ export class ClientTable implements Database {
     return this.close();
   }
 
-  async #put(clients: readonly Client[]): Promise<Written> {
+  async #put(clients: readonly Client[]): Promise<WrittenBatch> {
     for (const client of clients) assertValidClient(client);
     // The last of several clients with the same id wins.
     const byId = new Map(clients.map((client) => [client.client_id, client]));
@@ -364,7 +376,7 @@ export class ClientTable implements Database {
     for (const row of rows) {
       const apiKey = String(row.api_key);
       const known = byKey.get(apiKey);
-      // `decodeRow` refuses a row with a rounded id.
+      // Two large ids may round to the same number here. `decodeRow` then throws for the row.
       const isFirst = known === undefined || Number(row.client_id) < Number(known.client_id);
       if (isFirst) byKey.set(apiKey, row);
     }
