@@ -2,7 +2,8 @@
  * `rotate`: re-encrypts the store into a new file under a new passphrase.
  *
  * A `command` or `credential` source is read-only and cannot be rotated. For a `file:` source, the
- * operator writes the new passphrase into another file, and the settings then name that file.
+ * operator writes the new passphrase into another file. If the settings name the old file, they
+ * then name the new file; otherwise a notice names the new source.
  */
 import { constants } from "node:fs";
 import { access, stat } from "node:fs/promises";
@@ -69,9 +70,11 @@ export interface RotateResult {
  * Changes the passphrase of the store.
  *
  * @throws {@link StoreError} refused - if the hub would not get the new passphrase or could not
- *   open the store, or the source cannot be written
- * @throws {@link StoreError} - what `unlock`, `resolveService`, `planBundle` and `swap`
- *   throw
+ *   open the store, the source cannot be written, the new passphrase equals the old one, or the
+ *   hub reads a sealed passphrase from `server.json`
+ * @throws {@link StoreError} io - if the directory of backups cannot be used
+ * @throws {@link StoreError} - what `unlock`, `resolveService`, `planBundle`, `swap` and
+ *   `reencryptBackups` throw
  */
 export async function rotate(options: RotateOptions): Promise<RotateResult> {
   const { lock, source, reporter, signal, keepPrevious = false } = options;
@@ -84,10 +87,10 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   const next = await resolveNextSource(options);
   const opened = await unlock(storePath, source, { mode: "readwrite" });
   const usesWal = await isWal(opened.connection).finally(() => opened.connection.close());
-  const { key: oldKey, passphrase: old } = opened;
+  const { key: oldKey, passphrase: oldPassphrase } = opened;
   await adoptPending(storePath, opened.generation, reporter);
   const passphrase = await readOrGeneratePassphrase(options.passphraseFile);
-  if (passphrase === old) {
+  if (passphrase === oldPassphrase) {
     throw new StoreError("refused", "the new passphrase equals the old one", {
       hint: "Choose another passphrase.",
     });
@@ -98,11 +101,15 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   await assertHubOpens(service, delivery, oldKey.cipherCompatibility, reporter);
   const keyring = await planRotation(storePath, source, passphrase, opened, keepPrevious);
   await using reencryption = new Reencryption({
-    ...{ storePath, passphrase, isWal: usesWal, reporter, signal },
+    storePath,
+    isWal: usesWal,
     oldKey,
+    passphrase,
     compareRows: options.compareRows ?? false,
+    reporter,
+    signal,
   });
-  const replace = () =>
+  const replaceFile = () =>
     swap({
       operation: "rotate",
       lock,
@@ -113,7 +120,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
       settings: next.settings,
       serverJson: findPasswordFile(delivery, reporter),
       bundle,
-      replacedBundle: { passphrase: old, key: oldKey },
+      replacedBundle: { passphrase: oldPassphrase, key: oldKey },
       service,
       recoveryCommand: options.recoveryCommand,
       reporter,
@@ -123,11 +130,13 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
       lockStore: () => reencryption.lock(),
       fill: (_staged, key, locked) => reencryption.complete(key, locked),
     });
-  const outcome = await withSealed(source, storePath, passphrase, replace);
+  const outcome = await withSealed(source, storePath, passphrase, replaceFile);
   if (next.notice !== undefined) reporter.notice(next.notice);
   const newKey = outcome.key;
   const backups = await reencryptOldBackups(options, {
-    ...{ key: newKey, passphrases: [old], source: next.source },
+    key: newKey,
+    passphrases: [oldPassphrase],
+    source: next.source,
   });
   return {
     rotated: {
@@ -144,23 +153,25 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   };
 }
 
+/** @throws {@link StoreError} io - if the directory of backups cannot be read or written */
 async function assertWritable(directory: string): Promise<void> {
-  try {
-    if (!(await stat(directory)).isDirectory()) {
-      throw new StoreError("io", `${directory} is not a directory`, {
-        hint: "Name the backups' directory with --reencrypt-backups.",
-      });
-    }
-    await access(directory, constants.R_OK | constants.W_OK | constants.X_OK);
-  } catch (error) {
+  const fail = (error: unknown): never => {
     throw systemError(error, `cannot use the backup directory ${directory}`);
+  };
+  const stats = await stat(directory).catch(fail);
+  if (!stats.isDirectory()) {
+    throw new StoreError("io", `${directory} is not a directory`, {
+      hint: "Name the backups' directory with --reencrypt-backups.",
+    });
   }
+  await access(directory, constants.R_OK | constants.W_OK | constants.X_OK).catch(fail);
 }
 
 /**
- * Re-encrypts the backups in the directory of the options, if it names one.
+ * Re-encrypts the backups in `options.reencrypt`, if it is set.
  *
- * @throws {@link StoreError} - with a message that says that the rotation is done
+ * @throws {@link StoreError} - what `reencryptBackups` throws; the message adds that the store is
+ *   rotated
  */
 async function reencryptOldBackups(
   { lock, reencrypt, bundleTo, reporter, signal }: RotateOptions,
@@ -169,7 +180,10 @@ async function reencryptOldBackups(
   if (reencrypt === undefined) return null;
   try {
     return await reencryptBackups({
-      ...{ ...rotated, lock, reporter, signal },
+      ...rotated,
+      lock,
+      reporter,
+      signal,
       folder: reencrypt,
       bundleFolder: bundleTo,
     });
@@ -179,7 +193,10 @@ async function reencryptOldBackups(
       kind,
       `the store is rotated, but not all backups in ${reencrypt} could be re-encrypted: ${message}`,
       {
-        hint: withLine(hint, "The others are unchanged. Their own bundles open them."),
+        hint: withLine(
+          hint,
+          "The backups that were not re-encrypted are unchanged, and open with the bundles of their key_ids.",
+        ),
         cause: error,
       },
     );
@@ -187,8 +204,8 @@ async function reencryptOldBackups(
 }
 
 /**
- * Refuses to rotate a sealed passphrase that the hub reads from `server.json`. A recovery could not
- * find the former password, because the journal does not name sealed passphrases.
+ * Refuses to rotate a sealed passphrase that the hub reads from `server.json`: the rotation would
+ * write the new passphrase there in plain text, too.
  *
  * @throws {@link StoreError} refused - if the hub reads its passphrase from `server.json`
  */
@@ -198,14 +215,16 @@ function assertNotInServerJson(delivery: PasswordDelivery): void {
     "refused",
     `the hub reads its passphrase in plain text from ${delivery.path}`,
     {
-      hint: "Let the hub start through run first: hivemind-sqlcipher setup",
+      hint: "First change the hub's unit, so that the hub gets its passphrase from hivemind-sqlcipher run: hivemind-sqlcipher setup",
     },
   );
 }
 
 /**
- * Returns the passphrase source after the rotation, with the settings file if it changes, and
- * otherwise with a notice to print after the rotation.
+ * Returns the passphrase source after the rotation. If the source changes, also returns the settings
+ * file to change, or a notice to print after the rotation if the settings do not name the source.
+ *
+ * @throws {@link StoreError} refused - if the source cannot be written
  */
 async function resolveNextSource(
   options: RotateOptions,
@@ -237,7 +256,7 @@ async function resolveNextSource(
         "refused",
         `cannot change a passphrase that is read from ${source.kind === "command" ? "a command" : "a systemd credential"}`,
         {
-          hint: "Move it to the keyring (bundle import with --passphrase-source keyring) or to a file, then rotate.",
+          hint: "Move it to the keyring, then rotate with --passphrase-source keyring: hivemind-sqlcipher bundle import BUNDLE --identity FILE --passphrase-source keyring",
         },
       );
   }

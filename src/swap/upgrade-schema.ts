@@ -1,9 +1,10 @@
 /**
  * `upgrade-schema`: migrates the store to schema 2, in place and in a transaction.
  *
- * A hub without support for schema 2 enforces only the old columns, so it would ignore all
- * blacklists of a migrated store. Therefore the hub's interpreter is queried first.
+ * A hub that does not know schema 2 reads blacklists only from their columns, which the migration
+ * empties. The hub would then enforce no blacklist, so its interpreter is queried first.
  */
+import { type JsonObject, sameJson } from "../client/json.js";
 import { StoreError } from "../errors.js";
 import { probeHubSchema } from "../hub/schema.js";
 import { unlock } from "../keys/unlock.js";
@@ -38,8 +39,8 @@ export interface UpgradeSchemaOptions extends Omit<OperationOptions, "hub"> {
   readonly hubPython?: string | undefined;
 }
 
-/** A value of a client without a representation in schema 2. */
-export interface Dropped {
+/** A value of a client that schema 2 cannot represent. */
+export interface Loss {
   readonly clientId: string;
   readonly name: string | null;
   readonly what: string;
@@ -50,8 +51,11 @@ export interface UpgradeSchemaResult {
     readonly path: string;
     readonly from: number;
     readonly to: number;
-    readonly dropped: Dropped[];
-    /** The answer of the hub's interpreter; null if no hub was found. */
+    readonly dropped: Loss[];
+    /**
+     * The result of the query of the hub's interpreter; null if its Python was not found, or was
+     * not queried because the store already has the newest schema.
+     */
     readonly hub: {
       readonly pluginManager: string | null;
       readonly schemaVersion: number;
@@ -60,16 +64,19 @@ export interface UpgradeSchemaResult {
   readonly service: ServiceReport;
 }
 
-/** The maximum number of losses that the question lists. */
-const namedLosses = 10;
-/** Time limit of the transaction: 60 s. */
+/** The maximum number of losses in the question and in an error. */
+const maxListedLosses = 10;
+/**
+ * The restart timer starts the service after this time, in addition to the time limit of its stop:
+ * 60 s.
+ */
 const windowBudgetMs = 60_000;
 
 /**
  * Migrates the store, after a question about the lost values.
  *
- * @throws {@link StoreError} refused - if the hub does not know schema 2, the user declines, or the
- *   question did not cover a lost value
+ * @throws {@link StoreError} refused - if the hub does not know schema 2, the user declines, or a
+ *   value would be lost that was written after the question
  * @throws {@link StoreError} - what `unlock` and `resolveService` throw
  */
 export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<UpgradeSchemaResult> {
@@ -87,7 +94,7 @@ export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<Upgr
   const hub = await askHubSchema(service, options.hubPython);
   if (hub === null) {
     await reporter.confirm(
-      `No hub was found on this machine. A hub that does not know schema ${newestSchema} would ignore all blacklists. Upgrade the store?`,
+      `The hub's Python was not found (--hub-python names it), so it is unknown whether the hub knows schema ${newestSchema}. A hub that does not would ignore all blacklists. Upgrade the store?`,
     );
   }
   if (confirmed.length > 0) await reporter.confirm(buildQuestion(confirmed));
@@ -109,7 +116,7 @@ async function resolveSecret({ lock, source }: UpgradeSchemaOptions): Promise<Se
 
 interface Inspected {
   readonly from: number;
-  readonly dropped: Dropped[];
+  readonly dropped: Loss[];
 }
 
 async function inspectStore(path: string, secret: Secret): Promise<Inspected> {
@@ -119,7 +126,7 @@ async function inspectStore(path: string, secret: Secret): Promise<Inspected> {
 
 async function inspect(connection: Connection): Promise<Inspected> {
   const { version, columns } = await readSchema(connection);
-  const dropped: Dropped[] = [];
+  const dropped: Loss[] = [];
   if (version >= newestSchema) return { from: version, dropped };
   const wanted = ["intent_blacklist", "skill_blacklist", "message_blacklist", "metadata"] as const;
   const select = wanted.map((name) => (columns.has(name) ? name : `NULL AS ${name}`)).join(", ");
@@ -136,8 +143,9 @@ async function inspect(connection: Connection): Promise<Inspected> {
 }
 
 /**
- * Returns the values of a row without a representation in schema 2. The migration reads a column
- * with another value than a list as empty, but HiveMind 4 enforces some of these values.
+ * Returns the values of a row that schema 2 cannot represent. The migration treats a column that is
+ * not a list as an empty list. HiveMind 4 enforces some such values: it reads an object as the list
+ * of its keys.
  */
 function findLosses(row: Readonly<Record<string, unknown>>): string[] {
   const metadata = readObject(row.metadata);
@@ -147,31 +155,41 @@ function findLosses(row: Readonly<Record<string, unknown>>): string[] {
   for (const kind of ["intent", "skill"]) {
     const key = `${kind}_blacklist`;
     if (!holdsList(row[key])) {
-      losses.push(`the ${kind} blacklist in its column: it is not a list`);
-    } else if (!isEmptyList(row[key]) && Object.hasOwn(metadata, key)) {
-      losses.push(`the ${kind} blacklist in its column: metadata has another`);
+      losses.push(`its ${kind} blacklist (column ${key}): not a list`);
+    } else if (!isEmptyList(row[key]) && hasOther(metadata, key, row[key])) {
+      losses.push(`its ${kind} blacklist (column ${key}): metadata has another, which is kept`);
     }
   }
-  if (!holdsObject(row.metadata)) losses.push("its metadata: it is not an object");
+  if (!holdsObject(row.metadata)) losses.push("its metadata: not an object");
   return losses;
 }
 
-/** Returns whether a column contains an empty list, or what every hub reads as one. */
+/** Returns whether the migration keeps another value of the key than the list in the column. */
+function hasOther(metadata: JsonObject, key: string, column: unknown): boolean {
+  const kept = metadata[key];
+  return kept !== undefined && !sameJson(kept, [...readList(column)]);
+}
+
+/** Returns whether a column contains an empty list, or a value that every hub reads as one. */
 function isEmptyList(column: unknown): boolean {
   return holdsList(column) && readList(column).length === 0;
 }
 
-function buildQuestion(dropped: readonly Dropped[]): string {
+function buildQuestion(dropped: readonly Loss[]): string {
   const lines = dropped
-    .slice(0, namedLosses)
+    .slice(0, maxListedLosses)
     .map(({ clientId, name, what }) => `  ${clientId}${name ? ` (${name})` : ""}: ${what}`);
-  const more = dropped.length > namedLosses ? [`  and ${dropped.length - namedLosses} more`] : [];
   return [
     `Schema ${newestSchema} cannot represent these values, which would be lost:`,
     ...lines,
-    ...more,
+    ...andMore(dropped).map((line) => `  ${line}`),
     "Upgrade the store?",
   ].join("\n");
+}
+
+/** Returns the number of losses that a list of them omits, as text; nothing if it omits none. */
+function andMore(losses: readonly Loss[]): string[] {
+  return losses.length > maxListedLosses ? [`and ${losses.length - maxListedLosses} more`] : [];
 }
 
 /** @throws {@link StoreError} refused - if the hub does not know schema 2 */
@@ -191,24 +209,26 @@ async function askHubSchema(
 }
 
 /**
- * Checks that the user has confirmed all losses: the hub was running during the question.
+ * Checks that the user has confirmed all losses: a hub that ran since the question may have changed
+ * clients.
  *
- * @throws {@link StoreError} refused - if the question did not cover one of the losses
+ * @throws {@link StoreError} refused - if the question did not name one of the losses
  */
-function assertConfirmed(found: readonly Dropped[], confirmed: readonly Dropped[]): void {
-  const describeLoss = ({ clientId, what }: Dropped) => `${clientId}: ${what}`;
+function assertConfirmed(found: readonly Loss[], confirmed: readonly Loss[]): void {
+  const describeLoss = ({ clientId, what }: Loss) => `client ${clientId}: ${what}`;
   const known = new Set(confirmed.map(describeLoss));
   const added = found.filter((loss) => !known.has(describeLoss(loss)));
   if (added.length === 0) return;
+  const listed = [...added.slice(0, maxListedLosses).map(describeLoss), ...andMore(added)];
   throw new StoreError(
     "refused",
-    `the store has changed since the question, which did not cover these losses: ${added.slice(0, namedLosses).map(describeLoss).join(", ")}`,
-    { hint: "Nothing was changed. Run upgrade-schema again, and read the question once more." },
+    `the store changed while its service was running, and these values would be lost without a confirmation: ${listed.join(", ")}`,
+    { hint: "Nothing was changed. Run upgrade-schema again, which asks about them, too." },
   );
 }
 
 interface Migrated {
-  readonly dropped: Dropped[];
+  readonly dropped: Loss[];
   /** How the service was started again; undefined if it was not stopped. */
   readonly restart: Restart | undefined;
 }
@@ -217,11 +237,12 @@ async function migrate(
   { lock, recoveryCommand, signal, reporter }: UpgradeSchemaOptions,
   service: ResolvedService,
   secret: Secret,
-  confirmed: readonly Dropped[],
+  confirmed: readonly Loss[],
 ): Promise<Migrated> {
   const { storePath } = lock;
   throwIfAborted(signal);
   const journal = await Journal.begin(storePath, "upgrade-schema", "stopping", {});
+  let isMigrated = false;
   const { result: dropped, restart } = await withServiceStopped(
     {
       service,
@@ -235,7 +256,6 @@ async function migrate(
       },
       recover: async (failed) => {
         const recovery = await recoverStop(journal, storePath, failed);
-        const isMigrated = failed.downtime?.startFailure === failed.failure;
         const outcome = isMigrated ? `has schema ${newestSchema} now` : "was not upgraded";
         return withRecovery(failed.failure, recovery, `${storePath} ${outcome}`);
       },
@@ -244,11 +264,16 @@ async function migrate(
       await assertNoHolders(storePath);
       emitStep("upgrade-schema.stopped");
       await using connection = await openDatabase(storePath, secret);
-      const { dropped: found } = await inspect(connection);
-      assertConfirmed(found, confirmed);
-      await migrateSchema(connection);
+      // One transaction, so that no other command adds a loss between the check and the migration.
+      const losses = await connection.transaction(async () => {
+        const { dropped: found } = await inspect(connection);
+        assertConfirmed(found, confirmed);
+        await migrateSchema(connection);
+        return found;
+      });
+      isMigrated = true;
       emitStep("upgrade-schema.migrated");
-      return found;
+      return losses;
     },
   );
   emitStep("upgrade-schema.started");

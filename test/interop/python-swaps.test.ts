@@ -73,7 +73,7 @@ test("a schema is upgraded for a hub that knows it, after saying what would be l
   expect(refused.code).toBe(17);
   expect(refused.questions.join()).toMatch(/2 \(Zé .*\): its message blacklist/);
   expect(refused.questions.join()).toMatch(
-    /the skill blacklist in its column: metadata has another/,
+    /its skill blacklist \(column skill_blacklist\): metadata has another, which is kept/,
   );
 
   const { upgraded, service } = resultOf(await upgrade(world, options));
@@ -92,7 +92,7 @@ test("where no hub can be asked, a yes is enough, and is asked for", async () =>
   const refused = await world.drive(["upgrade-schema", options], env);
   expect([refused.code, refused.questions[0]]).toEqual([
     17,
-    expect.stringMatching(/No hub was found/),
+    expect.stringMatching(/The hub's Python was not found/),
   ]);
   const agreed = JSON.stringify(world.options(world.withoutService));
   const ran = await world.drive<UpgradeSchemaResult>(["upgrade-schema", agreed], env);

@@ -152,14 +152,16 @@ test("upgrade-schema asks about every value that is lost, and refuses one that a
   expect(refused.questions.join()).toContain(
     [
       "3: its message blacklist",
-      "  3: the intent blacklist in its column: it is not a list",
-      "  3: the skill blacklist in its column: it is not a list",
-      "  4: its metadata: it is not an object",
+      "  3: its intent blacklist (column intent_blacklist): not a list",
+      "  3: its skill blacklist (column skill_blacklist): not a list",
+      "  4: its metadata: not an object",
     ].join("\n"),
   );
   expect(refused.error).toMatchObject({
     kind: "refused",
-    message: expect.stringContaining("did not cover these losses: 1: its message blacklist"),
+    message: expect.stringContaining(
+      "lost without a confirmation: client 1: its message blacklist",
+    ),
   });
   expect(await world.isActive).toBe(true);
   expect((await world.rows()).join()).toContain('"skill_blacklist":"\\"ab\\""');
