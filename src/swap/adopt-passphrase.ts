@@ -62,18 +62,22 @@ type AdoptionJournal = z.infer<typeof adoptionJournalSchema>;
 export interface AdoptPassphraseRequest {
   readonly operation: AdoptionOperation;
   readonly storePath: string;
-  /** The caller has checked that it opens the store. */
+  /** The caller has checked that this passphrase opens the store. */
   readonly passphrase: string;
   readonly key: StoreKey;
+  /** Undefined if the keyring needs no change. */
   readonly keyring: KeyringPlan | undefined;
   readonly bundle?: BundlePlan | undefined;
+  /** The path of `server.json`, if its password is to be removed. */
   readonly serverJson?: string | undefined;
 }
 
 /**
- * Puts the passphrase into the keyring and a bundle, and removes it from `server.json`.
+ * Puts the passphrase into the keyring, writes its bundle, and removes it from `server.json`, as far
+ * as the request names these.
  *
- * @throws {@link StoreError} - what the keyring and `writeBundle` throw, after undoing every change
+ * @throws {@link StoreError} - what the keyring, `writeBundle` and `removePassword` throw. Before
+ *   the step "taking", every change is undone; after it, the next command finishes the adoption.
  */
 export async function adoptPassphrase(
   request: AdoptPassphraseRequest,
@@ -126,9 +130,9 @@ function emit(operation: string, step: AdoptionStep): void {
 }
 
 /**
- * Finishes or undoes an adoption, or abandons it if the keyring is unavailable: its journal must
- * not block commands without a keyring, and a remaining pending entry opens the store. Requires the
- * operation lock.
+ * Finishes or undoes an adoption. Abandons it if the keyring is unavailable, because the journal
+ * would block every command until the keyring is available again. A `#pending` entry that remains
+ * opens the store. Requires the operation lock.
  */
 export async function recoverAdoption(journal: Journal, storePath: string): Promise<Recovery> {
   const { step } = journal.entry;
@@ -187,7 +191,7 @@ async function undo(storePath: string, data: AdoptionJournal): Promise<void> {
   try {
     if (keyring) await restoreKeyring(storePath, keyring, false);
   } catch (error) {
-    // The pending entry stays. It opens the store, so the next operation makes it current.
+    // The `#pending` entry may stay: it opens the store, and the next rotation makes it current.
     if (!isKind(error, "passphraseUnavailable")) throw error;
   }
 }

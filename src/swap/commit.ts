@@ -14,7 +14,7 @@ import { assertNoSidecars, LockedStore } from "../store/locked-store.js";
 import type { Replaced, SwapRequest } from "./request.js";
 import type { SwapState } from "./state.js";
 
-/** The errors of `link` on a file system without hard links. */
+/** The errors of `link` if the file system has no hard links, or does not allow one here. */
 const noHardLinkCodes = ["EPERM", "ENOTSUP", "ENOSYS", "EMLINK"];
 
 /** Fills the staged file from the locked store, and puts it in the store's place. */
@@ -44,7 +44,7 @@ export async function fillAndCommit<Key extends Secret, Filled>(
     return filled;
   } finally {
     // If the store stays, the service starts next. A failure to restore the journal mode, which
-    // only costs speed, must not keep it down.
+    // only costs speed, must not prevent the start.
     if (await state.isCommitted()) await locked?.release();
     else await locked?.unlock().catch(() => undefined);
   }
@@ -79,7 +79,7 @@ export async function assertStillStopped(
  * Renames the staged file to the store's name.
  *
  * @param key - of the staged file
- * @param canLink - whether the store may keep its name, under which it is locked, until the rename
+ * @param canLink - whether the store is locked, and so has no sidecars that must be moved with it
  */
 async function commit(state: SwapState, key: Secret, canLink: boolean): Promise<void> {
   const { storePath, data } = state;
@@ -105,9 +105,9 @@ async function commit(state: SwapState, key: Secret, canLink: boolean): Promise<
 }
 
 /**
- * Gives the store its second name. A locked store keeps its first name too, so that there is a
- * store at every instant. An unopenable file is moved after its sidecars, which belong to no other
- * file.
+ * Gives the store its second name. With a hard link it keeps its first name, too, so that there is a
+ * store at every instant. Otherwise the file is moved after its sidecars, which must never have the
+ * name of another file's sidecars.
  */
 async function moveAside(storePath: string, aside: string, canLink: boolean): Promise<void> {
   if (canLink) {

@@ -13,19 +13,18 @@ export interface DecryptResult {
   readonly decrypted: {
     readonly path: string;
     readonly previousKeyId: string;
-    /** How the hub got the passphrase. It is removed from `server.json`. */
+    /** How the hub got the passphrase before. A password in `server.json` is removed. */
     readonly hub: PasswordDelivery["how"];
   };
   readonly service: ServiceReport;
 }
 
 /**
- * Decrypts the store, after two confirmations. The keyring keeps the passphrase as a previous
- * passphrase, for older backups.
+ * Decrypts the store, after two confirmations. If the source is the keyring, it keeps the passphrase
+ * as a previous passphrase, for older backups.
  *
- * @throws {@link StoreError} refused - if the user declines
- * @throws {@link StoreError} refused - if the unit starts the hub by `run`, which requires an
- *   encrypted store
+ * @throws {@link StoreError} refused - if the user declines, an export would lose something, or the
+ *   unit starts the hub by `run`, which requires an encrypted store
  * @throws {@link StoreError} - what `unlock`, `resolveService` and `swap` throw
  */
 export async function decrypt(options: OperationOptions): Promise<DecryptResult> {
@@ -41,13 +40,14 @@ export async function decrypt(options: OperationOptions): Promise<DecryptResult>
   const delivery = await findPasswordDelivery(service, options.hub);
   if (delivery.how === "run") {
     const name = service.service.name ?? "the hub";
+    const systemctl = service.service.kind === "systemd-user" ? "systemctl --user" : "systemctl";
     throw new StoreError(
       "refused",
       `${name} is started by run, which requires an encrypted store`,
       {
         hint: delivery.copy
           ? `Create the container again without the mount of ${delivery.copy.path}.`
-          : "Let its unit start the hub directly (ExecStart=hivemind-core listen), then run systemctl daemon-reload.",
+          : `Let its unit start the hub directly (ExecStart=hivemind-core listen), then run ${systemctl} daemon-reload.`,
       },
     );
   }

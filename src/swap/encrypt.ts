@@ -1,4 +1,7 @@
-/** `encrypt`: converts a plaintext store, or a store of format 3 to format 4. */
+/**
+ * `encrypt`: encrypts a plaintext store, or converts a store of format 3 or with other SQLCipher
+ * parameters to the defaults of format 4.
+ */
 import { type BundleReport, bundleReport } from "../bundle/bundle.js";
 import type { Client } from "../client/client.js";
 import { StoreError } from "../errors.js";
@@ -39,8 +42,9 @@ import { swap } from "./swap.js";
 
 export interface EncryptOptions extends OperationOptions, BundleOptions {
   /**
-   * The absolute path of a file with the passphrase; without it a passphrase is generated. Only for
-   * the keyring, and for a plaintext store.
+   * The absolute path of a file with the passphrase. Without it, the passphrase that the keyring
+   * has for this path is used, or else a passphrase is generated. Only if the source is the
+   * keyring, and the store has no passphrase that it keeps.
    */
   readonly passphraseFile?: string | undefined;
   /** 3 if the hub's library cannot read a newer format. Default: 4. */
@@ -52,7 +56,7 @@ export interface EncryptOptions extends OperationOptions, BundleOptions {
 export interface ForeignStore {
   /** The key, with the parameters. */
   readonly key: StoreKey;
-  /** Stays the store's passphrase; undefined for a raw key, which a hub cannot use. */
+  /** Remains the store's passphrase; undefined for a raw key, which a hub cannot use. */
   readonly passphrase: string | undefined;
   /** The parameters as text. */
   readonly settings: string;
@@ -83,11 +87,11 @@ const deletionCaution =
  * @throws {@link StoreError} notFound - if there is no store
  * @throws {@link StoreError} refused - if it is encrypted already, or if the hub could not open an
  *   encrypted store
- * @throws {@link StoreError} usage - if a passphrase file is named for a store of format 3, which
- *   keeps its passphrase
+ * @throws {@link StoreError} usage - if a passphrase file is named for a store that keeps its
+ *   passphrase (format 3, or other parameters), or for a source other than the keyring
  * @throws {@link StoreError} newerVersion - if its schema is unknown
  * @throws {@link StoreError} corrupted - if it is not a database
- * @throws {@link StoreError} - what `resolveService`, `planBundle` and `swap` throw
+ * @throws {@link StoreError} - what `unlock`, `resolveService`, `planBundle` and `swap` throw
  */
 export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
   const { lock, source, reporter, signal } = options;
@@ -121,7 +125,7 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
     passphrase,
     sources: { from: source, to: source },
     keyring,
-    // Even a plaintext store can have a password there: some versions of the plugin ignore it.
+    // Even for a plaintext store, `server.json` can have a password: some plugin versions ignore it.
     serverJson: isUpgrade ? undefined : findPasswordFile(delivery, reporter),
     bundle,
     service,
@@ -158,7 +162,7 @@ interface Inspected {
   readonly generation?: Generation;
 }
 
-/** Checks the store before its encryption, and returns its key and passphrase. */
+/** Checks the store before its encryption. Returns its key and passphrase; none for plaintext. */
 async function inspectStore(
   storePath: string,
   source: PassphraseSource,

@@ -10,7 +10,7 @@ export interface OperationOptions {
   readonly lock: OperationLock;
   readonly source: PassphraseSource;
   readonly service: ServiceChoice;
-  /** Whether a hub needs the passphrase. */
+  /** `none` if no hub needs the passphrase. Otherwise the way that the hub gets it is detected. */
   readonly hub: HubChoice;
   /** The argument list of the recovery, for the restart timer. */
   readonly recoveryCommand: readonly string[];
@@ -20,7 +20,7 @@ export interface OperationOptions {
 }
 
 export interface BundleOptions {
-  /** The directory for bundles. It must exist: its disk might not be mounted. */
+  /** The directory for bundles. It must exist: if it is missing, its disk may not be mounted. */
   readonly bundleTo: string;
   /** The directory for backups, if known: it must be another directory. */
   readonly backupDirectory?: string | undefined;

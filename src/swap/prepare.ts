@@ -1,10 +1,10 @@
-/** Checks before a swap, and the staged files of swaps. */
+/** Checks bundle directories and passphrases before a swap, and creates and fills staged files. */
 import { constants } from "node:fs";
 import { access, stat } from "node:fs/promises";
 import { assertPlacement } from "../bundle/placement.js";
 import { parseRecipient } from "../bundle/recovery-key.js";
 import { type DirectoryOptions, prepareDirectories } from "../config/known-directories.js";
-import { StoreError, systemError } from "../errors.js";
+import { hasCode, StoreError, systemError } from "../errors.js";
 import { createFile } from "../fs/atomic.js";
 import { checkPassphrase, generatePassphrase } from "../keys/passphrase.js";
 import { readPassphraseFile } from "../keys/source.js";
@@ -30,7 +30,8 @@ export interface BundlePlan {
  * Returns the directory and recipients of a bundle, after checking that it can be written.
  *
  * @throws {@link StoreError} usage - without a recipient, or if a recipient does not parse
- * @throws {@link StoreError} refused - if backups and bundles would be in the same directory
+ * @throws {@link StoreError} refused - if backups and bundles would be in the same directory, or the
+ *   user does not confirm the move to another file system
  * @throws {@link StoreError} io - if the directory does not exist, its disk is not mounted, or it
  *   cannot be written
  */
@@ -68,23 +69,20 @@ export async function prepareBundleDirectory(
 
 /** @throws {@link StoreError} io - if the directory does not exist or cannot be written */
 export async function assertBundleDirectory(bundleTo: string): Promise<void> {
-  try {
-    if (!(await stat(bundleTo)).isDirectory()) {
-      throw new StoreError("io", `${bundleTo} is not a directory`, {
-        hint: "Name a directory with --bundle-to.",
-      });
-    }
-    await access(bundleTo, constants.W_OK | constants.X_OK);
-  } catch (error) {
-    const { kind, message, hint } = systemError(
-      error,
-      `cannot use the bundle directory ${bundleTo}`,
-    );
-    throw new StoreError(kind, message, {
-      hint: hint ?? `Mount its disk, or create it: mkdir -m 700 ${shellQuote(bundleTo)}`,
-      cause: error,
+  const fail = (error: unknown): never => {
+    const { kind, message } = systemError(error, `cannot use the bundle directory ${bundleTo}`);
+    const hint = hasCode(error, "ENOENT")
+      ? `Mount its disk, or create it: mkdir -m 700 ${shellQuote(bundleTo)}`
+      : "Name a directory that this user can write to: --bundle-to DIRECTORY";
+    throw new StoreError(kind, message, { hint, cause: error });
+  };
+  const stats = await stat(bundleTo).catch(fail);
+  if (!stats.isDirectory()) {
+    throw new StoreError("io", `${bundleTo} is not a directory`, {
+      hint: "Name a directory with --bundle-to.",
     });
   }
+  await access(bundleTo, constants.W_OK | constants.X_OK).catch(fail);
 }
 
 /**

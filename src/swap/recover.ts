@@ -19,7 +19,8 @@ import type { SwapState } from "./state.js";
 /**
  * Finishes or undoes a swap. Requires the operation lock.
  *
- * @param failed - set by the process of the swap: its attempt to finish is not repeated
+ * @param failed - set by the process of the swap. A committed swap is then put back if possible,
+ *   and not finished by a second attempt.
  * @returns always with an `error` if `failed` is set. Its message says which store is in place and
  *   whether the service runs.
  */
@@ -29,7 +30,7 @@ export async function recoverSwap(state: SwapState, failed?: OperationFailure): 
     downtime = await findDowntime(state.storePath, state.data.stopped, failed);
     return await new SwapRecovery(state, downtime, failed).run();
   } catch (error) {
-    // The service runs on any file with the store's name. Without a file, it would create a store.
+    // Start the service if a file has the store's name. Without a file, the hub would create one.
     const hasFile = await lstatIfExists(state.storePath).catch(() => undefined);
     const messages = downtime?.isPending && hasFile ? await start(state, downtime) : [];
     const recovery: Recovery = {
@@ -62,7 +63,7 @@ class SwapRecovery {
     const { step } = state.journal.entry;
     const isCommitted = await state.isCommitted();
     if (step === "undone") return await this.#cleanUpUndone();
-    // A kill may have interrupted the revert long ago. A file with later writes stays.
+    // The revert may have been interrupted long ago. A new file written to since then stays.
     if (step === "reverting" && (!isCommitted || (await state.canRevert()))) {
       return await this.#revert();
     }
@@ -84,7 +85,7 @@ class SwapRecovery {
   async #undo(): Promise<Recovery> {
     await this.#state.assertNotLost();
     await this.#state.undoMoveAside();
-    // Without the copy the start fails, and the next `run --prepare` writes it.
+    // If the container's copy of server.json cannot be written here, `run --prepare` writes it.
     await this.#state.restoreLostCopy().catch(() => undefined);
     await this.#start();
     await this.#state.discardStaged();
@@ -117,7 +118,8 @@ class SwapRecovery {
   /** @param cause - why the swap is not finished */
   async #revertOrStay(cause: unknown): Promise<Recovery> {
     const { operation, data } = this.#state;
-    // A store restored a moment ago is worth less than the store it replaced.
+    // A failed restore is put back even if the hub has written to the restored store in these
+    // seconds: the replaced store is worth more than these writes.
     const mayLoseWrites = this.#failed && operation === "restore" && data.aside !== null;
     if (mayLoseWrites || (await this.#state.canRevert())) {
       return await this.#revert({ cause, mayLoseWrites: mayLoseWrites ?? false });
@@ -144,11 +146,11 @@ class SwapRecovery {
       (failure: unknown) => systemError(failure, "cannot restore the old passphrase"),
     );
     await this.#start();
-    if (error) return this.#result({ error }, cause, putBack);
+    if (error) return this.#result({ error }, cause, putBackOutcome);
     await state.writeUndone(this.#isDown);
     const cleanupPending = await state.cleanUpUndone(this.#isDown);
     this.#messages.push(`put back the store that the interrupted ${state.operation} had replaced`);
-    return this.#result({ cleanupPending }, cause, putBack);
+    return this.#result({ cleanupPending }, cause, putBackOutcome);
   }
 
   /** Leaves the new file in place and the rest to the next recovery. */
@@ -166,7 +168,7 @@ class SwapRecovery {
   }
 
   /**
-   * @param cause - why a committed swap is not finished
+   * @param cause - why the swap failed or is not finished; undefined if only a kill interrupted it
    * @param outcome - which file is in place
    */
   #result(
@@ -187,7 +189,7 @@ class SwapRecovery {
   }
 }
 
-const putBack = "the replaced store was put back";
+const putBackOutcome = "the replaced store was put back";
 
 function toError(cause: unknown, recovery: Recovery, outcome?: string) {
   return systemError(withRecovery(cause, recovery, outcome), "unexpected error", "failed");

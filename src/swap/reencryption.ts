@@ -35,7 +35,7 @@ export class Reencryption implements AsyncDisposable {
 
   /**
    * Copies a store in WAL mode into the staged file, and reads the copy as a database with its new
-   * passphrase.
+   * passphrase. In another mode, only starts the process that will copy.
    *
    * @param key - of the staged file
    * @throws {@link StoreError} corrupted - if a page of the store is damaged
@@ -57,8 +57,8 @@ export class Reencryption implements AsyncDisposable {
   }
 
   /**
-   * Completes the copy of a store in WAL mode, and locks the store. If the signal is aborted, waits
-   * until no lock is left, because the service is about to start.
+   * Locks the store. In WAL mode, also completes the copy. If the signal is aborted, waits until no
+   * lock is left, because the service is about to start.
    */
   async lock(): Promise<LockedStore> {
     const { storePath, isWal, oldKey, signal } = this.#options;
@@ -77,7 +77,8 @@ export class Reencryption implements AsyncDisposable {
   }
 
   /**
-   * Completes the copy of a locked store, and opens it with its new key.
+   * Completes the copy of a locked store, opens the copy with its new key, and sets the store's
+   * journal mode in it.
    *
    * @param key - of the staged file
    * @throws {@link StoreError} corrupted - if a page of the store is damaged, or a row differs
@@ -91,7 +92,7 @@ export class Reencryption implements AsyncDisposable {
     const copy = this.#copied;
     if (!isWal) await orAbort(copy.completeLocked(), signal);
     await copy.truncate();
-    // The copier has the file open that is about to be the store's.
+    // End the copier: it has the staged file open, which is about to become the store.
     await copy[Symbol.asyncDispose]();
     if (compareRows) await compareWithLocked(locked, copy.stagedPath, key, signal);
     const { connection } = await openEncrypted(copy.stagedPath, key, { mode: "readwrite" });
@@ -102,7 +103,7 @@ export class Reencryption implements AsyncDisposable {
     }
   }
 
-  /** Reads the copy as a database. Damage in the store itself does not prevent a rotation. */
+  /** Reads the copy as a database. Reports damage that the store has, too, only as a notice. */
   async #inspect(staged: string): Promise<void> {
     const { storePath, passphrase, reporter } = this.#options;
     const { connection } = await openEncrypted(staged, passphrase, {

@@ -17,12 +17,12 @@ export type Replaced =
   | { readonly state: "unopenable" }
   | { readonly state: "absent" };
 
-/** What a swap changes, and with what. */
+/** What a swap changes, without the functions that create and fill the new file. */
 export interface SwapPlan {
   readonly operation: SwapOperation;
   readonly lock: OperationLock;
   readonly replaced: Replaced;
-  /** The size of the new file in bytes, if it may differ from the replaced file's. */
+  /** The size of the new file in bytes, if it may be larger than the replaced file. */
   readonly newBytes?: number | undefined;
   /** The path where the replaced file stays; without it the file is removed. */
   readonly keepReplacedAs?: string | undefined;
@@ -36,7 +36,7 @@ export interface SwapPlan {
   readonly serverJson?: SwapJournal["server_json"];
   /** The bundle for the new file, written while the file is staged. */
   readonly bundle?: BundlePlan | undefined;
-  /** The key of the replaced file, if its backups are to keep a bundle. */
+  /** The passphrase and key of the replaced file, if `bundle.directory` must have its bundle. */
   readonly replacedBundle?: { readonly passphrase: string; readonly key: StoreKey } | undefined;
   readonly service: ResolvedService;
   /** The argument list of the recovery, for the restart timer. */

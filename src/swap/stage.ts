@@ -20,7 +20,8 @@ import type { SwapRequest } from "./request.js";
 import type { SwapState } from "./state.js";
 
 /**
- * Creates the staged file, writes its bundle, and keeps the passphrases in the keyring.
+ * Creates the staged file, writes its bundle, and keeps the passphrases in the keyring. Calls
+ * `prefill`.
  *
  * @returns the key of the staged file, and its bundle
  */
@@ -79,7 +80,7 @@ async function keepReplacedPassword(state: SwapState, reporter: Reporter): Promi
   if (password === undefined) return;
   await keepPassword(state.storePath, serverJson.previous, password);
   reporter.notice(
-    `kept the present password of ${serverJson.path} in the keyring, as a previous one`,
+    `kept the present password of ${serverJson.path} in the keyring, as a previous passphrase`,
   );
 }
 

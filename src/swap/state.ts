@@ -83,7 +83,7 @@ export const bundleJournalSchema = z.strictObject({
   key_id: z.string(),
   /**
    * Whether the operation created the bundle. If so, undoing the operation removes it. Early
-   * journals named no other bundles.
+   * journals named only created bundles, and did not have this field.
    */
   made: z._default(z.boolean(), true),
 });
@@ -104,8 +104,8 @@ const swapJournalSchema = z.strictObject({
   /**
    * `server.json`, if the hub reads the passphrase there. `remove`: whether the password is removed
    * instead of replaced. `previous`: where the keyring keeps the replaced password, after
-   * `#previous:`, unless it is the current passphrase. `had_password`: whether it had one; absent
-   * means yes. `original`: the hub's own file, if `path` is a copy in memory for a container, and
+   * `#previous:`, unless it is the current passphrase. `had_password`: whether the file had a
+   * password; absent means yes. `original`: the hub's own file, if `path` is a copy in memory for a container, and
    * the owner of the copy.
    */
   server_json: z.optional(
@@ -122,7 +122,7 @@ const swapJournalSchema = z.strictObject({
   replaced_bundle: z.optional(bundleJournalSchema),
   /** Present from before the service is stopped until it was seen to run again. */
   stopped: z.optional(stoppedSchema),
-  /** The new file at the commit. As long as it is unchanged, nothing has written to it. */
+  /** The metadata of the new file at the commit. A write to the file changes them. */
   committed: z.optional(
     z.strictObject({
       inode: z.string(),
@@ -176,8 +176,8 @@ export class SwapState {
    * Returns whether the new file has the store's name.
    *
    * Inodes change if the directory is copied to another disk, or if a file system without inodes of
-   * its own (FAT, some network shares) is mounted again. Then the new file is known by its key, and
-   * by what a rename leaves: the staged file is gone, and the old file has its second name.
+   * its own (FAT, some network shares) is mounted again. Then the new file is recognised by its
+   * key, and by what a rename leaves: the staged file is gone, and the old file has its second name.
    */
   async isCommitted(): Promise<boolean> {
     const { committed, staged, aside } = this.#data;
@@ -188,7 +188,7 @@ export class SwapState {
     const isUnchanged =
       String(store.size) === committed.size && String(store.mtimeNs) === committed.mtime_ns;
     if (isUnchanged || committed.key_id === null) return isUnchanged;
-    // The old file is removed last, and a restore may have replaced none.
+    // In these steps the old file may be removed already, and a restore may have had no old file.
     const isAfterCommit = ["starting", "cleaning"].includes(this.journal.entry.step);
     return isAfterCommit || (aside !== null && (await lstatIfExists(aside)) !== undefined);
   }
@@ -212,18 +212,21 @@ export class SwapState {
     const { committed, staged, aside } = this.#data;
     if (committed === undefined || aside === null) return;
     for (const path of [this.storePath, staged]) if (await lstatIfExists(path)) return;
+    const hasOldFile = (await lstatIfExists(aside)) !== undefined;
     throw new StoreError(
       "io",
       `${this.storePath} is gone, the new file of this ${this.operation}`,
       {
-        hint: `Put it back. If it is lost, return to the former store: mv ${shellQuote(aside)} ${shellQuote(this.storePath)}`,
+        hint: hasOldFile
+          ? `Put it back. If it is lost, return to the former store: mv ${shellQuote(aside)} ${shellQuote(this.storePath)}`
+          : "Put it back.",
       },
     );
   }
 
   /**
-   * Returns whether putting the old file back would lose nothing: it exists, and nothing has
-   * written to the new one.
+   * Returns whether the old file can be put back without a loss: it exists, and nothing has written
+   * to the new file.
    */
   async canRevert(): Promise<boolean> {
     const { aside, committed } = this.#data;
@@ -278,7 +281,8 @@ export class SwapState {
       await this.write("cleaning", { stopped: undefined }).catch(() => undefined);
       // A kill during the claim of the store's name leaves the new file under both names.
       await removeDatabase(staged);
-      // Before the keyring, which may not respond: this file may be in plain text.
+      // Remove the file before the keyring's entries: it may be in plain text, and the keyring may
+      // not respond.
       if (aside !== null && !keep) await removeDatabase(aside);
       this.emitStep("removed");
       if (keyring) await deleteReplaced(this.storePath, keyring);
@@ -295,7 +299,10 @@ export class SwapState {
     }
   }
 
-  /** Writes a lost copy of `server.json` again, for the store before the swap. */
+  /**
+   * Writes a container's copy of `server.json` again if it is lost, with the password before the
+   * swap.
+   */
   async restoreLostCopy(): Promise<void> {
     const copy = this.#data.server_json;
     if (copy?.original === undefined || (await lstatIfExists(copy.path))) return;
@@ -351,8 +358,9 @@ export class SwapState {
   }
 
   /**
-   * Journals the end of the undoing: only files apart from the store are left, and the service if
-   * it is down. On a full disk this changes nothing: a later recovery does the same work again.
+   * Journals that the swap is undone, except for the removal of files apart from the store, and the
+   * start of a service that is down. Ignores a failure, such as a full disk: a later recovery then
+   * repeats the work.
    */
   async writeUndone(isDown: boolean): Promise<void> {
     await this.write("undone", isDown ? {} : { stopped: undefined }).catch(() => undefined);
@@ -435,7 +443,8 @@ export class SwapState {
     const kept = name && (await getEntry(this.storePath, `previous:${name}`));
     if (kept) return kept;
     const from = parseSource(source.from);
-    // A sealed file may have the new passphrase, too. The old file has the store's name again.
+    // The first passphrase in a sealed file may be the new one. The old file has the store's name
+    // again, so the old passphrase is the one that opens it.
     if (from.kind === "sealed") return findOpeningPassphrase(from, this.storePath);
     return readFirstPassphrase(from, this.storePath);
   }
@@ -448,7 +457,10 @@ async function changeSource(path: string, storePath: string, source: string): Pr
   await updateSection(section, (settings) => ({ ...settings, passphrase_source: source }));
 }
 
-/** Returns whether two paths are of the same file, or of two copies: a copy has no hard links. */
+/**
+ * Returns whether two names are of the same file. If the directory was copied, a hard link became a
+ * file of its own, with the same size and time.
+ */
 function isSameFile(a: BigIntStats, b: BigIntStats): boolean {
   return a.ino === b.ino || (a.size === b.size && a.mtimeNs === b.mtimeNs);
 }

@@ -5,7 +5,8 @@
  *            while the service runs (stage.ts)
  *   verify   the service stops, the store is locked; the new file is filled, compared, synced
  *   commit   the store gets a second name, and the new file its first (commit.ts)
- *   apply    server.json, settings and keyring follow; the service starts; the old file goes
+ *   apply    server.json, settings and keyring follow; the service starts; the old file is
+ *            removed
  *
  * Each step is journaled before it begins. A failure in this process calls the same recovery as the
  * next command after a kill (recover.ts).
@@ -31,9 +32,12 @@ import type { SwapOutcome, SwapPlan, SwapRequest } from "./request.js";
 import { stage } from "./stage.js";
 import { type SwapJournal, SwapState } from "./state.js";
 
-/** Time limit of the work while the service is stopped, for a small store: 60 s. */
+/**
+ * The restart timer starts the service after this time, in addition to the time limit of its stop:
+ * 60 s for a small store. If the timer has started the service, the swap fails.
+ */
 const windowBudgetMs = 60_000;
-/** Added for large stores. A small board with a slow card exports and compares 5 MB/s. */
+/** Adds time for large stores. A small board with a slow card exports and compares 5 MB/s. */
 const slowestBytesPerMs = 5_000;
 /** The new file may be larger than the old one, and journals need space: 8 MiB. */
 const spareBytes = 8 << 20;
@@ -82,7 +86,11 @@ export async function swap<Key extends Secret, Filled>(
   return { key, filled, bundle, service: await reportService(service, restart, reporter) };
 }
 
-/** @returns the approximate size of the larger of the two files, in bytes */
+/**
+ * Checks that the store's file can be replaced, and that the new file has space.
+ *
+ * @returns the approximate size of the store or of the new file, whichever is larger, in bytes
+ */
 async function assertSwappable({ lock: { storePath }, newBytes = 0 }: SwapPlan): Promise<number> {
   const before = await lstatIfExists(storePath);
   if (before && !before.isFile()) {
@@ -132,7 +140,7 @@ async function beginSwap(request: SwapPlan): Promise<SwapState> {
   return new SwapState(storePath, journal, data);
 }
 
-/** Adds to `server.json`'s part of the journal where its password is kept. */
+/** Returns `server.json`'s part of the journal, with the keyring slot for its password. */
 async function resolveServerJson({
   serverJson,
   lock,

@@ -17,7 +17,10 @@ import { assertStillStopped } from "./commit.js";
 
 export const restoreIntoOperation = "restore-into";
 
-/** Time limit of the work while the service is stopped, in addition to `budgetMs`: 60 s. */
+/**
+ * The restart timer starts the service after this time, in addition to `budgetMs` and the time limit
+ * of its stop: 60 s.
+ */
 const baseBudgetMs = 60_000;
 
 const journalSchema = z.strictObject({
@@ -29,12 +32,13 @@ const journalSchema = z.strictObject({
 type IntoStep = "restore-into.stopping" | "restore-into.writing";
 
 /**
- * Stops the service, runs `work` and starts the service. A failure or a kill starts the service,
- * too; it does not undo what was written.
+ * Stops the service, runs `work` and starts the service. After a failure or a kill, the recovery
+ * starts the service, and does not undo what was written.
  *
  * @param options.database - its path or URL, without secrets, for messages
  * @param options.work - calls its argument before it writes
  * @returns the result of `work`, and what to report about the service
+ * @throws {@link StoreError} service - also if the service was started during the work
  */
 export async function writeWhileStopped<Result>(options: {
   readonly lock: OperationLock;
@@ -58,7 +62,11 @@ export async function writeWhileStopped<Result>(options: {
   };
   const { result, restart } = await withServiceStopped(
     {
-      ...{ service, recoveryCommand, reporter, signal, restartIfUp: true },
+      service,
+      recoveryCommand,
+      reporter,
+      signal,
+      restartIfUp: true,
       budgetMs: baseBudgetMs + budgetMs,
       journalStop: async (stopped) => {
         data = { database, ...(stopped && { stopped }) };
@@ -89,7 +97,7 @@ export async function writeWhileStopped<Result>(options: {
   return { result, report: await reportService(service, restart, reporter) };
 }
 
-/** Starts the service of an interrupted restore, and names the restore that completes it. */
+/** Starts the service of an interrupted restore. Reports that the restore must be repeated. */
 export async function recoverRestoreInto(
   journal: Journal,
   storePath: string,

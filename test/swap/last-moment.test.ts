@@ -134,6 +134,10 @@ test("upgrade-schema asks about every value that is lost, and refuses one that a
     "UPDATE clients SET intent_blacklist = ?, skill_blacklist = ?, message_blacklist = ? WHERE client_id = 3",
     ['{"skill-a":1}', '"ab"', '{"m":1}'],
   );
+  await connection.run(
+    "UPDATE clients SET intent_blacklist = ?, metadata = ? WHERE client_id = 1",
+    ['["a"]', '{"intent_blacklist":[ "a" ]}'],
+  );
   await connection.close();
   await world.startUnit();
   const declined = await world.run("upgrade-schema", { yes: false });
