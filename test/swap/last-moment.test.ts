@@ -161,6 +161,7 @@ test("upgrade-schema asks about every value that is lost, and refuses one that a
       "  4: its metadata: not an object",
     ].join("\n"),
   );
+  expect(refused.questions.join()).not.toContain("  1:");
   expect(refused.error).toMatchObject({
     kind: "refused",
     message: expect.stringContaining(
