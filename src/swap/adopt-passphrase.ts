@@ -73,8 +73,8 @@ export interface AdoptPassphraseRequest {
 }
 
 /**
- * Puts the passphrase into the keyring, writes its bundle, and removes it from `server.json`, as far
- * as the request names these.
+ * Puts the passphrase into the keyring, writes its bundle, and removes it from `server.json`, as
+ * far as the request names these.
  *
  * @throws {@link StoreError} - what the keyring, `writeBundle` and `removePassword` throw. Before
  *   the step "taking", every change is undone; after it, the next command finishes the adoption.

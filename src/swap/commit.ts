@@ -105,9 +105,9 @@ async function commit(state: SwapState, key: Secret, canLink: boolean): Promise<
 }
 
 /**
- * Gives the store its second name. With a hard link it keeps its first name, too, so that there is a
- * store at every instant. Otherwise the file is moved after its sidecars, which must never have the
- * name of another file's sidecars.
+ * Gives the store its second name. With a hard link it keeps its first name, too, so that there is
+ * a store at every instant. Otherwise the file is moved after its sidecars, which must never have
+ * the name of another file's sidecars.
  */
 async function moveAside(storePath: string, aside: string, canLink: boolean): Promise<void> {
   if (canLink) {

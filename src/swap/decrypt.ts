@@ -20,8 +20,8 @@ export interface DecryptResult {
 }
 
 /**
- * Decrypts the store, after two confirmations. If the source is the keyring, it keeps the passphrase
- * as a previous passphrase, for older backups.
+ * Decrypts the store, after two confirmations. If the source is the keyring, it keeps the
+ * passphrase as a previous passphrase, for older backups.
  *
  * @throws {@link StoreError} refused - if the user declines, an export would lose something, or the
  *   unit starts the hub by `run`, which requires an encrypted store

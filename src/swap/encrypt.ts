@@ -125,7 +125,8 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
     passphrase,
     sources: { from: source, to: source },
     keyring,
-    // Even for a plaintext store, `server.json` can have a password: some plugin versions ignore it.
+    // Even for a plaintext store, `server.json` can have a password: some plugin versions ignore
+    // it.
     serverJson: isUpgrade ? undefined : findPasswordFile(delivery, reporter),
     bundle,
     service,

@@ -30,8 +30,8 @@ export interface BundlePlan {
  * Returns the directory and recipients of a bundle, after checking that it can be written.
  *
  * @throws {@link StoreError} usage - without a recipient, or if a recipient does not parse
- * @throws {@link StoreError} refused - if backups and bundles would be in the same directory, or the
- *   user does not confirm the move to another file system
+ * @throws {@link StoreError} refused - if backups and bundles would be in the same directory, or
+ *   the user does not confirm the move to another file system
  * @throws {@link StoreError} io - if the directory does not exist, its disk is not mounted, or it
  *   cannot be written
  */

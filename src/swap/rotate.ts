@@ -221,8 +221,9 @@ function assertNotInServerJson(delivery: PasswordDelivery): void {
 }
 
 /**
- * Returns the passphrase source after the rotation. If the source changes, also returns the settings
- * file to change, or a notice to print after the rotation if the settings do not name the source.
+ * Returns the passphrase source after the rotation. If the source changes, also returns the
+ * settings file to change, or a notice to print after the rotation if the settings do not name the
+ * source.
  *
  * @throws {@link StoreError} refused - if the source cannot be written
  */

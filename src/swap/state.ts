@@ -105,8 +105,8 @@ const swapJournalSchema = z.strictObject({
    * `server.json`, if the hub reads the passphrase there. `remove`: whether the password is removed
    * instead of replaced. `previous`: where the keyring keeps the replaced password, after
    * `#previous:`, unless it is the current passphrase. `had_password`: whether the file had a
-   * password; absent means yes. `original`: the hub's own file, if `path` is a copy in memory for a container, and
-   * the owner of the copy.
+   * password; absent means yes. `original`: the hub's own file, if `path` is a copy in memory for a
+   * container, and the owner of the copy.
    */
   server_json: z.optional(
     z.strictObject({
@@ -177,7 +177,8 @@ export class SwapState {
    *
    * Inodes change if the directory is copied to another disk, or if a file system without inodes of
    * its own (FAT, some network shares) is mounted again. Then the new file is recognised by its
-   * key, and by what a rename leaves: the staged file is gone, and the old file has its second name.
+   * key, and by what a rename leaves: the staged file is gone, and the old file has its second
+   * name.
    */
   async isCommitted(): Promise<boolean> {
     const { committed, staged, aside } = this.#data;

@@ -18,8 +18,8 @@ import { assertStillStopped } from "./commit.js";
 export const restoreIntoOperation = "restore-into";
 
 /**
- * The restart timer starts the service after this time, in addition to `budgetMs` and the time limit
- * of its stop: 60 s.
+ * The restart timer starts the service after this time, in addition to `budgetMs` and the time
+ * limit of its stop: 60 s.
  */
 const baseBudgetMs = 60_000;
 
