@@ -13,8 +13,8 @@ import type sqlite3 from "@journeyapps/sqlcipher";
 import { StoreError, systemError } from "../errors.js";
 
 /**
- * The variable that selects, as `compiled`, the addon compiled on this machine instead of the
- * ready-made addon.
+ * The environment variable to select the addon compiled on this machine instead of the
+ * ready-made addon, with the value `compiled`.
  */
 const choiceVariable = "HIVEMIND_SQLCIPHER_ADDON";
 const compileHint =
@@ -26,8 +26,10 @@ let loaded: typeof sqlite3 | undefined;
  * Returns the binding. It is loaded at the first call, because loading takes half the time of
  * opening a small store.
  *
+ * @throws {@link StoreError} usage - if `HIVEMIND_SQLCIPHER_ADDON` has another value than
+ *   `compiled`
  * @throws {@link StoreError} corrupted - if the ready-made addon differs from the package's
- *   checksum
+ *   checksum, or the checksums cannot be read
  * @throws {@link StoreError} failed - if there is no addon for this machine, or it cannot be loaded
  */
 export function loadSqlite(): typeof sqlite3 {

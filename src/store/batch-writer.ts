@@ -43,7 +43,7 @@ export async function writeInBatches<Item>(
       if (batch.length < size) continue;
       size = await written;
       written = writeTimed(batch, write);
-      // The next await throws the error. This prevents an unhandled rejection until then.
+      // The next `await written` throws the error. Prevent an unhandled rejection before it.
       written.catch(() => undefined);
       batch = [];
     }

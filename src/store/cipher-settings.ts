@@ -1,7 +1,7 @@
 /**
  * SQLCipher's parameters, for a database with other parameters than the defaults of format 4.
  *
- * As text they are `KEY=VALUE,…` with the names of SQLCipher's pragmas.
+ * As text they are `KEY=VALUE,…`. The keys are the names of SQLCipher's pragmas without `cipher_`.
  */
 import { StoreError } from "../errors.js";
 import { shellQuote } from "../text/escape.js";
@@ -171,7 +171,7 @@ function hasSameFormat(a: CipherParameters, b: CipherParameters): boolean {
   );
 }
 
-/** Returns the parameters that differ from the defaults of format 4. */
+/** Returns the parameters other than the defaults of format 4, and a given salt. */
 function findDifferences(parameters: CipherParameters): [Key, string][] {
   const { pageSize, kdfIterations, kdfDigest, hmacDigest, plaintextHeaderSize, salt } = parameters;
   const usual = formatParameters[4];
@@ -190,12 +190,12 @@ function findDifferences(parameters: CipherParameters): [Key, string][] {
   return found;
 }
 
-/** Returns the pragmas that set these parameters on a connection, after its raw key. */
+/** Returns the pragmas to set these parameters on a connection. They must follow `PRAGMA key`. */
 export function cipherPragmas(parameters: CipherParameters): string[] {
   const { pageSize, kdfDigest, hmacDigest, plaintextHeaderSize } = parameters;
   return [
     `PRAGMA cipher_page_size = ${pageSize}`,
-    // This digest also derives the key of the HMACs.
+    // Needed with a raw key, too: SQLCipher derives the key of the HMACs with this digest.
     `PRAGMA cipher_kdf_algorithm = PBKDF2_HMAC_${kdfDigest.toUpperCase()}`,
     ...(hmacDigest === undefined
       ? ["PRAGMA cipher_use_hmac = OFF"]
@@ -207,7 +207,7 @@ export function cipherPragmas(parameters: CipherParameters): string[] {
   ];
 }
 
-/** Returns the same pragmas for the databases attached next, in the whole process. */
+/** Returns the pragmas to set these parameters for each database opened next in this process. */
 export function defaultCipherPragmas(parameters: CipherParameters): string[] {
   return cipherPragmas(parameters).map((pragma) =>
     pragma.replace("PRAGMA cipher_", "PRAGMA cipher_default_"),

@@ -29,8 +29,8 @@ import { saltBytes } from "./page-cipher.js";
 import { readWal } from "./wal.js";
 
 /**
- * The major version of SQLCipher with which a file was written at its defaults: 4 for new files, 3
- * for the library in Debian 12.
+ * The major version of SQLCipher whose default parameters a file has: 4 for new files, 3 for the
+ * library in Debian 12.
  */
 export type CipherCompatibility = 3 | 4;
 
@@ -112,7 +112,7 @@ const pbkdf2Async = promisify(pbkdf2);
 
 /**
  * The diagnostics channel that announces each key derivation with its format, before the derivation
- * begins. It takes most of the time of opening a store.
+ * begins. The derivation takes most of the time of opening a store.
  */
 export const derivationChannelName = "hivemind-sqlcipher:derivation";
 
@@ -124,8 +124,8 @@ const derivedKeys = new AsyncLocalStorage<Map<string, Promise<Buffer>>>();
 /**
  * Runs `work`, in which every key is derived only once.
  *
- * A backup and its bundle are verified with the passphrase that opened the store, and have its
- * salt. The keys are released with `work`.
+ * A backup and its bundle have the store's salt and are verified with its passphrase, so their key
+ * is the store's. No key is kept after `work`.
  */
 export function withDerivedKeys<Result>(work: () => Result): Result {
   return derivedKeys.getStore() ? work() : derivedKeys.run(new Map(), work);
@@ -217,7 +217,7 @@ export function deriveManifestKey(key: StoreKey): Buffer {
 export interface Identity {
   /** `sqlcipher` is any possibly encrypted file. Only the right key distinguishes it from noise. */
   format: "absent" | "plaintext" | "sqlcipher" | "unknown";
-  /** Only for an encrypted file. */
+  /** Only for an encrypted file without a plaintext header. */
   keyId?: string;
   /** Bytes. */
   size: number;

@@ -44,10 +44,10 @@ export const rowColumns = `*, CAST(client_id AS TEXT) AS exact_id,
 /**
  * Decodes a row as a hub does.
  *
- * NULL in a permission is false. Metadata of another type counts as empty, and blacklists in
+ * NULL in a permission is false. Metadata other than an object counts as empty, and blacklists in
  * separate columns are folded into it at every schema version. `allowed_types` decodes as an empty
  * list if it is not a list, and so denies everything in HiveMind 5; an unchanged row keeps its
- * bytes. In a table without the column, `crypto_key` is read from the stored metadata.
+ * bytes. If the table has no column `crypto_key`, it is read from the stored metadata.
  *
  * @throws {@link StoreError} refused - if a number in the row would be rounded
  */
@@ -77,7 +77,7 @@ export function decodeRow(row: Row): Client {
 }
 
 /**
- * Returns the list columns that differ between two rows and have a value other than a list.
+ * Returns the list columns with different values in two rows, if either value is not a list.
  *
  * `decodeRow` reads such a value as an empty list, but a hub may not: in Python an object is a list
  * of its keys.
@@ -181,8 +181,8 @@ function encodeFields(client: Client): Values {
  * Encodes metadata and blacklists where hubs of this schema read them: in separate columns at 0 and
  * 1, in metadata at 2.
  *
- * HiveMind 4 fills the columns again when it opens a store at 2, and enforces only them. If a row
- * has a filled column, changes to its list are written to both.
+ * HiveMind 4 fills the columns again when it opens a store at 2, and enforces only them. So if such
+ * a column has a text, its list is written to the column and to metadata.
  */
 function encodeMetadata(client: Client, schema: Schema, row?: Row): Values {
   const stored = addCryptoKey(client, schema);

@@ -18,8 +18,8 @@ import { createSchema, newestSchema, readSchema, type Schema } from "./schema.js
 
 export interface OpenOptions extends Partial<ConnectionOptions> {
   /**
-   * Whether to migrate a store of schema 0 or 1 to 2. Only for the hub that owns the store:
-   * HiveMind 4 would no longer enforce its blacklists.
+   * Whether to migrate a store of schema 0 or 1 to 2. Default: true. Use false if HiveMind 4 reads
+   * the store, because it would no longer enforce the blacklists.
    */
   migrate?: boolean;
 }
@@ -53,7 +53,7 @@ export class ClientStore extends ClientTable {
   /**
    * Opens a store, by default for writing, and migrates it to the newest schema.
    *
-   * Mode `create` creates a store at the newest schema if there is none; `secret` is then a
+   * Mode `create` creates a store at the newest schema if there is none; `secret` must then be a
    * passphrase.
    *
    * @throws {@link StoreError} as `openEncrypted` and `readSchema`, before anything is written

@@ -46,7 +46,7 @@ interface WrittenBatch {
   /** The ids of all its clients, a list in JSON. */
   readonly ids: string;
   /**
-   * The digest of the rows that were inserted. If other rows were updated, the rows read back have
+   * The digest of the inserted rows. If other rows were updated, the rows read back have
    * another digest.
    */
   readonly digest: string;
@@ -114,7 +114,7 @@ export class ClientTable implements Database {
     await this.transaction(async () => {
       const row = await this.#rowById(clientId);
       if (row === undefined) throw noSuchClient(clientId);
-      // Write every known column, so that none of them keeps a value of the client.
+      // Write every known column, so none of them keeps a value of the client.
       await this.#update(clientId, encodeRow(revoked(clientId), this.#schema));
     });
   }

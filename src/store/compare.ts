@@ -57,7 +57,8 @@ interface Table {
    * compared.
    */
   readonly key: readonly string[];
-  readonly hasRowId: boolean;
+  /** Whether `key` is the row id. */
+  readonly isKeyRowId: boolean;
 }
 
 async function compareSchema(connection: Connection, other: Attached): Promise<void> {
@@ -83,8 +84,8 @@ async function compareSchema(connection: Connection, other: Attached): Promise<v
 }
 
 /**
- * Returns the tables with rows, including the tables of virtual tables, except the planner's
- * statistics.
+ * Returns the tables that store rows, also those that store the rows of virtual tables, without the
+ * planner's statistics.
  */
 async function findTables(connection: Connection): Promise<Table[]> {
   const found = await connection.all<{ name: string; wr: number }>(
@@ -99,17 +100,18 @@ async function findTables(connection: Connection): Promise<Table[]> {
       [name],
     );
     const names = columns.map((column) => column.name);
-    // A column may have one of the three names of the row id.
+    // A column may have one of the three names of the row id, and hides it.
     const rowId = ["_rowid_", "rowid", "oid"].find(
       (alias) => !names.some((column) => column.toLowerCase() === alias),
     );
     const primaryKey = columns.filter(({ pk }) => pk > 0);
-    // A single INTEGER is the row id itself, unless it is DESC, which gives it an index.
+    // A primary key of one INTEGER column is the row id itself, unless it is declared DESC: SQLite
+    // then creates an index for it.
     const isRowId = primaryKey.length === 1 && primaryKey[0]?.type.toUpperCase() === "INTEGER";
-    const hasRowId =
+    const isKeyRowId =
       wr === 0 && rowId !== undefined && isRowId && !(await hasKeyIndex(connection, name));
     const keyNames = wr === 0 ? [] : primaryKey.map((column) => column.name);
-    tables.push({ name, columns: names, key: hasRowId ? [rowId] : keyNames, hasRowId });
+    tables.push({ name, columns: names, key: isKeyRowId ? [rowId] : keyNames, isKeyRowId });
   }
   return tables;
 }
@@ -132,7 +134,7 @@ async function countRows(connection: Connection, { name }: Table, other: Attache
 
 /** Returns SQL conditions on rows of `main` that partition the table. */
 async function splitIntoRanges(connection: Connection, table: Table): Promise<string[]> {
-  if (!table.hasRowId) return ["1"];
+  if (!table.isKeyRowId) return ["1"];
   const [rowId = ""] = table.key;
   // Read the ids as text: a JavaScript number does not have the 64 bits of a row id.
   const bounds = await connection.get<{ low: string | null; high: string | null }>(
@@ -160,7 +162,7 @@ async function countSame(
   const name = quoteName(table.name);
   if (table.key.length === 0) return countSameContents(connection, table, other);
   // Do not quote a row id, because SQLite would treat it as a column.
-  const quotedKey = table.key.map((key) => (table.hasRowId ? key : quoteName(key)));
+  const quotedKey = table.key.map((key) => (table.isKeyRowId ? key : quoteName(key)));
   const sameKey = quotedKey.map((key) => `b.${key} IS a.${key}`);
   const sameValues = table.columns.map(
     (name) =>
@@ -174,7 +176,9 @@ async function countSame(
   return row?.same ?? 0;
 }
 
-/** Counts rows without a key in both databases, each as often as it occurs in both. */
+/**
+ * Counts the rows with an equal number of occurrences in both databases, for a table without key.
+ */
 async function countSameContents(
   connection: Connection,
   table: Table,

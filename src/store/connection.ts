@@ -1,8 +1,8 @@
 /**
- * A connection to an SQLite database, with promises instead of callbacks and `StoreError`s.
+ * A connection to an SQLite database. Returns promises, and throws `StoreError`s.
  *
  * `@journeyapps/sqlcipher` has the interface of node-sqlite3. Its statements run on a thread pool,
- * so a statement must be awaited before another depends on it.
+ * so a statement must be awaited before the next can depend on it.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
 import { accessSync, constants } from "node:fs";
@@ -98,7 +98,7 @@ export class Connection implements AsyncDisposable {
     return connection;
   }
 
-  /** Runs a statement without a result. */
+  /** Runs a statement, and returns the number of changed rows. */
   run(sql: string, params: readonly SqlValue[] = []): Promise<{ changes: number }> {
     return new Promise((done, failed) => {
       const connection = this;

@@ -19,7 +19,7 @@ export interface DatabaseHeader {
 
 /**
  * Returns the header of a file, or undefined if its first page is not complete, as during a
- * checkpoint.
+ * checkpoint, or was not written under this key.
  *
  * Only for files not open as a database in this process: closing a file drops SQLite's
  * locks on it.

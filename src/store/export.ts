@@ -30,7 +30,7 @@ export async function assertExportable(connection: Connection): Promise<void> {
     throw new StoreError(
       "refused",
       `${connection.path} has a virtual table, ${virtual.name}, which cannot be exported`,
-      { hint: "Drop the table first, and create it again after the export." },
+      { hint: "Drop the table first, and create it again afterwards." },
     );
   }
 }

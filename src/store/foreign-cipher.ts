@@ -72,7 +72,7 @@ export async function probeParameters(
   passphrase: string,
 ): Promise<CipherParameters | undefined> {
   const salt = await readFileSalt(path);
-  // A raw key is not derived, but its HMAC key is.
+  // A raw key is not derived. Its digest still derives the key of the HMACs.
   const tried = isRawKey(passphrase)
     ? derivations.filter(([, count]) => count === 256_000)
     : derivations;

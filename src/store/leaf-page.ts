@@ -9,7 +9,10 @@
  */
 
 export const pageKinds = {
-  /** The first byte of a page number: an overflow page, or a page of the list of free pages. */
+  /**
+   * An overflow page, or a page of the list of free pages. Both begin with a page number, and its
+   * first byte is 0 in a database of fewer than 2^24 pages.
+   */
   listed: 0x00,
   indexInterior: 0x02,
   tableInterior: 0x05,

@@ -7,7 +7,8 @@ import { openDatabase, type Secret } from "./cipher.js";
 import type { Connection } from "./connection.js";
 
 /**
- * A command that has just opened the store sees the journal and closes the store within a second.
+ * Retry for a second: a command that has just opened the store sees the journal and closes the
+ * store in this time.
  */
 const lockAttempts = 20;
 const lockRetryMs = 50;
@@ -68,8 +69,8 @@ export class LockedStore {
   }
 
   /**
-   * Locks a store through an open connection without a transaction. Blocks readers of a store in
-   * WAL mode, too, until its log is in the file.
+   * Locks a store through an open connection without a transaction. In WAL mode, also blocks
+   * readers until the lock is released.
    *
    * From `underLock` on, no other connection can write, not even between two statements. Closes the
    * connection if it fails.
@@ -143,7 +144,7 @@ async function mergeSidecars(connection: Connection): Promise<void> {
  * exclusive locking mode a lock outlasts its transaction.
  *
  * In this locking mode, DELETE would leave a journal: TRUNCATE empties it, and the change to DELETE
- * removes it. The lock is released only after the next access in the mode NORMAL.
+ * removes it. In the mode NORMAL, the lock is reduced only when the next transaction ends.
  */
 async function mergeLogLocked(
   connection: Connection,

@@ -9,8 +9,9 @@ export interface Match {
 }
 
 /**
- * Returns up to `limit` active clients with `text` in their id, two spaces and name, ignoring case.
- * The client with exactly that id comes first, then the others in the order of their ids.
+ * Returns up to `limit` active clients. `text` must be part of the id and the name, joined by two
+ * spaces as in a list; the case of ASCII letters is ignored. A client with exactly this id comes
+ * first, then the others in the order of their ids.
  */
 export function findMatchingClients(
   store: ClientTable,

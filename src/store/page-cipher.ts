@@ -59,7 +59,7 @@ export class PageCipher {
    * Writes a page with a new IV.
    *
    * @param content - as `decrypt` returns it
-   * @param reserve - random bytes, from which the IV is taken. Format 3 does not use all of them.
+   * @param reserve - random bytes for the end of the page: the IV, and what the HMAC leaves over
    * @param page - where the page is written
    */
   encrypt(content: Buffer, number: number, reserve: Buffer, page: Buffer): void {

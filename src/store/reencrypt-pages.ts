@@ -65,7 +65,7 @@ export class PageReencryption {
   }
 
   #encrypt(contents: readonly (Buffer | undefined)[], firstPage: number, buffer: Buffer): void {
-    // Random bytes for all pages at once: a call takes longer than the bytes of a page.
+    // Get random bytes for all pages at once: a call takes longer than the bytes for a page.
     const { reserveBytes } = this.#to.layout;
     const random = randomBytes(contents.length * reserveBytes);
     for (const [index, page] of this.#split(buffer).entries()) {

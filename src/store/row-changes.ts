@@ -9,12 +9,12 @@
  *   its leaf was written, the leaf contains its id.
  * - If only an overflow page was written, no written leaf leads to it. So each written overflow
  *   page must follow from a written leaf, or be on the list of free pages. Otherwise the result is
- *   "unknown".
+ *   undefined.
  * - A deleted row is not in any page. But each leaf has a range of ids, the ranges of all leaves
  *   contain every id, and SQLite writes all leaves with a new range. So the id is in the range of a
  *   written leaf, between the last row of the leaf before and the first row of the leaf after.
  *
- * The result is also "unknown" if the log does not contain all changes, because it was restarted,
+ * The result is also undefined if the log does not contain all changes, because it was restarted,
  * if the schema has changed, and if the store has another format than expected.
  * docs/design/swap-and-recovery.md has the whole argument.
  */
@@ -48,7 +48,7 @@ export class RowChanges {
   #position: WalPosition | undefined;
 
   /**
-   * @param key - of the open store, with the parameters of its format
+   * @param key - of the open store, with the default parameters of its format
    * @param header - of the store's file, read before the connection was opened. If the schema is
    *   still the same, the pages have the same reserve.
    */
@@ -78,8 +78,9 @@ export class RowChanges {
     if (since === undefined || news === "restarted") return undefined;
     const spans = await new LogPages(log, read, this.#key, this.#header).spans();
     if (!(await isCurrent(log, read.position))) return undefined;
-    // The log since the last call, and what the connection reads since then.
-    return (await schemaCounter(this.#connection)) === this.#header.schemaCounter
+    // The log contains the schema counter only if the first page was written, and other facts about
+    // the table are not in it.
+    return (await readSchemaCounter(this.#connection)) === this.#header.schemaCounter
       ? spans
       : undefined;
   }
@@ -93,7 +94,7 @@ class LogPages {
   readonly #cipher: PageCipher;
   readonly #page: Buffer;
   readonly #header: DatabaseHeader;
-  /** Pages of the list of free pages, and of rows in written leaves. */
+  /** Written pages of the list of free pages, and overflow pages of rows in written leaves. */
   readonly #explained = new Set<number>();
 
   constructor(
@@ -114,7 +115,7 @@ class LogPages {
   async spans(): Promise<IdSpan[] | undefined> {
     const { pageSize, databasePages = 0 } = this.#position;
     if (pageSize !== this.#page.length || databasePages >= maxPages) return undefined;
-    if (this.#offsets.has(1) && !this.#readHeader()) return undefined;
+    if (this.#offsets.has(1) && !this.#explainFreePages()) return undefined;
     const spans: IdSpan[] = [];
     const listed: number[] = [];
     let read = 0;
@@ -145,12 +146,12 @@ class LogPages {
   }
 
   /**
-   * Explains the free pages. SQLite adds and takes them at the beginning of their list only, so the
-   * written pages of the list precede the others.
+   * Reads the list of free pages from the first page. SQLite adds and takes pages at the beginning
+   * of the list only, so the written pages of the list precede the others.
    *
    * @returns whether the schema is the same, and the list is understood
    */
-  #readHeader(): boolean {
+  #explainFreePages(): boolean {
     const header = this.#read(1);
     if (header?.readUInt32BE(schemaCounterAt) !== this.#header.schemaCounter) return false;
     let trunk = header.readUInt32BE(freeListAt);
@@ -193,7 +194,7 @@ class LogPages {
  * Returns SQLite's schema counter, or undefined if rows are not stored by their `client_id`, or
  * the file contains further kinds of pages (auto-vacuum).
  */
-async function schemaCounter(connection: Connection): Promise<number | undefined> {
+async function readSchemaCounter(connection: Connection): Promise<number | undefined> {
   const row = await connection.get<{ schema: number }>(
     `SELECT schema_version AS schema
      FROM pragma_schema_version, pragma_auto_vacuum, pragma_table_list AS tables,

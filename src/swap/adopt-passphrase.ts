@@ -62,7 +62,7 @@ type AdoptionJournal = z.infer<typeof adoptionJournalSchema>;
 export interface AdoptPassphraseRequest {
   readonly operation: AdoptionOperation;
   readonly storePath: string;
-  /** The caller has checked that this passphrase opens the store. */
+  /** Must open the store: the caller has checked it. */
   readonly passphrase: string;
   readonly key: StoreKey;
   /** Undefined if the keyring needs no change. */
@@ -131,7 +131,7 @@ function emit(operation: string, step: AdoptionStep): void {
 
 /**
  * Finishes or undoes an adoption. Abandons it if the keyring is unavailable, because the journal
- * would block every command until the keyring is available again. A `#pending` entry that remains
+ * would block every command until the keyring is available again. A remaining `#pending` entry
  * opens the store. Requires the operation lock.
  */
 export async function recoverAdoption(journal: Journal, storePath: string): Promise<Recovery> {

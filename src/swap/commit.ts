@@ -79,7 +79,7 @@ export async function assertStillStopped(
  * Renames the staged file to the store's name.
  *
  * @param key - of the staged file
- * @param canLink - whether the store is locked, and so has no sidecars that must be moved with it
+ * @param canLink - whether the store is locked, and so has no sidecars to be moved with it
  */
 async function commit(state: SwapState, key: Secret, canLink: boolean): Promise<void> {
   const { storePath, data } = state;

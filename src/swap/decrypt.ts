@@ -24,7 +24,7 @@ export interface DecryptResult {
  * passphrase as a previous passphrase, for older backups.
  *
  * @throws {@link StoreError} refused - if the user declines, an export would lose something, or the
- *   unit starts the hub by `run`, which requires an encrypted store
+ *   unit starts the hub by `run`: it requires an encrypted store
  * @throws {@link StoreError} - what `unlock`, `resolveService` and `swap` throw
  */
 export async function decrypt(options: OperationOptions): Promise<DecryptResult> {

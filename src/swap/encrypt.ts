@@ -42,9 +42,9 @@ import { swap } from "./swap.js";
 
 export interface EncryptOptions extends OperationOptions, BundleOptions {
   /**
-   * The absolute path of a file with the passphrase. Without it, the passphrase that the keyring
-   * has for this path is used, or else a passphrase is generated. Only if the source is the
-   * keyring, and the store has no passphrase that it keeps.
+   * The absolute path of a file with the passphrase. Without it, the keyring's passphrase
+   * for this path is used, or else a generated passphrase. Only if the source is the keyring, and
+   * the store has no passphrase to keep.
    */
   readonly passphraseFile?: string | undefined;
   /** 3 if the hub's library cannot read a newer format. Default: 4. */

@@ -10,7 +10,7 @@ export interface OperationOptions {
   readonly lock: OperationLock;
   readonly source: PassphraseSource;
   readonly service: ServiceChoice;
-  /** `none` if no hub needs the passphrase. Otherwise the way that the hub gets it is detected. */
+  /** `none` if no hub needs the passphrase. `auto` detects how the hub gets it. */
   readonly hub: HubChoice;
   /** The argument list of the recovery, for the restart timer. */
   readonly recoveryCommand: readonly string[];

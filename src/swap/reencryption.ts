@@ -35,7 +35,7 @@ export class Reencryption implements AsyncDisposable {
 
   /**
    * Copies a store in WAL mode into the staged file, and reads the copy as a database with its new
-   * passphrase. In another mode, only starts the process that will copy.
+   * passphrase. In another mode, only starts the copier.
    *
    * @param key - of the staged file
    * @throws {@link StoreError} corrupted - if a page of the store is damaged
@@ -92,7 +92,7 @@ export class Reencryption implements AsyncDisposable {
     const copy = this.#copied;
     if (!isWal) await orAbort(copy.completeLocked(), signal);
     await copy.truncate();
-    // End the copier: it has the staged file open, which is about to become the store.
+    // End the copier: it has the staged file open, soon the store's file.
     await copy[Symbol.asyncDispose]();
     if (compareRows) await compareWithLocked(locked, copy.stagedPath, key, signal);
     const { connection } = await openEncrypted(copy.stagedPath, key, { mode: "readwrite" });
@@ -103,7 +103,7 @@ export class Reencryption implements AsyncDisposable {
     }
   }
 
-  /** Reads the copy as a database. Reports damage that the store has, too, only as a notice. */
+  /** Reads the copy as a database. Damage is also in the store, and only a notice. */
   async #inspect(staged: string): Promise<void> {
     const { storePath, passphrase, reporter } = this.#options;
     const { connection } = await openEncrypted(staged, passphrase, {

@@ -17,7 +17,7 @@ export type Replaced =
   | { readonly state: "unopenable" }
   | { readonly state: "absent" };
 
-/** What a swap changes, without the functions that create and fill the new file. */
+/** What a swap changes, without the functions to create and fill the new file. */
 export interface SwapPlan {
   readonly operation: SwapOperation;
   readonly lock: OperationLock;

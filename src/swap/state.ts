@@ -359,8 +359,8 @@ export class SwapState {
   }
 
   /**
-   * Journals that the swap is undone, except for the removal of files apart from the store, and the
-   * start of a service that is down. Ignores a failure, such as a full disk: a later recovery then
+   * Journals the undone swap: only files apart from the store are left to be removed, and a service
+   * to be started if it is down. Ignores a failure, such as a full disk: a later recovery then
    * repeats the work.
    */
   async writeUndone(isDown: boolean): Promise<void> {
@@ -445,7 +445,7 @@ export class SwapState {
     if (kept) return kept;
     const from = parseSource(source.from);
     // The first passphrase in a sealed file may be the new one. The old file has the store's name
-    // again, so the old passphrase is the one that opens it.
+    // again, and only the old passphrase opens it.
     if (from.kind === "sealed") return findOpeningPassphrase(from, this.storePath);
     return readFirstPassphrase(from, this.storePath);
   }

@@ -87,7 +87,7 @@ export async function swap<Key extends Secret, Filled>(
 }
 
 /**
- * Checks that the store's file can be replaced, and that the new file has space.
+ * Checks that the store's file can be replaced, and the space for the new file.
  *
  * @returns the approximate size of the store or of the new file, whichever is larger, in bytes
  */

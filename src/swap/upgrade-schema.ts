@@ -1,8 +1,8 @@
 /**
  * `upgrade-schema`: migrates the store to schema 2, in place and in a transaction.
  *
- * A hub that does not know schema 2 reads blacklists only from their columns, which the migration
- * empties. The hub would then enforce no blacklist, so its interpreter is queried first.
+ * The migration empties the columns of the blacklists. A hub without support for schema 2 reads
+ * only these columns, and would then enforce no blacklist, so its interpreter is queried first.
  */
 import { type JsonObject, sameJson } from "../client/json.js";
 import { StoreError } from "../errors.js";
@@ -39,7 +39,7 @@ export interface UpgradeSchemaOptions extends Omit<OperationOptions, "hub"> {
   readonly hubPython?: string | undefined;
 }
 
-/** A value of a client that schema 2 cannot represent. */
+/** A value of a client without a representation in schema 2. */
 export interface Loss {
   readonly clientId: string;
   readonly name: string | null;
@@ -76,7 +76,7 @@ const windowBudgetMs = 60_000;
  * Migrates the store, after a question about the lost values.
  *
  * @throws {@link StoreError} refused - if the hub does not know schema 2, the user declines, or a
- *   value would be lost that was written after the question
+ *   value would be lost without having been in the question
  * @throws {@link StoreError} - what `unlock` and `resolveService` throw
  */
 export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<UpgradeSchemaResult> {
@@ -143,9 +143,9 @@ async function inspect(connection: Connection): Promise<Inspected> {
 }
 
 /**
- * Returns the values of a row that schema 2 cannot represent. The migration treats a column that is
- * not a list as an empty list. HiveMind 4 enforces some such values: it reads an object as the list
- * of its keys.
+ * Returns the values of a row without a representation in schema 2. The migration treats any other
+ * value than a list as an empty list. HiveMind 4 enforces some such values: it reads an object as
+ * the list of its keys.
  */
 function findLosses(row: Readonly<Record<string, unknown>>): string[] {
   const metadata = readObject(row.metadata);
@@ -187,7 +187,7 @@ function buildQuestion(dropped: readonly Loss[]): string {
   ].join("\n");
 }
 
-/** Returns the number of losses that a list of them omits, as text; nothing if it omits none. */
+/** Returns the number of losses omitted from a list, as text; nothing if none is omitted. */
 function andMore(losses: readonly Loss[]): string[] {
   return losses.length > maxListedLosses ? [`and ${losses.length - maxListedLosses} more`] : [];
 }
@@ -209,8 +209,8 @@ async function askHubSchema(
 }
 
 /**
- * Checks that the user has confirmed all losses: a hub that ran since the question may have changed
- * clients.
+ * Checks the losses against the confirmed losses: since the question, a running hub may have
+ * changed clients.
  *
  * @throws {@link StoreError} refused - if the question did not name one of the losses
  */

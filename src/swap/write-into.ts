@@ -97,7 +97,7 @@ export async function writeWhileStopped<Result>(options: {
   return { result, report: await reportService(service, restart, reporter) };
 }
 
-/** Starts the service of an interrupted restore. Reports that the restore must be repeated. */
+/** Starts the service of an interrupted restore. Reports if the restore must be repeated. */
 export async function recoverRestoreInto(
   journal: Journal,
   storePath: string,
