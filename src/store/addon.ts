@@ -18,7 +18,7 @@ import { StoreError, systemError } from "../errors.js";
  */
 const choiceVariable = "HIVEMIND_SQLCIPHER_ADDON";
 const compileHint =
-  "Compile it (a C++ compiler, Python and libssl-dev are needed): npm install --allow-scripts=@journeyapps/sqlcipher @journeyapps/sqlcipher";
+  "Compile it where hivemind-sqlcipher is installed, or with --global (a C++ compiler, Python and libssl-dev are needed): npm install --allow-scripts=@journeyapps/sqlcipher @journeyapps/sqlcipher";
 
 let loaded: typeof sqlite3 | undefined;
 

@@ -506,6 +506,6 @@ export async function unknownFormatError(
 
 function notADatabaseError(path: string): StoreError {
   return new StoreError("wrongPassphrase", `${path}: wrong passphrase, or file is not a database`, {
-    hint: `If the passphrase is right, the store has other SQLCipher parameters: find them with hivemind-sqlcipher init --adopt --db ${shellQuote(path)}`,
+    hint: `If the passphrase is right, the file may have other SQLCipher parameters: find them with hivemind-sqlcipher init --adopt --db ${shellQuote(path)}`,
   });
 }

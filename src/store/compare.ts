@@ -42,7 +42,7 @@ export async function compareDatabases(
     if (rows.main !== rows.other || same !== rows.main) {
       throw new StoreError(
         "corrupted",
-        `the table ${table.name} was not copied completely: ${rows.other} and ${rows.main} rows, ${same} equal`,
+        `the table ${table.name} was not copied completely: it has ${rows.other} and ${rows.main} rows in the two files, and ${same} of them are equal`,
       );
     }
   }

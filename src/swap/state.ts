@@ -244,8 +244,8 @@ export class SwapState {
   /** Returns whether the old file is back in place, with all its sidecars. */
   async isPutBack(): Promise<boolean> {
     const { aside } = this.#data;
-    for (const suffix of ["", ...sidecars])
-      if (await lstatIfExists(`${aside}${suffix}`)) return false;
+    const suffixes = aside === null ? [] : ["", ...sidecars];
+    for (const suffix of suffixes) if (await lstatIfExists(`${aside}${suffix}`)) return false;
     return !(await this.isCommitted());
   }
 

@@ -150,8 +150,8 @@ async function inspect(connection: Connection): Promise<Inspected> {
 function findLosses(row: Readonly<Record<string, unknown>>): string[] {
   const metadata = readObject(row.metadata);
   const losses: string[] = [];
-  if (!isEmptyList(row.message_blacklist) || Object.hasOwn(metadata, "message_blacklist"))
-    losses.push("its message blacklist");
+  const hasMessages = hasOther(metadata, "message_blacklist", null);
+  if (!isEmptyList(row.message_blacklist) || hasMessages) losses.push("its message blacklist");
   for (const kind of ["intent", "skill"]) {
     const key = `${kind}_blacklist`;
     if (!holdsList(row[key])) {
@@ -164,7 +164,7 @@ function findLosses(row: Readonly<Record<string, unknown>>): string[] {
   return losses;
 }
 
-/** Returns whether the migration keeps another value of the key than the list in the column. */
+/** Returns whether metadata has a value for the key other than the list in the column. */
 function hasOther(metadata: JsonObject, key: string, column: unknown): boolean {
   const kept = metadata[key];
   return kept !== undefined && !sameJson(kept, [...readList(column)]);

@@ -136,7 +136,7 @@ test("upgrade-schema asks about every value that is lost, and refuses one that a
   );
   await connection.run(
     "UPDATE clients SET intent_blacklist = ?, metadata = ? WHERE client_id = 1",
-    ['["a"]', '{"intent_blacklist":[ "a" ]}'],
+    ['["a"]', '{"intent_blacklist":[ "a" ],"message_blacklist":[]}'],
   );
   await connection.close();
   await world.startUnit();
