@@ -14,6 +14,7 @@ import { basename, dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
 import * as z from "../schema.js";
+import { shellQuote } from "../text/escape.js";
 
 const journalFormat = "hivemind-sqlcipher journal";
 const journalVersion = 1;
@@ -24,7 +25,9 @@ export const downStep = "down";
 /** The journaled operation for the time in which `setup` has the service stopped. */
 export const setupOperation = "setup";
 
-const checkThenRemove = "Check that the store opens and the service runs, then remove that file.";
+function checkHint(path: string): string {
+  return `Move the file away, then check that the store opens and the service runs: mv ${shellQuote(path)} ${shellQuote(`${path}.left`)}`;
+}
 
 const versionSchema = z.looseObject({ format: z.literal(journalFormat), version: z.int() });
 
@@ -155,7 +158,7 @@ export class Journal {
     throw new StoreError(
       "corrupted",
       `${this.path} is not a journal of ${this.#entry.operation} that this version can read: ${path.join(".")}: ${message}`,
-      { hint: checkThenRemove },
+      { hint: checkHint(this.path) },
     );
   }
 
@@ -223,6 +226,6 @@ function parseEntry(path: string, text: string): JournalEntry {
 
 function notJournalError(path: string): StoreError {
   return new StoreError("corrupted", `${path} is not a journal of this program`, {
-    hint: checkThenRemove,
+    hint: checkHint(path),
   });
 }

@@ -108,9 +108,9 @@ export interface Service {
    * and before `stop`. Disarm it after `start`, also after an error.
    *
    * After `afterMs` milliseconds the restart runs `command`, for {@link recoveryLimitSeconds} at
-   * most. It then starts the service and its dependents. For a `command` service, the restart runs
-   * as soon as this process ends, and starts the service only if `command` failed: running a start
-   * command twice could start two hubs.
+   * most. It then starts the service and its dependents. A watcher, used without systemd, also runs
+   * `command` as soon as this process ends, and starts the service only if `command` failed:
+   * running a start command twice could start two hubs.
    *
    * @param options.command - argument list to recover the operation and start the service; must
    *   fail if it cannot, and must contain no secret

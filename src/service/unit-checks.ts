@@ -73,17 +73,17 @@ export async function checkUnit(unit: UnitName, storePath: string): Promise<stri
   ];
 }
 
-function assertLoaded(unit: UnitName, { LoadState, LoadError }: Properties): void {
+function assertLoaded(unit: UnitName, { LoadState, LoadError, UnitFileState }: Properties): void {
   const { manager, name } = unit;
   switch (LoadState) {
     case "loaded":
       break;
     case "not-found":
       throw new StoreError("notFound", `no unit ${name} in ${describeManager(manager)}`, {
-        hint: `Name another unit with --unit (${systemctlLine(manager, "list-units --type=service")} lists them), or use --service none.`,
+        hint: `Name another unit with --unit (${systemctlLine(manager, "list-unit-files --type=service")} lists them), or use --service none.`,
       });
     case "masked":
-      throw maskedError(unit);
+      throw maskedError(unit, UnitFileState);
     default:
       throw new StoreError(
         "refused",
@@ -93,16 +93,19 @@ function assertLoaded(unit: UnitName, { LoadState, LoadError }: Properties): voi
   }
 }
 
-function maskedError({ manager, name }: UnitName): StoreError {
+function maskedError({ manager, name }: UnitName, fileState = ""): StoreError {
+  // Without the option, `unmask` keeps a mask in /run.
+  const unmask = fileState === "masked-runtime" ? "unmask --runtime" : "unmask";
   return new StoreError("refused", `${name} is masked and could not be started again`, {
-    hint: `Run ${systemctlLine(manager, `unmask ${name}`)}, or use --service none if nothing uses the store.`,
+    hint: `Run ${systemctlLine(manager, `${unmask} ${name}`)}, or use --service none if nothing uses the store.`,
   });
 }
 
 function assertStartable(unit: UnitName, properties: Properties): void {
   const { manager, name } = unit;
   // A running unit can be masked, or its file deleted: the manager keeps it in memory.
-  if (properties.UnitFileState?.startsWith("masked")) throw maskedError(unit);
+  if (properties.UnitFileState?.startsWith("masked"))
+    throw maskedError(unit, properties.UnitFileState);
   for (const [property, action] of [
     ["RefuseManualStop", "stopped"],
     ["RefuseManualStart", "started"],
@@ -111,7 +114,9 @@ function assertStartable(unit: UnitName, properties: Properties): void {
     throw new StoreError(
       "refused",
       `${name} may not be ${action} manually (${property}=yes in its file)`,
-      { hint: "Name the unit that it belongs to, or use --stop-command and --start-command." },
+      {
+        hint: "Use --stop-command and --start-command, with the commands for the unit that starts and stops this unit.",
+      },
     );
   }
   if (properties.Transient === "yes") {
@@ -143,7 +148,7 @@ async function assertNotUpheld(
     "refused",
     `${name} would be started again at once by ${upholder.Id}, which upholds it`,
     {
-      hint: `Use --unit ${upholder.Id}, or ${systemctlLine(manager, `stop ${upholder.Id}`)} first.`,
+      hint: `Run ${systemctlLine(manager, `stop ${upholder.Id}`)} first, and start ${upholder.Id} again afterwards.`,
     },
   );
 }

@@ -1,7 +1,7 @@
 import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
-import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { dirname, join } from "node:path";
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import type { StoreError } from "../../src/errors.js";
 import { findHolders } from "../../src/process/holders.js";
 import { selectService } from "../../src/service/select.js";
@@ -318,6 +318,25 @@ describe("refused before anything is stopped", () => {
     rmSync(join(runtime, `${unit}.service`));
   });
 
+  test("a running unit that was masked until the next boot: the hint removes the mask", async () => {
+    const data = process.env.XDG_DATA_HOME || join(process.env.HOME ?? "", ".local/share");
+    const file = join(data, "systemd/user", `${unit}.service`);
+    mkdirSync(dirname(file), { recursive: true });
+    onTestFinished(() => rmSync(file));
+    writeFileSync(file, holding(store));
+    written.push(`${unit}.service`);
+    await systemctl("daemon-reload");
+    await systemctl("start", unit);
+    await systemctl("mask", "--runtime", unit);
+    const service = await selectService({ service: "auto", unit, storePath: store });
+    await expect(service.check(store)).rejects.toMatchObject({
+      message: expect.stringMatching(/is masked/),
+      hint: expect.stringContaining(`systemctl --user unmask --runtime ${unit},`),
+    });
+    await systemctl("unmask", "--runtime", unit);
+    expect(await service.check(store)).toEqual([]);
+  });
+
   test("a unit that may not be stopped or started manually", async () => {
     for (const property of ["RefuseManualStop", "RefuseManualStart"]) {
       const service = await present(`[Unit]\n${property}=yes\n${holding(store)}`);
@@ -349,7 +368,10 @@ describe("refused before anything is stopped", () => {
     const service = await running(holding(store), {
       [keeper]: `[Unit]\nUpholds=${unit}.service\n[Service]\nExecStart=/bin/sleep infinity\n`,
     });
-    await expect(service.check(store)).rejects.toEqual(refused(keeper));
+    await expect(service.check(store)).rejects.toMatchObject({
+      kind: "refused",
+      hint: `Run systemctl --user stop ${keeper} first, and start ${keeper} again afterwards.`,
+    });
     await systemctl("stop", keeper);
     expect(await service.check(store)).toEqual([]);
   });
