@@ -1,4 +1,7 @@
-/** Finds settings by which a keyring locks itself: after a time without use, or with the screen. */
+/**
+ * Finds settings that make a provider lock its keyring: after a time without use, or with the
+ * screen.
+ */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type Provider, readEnvironment } from "./provider.js";
@@ -12,8 +15,8 @@ export interface AutoLock {
 
 interface Setting {
   readonly key: string;
-  /** The value if the file does not contain the key. */
-  readonly isDefault: boolean;
+  /** Whether the setting is on if the file does not contain the key. */
+  readonly isOnByDefault: boolean;
   /** @param value - returns the value of another key */
   readonly behaviour: (value: (key: string) => string | undefined) => string;
   /** As the provider's dialog shows it. */
@@ -35,14 +38,14 @@ const kwallet: Settings = {
   settings: [
     {
       key: "Close When Idle",
-      isDefault: false,
+      isOnByDefault: false,
       behaviour: (value) =>
         `closes the wallet after ${value("Idle Timeout") ?? 10} minutes without use`,
       label: "When unused for",
     },
     {
       key: "Close on Screensaver",
-      isDefault: false,
+      isOnByDefault: false,
       behaviour: () => "closes the wallet when the screen is locked",
       label: "When screensaver starts",
     },
@@ -56,14 +59,14 @@ const keepassxc: Settings = {
   settings: [
     {
       key: "LockDatabaseIdle",
-      isDefault: false,
+      isOnByDefault: false,
       behaviour: (value) =>
         `locks the database after ${value("LockDatabaseIdleSeconds") ?? 240} seconds without input`,
       label: "Lock databases after inactivity of",
     },
     {
       key: "LockDatabaseScreenLock",
-      isDefault: true,
+      isOnByDefault: true,
       behaviour: () => "locks the database when the screen is locked",
       label: "Lock databases when session is locked or lid is closed",
     },
@@ -77,15 +80,16 @@ export async function findAutoLock(provider: Provider): Promise<AutoLock | undef
   const text = await readSettings(provider, settings.file);
   if (text === undefined) return undefined;
   const value = (key: string) => readValue(text, settings.section, key);
-  const isOn = ({ key, isDefault }: Setting) => (value(key) ?? String(isDefault)) === "true";
+  const isOn = ({ key, isOnByDefault }: Setting) =>
+    (value(key) ?? String(isOnByDefault)) === "true";
   const found = settings.settings.find(isOn);
   if (found === undefined) return undefined;
   return { behaviour: found.behaviour(value), fix: `${settings.dialog} > ${found.label}` };
 }
 
 /**
- * Returns the text of a settings file: empty without the file, undefined if the provider's
- * environment, which determines the directory, cannot be read.
+ * Returns the text of a provider's settings file; empty if there is no such file. Returns undefined
+ * if the provider's environment, which determines the directory, cannot be read.
  */
 async function readSettings(provider: Provider, file: string): Promise<string | undefined> {
   const valueOfVariable = await readEnvironment(provider);

@@ -2,9 +2,9 @@
  * The derived-key cache: the key derived from a passphrase and a file's salt, kept in the keyring
  * next to the passphrase. It saves the 200 ms of key derivation when the store is opened.
  *
- * An entry contains the format, the salt, the key, and an HMAC with this key over the others and
- * the passphrase. The entry is therefore valid only with its own passphrase: a garbled entry, or an
- * entry of a replaced passphrase, opens nothing.
+ * An entry contains the format, the salt, the key, and an HMAC with this key over format, salt and
+ * passphrase. The entry is therefore valid only with its own passphrase: `parseDerivedKey` returns
+ * nothing for a garbled entry or an entry of a replaced passphrase.
  */
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { isKind } from "../errors.js";
@@ -51,7 +51,7 @@ export async function findCachedKey(
   keyId: Promise<string>,
 ): Promise<StoreKey | undefined> {
   const slot = keyId.then((id) => `derived:${id}` as const);
-  // The caller handles a failure of `keyId`, which may occur here after the last reader.
+  // The caller handles a failure of `keyId`. It may occur when nothing awaits `slot` any more.
   slot.catch(() => undefined);
   const [passphrase, text] = await getEntriesIfUnlocked(storePath, ["current", slot]);
   if (passphrase === undefined || text === undefined) return undefined;
@@ -61,8 +61,9 @@ export async function findCachedKey(
 /**
  * Caches the key of the current passphrase.
  *
- * Ignores errors of the keyring: the next command derives the key again. Also skips a keyring with
- * a dialog before each access, because the cache would add a dialog to each command.
+ * Ignores errors of the keyring: the next command derives the key again. Writes nothing to a
+ * keyring that shows a dialog before each access, because the cache would add a dialog to each
+ * command.
  */
 export async function cacheDerivedKey(
   storePath: string,

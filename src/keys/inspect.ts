@@ -10,13 +10,16 @@ import { collectionOf, isSessionCollection, SecretService } from "./secret-servi
 export interface KeyringReport {
   /** The keyring's provider, for messages. */
   readonly provider: string;
-  /** Whether the keyring has a passphrase of the store; undefined if the keyring did not reply. */
+  /**
+   * Whether the keyring shows an entry of the store; undefined if the keyring did not reply. A
+   * locked KeePassXC shows none.
+   */
   readonly hasEntry: boolean | undefined;
   /** Why the passphrase cannot be read now, with advice. */
   readonly problem: StoreError | undefined;
   /** Whether the problem is that the default collection is locked. */
   readonly isLocked: boolean;
-  /** Whether a reboot leaves the keyring unlocked, without its user. */
+  /** Whether the keyring is unlocked after a reboot without its user. */
   readonly unlocksItself: boolean;
   /** Whether a timer's backup can read the passphrase with this provider and its settings. */
   readonly unattended: Unattended;
@@ -101,7 +104,10 @@ function describeAutoLock({ name }: Provider, { behaviour, fix }: AutoLock): Una
   };
 }
 
-/** Reports a locked entry in an unlocked collection: each process needs the user's permission. */
+/**
+ * Reports a locked entry in an unlocked collection: the provider asks its user before each process
+ * reads the entry.
+ */
 function reportConfirmation({ kind, name }: Provider): KeyringReport {
   const setting =
     kind === "keepassxc"

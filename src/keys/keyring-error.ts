@@ -13,18 +13,19 @@ import { NoPromptError, PromptTimeoutError, ProviderEndedError } from "./secret-
  */
 const unlockLine =
   'read -rsp "Keyring password: " P && printf %s "$P" | gnome-keyring-daemon --replace --unlock --components=secrets; unset P';
-/** Unlocks oo7 without a desktop. Its program is usually in no directory of PATH. */
+/** Unlocks oo7 without a desktop. Names the program by its path: it is usually not on PATH. */
 const oo7Line = ({ program = "oo7-daemon" }: Provider) =>
   `read -rsp "Keyring password: " P && printf %s "$P" | setsid --fork ${shellQuote(program)} --replace --login >/dev/null 2>&1; unset P`;
 const otherSources =
   "Or use no keyring: --passphrase-source credential (systemd), file:PATH or command:CMD.";
 
-/** D-Bus errors if no program serves the Secret Service. */
+/** Matches the D-Bus errors for a bus on which no program serves the Secret Service. */
 const noProviderErrors =
   /^org\.freedesktop\.DBus\.Error\.(?:ServiceUnknown|NameHasNoOwner|Spawn\..*)$/;
 /**
- * libsecret keeps its first session, which ends with the provider's process. KWallet refuses one
- * session in 128: a public key of libsecret's that begins with a zero is a byte shorter.
+ * Matches errors of a session that does not exist any more, or was refused. libsecret keeps its
+ * first session, which ends with the provider's process. KWallet refuses one session in 128:
+ * libsecret omits a zero at the beginning of its public key, and the key is then too short.
  */
 const brokenSession =
   /The name :\d+\.\d+ was not provided|session wrapping the secret does not exist|public key size is invalid/;
@@ -49,7 +50,9 @@ export interface ProblemDetails {
   readonly detail?: string;
   /** The label of the locked collection. */
   readonly collection?: string;
-  /** Whether it is not the default collection, which a login unlocks. */
+  /**
+   * Whether the locked collection is another than the default collection, which a login unlocks.
+   */
   readonly isOther?: boolean;
   readonly cause?: unknown;
 }
@@ -71,7 +74,7 @@ export function findLockedProvider(error: unknown): Provider | undefined {
   return lockedProviders.get(error) ?? findLockedProvider(error.cause);
 }
 
-/** Converts an error of the bus, the Secret Service or keytar. */
+/** Converts an error of the bus, the Secret Service or keytar. Returns a `StoreError` unchanged. */
 export function toKeyringError(error: unknown, provider: Provider): StoreError {
   if (error instanceof StoreError) return error;
   const detail = error instanceof Error ? error.message : String(error);
@@ -79,8 +82,8 @@ export function toKeyringError(error: unknown, provider: Provider): StoreError {
 }
 
 /**
- * Returns whether keytar has lost its session with the provider, or got none. A new process gets a
- * new session.
+ * Returns whether keytar has lost its session with the provider, or got none. Only a new process
+ * gets a new session.
  */
 export function isBrokenSession(error: unknown): boolean {
   return error instanceof Error && brokenSession.test(error.message);
@@ -157,7 +160,7 @@ function describeProblem(
     case "not-kept":
       return {
         message: `${name} does not return the secret that was just stored as ${detail}`,
-        hint: `Compare it: secret-tool lookup service hivemind-sqlcipher account ${shellQuote(detail)}`,
+        hint: `Run this again. If it fails again, restart ${name}.\n${otherSources}`,
       };
     case "no-keytar":
       return {

@@ -26,7 +26,10 @@ import {
 
 export const keyringService = "hivemind-sqlcipher";
 
-/** The roles of entries. `previous` and `derived` contain the key_id of their file. */
+/**
+ * The role of an entry. `derived`, and usually `previous`, contain the key_id of a file; otherwise
+ * `previous` has a random name.
+ */
 export type Slot = "current" | "pending" | `previous:${string}` | `derived:${string}`;
 
 export interface KeyringEntry {
@@ -34,14 +37,14 @@ export interface KeyringEntry {
   readonly secret: string;
 }
 
-/** An entry for a slot. Several entries for a slot are a mistake of another program. */
+/** An entry for a slot. Only another program can have created several entries for a slot. */
 export interface MatchingEntry {
   readonly secret: string;
   /** The collection's label, if several entries match. */
   readonly collection?: string;
 }
 
-/** Matches the text after `#`, for every slot but the current passphrase. */
+/** Matches the text after `#` in an account, for every slot but `current`. */
 const slotPattern = /^(?:pending|(?:previous|derived):[0-9a-f]+)$/;
 
 /** The maximum number of attempts to open a new session with the provider. */
@@ -49,7 +52,7 @@ const maxSessionAttempts = 3;
 
 const usesSecretService = process.platform === "linux";
 
-/** Providers without a dialog when an unlocked entry is replaced or deleted. */
+/** Providers that show no dialog when an unlocked entry is replaced or deleted. */
 const quietProviders: readonly Provider["kind"][] = ["gnome-keyring", "oo7"];
 
 /**
@@ -91,7 +94,7 @@ export async function getEntryIfUnlocked(
  * Returns the secrets of slots over one connection, up to the first slot that is empty or that
  * would show a dialog.
  *
- * @param slots - the next slot may be found out while a secret is read
+ * @param slots - a slot can be a promise, which is awaited when the secrets before it are read
  * @throws {@link StoreError} as `getEntryIfUnlocked`
  */
 export async function getEntriesIfUnlocked(
@@ -112,8 +115,8 @@ export async function getEntriesIfUnlocked(
 /**
  * Stores a secret in the default collection and reads it back.
  *
- * @throws {@link StoreError} passphraseUnavailable - as `getEntry`, and if the keyring keeps
- *   nothing after logout or returns another secret
+ * @throws {@link StoreError} passphraseUnavailable - as `getEntry`, and if there is no default
+ *   collection, if it is deleted at logout, or if the keyring returns another secret
  */
 export async function setEntry(storePath: string, slot: Slot, secret: string): Promise<void> {
   await using keyring = await Keyring.open();
@@ -121,7 +124,7 @@ export async function setEntry(storePath: string, slot: Slot, secret: string): P
 }
 
 /**
- * Checks that the keyring can store a passphrase.
+ * Checks that the keyring can store a passphrase. May show a dialog.
  *
  * @throws {@link StoreError} passphraseUnavailable - if it cannot
  */
@@ -141,7 +144,7 @@ export async function deleteEntry(storePath: string, slot: Slot): Promise<boolea
 }
 
 /**
- * Returns every passphrase of a store, without derived keys.
+ * Returns the passphrase in each slot of a store, without derived keys.
  *
  * @throws {@link StoreError} passphraseUnavailable - as `getEntry`
  */
@@ -174,7 +177,8 @@ export interface StoreInKeyring {
 /**
  * Returns every store in the keyring, without reading a secret.
  *
- * @param options.unlock - if false, a locked keyring has no entries
+ * @param options.unlock - false to show no dialog; the entries of a locked KeePassXC are then
+ *   missing
  * @throws {@link StoreError} passphraseUnavailable - as `getEntry`
  */
 export async function listStores(options: { unlock: boolean }): Promise<StoreInKeyring[]> {
@@ -196,12 +200,16 @@ function isDerived(slot: Slot): boolean {
   return slot.startsWith("derived:");
 }
 
-/** @throws {@link StoreError} refused - if the path is the account of another store's slot */
+/**
+ * Returns the account of a slot.
+ *
+ * @throws {@link StoreError} refused - if the store's path is the account of another store's slot
+ */
 function formatAccount(storePath: string, slot: Slot): string {
   if (parseAccount(storePath).slot !== "current") {
     throw new StoreError(
       "refused",
-      `in the keyring, the passphrase of ${storePath} would replace that of another store`,
+      `in the keyring, the passphrase of ${storePath} would replace the passphrase of another store`,
       { hint: "Rename the store to a name without #." },
     );
   }
@@ -357,8 +365,9 @@ class Keyring implements AsyncDisposable {
     const attributes = { service: keyringService, account };
     if (locked.includes(item)) await this.#unlockCollection(service, collectionOf(item));
     const items = locked.includes(item) ? await service.search(attributes) : undefined;
-    const isConfirmed = items === undefined || items.locked.length === 0;
-    const secret = await this.#call(service, call, { mayPrompt: !isConfirmed });
+    // KeePassXC can ask its user before each access, also in an unlocked collection.
+    const mayPrompt = items !== undefined && items.locked.length > 0;
+    const secret = await this.#call(service, call, { mayPrompt });
     if (typeof secret === "string") return secret;
     const left = await service.search(attributes);
     if (left.unlocked.length + left.locked.length === 0) return undefined;
@@ -370,7 +379,7 @@ class Keyring implements AsyncDisposable {
   }
 
   /**
-   * Reads several items of an account. keytar can return only one, and the caller cannot choose it.
+   * Reads several items of an account. keytar would return only one of them, and not a chosen one.
    */
   async *#readSeveral(
     service: SecretService,

@@ -31,7 +31,12 @@ export class KeytarTimeoutError extends Error {}
 /** keytar, or libsecret, cannot be loaded. */
 export class KeytarMissingError extends Error {}
 
-/** Returns keytar, loaded at its first use: without libsecret, the other sources still work. */
+/**
+ * Returns keytar. Loads it at the first call, so that the other passphrase sources work on a
+ * machine without libsecret.
+ *
+ * @throws {@link KeytarMissingError} if keytar or libsecret cannot be loaded
+ */
 export function loadKeytar(): Keytar {
   // GLib treats an empty address as malformed instead of unset.
   if (process.env.DBUS_SESSION_BUS_ADDRESS === "") delete process.env.DBUS_SESSION_BUS_ADDRESS;
@@ -56,7 +61,8 @@ export async function callInProcess(
 }
 
 /**
- * The worker of this process. It serves later calls too: KeePassXC asks its user for each process.
+ * The worker of this process. It is kept for later calls, because KeePassXC asks its user once for
+ * each process.
  */
 let worker: Worker | undefined;
 
@@ -129,7 +135,7 @@ class Worker {
         throw new KeytarMissingError(error.message);
       throw new Error(error.message);
     } catch (error) {
-      // The call blocks until the dialog is closed, and its result is no longer needed.
+      // The worker stays blocked until the dialog is closed, and its result is no longer needed.
       if (error instanceof KeytarTimeoutError || signal?.aborted) this.kill();
       throw error;
     } finally {

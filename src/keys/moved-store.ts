@@ -1,9 +1,10 @@
 /**
  * Finds the passphrase of a store after its directory, its user's name or its mount point changed.
  *
- * The keyring's entries still have the old path. An entry belongs to the store if it has the file's
- * key_id, or if its passphrase opens the file.
+ * The keyring's entries still have the old path. An entry belongs to the store if its passphrase
+ * opens the file. Entries with the file's key_id are tried first.
  */
+import { resolveStorePath } from "../config/paths.js";
 import { isKind, StoreError, withLine, wrap } from "../errors.js";
 import { currentInteraction, withInteraction } from "../process/interaction.js";
 import { identify, type OpenedStore, openEncrypted } from "../store/cipher.js";
@@ -12,21 +13,21 @@ import { shellQuote } from "../text/escape.js";
 import { getEntry, listStores, readEntries, type StoreInKeyring, setEntry } from "./keyring.js";
 import { keepCurrent, keepPending, planRotation, promotePending } from "./rotation-plan.js";
 
-/** The maximum number of stores to try, each of which takes up to half a second. */
+/** The maximum number of stores to try. Each of their passphrases takes up to half a second. */
 const maxCandidates = 8;
 /** The time limit for the keyring when only a hint depends on it. */
 const hintTimeoutMs = 1_000;
 
-/** A store opened with the passphrase of another path. */
+/** A store that was opened with a passphrase which the keyring has for another path. */
 export interface MovedStore {
   readonly opened: OpenedStore;
   readonly passphrase: string;
-  /** The path of the keyring's entry. */
+  /** The other path. */
   readonly from: string;
 }
 
 /**
- * Opens a store with a passphrase of another path, where the store may have been.
+ * Opens a store with a passphrase that the keyring has for another path.
  *
  * @returns undefined if no passphrase opens the store
  * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be read
@@ -56,7 +57,7 @@ export async function openMovedStore(
  * old path. The entries of the old path stay: the path may belong to another disk or to a copy.
  *
  * @param reason - why the store does not open with its own entries
- * @throws `reason`, with the old path, if the user does not agree
+ * @throws `reason`, with the old path, if the user does not agree or cannot be asked
  */
 export async function takeOverEntries(
   path: string,
@@ -120,8 +121,8 @@ async function findCandidates(path: string, keyId: string | undefined): Promise<
 }
 
 /**
- * Returns whether there is a file at a path, or an entry for it in the keyring. If so, a hint must
- * not name `init`, which would refuse, or hide a store that a backup can restore.
+ * Returns whether there is a file at a path, or an entry for the path in the keyring. If so, a hint
+ * must not name `init`: it would refuse, or hide a store that a backup can restore.
  */
 export async function isStoreKnown(path: string): Promise<boolean> {
   const file = await identify(path).catch(() => undefined);
@@ -129,7 +130,7 @@ export async function isStoreKnown(path: string): Promise<boolean> {
   return (await listStoresForHint()).some(({ storePath }) => storePath === path);
 }
 
-/** Lists the stores in the keyring; none if it does not respond soon. */
+/** Lists the stores in the keyring; none if the keyring does not respond within a second. */
 function listStoresForHint(): Promise<StoreInKeyring[]> {
   return withInteraction({ signal: AbortSignal.timeout(hintTimeoutMs) }, () =>
     listStores({ unlock: false }).catch(() => []),
@@ -148,17 +149,19 @@ export async function missingStoreError(path: string): Promise<StoreError> {
 
 async function missingStoreHint(path: string): Promise<string> {
   const stores = await listStoresForHint();
+  const defaultPath = await resolveStorePath().catch(() => undefined);
+  const here = path === defaultPath ? "" : ` --db ${shellQuote(path)}`;
   const others: string[] = [];
   for (const { storePath } of stores) {
     const file = await identify(storePath).catch(() => undefined);
     if (file?.format === "sqlcipher") others.push(storePath);
   }
   if (stores.some(({ storePath, slots }) => storePath === path && slots.includes("current"))) {
-    return "The keyring has a passphrase for it, so a store was here. Restore a backup: hivemind-sqlcipher restore BACKUP";
+    return `The keyring has a passphrase for it, so a store was here. Restore a backup: hivemind-sqlcipher restore BACKUP${here}`;
   }
   const [first] = others;
   if (first === undefined) {
-    return "Create a store: hivemind-sqlcipher init; or name another: --db PATH";
+    return `Create a store: hivemind-sqlcipher init${here}; or name another store: --db PATH`;
   }
-  return `The keyring has the passphrase of ${others.join(" and of ")}. Name the store: --db ${shellQuote(first)}. To create another store: hivemind-sqlcipher init`;
+  return `The keyring has the passphrase of ${others.join(" and of ")}. Name the store: --db ${shellQuote(first)}. To create another store: hivemind-sqlcipher init${here}`;
 }

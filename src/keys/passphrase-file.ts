@@ -1,4 +1,4 @@
-/** Reads passphrase files, and determines which part of them is the passphrase. */
+/** Reads passphrase files, and determines which part of a file is the passphrase. */
 import { StoreError, wrap } from "../errors.js";
 import { type FileKind, recogniseContent, withFileKind } from "../fs/file-kind.js";
 import { decodeSecret, readSecretBytes, type SecretFileOptions } from "../fs/private.js";
@@ -45,14 +45,14 @@ export function parsePassphrases(text: string, what: string): [string, ...string
     ...(first === withoutMark ? [] : ["the lines after the first"]),
   ];
   currentInteraction().notice?.(
-    `${what}: the first line is the passphrase, without ${ignored.join(" and ")}`,
+    `${what}: the first line is the passphrase; ignored: ${ignored.join(" and ")}`,
   );
   return [canonicalize(first, what), whole];
 }
 
 /**
- * Returns the passphrases in a sealed text, one a line, the newest first. It has several while the
- * store's passphrase changes.
+ * Returns the passphrases in a sealed text or a credential, one per line, the newest first. There
+ * are several while the store's passphrase changes.
  *
  * @param what - the origin of the text, for messages
  */

@@ -27,7 +27,10 @@ const powers = computePowersOfAlpha();
 export type CheckedPassphrase =
   /** All check symbols match; `passphrase` is in canonical form. */
   | { readonly kind: "generated"; readonly passphrase: string }
-  /** Most groups match; `group`, counted from 1, is the first wrong or missing group. */
+  /**
+   * At least half of the groups match; `group`, counted from 1, is the first wrong or missing
+   * group.
+   */
   | { readonly kind: "mistyped"; readonly passphrase: string; readonly group: number }
   /** Chosen by a user. */
   | { readonly kind: "other"; readonly passphrase: string };

@@ -32,7 +32,7 @@ export async function identifyProvider(pid: number): Promise<Provider> {
 
 /** Returns the path of a process's program; undefined if it is unknown. */
 async function findProgram(pid: number): Promise<string | undefined> {
-  // Not readable if the program has a capability, such as oo7 the one to lock memory.
+  // The link is unreadable if the program has a capability: oo7 may lock memory.
   const path = await readlink(`/proc/${pid}/exe`).catch(() => undefined);
   if (path !== undefined && !path.endsWith(" (deleted)")) return path;
   const [name = ""] = (await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "")).split("\0");

@@ -1,4 +1,4 @@
-/** Chooses the sealed file of a store, and changes its contents with the store's passphrase. */
+/** Chooses the path of a store's sealed file, and updates the file when the passphrase changes. */
 import { dirname } from "node:path";
 import { isKind, StoreError } from "../errors.js";
 import { moveFile, replacedName, syncDirectory } from "../fs/atomic.js";
@@ -11,7 +11,7 @@ import { findOpeningPassphrase } from "./unlock.js";
 
 /**
  * Returns the path for a store's sealed passphrase: the default path, or a path with a hash of the
- * store's path if the default file has the passphrase of another store.
+ * store's path if the file at the default path exists and does not open the store.
  */
 export async function resolveSealedPath(storePath: string): Promise<string> {
   const path = defaultSealedPath();
@@ -19,7 +19,7 @@ export async function resolveSealedPath(storePath: string): Promise<string> {
   return `${path}-${sha256Hex(storePath).slice(0, 8)}`;
 }
 
-/** Returns whether a sealed file has the passphrase of a store. */
+/** Returns whether a passphrase in a sealed file opens a store. */
 async function isSealedFor(storePath: string, path: string): Promise<boolean> {
   try {
     const source = { kind: "sealed", path } as const;
@@ -33,8 +33,8 @@ async function isSealedFor(storePath: string, path: string): Promise<boolean> {
 
 /**
  * Seals the next passphrase of a store in front of the present passphrases, and runs `work`, which
- * re-encrypts the store. Afterwards only the store's passphrase stays. Does not change other
- * sources.
+ * re-encrypts the store. Afterwards only the store's passphrase stays. If the source is not a
+ * sealed file, only runs `work`.
  *
  * @throws {@link StoreError} as `seal`, before `work`
  * @throws what `work` throws
@@ -59,12 +59,12 @@ export async function withSealed<Result>(
 
 interface PresentPassphrases {
   readonly passphrases: readonly string[];
-  /** The new path of a sealed file that cannot be decrypted. */
+  /** The path to which a file that cannot be decrypted was moved away. */
   readonly movedTo?: string;
 }
 
 /**
- * Seals a passphrase in front of the passphrases in the file.
+ * Seals a passphrase in front of the passphrases in the file, and returns these.
  *
  * @throws {@link StoreError} as `seal`
  */
@@ -111,7 +111,10 @@ async function putBack(
   }
 }
 
-/** Seals only the passphrase of the store. Does not fail, because former passphrases do no harm. */
+/**
+ * Seals only the passphrase of the store. Prints a notice instead of an error, because a former
+ * passphrase in the file does no harm.
+ */
 async function removeFormerPassphrases(
   source: PassphraseSource & { kind: "sealed" },
   storePath: string,
@@ -122,7 +125,7 @@ async function removeFormerPassphrases(
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     currentInteraction().notice?.(
-      `${describeSource(source)} has the former passphrase, too: ${error.message}`,
+      `${describeSource(source)} still contains the former passphrase: ${error.message}`,
     );
   }
 }

@@ -2,9 +2,9 @@
  * The passphrases in the keyring while a store's file is replaced.
  *
  * The new passphrase is stored as `#pending` before any file is encrypted with it. The old file's
- * passphrase is stored as `#previous:<key_id>` before the file is removed. Only then does the new
- * passphrase become the current one. After a kill at any point, opening the store finds its
- * passphrase.
+ * passphrase is stored as `#previous:<key_id>` before the file is removed. The new passphrase
+ * becomes the current passphrase only after that. After a kill at any point, a passphrase in the
+ * keyring opens the store.
  */
 import { randomBytes } from "node:crypto";
 import { StoreError } from "../errors.js";
@@ -28,7 +28,7 @@ export const keyringPlanSchema = z.strictObject({
   previous: z.nullable(z.string()),
   /** Whether the `#previous:` entry stays after the swap. */
   keep_previous: z.boolean(),
-  /** Whether a new passphrase becomes current. Otherwise the store loses its passphrase. */
+  /** Whether a new passphrase becomes current. If not, the store is decrypted and needs none. */
   pending: z.boolean(),
 });
 
@@ -40,6 +40,7 @@ export type KeyringPlan = z.infer<typeof keyringPlanSchema>;
  * @param source - the passphrase's source; only the keyring needs changes
  * @param next - the new passphrase; undefined for a store that will not be encrypted
  * @param replaced - the replaced file's key_id and its passphrase, if known
+ * @param keepPrevious - whether the replaced file's passphrase stays, for older backups
  * @returns undefined if the keyring needs no change
  * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be read
  */
@@ -78,7 +79,7 @@ export async function adoptPending(
 ): Promise<void> {
   if (generation !== "pending") return;
   await makePendingCurrent(storePath);
-  reporter.notice("the pending passphrase opens the store and is the current one now");
+  reporter.notice("the pending passphrase opens the store, and is now the current passphrase");
 }
 
 /** Makes the pending passphrase current if it equals `passphrase`, which opens the store. */
@@ -107,20 +108,22 @@ export async function keepCurrent(storePath: string, plan: KeyringPlan): Promise
     throw new StoreError(
       "passphraseUnavailable",
       `the keyring lost the passphrase of ${storePath} during this operation`,
-      { hint: "Nothing was changed. Take it from the bundle: hivemind-sqlcipher bundle import." },
+      {
+        hint: "Nothing was changed. Take the passphrase from the bundle: hivemind-sqlcipher bundle import FILE --identity FILE",
+      },
     );
   }
   await setEntry(storePath, `previous:${plan.previous}`, current);
 }
 
 /**
- * Returns the keyring slot for a password of `server.json` before the password is replaced there.
- * It may be the only passphrase of some store.
+ * Returns the keyring slot in which the password in `server.json` must be kept before it is
+ * replaced. The password may be the only passphrase of some store.
  *
  * @param next - the new password
- * @returns the name after `#previous:`; undefined if the password is the current passphrase
+ * @returns the name after `#previous:`; undefined if there is no password, or if it is kept already
  * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be read
- * @throws {@link StoreError} refused - if the source is not the keyring and cannot store it
+ * @throws {@link StoreError} refused - if the source is not the keyring and has another passphrase
  */
 export async function resolvePasswordSlot(
   storePath: string,
@@ -130,7 +133,7 @@ export async function resolvePasswordSlot(
 ): Promise<string | undefined> {
   if (password === undefined || password === next) return undefined;
   if (source.kind !== "keyring") {
-    // A sealed file has the next passphrase first by now.
+    // The next passphrase is now the first in a sealed file, so the password can be a later one.
     const isKnown =
       source.kind === "sealed"
         ? await isKept(source, storePath, password)
@@ -139,7 +142,9 @@ export async function resolvePasswordSlot(
     throw new StoreError(
       "refused",
       `server.json has another password than ${describeSource(source)}, and it would be lost`,
-      { hint: "Remove it from server.json if nothing needs it, or store it elsewhere first." },
+      {
+        hint: "Store the password elsewhere if a store needs it, then remove it from server.json.",
+      },
     );
   }
   if ((await getEntry(storePath, "current")) === password) return undefined;
@@ -168,7 +173,10 @@ async function resolvePreviousName(storePath: string, passphrase: string): Promi
   return existing?.slot.slice("previous:".length) ?? randomBytes(8).toString("hex");
 }
 
-/** Makes the new file's passphrase current, after the file has been put in place. Idempotent. */
+/**
+ * Makes the new file's passphrase current, after the file has been put in place. Deletes the
+ * current passphrase if the new file is not encrypted. Idempotent.
+ */
 export async function promotePending(storePath: string, plan: KeyringPlan): Promise<void> {
   if (!plan.pending) {
     await deleteEntry(storePath, "current");
@@ -187,7 +195,7 @@ export async function deleteReplaced(storePath: string, plan: KeyringPlan): Prom
 }
 
 /**
- * Restores the keyring's entries as before the swap, after the old file stayed or came back.
+ * Restores the keyring's entries as before the swap, if the old file stays or was put back.
  * Idempotent.
  *
  * @param replaced - whether the new file was in place; the new passphrase may then be current
@@ -225,7 +233,8 @@ export async function readFirstPassphrase(
 /**
  * Checks that the source still returns the passphrase of the staged file.
  *
- * @param plan - of the keyring; undefined if the keyring has the passphrase or is not the source
+ * @param plan - the keyring's changes; undefined if the passphrase is current already, or if the
+ *   source is not the keyring
  * @throws {@link StoreError} passphraseUnavailable - if the passphrase is missing or different
  */
 export async function assertPassphraseKept(
@@ -242,6 +251,6 @@ export async function assertPassphraseKept(
   throw new StoreError(
     "passphraseUnavailable",
     `${describeSource(source)} no longer has the new passphrase of ${storePath}`,
-    { hint: "Nothing was changed. Stop other programs that write there, then try again." },
+    { hint: "Nothing was changed. Stop other programs that change the source, then try again." },
   );
 }

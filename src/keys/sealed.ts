@@ -14,13 +14,15 @@ import { type Outcome, run } from "../process/run.js";
 import { generatePassphrase } from "./passphrase.js";
 import { parsePassphraseLines } from "./passphrase-file.js";
 
-/** The credential's name. It is part of the encrypted data, so a unit must load it by this name. */
+/** The credential's name. The encrypted data contains it, so a unit must load it by this name. */
 export const sealedName = "hivemind-sqlcipher";
 
 /** A TPM operation can take several seconds. */
 const timeoutMs = 60_000;
 
-const isRoot = () => process.geteuid?.() === 0;
+function isRoot(): boolean {
+  return process.geteuid?.() === 0;
+}
 
 /** Returns the directory where systemd looks for credentials sealed for this user. */
 export function sealedDirectory(): string {
@@ -32,9 +34,9 @@ export function defaultSealedPath(): string {
 }
 
 /**
- * Returns the `systemd-creds` options that seal for root or for an ordinary user.
+ * Returns the options with which `systemd-creds` seals for root or for an ordinary user.
  *
- * @param version - of systemd; undefined if it is not installed
+ * @param version - the version of systemd; undefined if it is not installed
  * @throws {@link StoreError} passphraseUnavailable - if this systemd cannot seal for this user
  */
 export function resolveSealingScope(version: number | undefined, forRoot: boolean): string[] {
@@ -92,8 +94,8 @@ function decrypt(path: string, scope: readonly string[], input?: string): Promis
 }
 
 /**
- * Seals passphrases in a file. Before it replaces an existing file, checks that this machine can
- * unseal the new one.
+ * Seals passphrases in a file, and replaces an existing file. First checks that this machine can
+ * unseal the new contents.
  *
  * @throws {@link StoreError} passphraseUnavailable - if the machine cannot seal
  * @throws {@link StoreError} refused - if a passphrase has several lines
@@ -131,8 +133,11 @@ export async function seal(path: string, passphrases: readonly string[]): Promis
 }
 
 /**
- * Returns the passphrase for a new store: the sealed passphrase, or a new one, sealed before use.
+ * Returns the passphrase for a new store: the first passphrase in the file. If the file does not
+ * exist, seals a passphrase in it first.
  *
+ * @param wanted - the user's passphrase; default: a generated passphrase
+ * @throws {@link StoreError} refused - if another passphrase than `wanted` is sealed
  * @throws {@link StoreError} as `readSealed` and `seal`
  */
 export async function readOrSealPassphrase(path: string, wanted?: string): Promise<string> {

@@ -2,8 +2,8 @@
  * The parts of freedesktop.org's Secret Service API that keytar lacks: listing entries, finding
  * locked entries, and unlocking with a dialog that can be cancelled.
  *
- * keytar returns nothing for a locked entry and for a missing entry alike. While a dialog is open,
- * keytar blocks a thread and so the end of the process.
+ * keytar returns nothing both for a locked entry and for a missing entry. While a dialog is open,
+ * keytar blocks a thread, and the process cannot exit.
  */
 import { setTimeout as delay, setInterval } from "node:timers/promises";
 import type { Environment } from "../config/paths.js";
@@ -180,10 +180,11 @@ export class SecretService implements AsyncDisposable {
   /**
    * Shows a dialog and waits until it is completed. Returns false if the user dismissed it.
    *
-   * Also returns once `isDone` does: oo7 0.7 keeps the dialogs of ended commands, so a user answers
-   * an earlier dialog first. And oo7 may lose a dismissal: gcr-prompter sends PromptReady and then
-   * PromptDone, oo7 handles both at once, and if PromptDone wins, the prompt object is removed
-   * without `Completed` (`prompt_ready` and `prompt_done` in its gnome/prompter.rs).
+   * Also returns true when `isDone` does: oo7 0.7 keeps the dialogs of ended commands, and the user
+   * may unlock the keyring in an earlier dialog. Returns false when oo7 has lost a dismissal:
+   * gcr-prompter sends PromptReady and then PromptDone, oo7 handles both at once, and if PromptDone
+   * is first, the prompt object is removed without `Completed` (`prompt_ready` and `prompt_done` in
+   * oo7's gnome/prompter.rs).
    */
   async #prompt(path: string, isDone: () => Promise<boolean>): Promise<boolean> {
     const bus = this.#bus;
@@ -290,8 +291,8 @@ export class SecretService implements AsyncDisposable {
         );
       } catch (error) {
         // Under load, gnome-keyring sometimes replies that the method does not exist.
-        const isPassing = error instanceof BusError && error.errorName.endsWith(".UnknownMethod");
-        if (!isPassing || count === maxAttempts) throw error;
+        const isTransient = error instanceof BusError && error.errorName.endsWith(".UnknownMethod");
+        if (!isTransient || count === maxAttempts) throw error;
         await delay(retryDelayMs);
       }
     }
@@ -317,7 +318,7 @@ export class SecretService implements AsyncDisposable {
 }
 
 /**
- * Prints a notice, after a delay, about an open dialog. Returns the function to cancel the notice.
+ * Prints a notice about an open dialog after a delay. Returns a function that cancels the notice.
  */
 export function announceDialog(
   provider: string,

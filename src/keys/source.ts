@@ -24,7 +24,7 @@ export type PassphraseSource =
   | { readonly kind: "file"; readonly path: string }
   | { readonly kind: "command"; readonly command: string }
   | { readonly kind: "credential"; readonly name: string }
-  /** The file of such a credential. */
+  /** The sealed file from which systemd decrypts a credential. */
   | { readonly kind: "sealed"; readonly path: string };
 
 /** The role of a passphrase. Sources other than the keyring have only the current one. */
@@ -79,7 +79,7 @@ export function formatSource(source: PassphraseSource): string {
   return "keyring";
 }
 
-/** Returns the error for a passphrase that would have to stay in such a secret. */
+/** Returns the error for a source that reads the secrets of a container engine. */
 export function engineSecretError(): StoreError {
   return new StoreError(
     "refused",
@@ -90,7 +90,7 @@ export function engineSecretError(): StoreError {
   );
 }
 
-/** Returns whether a source reads the secrets of a container engine, which it does not encrypt. */
+/** Returns whether a source reads the secrets of a container engine, which are not encrypted. */
 export function isEngineSecret(source: PassphraseSource): boolean {
   return (
     (source.kind === "command" && /\b(?:podman|docker)\s+secret\b/.test(source.command)) ||
@@ -138,8 +138,7 @@ export async function* readPassphrases(
 }
 
 /**
- * Returns whether a source has this passphrase for a store. If so, a file that it opens was created
- * here. Returns false for a source without a passphrase.
+ * Returns whether a source has this passphrase for a store; false if it has none or cannot be read.
  *
  * @throws {@link StoreError} refused - as `readPassphrases`
  */
@@ -158,19 +157,22 @@ export async function isKept(
   return false;
 }
 
-/** Reads single entries first. The list takes several calls for each entry, so it comes last. */
+/**
+ * Yields the passphrases in the keyring. Lists the entries only after the known slots, because the
+ * list takes several calls for each entry.
+ */
 async function* readKeyring(storePath: string, keyId?: string): AsyncGenerator<KeptPassphrase> {
-  const asked: Generation[] = ["current", "pending"];
-  if (keyId !== undefined) asked.push(`previous:${keyId}`);
+  const requested: Generation[] = ["current", "pending"];
+  if (keyId !== undefined) requested.push(`previous:${keyId}`);
   let found = false;
-  for (const generation of asked) {
+  for (const generation of requested) {
     for await (const { secret, collection } of readEntries(storePath, generation)) {
       found = true;
       yield { passphrase: secret, generation, ...(collection !== undefined && { collection }) };
     }
   }
   for (const { slot, secret } of await listEntries(storePath)) {
-    if (!isPrevious(slot) || asked.includes(slot)) continue;
+    if (!isPrevious(slot) || requested.includes(slot)) continue;
     found = true;
     yield { passphrase: secret, generation: slot };
   }
@@ -179,7 +181,7 @@ async function* readKeyring(storePath: string, keyId?: string): AsyncGenerator<K
 
 const noEntryErrors = new WeakSet<StoreError>();
 
-/** Returns the error for a store without an entry. Its hint never names `init`. */
+/** Returns the error for a store without an entry. Never names `init`, which refuses the store. */
 function noEntryError(storePath: string, keyId: string | undefined): StoreError {
   const bundle = keyId === undefined ? "FILE" : `clients.${keyId}.bundle.age`;
   const error = new StoreError(

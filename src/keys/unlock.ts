@@ -65,8 +65,8 @@ export async function unlock(
       if (!isNoEntryError(error)) throw error;
       return await unlockMoved(path, keyId, options, error);
     }
-    // A rotation may have ended after the keyring was read and before the file was read, so retry
-    // while the keyring or the file changes.
+    // A rotation may have ended between the reads of the keyring and of the file, so this retries
+    // while a new passphrase or key_id appears.
     if (tried.length > before && source.kind === "keyring") continue;
     const bundle = `clients.${keyId}.bundle.age`;
     const error = noneOpensError(path, source, tried, {
@@ -78,7 +78,10 @@ export async function unlock(
   }
 }
 
-/** Returns the opened store. Deletes its cached keys if the source does not allow them. */
+/**
+ * Returns the opened store. Deletes its cached keys if the source does not allow them. Prints a
+ * notice if the keyring has a wrong entry for the same slot.
+ */
 async function finishUnlock(
   path: string,
   source: PassphraseSource,
@@ -90,7 +93,7 @@ async function finishUnlock(
   const wrong = tried.filter(({ collection }) => collection !== undefined);
   if (kept.collection !== undefined && wrong.length > 0) {
     currentInteraction().notice?.(
-      `the keyring has several entries for ${path}: the entry in the collection "${kept.collection}" opens it, ${wrong.map(({ collection }) => `the entry in "${collection}"`).join(" and ")} does not; delete the wrong entry`,
+      `the keyring has several entries for ${path}: the entry in the collection "${kept.collection}" opens it, ${wrong.map(({ collection }) => `the entry in "${collection}"`).join(" and ")} does not; delete the wrong entry, unless a backup needs it`,
     );
   }
   return { ...opened, ...kept };
@@ -99,7 +102,7 @@ async function finishUnlock(
 /**
  * Opens the store with a passphrase of another path, and stores the passphrase for this path.
  *
- * @throws `reason`, if there is no such passphrase
+ * @throws `reason`, if there is no such passphrase, or if the user does not agree
  */
 async function unlockMoved(
   path: string,
@@ -140,7 +143,10 @@ interface Tried extends KeptPassphrase {
 /**
  * Returns the file's key_id.
  *
- * @throws {@link StoreError} if the file is missing or not encrypted
+ * @throws {@link StoreError} notFound - if there is no file
+ * @throws {@link StoreError} refused - if the file is not encrypted or has a plaintext header
+ * @throws {@link StoreError} what `unknownFormatError` returns - if it is not a database
+ * @throws {@link StoreError} newerVersion - if the schema of an unencrypted file is unknown
  */
 async function readKeyId(path: string): Promise<string> {
   const { format, keyId } = await identify(path);
@@ -202,7 +208,7 @@ async function openWithCachedKey(
       identity.then(({ keyId = "" }) => keyId),
     ),
   );
-  // A failure of the keyring does not matter if the file is not encrypted.
+  // If the file is not encrypted, nothing awaits `cachedKey`: its failure must not end the process.
   cachedKey.catch(() => undefined);
   if ((await identity).format !== "sqlcipher") {
     unneeded.abort();
@@ -234,7 +240,8 @@ function describeTried({ generation, collection }: KeptPassphrase): string {
 /**
  * Returns the error for an encrypted file that no passphrase of its source opens.
  *
- * @param hints - for the keyring, and for any other source
+ * @param hints - for a source that `bundle import` writes (the keyring or a sealed file), and for
+ *   any other source
  */
 export function noneOpensError(
   path: string,
