@@ -142,6 +142,10 @@ test("a path without a store: the store that the keyring knows is named, not hid
   const elsewhere = { XDG_DATA_HOME: machine.path("snap") };
   const { code, stderr } = await machine.run(["list-clients"], { env: elsewhere });
   expect([code, stderr]).toEqual([10, expect.stringContaining(machine.store)]);
+  const other = machine.path("other.db");
+  expect((await machine.run(["list-clients", "--db", other])).stderr).toContain(
+    `hivemind-sqlcipher init --db ${other}`,
+  );
   await rename(machine.store, machine.path("gone.db"));
   const gone = await machine.run(["list-clients"]);
   expect([gone.code, gone.stderr]).toEqual([10, expect.stringContaining("restore BACKUP")]);

@@ -437,6 +437,10 @@ describe("a hub that would not open this store with this passphrase is not start
   test("one whose server.json is not there, does not parse, or names another store", async () => {
     await settings({ database: { module: "hivemind-json-db-plugin" } });
     expect(await refusal([hub, "listen"])).toContain("names hivemind-json-db-plugin");
+    await settings({ database: { module: plugin, [plugin]: { db_path: "clients.db" } } });
+    expect(await refusal([hub, "listen"])).toContain(
+      "names a store in memory or without an absolute path",
+    );
     await settings({ database: { module: plugin, [plugin]: { name: "others" } } });
     expect(await refusal([hub, "listen"])).toContain(
       "hivemind-core/others.db, but the passphrase is",
