@@ -52,7 +52,7 @@ test("on a terminal, the recovery key is asked for where nothing else opens a ba
     [["verify", backup.path, "--bundle", bundle.path], "intact"],
     [["bundle", "show", bundle.path, "--show-passphrase"], "passphrase:"],
     [["restore", backup.path, ...idle, "--yes"], "Restored"],
-    [["bundle", "import", bundle.path], "already has the passphrase"],
+    [["bundle", "import", bundle.path], "is already in the keyring"],
   ] as const) {
     const { code, screen } = await onTerminal(machine, [...args], [[question, `${key}\r`]]);
     expect([code, screen]).toEqual([0, expect.stringContaining(report)]);

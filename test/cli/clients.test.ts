@@ -149,7 +149,7 @@ test("a new client may send what this schema's hub lets a new one send, or just 
   expect((await newer.run(["upgrade-schema", "--yes"])).code).toBe(0);
   const nothing = await newer.run(["add-client", "--name", "kitchen", "--json"]);
   expect(JSON.parse(nothing.stdout).client).toMatchObject({ allowed_types: [] });
-  expect(nothing.stderr).toMatch(/client 1 may not send any message yet: .*allow-msg TYPE 1/);
+  expect(nothing.stderr).toMatch(/client 1 cannot send any message yet: .*allow-msg TYPE 1/);
   const one = await newer.run(["add-client", "--allow", "speak", "--json"]);
   expect(JSON.parse(one.stdout).client).toMatchObject({ allowed_types: ["speak"] });
   expect(one.stderr).toBe("");

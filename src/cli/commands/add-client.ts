@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { type Command, InvalidArgumentError } from "commander";
-import { type Client, newClient, withoutSecrets } from "../../client/client.js";
+import { type Client, newClient, revokedApiKey, withoutSecrets } from "../../client/client.js";
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../../client/json.js";
 import { assertStrongPassword } from "../../client/password.js";
 import { effectiveTypes, initialTypes } from "../../client/permissions.js";
@@ -41,7 +41,7 @@ export function addCommand(program: Command): void {
   addGlobalOptions(command, ["name"]);
   addHelp(command, {
     details: [
-      "Without --allow, the client may send what the hub allows a new client. A crypto key has 16 characters.",
+      "Without --allow, a new client can send the types of the default list on HiveMind 4, and no message on HiveMind 5. A crypto key has 16 characters.",
     ],
     examples: [
       "hivemind-sqlcipher add-client --name kitchen",
@@ -55,11 +55,11 @@ async function addClient(context: Context, options: AddOptions): Promise<void> {
   if (options.cryptoKey !== undefined && options.cryptoKey.length !== 16) {
     throw new StoreError("usage", "a crypto key has exactly 16 characters");
   }
-  if (options.accessKey === "" || options.accessKey === "revoked") {
+  if (options.accessKey === "" || options.accessKey === revokedApiKey) {
     throw new StoreError("usage", `"${options.accessKey}" cannot be an access key`);
   }
   if (options.update && options.accessKey === undefined) {
-    throw new StoreError("usage", "--update needs the access key of the client", {
+    throw new StoreError("usage", "--update needs the client's access key", {
       hint: "Add --access-key KEY, or leave out --update to add a client.",
     });
   }
@@ -94,10 +94,10 @@ async function addClient(context: Context, options: AddOptions): Promise<void> {
   const { client_id: id } = client;
   if (effectiveTypes(client, store.schemaVersion).length === 0) {
     context.output.notice(
-      `client ${id} may not send any message yet: hivemind-sqlcipher allow-msg TYPE ${id}`,
+      `client ${id} cannot send any message yet: hivemind-sqlcipher allow-msg TYPE ${id}`,
     );
   }
-  // An update prints no secrets: they are shown once, when they are created.
+  // An update prints no secrets, because secrets are shown only when a client is added.
   const shown = isNew ? client : withoutSecrets(client);
   context.output.result({ client: shown }, () => clientLines(client, isNew));
 }

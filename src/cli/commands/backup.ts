@@ -54,9 +54,9 @@ export function addCommand(program: Command): void {
     details: [
       "Stops the service, copies the store and starts the service again. Satellites reconnect some seconds later; with --online they notice nothing. The first --to and --bundle-to are remembered in the settings.",
       "Refuses to run while the clock is behind the newest backup, because the new backup would look older; --yes overrides this.",
-      "Refuses to write to a directory whose disk is not mounted, that is, one which was on another file system before. On a terminal it asks whether the directory has moved, also with --yes; without a terminal it fails.",
-      "A target of --copy-to is a directory, such as one on another disk, or rclone:REMOTE:PATH, a remote of rclone's configuration. It gets the backups that it misses, after the service runs again; a directory is skipped while its disk is not mounted. If a copy fails, the backup is kept, and the exit code is that of the failure. Bundles go only to targets of --copy-bundle-to.",
-      "Backs up a plain SQLite, JSON or Redis database of the hub without stopping the hub. The backup is encrypted.",
+      "Refuses to write to a directory that is missing although the settings or an earlier backup name it. If a directory is on another file system than before, its disk is probably not mounted: on a terminal the command asks whether the directory has moved, even with --yes; without a terminal it fails.",
+      "A target of --copy-to is a directory, such as one on another disk, or rclone:REMOTE:PATH, a remote of rclone's configuration. After the service runs again, the backups that the target lacks are copied to it; a directory is skipped while its disk is not mounted. If a copy fails, the backup is kept, and the exit code is that of the failure. Bundles go only to targets of --copy-bundle-to.",
+      "If the hub's database is plain SQLite, JSON or Redis, backs it up without stopping the hub. The backup is encrypted in any case.",
     ],
     examples: [
       "hivemind-sqlcipher backup --to /srv/backup/hivemind --bundle-to /media/usb/bundles",
@@ -153,7 +153,7 @@ async function backupStore(
   return withNewKey(context, options, destinations, run);
 }
 
-/** Backs up an unencrypted database. Generates a recovery key if there is no recipient. */
+/** Backs up an unencrypted database. The backup is encrypted. */
 async function backupPlain(
   context: Context,
   options: BackupOptions,
@@ -178,7 +178,8 @@ async function backupPlain(
         });
         return await withCopies(context, destinations, result, signal);
       },
-      // Create the lock's directory: a database on a server has none on this machine.
+      // The lock is in the directory of the store's path, which may be missing: the hub's database
+      // is elsewhere.
       { makeDirectory: true },
     ),
   );
@@ -208,7 +209,10 @@ async function withCopies(
   return { ...result, copies };
 }
 
-/** Runs a backup. Generates a recovery key if there is no recipient. */
+/**
+ * Runs a backup to directories that are created if they are new. Generates a recovery key if there
+ * is no recipient or `--recovery-key-file` requests a key.
+ */
 async function withNewKey(
   context: Context,
   options: BackupOptions,
@@ -219,16 +223,16 @@ async function withNewKey(
   return withBundleTarget(context, { ...options, bundleTo }, ({ recipients }) => run(recipients));
 }
 
-/** Adds a hint on backing up without stopping the service, for example in a crash loop. */
+/** Adds the options that back up without a stop, for a service that does not stop or start. */
 function addOnlineHint(error: StoreError): StoreError {
   const line =
-    "To back up without stopping it, add --online, or --service none if nothing has the store open.";
+    "To back up without stopping the service, add --online, or --service none if nothing has the store open.";
   return wrap(error, { hint: withLine(error.hint, line) });
 }
 
 function noDirectoryError({ settingsPath }: Context, what: string, option: string): StoreError {
   return new StoreError("usage", `no directory for the ${what} is named`, {
-    hint: `Name it with ${option} DIRECTORY; ${settingsPath} remembers it.`,
+    hint: `Name the directory with ${option} DIRECTORY, which is then saved in ${settingsPath}.`,
   });
 }
 

@@ -26,12 +26,15 @@ export function addExport(group: Command): void {
     .command("export")
     .description("Write the store's passphrase bundle and verify it")
     .option("--bundle-to <directory>", "Write the bundle here, apart from the backups")
-    .option("--bundle-passphrase-file <path>", "Encrypt it with the passphrase in this file");
+    .option(
+      "--bundle-passphrase-file <path>",
+      "Encrypt the bundle with the passphrase in this file",
+    );
   addRecipientOptions(command);
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "--recipient adds the key to those in the settings, also for later bundles. With --bundle-passphrase-file, the next backup writes a bundle for the recipients again.",
+      "--recipient adds the key to the recipients in the settings, so that later bundles are encrypted to it, too. A bundle of --bundle-passphrase-file is replaced by the next backup, which encrypts its bundle to the recipients.",
     ],
     examples: [
       "hivemind-sqlcipher bundle export --bundle-to /media/usb/bundles",

@@ -29,8 +29,8 @@ export function addImport(group: Command): void {
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "The passphrase is imported only if it opens the store.",
-      "With --from-paper, type each line of the sheet on the terminal as it is printed, with its number and its check; a line with a mistake is named and typed again. FILE is a text file with the lines, and without a terminal they are read from standard input. The typed bundle stays as a file, also for restore --bundle.",
+      "The passphrase is imported only if it opens the store. With the passphrase source sealed:PATH, it is sealed into that file instead.",
+      "With --from-paper, type each line of the sheet on the terminal as it is printed, with its number and its check; a line with a mistake has to be typed again. FILE can be a text file with the lines; without FILE and a terminal, the lines are read from standard input. The typed bundle is kept as a file, which restore --bundle reads, too.",
     ],
     examples: [
       "hivemind-sqlcipher bundle import clients.0123456789abcdef.bundle.age -i recovery-key.txt",
@@ -57,10 +57,12 @@ async function importBundle(
     importPassphrase({ lock, source: context.source, bundle, opener }),
   );
   const { path, keyId, known } = result.imported;
+  const { source } = context;
+  const target = source.kind === "sealed" ? `the sealed file ${source.path}` : "the keyring";
   context.output.result(toJson(result), () => [
     known
-      ? `The keyring already has the passphrase of ${path} (key_id ${keyId})`
-      : `Imported the passphrase of ${path} (key_id ${keyId}) into the keyring; it opens the store`,
+      ? `The passphrase of ${path} (key_id ${keyId}) is already in ${target}`
+      : `Imported the passphrase of ${path} (key_id ${keyId}) into ${target}; it opens the store`,
   ]);
 }
 
@@ -78,7 +80,7 @@ function resolveBundlePath(file: string | undefined, { fromPaper, output }: Impo
   });
 }
 
-/** Refuses an existing file before the lines are typed. */
+/** @throws {@link StoreError} refused - if the file of the typed bundle exists already */
 async function assertAbsent(path: string): Promise<void> {
   const { lstatIfExists } = await import("../../fs/read.js");
   if (!(await lstatIfExists(path))) return;
@@ -87,7 +89,10 @@ async function assertAbsent(path: string): Promise<void> {
   });
 }
 
-/** Writes the bundle before it is opened, so that a wrong recovery key costs no typing. */
+/**
+ * Writes the typed bundle. Called before the bundle is opened, so that after a wrong recovery key
+ * the lines need not be typed again.
+ */
 async function writeTypedBundle(
   { output }: Context,
   file: string | undefined,
@@ -105,11 +110,11 @@ async function writeTypedBundle(
   output.notice(`the typed bundle is ${path}`);
 }
 
-/** Reads the lines from the terminal, which shows them, because the bundle is encrypted. */
+/** Reads the lines from the terminal. The terminal shows them: the bundle is encrypted. */
 async function readTypedLines(output: Output): Promise<string> {
   const { PaperReader } = await import("../../bundle/paper.js");
   const reader = new PaperReader();
-  output.notice('type the lines of the sheet as they are printed; the last one begins with "all"');
+  output.notice('type the lines of the sheet as they are printed; the last line begins with "all"');
   await askLines(
     () => `line ${reader.next}: `,
     (line) => {
@@ -117,7 +122,7 @@ async function readTypedLines(output: Output): Promise<string> {
         return reader.accept(line);
       } catch (error) {
         if (!isKind(error, "usage")) throw error;
-        output.warning(`${error.message}; type it again`);
+        output.warning(`${error.message}; type the line again`);
         return false;
       }
     },

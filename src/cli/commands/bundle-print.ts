@@ -17,14 +17,14 @@ interface PrintOptions extends BundleKeyOptions {
 
 export function addPrint(group: Command): void {
   const command = addOpenerOptions(group.command("print <file>"))
-    .description("Print a bundle as a page of QR codes and text for a safe")
+    .description("Write a page with a bundle as QR codes and text, to print")
     .option("-o, --output <file>", "Write to this new file (default: -, standard output)")
     .option("--with-passphrase", "Print the passphrase, too");
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "The page is HTML that loads nothing, for A4 or Letter. The bundle on it stays encrypted: keep the recovery key, or the bundle's passphrase, somewhere else.",
-      "With --with-passphrase, the page opens everything without another key. Write it to a file in memory, and remove the file when it is printed.",
+      "The page is HTML without scripts and other files, for A4 or Letter. The bundle on the page stays encrypted: keep the recovery key, or the bundle's passphrase, somewhere else.",
+      "A page of --with-passphrase opens the store and its backups without another key. Write it to a file in memory, such as in /dev/shm, and remove the file after printing.",
     ],
     examples: [
       "hivemind-sqlcipher bundle print clients.0123456789abcdef.bundle.age -o sheet.html",

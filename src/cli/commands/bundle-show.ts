@@ -17,7 +17,7 @@ interface ShowOptions extends BundleKeyOptions {
 
 export function addShow(group: Command): void {
   const command = addOpenerOptions(group.command("show <file>"))
-    .description("Show what a bundle is for and, with its key, its contents")
+    .description("Show a bundle's file and, with its key, its contents")
     .option("--show-passphrase", "Show the store's passphrase, too");
   addGlobalOptions(command);
   addHelp(command, {
@@ -53,7 +53,7 @@ async function showBundle(context: Context, file: string, options: ShowOptions):
 function proofText({ recipients, matches }: { recipients: string[]; matches: boolean }): string {
   return matches
     ? `the bundle opens with the key of ${recipients.join(", ")}`
-    : "of another bundle";
+    : "the verification record belongs to another bundle";
 }
 
 function valueText(value: unknown): string {

@@ -17,7 +17,7 @@ export function addCommand(program: Command): void {
   addSwapOptions(command);
   addGlobalOptions(command);
   addHelp(command, {
-    details: ["Asks for confirmation twice."],
+    details: ["Asks for confirmation twice, unless --yes is given."],
     examples: ["hivemind-sqlcipher decrypt"],
   });
   command.action(async (options: SwapOptions) => runDecrypt(await contextOf(command), options));

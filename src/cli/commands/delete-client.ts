@@ -19,7 +19,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       optionalIdNote,
-      "The row stays, so that the hub does not give the id to another client. There is no confirmation, and it cannot be undone.",
+      "The client's row stays, so that the hub does not give the id to another client. The command asks for no confirmation, and the revocation cannot be undone.",
     ],
     examples: ["hivemind-sqlcipher delete-client 3"],
   });

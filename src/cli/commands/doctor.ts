@@ -23,7 +23,7 @@ export function addCommand(program: Command): void {
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "Prints each finding with its fix, and exits with 1 if there is one. With --quiet, as for cron, prints nothing else. Only --fill-gaps changes anything: where an id is missing, the hub would give it to a new client and overwrite the client with the highest id.",
+      "Prints each check, with a fix for each finding, and exits with 1 if there is a finding. With --quiet, as for cron, prints only the findings. Changes nothing without --fill-gaps: the hub numbers a new client by the number of rows, so after a missing id it overwrites an existing client.",
     ],
     examples: [
       "hivemind-sqlcipher doctor",

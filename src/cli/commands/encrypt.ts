@@ -42,7 +42,9 @@ export function addCommand(program: Command): void {
   addBundleTarget(command);
   addGlobalOptions(command);
   addHelp(command, {
-    details: ["Format 3 is for a hub whose SQLCipher library is too old for format 4."],
+    details: [
+      "Format 3 is for a hub whose SQLCipher library is too old for format 4. --to and --bundle-to are saved in the settings unless the settings name such a directory already.",
+    ],
     examples: [
       "hivemind-sqlcipher encrypt --to /srv/backup/hivemind --bundle-to /media/usb/bundles",
     ],
@@ -54,7 +56,7 @@ async function runEncrypt(context: Context, options: EncryptOptions): Promise<vo
   const { encrypt } = await import("../../swap/encrypt.js");
   const { recordDirectories } = await import("../../config/known-directories.js");
   await assertUsableDirectory("--to", options.to);
-  // Fails before the store is encrypted if a directory cannot be created.
+  // A directory that cannot be created ends the command before the store is encrypted.
   const named = await createNamedDirectories(context, [options.to]);
   const result = await withBundleTarget(context, options, (bundleTarget) =>
     operateWithService(context, (lock, signal) =>

@@ -27,13 +27,13 @@ export function addCommand(program: Command): void {
         "json",
       ]),
     );
-  addFileOption(command, "Write to this new file or directory, - for standard output");
+  addFileOption(command, "Write to this new file, or in this directory (- for stdout)");
   addSecretOption(command);
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "CSV has the hub's columns. JSON has everything, also what a client may do. Without a file, and for a file name that does not end in .json, the format is CSV.",
-      "Only an export with --show-secrets includes revoked clients and can be imported again. It is not encrypted.",
+      "CSV has the columns of hivemind-core export-clients. JSON has all fields, with permissions and metadata. Without a file, and for a file name that does not end in .json, the format is CSV.",
+      "Only an export with --show-secrets includes revoked clients and can be imported again. Such an export is not encrypted.",
     ],
     examples: [
       "hivemind-sqlcipher export-clients clients.csv",
@@ -61,7 +61,8 @@ async function exportClients(
   }
   const path = file === undefined ? undefined : await resolveExportPath(expandPath(file), format);
   if (path === undefined) {
-    // A signal ends the process, also if it waits for a slow reader: there is nothing to clean up.
+    // Without abortOnSignal, a signal ends the process even while it waits for a slow reader. There
+    // is nothing to clean up.
     await using store = await openStore(context);
     for await (const piece of exportText({ clients: store, format, secrets })) await print(piece);
     return;

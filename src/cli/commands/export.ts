@@ -21,7 +21,7 @@ export function addCommand(program: Command): void {
   const command = program
     .command("export [backup]")
     .description("Export a backup to offline media, readable with only Python")
-    .option("--to <directory>", "Write a new directory here, on the medium")
+    .option("--to <directory>", "Create the export in this directory of the medium")
     .option("--device-label <label>", "Write only to the medium with this file system label")
     .option("--split <size>", "Write the backup in parts of this size, such as 100M");
   addBundleOptions(command);
@@ -29,7 +29,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "Exports the newest backup if none is named. The backup is verified first. The new directory has the backup, its manifest, a Python program that opens it, the description of the formats, a README.txt with the steps, and SHA256SUMS.",
-      "Neither the bundle nor the recovery key is exported. A directory that is, contains or is inside a directory of bundles is refused.",
+      "Neither the bundle nor the recovery key is exported. Refuses a directory of bundles, as well as directories inside it and around it.",
     ],
     examples: [
       "hivemind-sqlcipher export --to /media/usb --device-label HUB-BACKUP",
@@ -79,10 +79,10 @@ async function runExport(
 }
 
 /**
- * Returns the named backup, or the newest one.
+ * Returns the named backup, or else the newest backup in the directory of the settings.
  *
- * @throws {@link StoreError} usage - without a directory of backups
- * @throws {@link StoreError} notFound - if there is no backup
+ * @throws {@link StoreError} usage - if neither a backup nor a directory is named
+ * @throws {@link StoreError} notFound - if the directory has no backup of the store
  */
 async function chooseBackup(context: Context, backup: string | undefined): Promise<string> {
   const { findNewestBackup } = await import("../../backup/manifest.js");

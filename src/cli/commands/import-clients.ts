@@ -18,7 +18,7 @@ interface ImportOptions extends FileOption {
   dryRun?: boolean;
 }
 
-/** Rows listed in the text output; --json lists more. */
+/** The maximum number of rows or clients in a list of the text output. --json lists more. */
 const shownRows = 20;
 
 export function addCommand(program: Command): void {
@@ -32,7 +32,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "Reads exports of export-clients --show-secrets and of hivemind-core export-clients, the output of list-clients --json or --jsonl, and the file of HiveMind's JSON plugin. A row that can be read in more than one way is refused.",
-      "A row without client_id gets the next free id. Ids missing from the file are filled with revoked rows, because the hub would otherwise reuse the id of an existing client. Revoked clients stay revoked. An import that lets a client do more than before, on HiveMind 4 or 5, asks for confirmation.",
+      "A row without client_id gets the next free id. If the import leaves ids unused, revoked rows fill them, because the hub would otherwise overwrite an existing client. Revoked clients stay revoked. An import that lets a client do more than before, on HiveMind 4 or 5, asks for confirmation.",
       "Exit codes: 0 imported; 17 nothing imported, because a row or the confirmation was refused.",
     ],
     examples: [
@@ -61,7 +61,7 @@ async function importClients(
   const path = file === "-" ? null : expandPath(file);
   const progress = new Progress(context.output);
   await abortOnSignal(async (signal) => {
-    // Before the store is opened: an operation does not wait for input that pauses.
+    // Read the input before the store is opened, so that no operation waits for a slow input.
     const contents = await readImport({
       file: path ?? process.stdin,
       signal,
@@ -88,7 +88,7 @@ async function importClients(
   });
 }
 
-/** Adds the path to an error about the file's text, and what the file is. */
+/** Adds the path to an error about the file's text, and the kind of file if it is recognised. */
 async function addFileKind(error: unknown, path: string): Promise<unknown> {
   if (!isKind(error, "refused") || error.message.includes(path)) return error;
   const { withFileKind, recogniseFile } = await import("../../fs/file-kind.js");
@@ -109,7 +109,7 @@ function accessLines({ defaulted, emptyLists }: Plan, widened: readonly Widened[
   const lines: string[] = [];
   if (defaulted > 0) {
     lines.push(
-      `${counted(defaulted, "new client")} without permissions in the file: they get the permissions that add-client gives.`,
+      `${counted(defaulted, "new client")} without permissions in the file, which get the permissions that add-client gives.`,
     );
   }
   if (emptyLists > 0) {
@@ -168,7 +168,7 @@ function importLines({ dryRun, plan, widened }: ImportReport): string[] {
       .map(({ where, why }) => `  ${where}: ${escapeControlCharacters(why)}`),
     ...moreLine(rejectedCount),
     ...(dryRun ? accessLines(plan, widened) : []),
-    ...(rejectedCount > 0 && dryRun ? [`Without them: ${countsText(plan)}`] : []),
+    ...(rejectedCount > 0 && dryRun ? [`Without the refused rows: ${countsText(plan)}`] : []),
   ];
 }
 

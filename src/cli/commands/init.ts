@@ -75,7 +75,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "HiveMind 4 uses schema 0; HiveMind 5 uses schema 2 and upgrades a store of schema 0.",
-      "--cipher-settings has the parameters of the existing store, which --adopt re-encrypts with SQLCipher's defaults. Parameters: compatibility, page_size, kdf_iter, kdf_algorithm, hmac_algorithm, use_hmac, plaintext_header_size and salt. The passphrase file may contain a raw key (x'…') instead of a passphrase.",
+      "--cipher-settings describes a store to adopt that was not encrypted with SQLCipher's defaults; --adopt re-encrypts it with them. Parameters: compatibility, page_size, kdf_iter, kdf_algorithm, hmac_algorithm, use_hmac, plaintext_header_size and salt. With --adopt, the passphrase file has the store's passphrase, or a raw key (x'…').",
     ],
     examples: [
       "hivemind-sqlcipher init",
@@ -98,14 +98,14 @@ export function addCommand(program: Command): void {
   });
 }
 
-/** @throws {@link StoreError} usage - if an option would have no effect, with --adopt or without */
+/** @throws {@link StoreError} usage - for an option without effect on a new or an adopted store */
 function assertOptionsFit(options: InitOptions): void {
   if (options.adopt) {
     assertUnused(
       options,
       ["schemaVersion", "cipherCompatibility"],
       "cannot be combined with --adopt",
-      "Omit it: --adopt keeps the store's own.",
+      "Omit it: the adopted store has a schema version and a SQLCipher format already.",
     );
   } else {
     const keys = ["cipherSettings", "removePassword"] as const;
@@ -114,8 +114,8 @@ function assertOptionsFit(options: InitOptions): void {
 }
 
 /**
- * Removes the empty directories that a failed init created. First removes the lock file, which is
- * no reason to keep a directory.
+ * Removes the empty directories that a failed init created. If init created the store's directory,
+ * first removes the lock file there.
  */
 async function removeDirectories(directories: readonly string[], storePath: string): Promise<void> {
   const { lockPath } = await import("../../operation/lock.js");
@@ -148,8 +148,8 @@ async function runInit(context: Context, options: InitOptions): Promise<void> {
   const { readOrGeneratePassphrase } = await import("../../swap/prepare.js");
   const { recordDirectories } = await import("../../config/known-directories.js");
   const { passphraseFile } = options;
-  // A directory that cannot be created must fail before the store exists. A failed init removes
-  // the directories, so they are recorded at the end.
+  // A directory that cannot be created ends init before the store exists. The directories are
+  // recorded at the end, because a failed init removes them.
   const named = await createNamedDirectories(context, [options.to, options.bundleTo]);
   const result = await initStore({
     ...buildRecipientOptions(context, options),
@@ -261,9 +261,9 @@ function withOptions(settings: Settings, context: Context, options: InitOptions)
 }
 
 /**
- * Returns the schema version for a new store: from the options, else the newest that the hub on
- * this machine supports, else 0. Every hub reads schema 0. HiveMind 4 enforces blacklists only in
- * schema 0, and HiveMind 5 upgrades it.
+ * Returns the schema version for a new store: that of the options, else the newest that the hub on
+ * this machine supports, else 0. Every hub reads schema 0: HiveMind 4 enforces blacklists only in
+ * schema 0, and HiveMind 5 upgrades a store of schema 0.
  */
 async function resolveSchemaVersion({ schemaVersion: wanted }: InitOptions): Promise<0 | 2> {
   if (wanted !== undefined) return wanted === "2" ? 2 : 0;

@@ -41,7 +41,7 @@ async function listClients(context: Context, options: ListOptions): Promise<void
   } else {
     const count = await printClientTable(context, clients, options.showSecrets ?? false);
     if (count === 0) context.output.notice("no clients");
-    // Counting comes last so that it does not delay the first row.
+    // Count after printing, so that the first row appears without delay.
     const { revoked } = options.revoked ? { revoked: 0 } : await store.counts();
     if (revoked > 0) context.output.notice(`${revoked} revoked, shown with --revoked`);
   }

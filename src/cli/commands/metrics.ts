@@ -32,7 +32,7 @@ async function runInstall(context: Context, file: string): Promise<void> {
   const { writeMetrics } = await import("../../diagnostics/metrics.js");
   if (!file.endsWith(".prom")) {
     throw new StoreError("usage", `the name of ${file} does not end in .prom`, {
-      hint: "node_exporter's textfile collector reads only *.prom files.",
+      hint: "Name a file that ends in .prom: node_exporter's textfile collector reads no other file.",
     });
   }
   await writeMetrics(file, await collectMetrics(context));
@@ -41,7 +41,9 @@ async function runInstall(context: Context, file: string): Promise<void> {
 }
 
 function addRemove(group: Command): void {
-  const command = group.command("remove").description("Remove the file, and write no metrics");
+  const command = group
+    .command("remove")
+    .description("Remove the file of the metrics and stop writing it");
   addGlobalOptions(command);
   addHelp(command, { examples: ["hivemind-sqlcipher metrics remove"] });
   command.action(async () => runRemove(await contextOf(command)));
@@ -52,9 +54,13 @@ async function runRemove(context: Context): Promise<void> {
   const { removeFile } = await import("../../fs/atomic.js");
   const { file } = context.settings.metrics ?? {};
   if (file === undefined) {
-    throw new StoreError("notFound", `no metrics of ${context.storePath} are written`, {
-      hint: "Run hivemind-sqlcipher metrics install FILE.",
-    });
+    throw new StoreError(
+      "notFound",
+      `the settings of ${context.storePath} name no file of metrics`,
+      {
+        hint: "Run hivemind-sqlcipher metrics install FILE.",
+      },
+    );
   }
   await updateSection(context.settingsSection, ({ metrics: _, ...others }) => others);
   await removeFile(file);

@@ -55,8 +55,8 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "Stop the hub first. Every record is read back and compared. The same command continues an interrupted migration.",
-      "Settings are those of the hub's server.json; an option wins over the file. A source is keyring, file:PATH, command:CMD, credential[:NAME] or sealed[:PATH].",
-      "--switch asks the hub's Python packages whether they can open the target, unless --hub is none. --remove-source removes nothing before they have read the clients from the target.",
+      "A database has its settings in the hub's server.json, which --from-setting and --to-setting override; hivemind-sqlcipher-db-plugin is the store of the other commands. The source of a password is keyring, file:PATH, command:CMD, credential[:NAME] or sealed[:PATH].",
+      "--switch asks the hub's Python packages whether they can open the target, unless --hub is none. --remove-source removes nothing before these packages have read the clients from the target.",
     ],
     examples: [
       "hivemind-sqlcipher migrate --from hivemind-json-db-plugin --to hivemind-sqlcipher-db-plugin --switch",
@@ -72,7 +72,7 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
   const endpoints = await buildEndpoints(context, options);
   const { from, to } = endpoints;
   if (options.removeSource) await assertSourceRemovable(from, options);
-  // Before the plan reads server.json, which a recovery may change.
+  // Recover before the plan reads server.json, which a recovery may change.
   if ([from.name, to.name].includes(sqlcipherPluginName)) await recoverFirst(context);
   const plan = options.switch ? await planSwitch(endpoints, options) : undefined;
   // By default V8's heap grows to 300 MB before it is collected.
@@ -125,14 +125,14 @@ async function assertSourceRemovable(from: Endpoint, options: MigrateOptions): P
   }
 }
 
-/** A switch of the hub to the target, after its requirements were checked. */
+/** A switch of the hub to the target, whose requirements are met. */
 interface SwitchPlan {
   readonly database: HubDatabase;
   /** `server.json` before the switch. */
   readonly before: ServerJson;
-  /** Undefined with `--hub none`. */
+  /** The hub that can open the target; undefined with `--hub none`. */
   readonly testedHub: TestedHub | undefined;
-  /** The checksum of the source, if it is a file. */
+  /** The checksum of the source, if it is a file; undefined for a dry run. */
   readonly sum: string | undefined;
   readonly removeSource: boolean;
 }
@@ -159,7 +159,7 @@ async function planSwitch({ from, to }: Endpoints, options: MigrateOptions): Pro
 }
 
 interface SwitchOutcome {
-  /** The `server.json` that names the target now. */
+  /** The path of the `server.json` that was changed to name the target; null without a switch. */
   readonly switched: string | null;
   /** The files of the source that were removed. */
   readonly removed: string[];

@@ -8,7 +8,7 @@ import { Table } from "../ui/table.js";
 export function addCommand(program: Command): void {
   const command = program
     .command("plugins [names...]")
-    .description("List the database plugins, and load those that are named");
+    .description("List the database plugins, and load the named plugins");
   addGlobalOptions(command);
   addHelp(command, {
     details: ["Exits with 1 if a named plugin cannot be loaded."],
@@ -50,12 +50,12 @@ async function listPlugins(context: Context, names: string[], version: string): 
   output.result({ plugins }, () => lines);
 }
 
-/** Returns why a plugin is unusable, or null. Runs the plugin's code only with `load`. */
-async function findProblem(plugin: FoundPlugin, load: boolean): Promise<string | null> {
+/** Returns why a plugin is unusable, or null. Runs the plugin's code only if it is to be loaded. */
+async function findProblem(plugin: FoundPlugin, shouldLoad: boolean): Promise<string | null> {
   const { loadPlugin, findSyntaxProblem } = await import("../../databases/discover.js");
   const problem = plugin.problem ?? (await findSyntaxProblem(plugin.file));
   if (problem !== undefined) return problem;
-  if (!load) return null;
+  if (!shouldLoad) return null;
   try {
     await loadPlugin(plugin);
     return null;

@@ -3,6 +3,7 @@ import type { PruneResult } from "../../backup/prune.js";
 import { isRemote } from "../../config/paths.js";
 import type { View } from "../../copies/view.js";
 import { StoreError } from "../../errors.js";
+import { counted } from "../../text/count.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addGlobalOptions, type Context, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
@@ -41,10 +42,10 @@ export function addCommand(program: Command): void {
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      'A rule that is not given is taken from "keep" in the settings. Days, weeks and months begin at midnight of the local time zone; those without a backup do not count. The newest backup that verifies is always kept, and files without a valid manifest are neither counted nor removed.',
-      "Keeps a backup with the newest contents whatever its date. Refuses to run if a backup is from the future, because a clock may have been wrong; --yes overrides this.",
-      "A target is a directory, or rclone:REMOTE:PATH. Exits with 18 if it refuses to remove a backup.",
-      "With --bundles, a bundle stays while a store of this machine or a backup in a directory or remote of the settings needs it, and all of these must be reachable. Other copies of the removed backups need their bundle, too.",
+      'A rule that is not given is taken from "keep" in the settings. Days, weeks and months begin at midnight of the local time zone; a day, week or month without a backup does not count. The newest backup that verifies is always kept, and files without a valid manifest are neither counted nor removed.',
+      "Keeps the backup with the newest contents even if its date is not the newest. Refuses to run if a backup is from the future, because a clock may have been wrong; --yes overrides this.",
+      "The target is a directory or rclone:REMOTE:PATH. Exits with 18 if a backup cannot be removed from it.",
+      "With --bundles, a bundle stays while a store of this machine, or a backup in a directory or remote of the settings, needs it. All of these directories and remotes must be reachable. Copies elsewhere do not count: they cannot be opened without the removed bundle.",
     ],
     examples: [
       "hivemind-sqlcipher prune --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run",
@@ -115,13 +116,13 @@ async function runPrune(
     ),
   );
   const document = toJson({ prune: result });
-  const failure = notRemovedError(result);
+  const failure = findRemovalError(result);
   const print = () => {
     output.result(document, () => pruneLines(result, context));
     if (failure) output.warning(failure.message);
     if (result.left.some(({ problem }) => problem === unknownPassphraseReason)) {
       output.notice(
-        "backups of an earlier passphrase are neither counted nor removed: rotate with --keep-previous or --reencrypt-backups DIRECTORY, or remove them manually once later backups suffice",
+        "backups that no known passphrase opens are neither counted nor removed: remove them manually once later backups suffice; at the next rotate, --keep-previous or --reencrypt-backups DIRECTORY avoids this",
       );
     }
   };
@@ -139,12 +140,12 @@ function listOtherTargets(
   return [...new Set(named)].filter((target) => target !== pruned);
 }
 
-/** Returns the error for backups that the rules do not keep and that could not be removed. */
-function notRemovedError({ folder, notRemoved }: PruneResult): StoreError | undefined {
+/** Returns the error if backups that no rule keeps could not be removed. */
+function findRemovalError({ folder, notRemoved }: PruneResult): StoreError | undefined {
   if (notRemoved.length === 0) return undefined;
   return new StoreError(
     "io",
-    `${notRemoved.length} backups in ${folder} could not be removed: the file system, or the server, refuses it`,
+    `${counted(notRemoved.length, "backup")} in ${folder} could not be removed: the file system or the server refused the removal`,
   );
 }
 

@@ -39,7 +39,7 @@ export function addCommand(program: Command): void {
     .option("--to <path>", "Restore to this file and leave the store unchanged")
     .option("--into <plugin>", "Restore the clients into this database of the hub")
     .option("--into-setting <key=value>", "Set a setting of --into (repeatable)", collectSetting)
-    .option("--from-time <time>", "Restore the newest backup made before this time")
+    .option("--from-time <time>", "Restore the newest backup that is not newer than this time")
     .option("--no-manifest", "Accept a file without a manifest if its pages are intact")
     .option("--discard-replaced", "Delete the replaced store instead of keeping it")
     .option("--readmit-revoked", "Readmit clients that were revoked after the backup");
@@ -48,8 +48,8 @@ export function addCommand(program: Command): void {
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "A time is a date or 2026-11-24T18:50Z, and replaces FILE. Clients that were revoked after the backup stay revoked. A restore that lets a client do more than now, on HiveMind 4 or 5, asks for confirmation.",
-      "--into is for a hub that does not encrypt its clients: the name of its plugin in server.json, with the settings there. The present clients are backed up first, unless --discard-replaced is given.",
+      "--from-time TIME replaces FILE. TIME is 2026-11-24T18:50Z, or a date, which means midnight UTC at the begin of that day. Clients that were revoked after the backup stay revoked. A restore that lets a client do more than now, on HiveMind 4 or 5, asks for confirmation.",
+      "--into is for a hub that does not encrypt its clients. PLUGIN is the name of the hub's database plugin, whose settings are read from server.json. The present clients are backed up first, unless --discard-replaced is given.",
     ],
     examples: [
       "hivemind-sqlcipher restore /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db",
@@ -65,7 +65,7 @@ export function addCommand(program: Command): void {
 }
 
 /**
- * Throws before the backup is read or a recovery key is asked for.
+ * Checks the options before the backup is read or a recovery key is asked for.
  *
  * @throws {@link StoreError} usage - for contradictory options, and options without effect
  */
@@ -172,7 +172,7 @@ async function restoreStore(
     options.to === undefined ? await findOtherDatabase().catch(() => undefined) : undefined;
   if (other && (await isDefaultStore(context))) {
     output.warning(
-      `the hub does not use the restored store: its server.json names ${other.name}. Restore with --into ${other.name}, or let server.json name the store`,
+      `the hub does not use the restored store: its server.json names ${other.name}. Restore the backup with --into ${other.name}, or name the store in server.json`,
     );
   }
   return result;
@@ -207,9 +207,9 @@ async function restoreDatabase(
 }
 
 /**
- * Returns the directories and recipients of the backup that is made first.
+ * Returns the directories and recipients for the backup of the present clients.
  *
- * @throws {@link StoreError} usage - if the settings lack one of them
+ * @throws {@link StoreError} usage - if the settings lack a directory or the recipients
  */
 function resolveBackupTarget(context: Context): BackupTarget {
   const { backup, recipients } = context.settings;
@@ -221,8 +221,10 @@ function resolveBackupTarget(context: Context): BackupTarget {
       recipients,
     };
   }
-  throw new StoreError("usage", "the directories for a backup of the present clients are unknown", {
-    hint: "Make a backup now, which saves them: hivemind-sqlcipher backup --to DIRECTORY --bundle-to OTHER-DIRECTORY. Or give --discard-replaced.",
+  const message =
+    "the settings lack a directory or the recipients for a backup of the present clients";
+  throw new StoreError("usage", message, {
+    hint: "Make a backup now, which saves them: hivemind-sqlcipher backup --to DIRECTORY --bundle-to OTHER-DIRECTORY. Or add --discard-replaced to make no backup.",
   });
 }
 

@@ -38,7 +38,7 @@ export function addCommand(program: Command): void {
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "The store is re-encrypted page by page while the service runs, and each page is read back and compared; the service is stopped only for the pages that changed meanwhile. A store that is not in WAL mode is re-encrypted while the service is stopped.",
+      "The store is re-encrypted page by page while the service runs, and each page is read back and compared; the service is stopped only for the pages that changed during the re-encryption. A store that is not in WAL mode is re-encrypted while the service is stopped.",
       "Older backups stay encrypted with the previous passphrase, which is in its own bundle. --keep-previous lets restore and verify open them without that bundle.",
     ],
     examples: [
@@ -77,9 +77,11 @@ async function runRotate(context: Context, options: RotateOptions): Promise<Moni
 
 /** Returns advice on the backups made with the previous passphrase. */
 function backupAdvice({ rotated }: RotateResult, { settings }: Context): string {
+  const canKeep = rotated.passphraseSource === "keyring";
+  const remedy = `${canKeep ? "--keep-previous or " : ""}--reencrypt-backups avoids this`;
   const keep = rotated.previousKept
     ? "Older backups still open with the previous passphrase in the keyring"
-    : "Older backups open only with the bundle of the previous passphrase, and prune leaves them (--keep-previous or --reencrypt-backups at the next rotate)";
+    : `Older backups open only with the bundle of the previous passphrase, and prune does not remove them (at the next rotate, ${remedy})`;
   const directory = settings.backup?.to;
   const backup = directory === undefined ? "backup --to DIRECTORY" : "backup";
   return `${keep}; back up now: hivemind-sqlcipher ${backup}`;

@@ -32,8 +32,8 @@ export function addInstall(group: Command): void {
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "Each run reads the directories, the service and the passphrase's source from the settings file; options of the service are saved there. The backup's requirements are checked before the timer is installed. For a notification of failures, add OnFailure= in a drop-in with systemctl --user edit UNIT; drop-ins are never changed.",
-      "A drill that is scheduled already stays scheduled without --drill.",
+      "Each run reads the directories, the service and the passphrase's source from the settings file, where this command saves its options for the service. The backup's requirements are checked before the timer is installed. For a notification of failures, add OnFailure= in a drop-in with systemctl --user edit UNIT; drop-ins are never changed.",
+      "Without --drill, a drill that is scheduled already stays scheduled.",
     ],
     examples: [
       "hivemind-sqlcipher schedule install",
@@ -90,7 +90,9 @@ function buildBackupCommand(context: Context): string[] {
   return ownCommand(context, "backup");
 }
 
-/** Checks the scheduled backup's requirements with the options and the settings file only. */
+/**
+ * Checks the scheduled backup's requirements with the options and the settings of the timer's run.
+ */
 async function assertBackupPossible(context: Context, options: InstallOptions): Promise<void> {
   const { checkBackup } = await import("../../backup/backup.js");
   const { checkDatabaseBackup } = await import("../../backup/database-backup.js");

@@ -4,10 +4,12 @@ import { addHelp } from "../help.js";
 import { toJson } from "../ui/json.js";
 
 export function addRemove(group: Command): void {
-  const command = group.command("remove").description("Stop and remove the timer");
+  const command = group
+    .command("remove")
+    .description("Stop and remove the timers of backups and drills");
   addGlobalOptions(command);
   addHelp(command, {
-    details: ["A backup that is running continues."],
+    details: ["A backup or drill that is running continues."],
     examples: ["hivemind-sqlcipher schedule remove"],
   });
   command.action(async () => runRemove(await contextOf(command)));
@@ -18,7 +20,7 @@ async function runRemove(context: Context): Promise<void> {
   const { units, dropIns } = await removeSchedules(context.storePath);
   const [unit = null] = units;
   context.output.result(toJson({ removed: { unit, units, dropIns } }), () => [
-    `Removed ${units.join(" and ")}; backups are no longer scheduled`,
+    `Removed ${units.join(" and ")}; nothing is scheduled for this store any more`,
     ...dropIns.map((path) => `Your drop-in was kept: ${path}`),
   ]);
 }

@@ -3,8 +3,8 @@ import { addGlobalOptions, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
 
 /**
- * Adds the hidden command of the restart timer, which only recovers from an interrupted operation.
- * Every other command recovers before its own work.
+ * Adds the hidden command that the restart timer runs. It recovers from an interrupted operation
+ * and does nothing else; commands that open or change the store recover before their own work.
  */
 export function addCommand(program: Command): void {
   const command = program

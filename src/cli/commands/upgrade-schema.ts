@@ -18,12 +18,14 @@ interface UpgradeOptions extends ServiceOptions {
 export function addCommand(program: Command): void {
   const command = program
     .command("upgrade-schema")
-    .description("Upgrade the store to schema 2, as HiveMind 5 has it")
+    .description("Upgrade the store to schema 2 of HiveMind 5")
     .option("--hub-python <path>", "Use this Python of the hub (default: by its unit)");
   addServiceOptions(command);
   addGlobalOptions(command);
   addHelp(command, {
-    details: ["Asks the hub's packages whether they know schema 2, and lists what it drops."],
+    details: [
+      "Refuses if the hub's packages do not know schema 2. Lists the values that schema 2 cannot store, and asks for confirmation before they are dropped.",
+    ],
     examples: [
       "hivemind-sqlcipher upgrade-schema",
       "hivemind-sqlcipher upgrade-schema --hub-python /opt/hivemind/bin/python",

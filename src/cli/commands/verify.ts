@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import type { FleetVerdicts } from "../../backup/fleet.js";
 import { expandTarget } from "../../config/paths.js";
 import type { View } from "../../copies/view.js";
 import { exitCodes, StoreError } from "../../errors.js";
@@ -29,8 +30,8 @@ export function addCommand(program: Command): void {
   addGlobalOptions(command);
   addHelp(command, {
     details: [
-      "Makes the same checks as restore. Exits with 14 if one fails.",
-      "With --all, FILE is a directory or rclone:REMOTE:PATH, which several hubs may share. A backup is opened with the passphrases kept here, or with --identity and the bundle of its key in the directory of bundles. Exits with 14 if a backup fails, with 18 if one cannot be read, and with 12 if none could be opened; the others are reported by store. A backup without a manifest is not complete and is left out.",
+      "Makes the same checks as restore. Exits with 14 if a check fails.",
+      "With --all, FILE is a directory or rclone:REMOTE:PATH, which several hubs may share. A backup is opened with the passphrases kept here, or, with --identity, with its bundle in the directory of bundles. Exits with 18 if a backup cannot be read, else with 14 if a backup is not intact, else with 12 if none could be opened. Backups that could not be opened are counted by store. A backup without a manifest is not complete and is left out.",
     ],
     examples: [
       "hivemind-sqlcipher verify /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db",
@@ -108,8 +109,12 @@ async function verifyAll(context: Context, target: string, options: VerifyOption
       nameTarget,
     });
   });
-  if (verdicts.sum("damaged") > 0) process.exitCode = exitCodes.corrupted;
-  else if (verdicts.sum("intact") === 0 && verdicts.sum("notOpened") > 0) {
-    process.exitCode = exitCodes.wrongPassphrase;
-  }
+  // With --json, an error that the document contains has set the exit code already.
+  process.exitCode ??= exitCodeFor(verdicts);
+}
+
+function exitCodeFor(verdicts: FleetVerdicts): number | undefined {
+  if (verdicts.sum("damaged") > 0) return exitCodes.corrupted;
+  const noneOpened = verdicts.sum("intact") === 0 && verdicts.sum("notOpened") > 0;
+  return noneOpened ? exitCodes.wrongPassphrase : undefined;
 }
