@@ -89,7 +89,7 @@ function readLinkIfExists(path: string): string | undefined {
 
 /**
  * Returns the path of the default store in a process's XDG_DATA_HOME, if it is not `storePath`.
- * Returns undefined if the variable is not set or cannot be read, if `storePath` is below its
+ * Returns undefined if the variable is not set or cannot be read, if `storePath` is below the
  * directory, or if a symbolic link at a default path there leads to `storePath`.
  */
 export function findOtherDefaultStore(
