@@ -144,7 +144,7 @@ test("a path without a store: the store that the keyring knows is named, not hid
   expect([code, stderr]).toEqual([10, expect.stringContaining(machine.store)]);
   const other = machine.path("other.db");
   expect((await machine.run(["list-clients", "--db", other])).stderr).toContain(
-    `hivemind-sqlcipher init --db ${other}`,
+    `hivemind-sqlcipher init --db '${other}'`,
   );
   await rename(machine.store, machine.path("gone.db"));
   const gone = await machine.run(["list-clients"]);

@@ -107,7 +107,7 @@ test("the mount point of an unmounted disk is not taken for the backup directory
   expect(await readdir(disk)).toEqual([]);
   // The directory has moved to this file system, which is recorded.
   const asked = await onTerminal(machine, [...backup, "--yes"], [["Has the directory", "y\r"]]);
-  expect([asked.code, asked.screen]).toEqual([0, expect.stringContaining("is remembered")]);
+  expect([asked.code, asked.screen]).toEqual([0, expect.stringContaining("is recorded")]);
   expect((await machine.run(backup)).code).toBe(0);
 }, 180_000);
 
@@ -193,7 +193,7 @@ test("a directory of copies on another disk than before is skipped until its mov
   expect(skipped.stderr).toMatch(/not copied to .*not on the file system/);
   expect(await readdir(disk)).toEqual([]);
   const asked = await onTerminal(machine, copied, [["Has the directory", "y\r"]]);
-  expect([asked.code, asked.screen]).toEqual([0, expect.stringContaining("is remembered")]);
+  expect([asked.code, asked.screen]).toEqual([0, expect.stringContaining("is recorded")]);
   expect(await readdir(disk)).not.toEqual([]);
   const prune = await machine.run(["prune", "--keep-last", "1", "--bundles"]);
   expect([prune.code, prune.stderr]).toEqual([0, ""]);

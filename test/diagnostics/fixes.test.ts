@@ -530,11 +530,11 @@ test.each(hubRows)(
 /** A unit that starts a hub, a script with this text, with the machine's directories. */
 async function hubUnit(
   { machine }: Site,
-  { script = "exec sleep infinity", more = "", start = "HUB listen" } = {},
+  { script = "exec sleep infinity", more = "", start = "HUB listen", suffix = "" } = {},
 ): Promise<{ name: string; hub: string }> {
   const hub = machine.path("bin", "hivemind-core");
   await writeFile(hub, `#!/bin/sh\n${script}\n`, { mode: 0o755 });
-  const name = `${uniqueName()}.service`;
+  const name = `${uniqueName()}${suffix}.service`;
   const environment = ["DATA", "CONFIG", "STATE"].map(
     (kind) => `Environment="XDG_${kind}_HOME=${machine.environment[`XDG_${kind}_HOME`]}"\n`,
   );
@@ -833,6 +833,14 @@ test("a hub in a restart loop: backup and rotate name the ways that stop nothing
   expect((await site.run("rotate", "--service", "none", "--hub", "none")).code).toBe(0);
   expect(await site.findings("interrupted")).toEqual([]);
 }, 60_000);
+
+test("the drop-in of a unit with a dot in its name is in the directory that systemd reads", async () => {
+  const site = await Site.make();
+  const { name } = await hubUnit(site, { suffix: "-1.5" });
+  const unit = name.slice(0, -".service".length);
+  const { code, stdout } = await site.run("run", "--print-unit", "dropin", "--unit", unit);
+  expect([code, stdout.split("\n")[0]]).toEqual([0, expect.stringContaining(`/${name}.d/`)]);
+});
 
 test("a unit for a hub that another unit starts is printed with a warning", async () => {
   const site = await Site.make();
