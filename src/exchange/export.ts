@@ -1,4 +1,4 @@
-/** Writes the clients of a store as CSV or JSON, to a file or a stream. */
+/** Formats the clients of a store as CSV or JSON, and writes this text to a file. */
 import { type FileHandle, open, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { type Client, isRevoked, withoutSecrets } from "../client/client.js";
@@ -20,7 +20,7 @@ export interface ExportOptions {
   readonly signal?: AbortSignal;
 }
 
-/** The approximate number of characters in a piece. */
+/** The minimum number of characters in a piece, except the last. */
 const pieceLength = 64 * 1024;
 
 /** Yields the export in pieces and reports the number of clients so far to `progress`. */

@@ -3,7 +3,7 @@ import { type Client, clientSchema, newClient } from "../client/client.js";
 import type { JsonObject } from "../client/json.js";
 
 export interface ImportRow {
-  /** The position in the file: `line 7`. */
+  /** The position in the file: `line 7` or `record 7`. */
   readonly where: string;
   /** Undefined if the client gets the next free id. */
   readonly id: number | undefined;
@@ -11,11 +11,14 @@ export interface ImportRow {
   readonly client: Client;
   /** The fields in the file. An existing client keeps the others. */
   readonly given: readonly (keyof Client)[];
-  /** The keys of metadata in the file, if `given` lacks it. An existing client keeps the others. */
+  /**
+   * The metadata in the file, by key. An existing client keeps its other keys, unless `given`
+   * contains `metadata`, which replaces all of them.
+   */
   readonly givenMetadata?: JsonObject;
 }
 
-/** A row that cannot be imported. The reason contains none of its values. */
+/** A row that cannot be imported. The reason contains no secret of the row. */
 export interface RejectedRow {
   readonly where: string;
   readonly why: string;
@@ -32,11 +35,11 @@ const permissionFields = [
  * Returns whether the file states every permission field. A new client gets defaults for missing
  * fields.
  */
-export function hasAllPermissions(incoming: ImportRow): boolean {
-  return permissionFields.every((field) => incoming.given.includes(field));
+export function hasAllPermissions(row: ImportRow): boolean {
+  return permissionFields.every((field) => row.given.includes(field));
 }
 
-/** Returns the row if the store can hold its client, else the reason for its rejection. */
+/** Returns the row of a client, or a rejected row if the store cannot hold the client. */
 export function toImportRow(
   where: string,
   id: number | undefined,

@@ -21,15 +21,18 @@ import { splitLines } from "./text.js";
 export type Format = "csv" | "json";
 
 /**
- * The maximum number of rows in a transaction while another process has the store open. They take
- * less than half a second; a hub waits five seconds for the lock.
+ * The maximum number of rows in a transaction while another process has the store open. Writing
+ * these rows takes less than half a second; a hub waits five seconds for the lock.
  */
 const sharedLimits = { added: 10_000, changed: 1_000 };
 
 /** New rows between two checks of the abort signal. */
 const rowsPerStep = 500;
 
-/** `readImport` passes bytes read and the file's size, `applyImport` rows written and planned. */
+/**
+ * `readImport` passes the bytes read and the size of the file (0 if unknown), `applyImport` the
+ * rows written and planned.
+ */
 export type Progress = (done: number, total: number) => void;
 
 export interface ReadOptions {
@@ -165,11 +168,12 @@ async function readKnownClients(store: ClientTable): Promise<Known> {
 
 /**
  * Applies a plan in a single transaction. The caller must not pass a plan with rejected rows, which
- * are not checked here.
+ * this function does not check.
  *
  * @throws {@link StoreError} refused - if too many rows are to be written while another process has
  *   the store open
  * @throws {@link StoreError} inUse - if the store has changed since the plan was made
+ * @throws the reason of `signal` - if it is aborted; nothing is written then
  */
 export async function applyImport(
   plan: Plan,
@@ -200,7 +204,11 @@ export async function applyImport(
   });
 }
 
-/** @throws {@link StoreError} refused - if a long transaction would block another process */
+/**
+ * Throws if the transaction would block another process for too long.
+ *
+ * @throws {@link StoreError} refused - if it would
+ */
 async function assertShortEnough(plan: Plan, storePath: string): Promise<void> {
   const changed = plan.updated.length + plan.revocations.length;
   if (plan.added.length <= sharedLimits.added && changed <= sharedLimits.changed) return;
@@ -217,8 +225,8 @@ async function assertShortEnough(plan: Plan, storePath: string): Promise<void> {
 }
 
 /**
- * Checks the plan's assumptions: its new ids and access keys are still free, and clients to be
- * changed are still active.
+ * Checks the plan's assumptions: its new ids and access keys are still free, and the clients that
+ * it changes are still active.
  */
 async function assertUnchanged(plan: Plan, store: ClientTable): Promise<void> {
   const changed = [...plan.updated.map(({ id }: Update) => id), ...plan.revocations];

@@ -1,6 +1,6 @@
 /**
- * Reads clients from JSON: the output of `list-clients --json`, a record per line, or the file of
- * HiveMind's JSON plugin.
+ * Reads clients from JSON with access keys: a document such as `list-clients --json --show-secrets`
+ * prints, a record per line, or the file of HiveMind's JSON plugin.
  */
 import { blacklistKeys, type Client, clientSchema, deserializeClient } from "../client/client.js";
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../client/json.js";
@@ -11,7 +11,11 @@ import type { FirstLine } from "./text.js";
 /** In characters. A document is parsed as a whole; a longer file must have a record per line. */
 const maxDocumentLength = 256_000_000;
 
-/** @throws {@link StoreError} refused - if the text is not JSON, or not JSON of clients */
+/**
+ * Yields a row for each record. A first line that is a record makes the file a record per line.
+ *
+ * @throws {@link StoreError} refused - if the text is not JSON, or not JSON of clients
+ */
 export async function* readJson(
   lines: AsyncIterator<string>,
   first: FirstLine,
@@ -117,7 +121,10 @@ function rowFromRecord(where: string, record: JsonValue): ImportRow | RejectedRo
   return { ...row, given, givenMetadata: { ...buildEmptyLists(record), ...client.metadata } };
 }
 
-/** Returns an empty list for each blacklist of the record: metadata omits empty blacklists. */
+/**
+ * Returns an empty list for each blacklist in the record. `deserializeClient` omits an empty
+ * blacklist, but it must clear the blacklist of an existing client.
+ */
 function buildEmptyLists(record: JsonObject): JsonObject {
   const given = blacklistKeys.filter((key) => record[key] === null || Array.isArray(record[key]));
   return Object.fromEntries(given.map((key) => [key, []]));

@@ -1,10 +1,11 @@
 /**
  * Plans an import before anything is written.
  *
- * An import never admits a client by accident. A revoked client stays revoked, an existing access
- * key is left unchanged unless an update is requested, and the id of another client is rejected.
- * Unused ids get revoked rows: a hub gives a new client the number of rows plus one as its id, and
- * would overwrite the client with this id.
+ * An import never admits a client by accident. A client that is revoked in the store stays revoked.
+ * A row with an access key of the store is rejected unless an update is requested, and a row with
+ * the id of another client is always rejected. Unused ids get revoked rows: a hub gives a new
+ * client the number of rows plus one as its id, and would otherwise overwrite the client with this
+ * id.
  */
 import { blacklistKeys, type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
 import type { JsonObject } from "../client/json.js";
@@ -19,8 +20,10 @@ import {
 /** The maximum number of unused ids to fill; more are a mistake in the file. */
 const maxFilledIds = 100_000;
 
-/** Rejected rows kept for display; the others are only counted. */
+/** The number of rejected rows kept for display; further rows are only counted. */
 const shownRejections = 1_000;
+
+const idAdvice = "without an id in the file, the client gets the next free id";
 
 /** The store's ids with their access keys; `revoked` for revoked rows. */
 export type Known = ReadonlyMap<number, string>;
@@ -28,11 +31,14 @@ export type Known = ReadonlyMap<number, string>;
 export interface Update {
   readonly id: number;
   readonly changes: Partial<Client>;
-  /** Keys of metadata to set, if `changes` does not replace it. */
+  /** Metadata to set by key, if `changes` does not replace all metadata. */
   readonly metadata: JsonObject;
 }
 
-/** Returns the changes to a client, whose metadata keeps the keys that are not in the file. */
+/**
+ * Returns the changes to a client. Keys of its metadata that are not in the file stay, unless the
+ * file replaces all metadata.
+ */
 export function mergeChanges(client: Client, { changes, metadata }: Update): Partial<Client> {
   if (changes.metadata !== undefined || Object.keys(metadata).length === 0) return changes;
   const merged = { ...client.metadata, ...metadata };
@@ -47,9 +53,9 @@ export interface Plan {
   /** New rows ordered by id, including the rows that fill gaps. */
   readonly added: readonly Client[];
   readonly updated: readonly Update[];
-  /** Clients active in the store and revoked in the file. */
+  /** The ids of clients that the import revokes. */
   readonly revocations: readonly number[];
-  /** Rows without a change: revoked in the store and in the file. */
+  /** The number of rows without a change: the client is revoked in the store and in the file. */
   readonly unchanged: number;
   /** How many of `added` only fill gaps. */
   readonly filled: number;
@@ -60,7 +66,7 @@ export interface Plan {
    * list.
    */
   readonly emptyLists: number;
-  /** The first rejected rows. */
+  /** The first rejected rows, at most a thousand. */
   readonly rejected: readonly RejectedRow[];
   readonly rejectedCount: number;
 }
@@ -77,7 +83,7 @@ export function planImport(
   options: PlanOptions,
 ): Plan {
   const planner = new Planner(known, options);
-  for (const row of rows) planner.take(row);
+  for (const row of rows) planner.plan(row);
   return planner.finish();
 }
 
@@ -108,27 +114,26 @@ class Planner {
     for (const [id, key] of known) if (key !== revokedApiKey) this.#owners.set(key, id);
   }
 
-  take(row: ImportRow | RejectedRow): void {
-    const why = isRejectedRow(row) ? row.why : this.#take(row);
+  plan(row: ImportRow | RejectedRow): void {
+    const why = isRejectedRow(row) ? row.why : this.#planRow(row);
     if (why !== undefined) this.#reject(row.where, why);
   }
 
   /** Returns the reason if the row is rejected. */
-  #take(row: ImportRow): string | undefined {
+  #planRow(row: ImportRow): string | undefined {
     const { id, client } = row;
     if (id !== undefined) {
       if (this.#seenIds.has(id)) return `client ${id} is duplicated in the file`;
       this.#seenIds.add(id);
     }
-    if (isRevoked(client)) return this.#takeRevoked(row);
+    if (isRevoked(client)) return this.#planRevoked(row);
     if (this.#seenKeys.has(client.api_key)) return "its access key is duplicated in the file";
     this.#seenKeys.add(client.api_key);
     const owner = this.#owners.get(client.api_key);
-    if (owner !== undefined) return this.#takeExisting(row, owner);
+    if (owner !== undefined) return this.#planExisting(row, owner);
     const key = id === undefined ? undefined : this.#known.get(id);
     if (key === revokedApiKey) return `client ${id} is revoked in the store and stays revoked`;
-    if (key !== undefined)
-      return `client ${id} is a different client in the store; without its id it gets the next free id`;
+    if (key !== undefined) return `client ${id} is a different client in the store; ${idAdvice}`;
     if (!hasAllPermissions(row)) this.#defaulted += 1;
     if (this.#isHiveMind4 && client.allowed_types.length === 0) this.#emptyLists += 1;
     const added = row.given.includes("allowed_types")
@@ -139,7 +144,7 @@ class Planner {
     return undefined;
   }
 
-  #takeRevoked({ id, where }: ImportRow): string | undefined {
+  #planRevoked({ id, where }: ImportRow): string | undefined {
     if (id === undefined) return "the client is revoked and has no id";
     const key = this.#known.get(id);
     if (key === undefined) this.#add(where, revoked(id));
@@ -149,14 +154,14 @@ class Planner {
     return undefined;
   }
 
-  #takeExisting(row: ImportRow, owner: number): string | undefined {
+  #planExisting(row: ImportRow, owner: number): string | undefined {
     if (row.id !== undefined && row.id !== owner)
       return `its access key belongs to client ${owner}`;
     if (row.id === undefined && this.#seenIds.has(owner)) {
       return `client ${owner} is duplicated in the file`;
     }
     this.#seenIds.add(owner);
-    if (!this.#update) return `client ${owner} has this access key; --update changes it`;
+    if (!this.#update) return `client ${owner} has this access key; --update changes the client`;
     const changes: Record<string, unknown> = {};
     for (const field of row.given) {
       if (field !== "client_id" && field !== "api_key") changes[field] = row.client[field];
@@ -170,7 +175,7 @@ class Planner {
     this.#added.set(client.client_id, client);
     const { client_id: id } = client;
     if (id <= this.#highest.id) return;
-    const advice = isRevoked(client) ? "" : "; without its id it gets the next free id";
+    const advice = isRevoked(client) ? "" : `; ${idAdvice}`;
     this.#highest = { id, where, advice };
   }
 
@@ -199,7 +204,12 @@ class Planner {
     };
   }
 
-  /** Adds a revoked row for every unused id below the highest. Returns the number of rows. */
+  /**
+   * If the highest id of the file is above the ids of the store, adds a revoked row for every
+   * unused id below it, or rejects its row if too many ids are unused.
+   *
+   * @returns the number of added rows
+   */
   #fillGaps(): number {
     const { id: highest, where, advice } = this.#highest;
     if (highest <= findHighestId(this.#known)) return 0;

@@ -2,10 +2,10 @@
 import { StoreError } from "../errors.js";
 import { detectEncoding } from "../fs/encoding.js";
 
-/** In characters. A longer line is neither a client nor a document short enough to be parsed. */
+/** In characters. A longer line is neither a client nor a document that can be parsed. */
 const maxLineLength = 256_000_000;
 
-/** The first line of a file with content. */
+/** The first line of a file that is not blank. */
 export interface FirstLine {
   readonly text: string;
   readonly number: number;
@@ -14,12 +14,12 @@ export interface FirstLine {
 /**
  * Yields the lines of UTF-8 text, or of UTF-16 with a byte order mark, each with its line end.
  *
- * @param seen - called with the number of bytes read so far
+ * @param onRead - called with the number of bytes read so far
  * @throws {@link StoreError} refused - if it is not text, or if a line is too long
  */
 export async function* splitLines(
   bytes: AsyncIterable<Uint8Array>,
-  seen: (bytes: number) => void = () => {},
+  onRead: (bytes: number) => void = () => {},
 ): AsyncGenerator<string> {
   let decoder: InstanceType<typeof TextDecoder> | undefined;
   const decode = (chunk?: Uint8Array) => {
@@ -62,9 +62,12 @@ export async function* splitLines(
     begun.push(text.slice(start));
     length += text.length - start;
     if (length > maxLineLength) {
-      throw new StoreError("refused", "a line of the file is too long");
+      throw new StoreError(
+        "refused",
+        `a line of the file has more than ${maxLineLength} characters`,
+      );
     }
-    seen(read);
+    onRead(read);
   }
   const last = [...begun, held, decode()].join("");
   if (last !== "") yield last;

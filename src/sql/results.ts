@@ -2,7 +2,7 @@
 import { formatJson, JsonNumber, type JsonValue } from "../client/json.js";
 import type { Cell, Rows } from "./session.js";
 
-/** Formats a value for a terminal. NULL differs from the empty text; bytes look as in SQL. */
+/** Formats a value as text: NULL as `NULL`, and bytes as SQL's literal `X'…'`. */
 export function formatCell(cell: Cell): string {
   if (cell === null) return "NULL";
   if (cell instanceof JsonNumber) return cell.text;

@@ -1,6 +1,6 @@
 /**
- * Runs SQL on the store: queries with `query_only`, changes in a single transaction, after a dry
- * run if requested.
+ * Runs SQL on the store: queries with `query_only`, and changes in a single transaction, which a
+ * dry run rolls back.
  */
 import { JsonNumber } from "../client/json.js";
 import { isKind, StoreError, wrap } from "../errors.js";
@@ -10,7 +10,10 @@ import type { Connection } from "../store/connection.js";
 import { readSchema } from "../store/schema.js";
 import type { Statement } from "./statements.js";
 
-/** A value of a row. Numbers keep SQLite's digits: JavaScript would round integers beyond 2^53. */
+/**
+ * A value of a row. Numbers of a `select` keep SQLite's digits: JavaScript would round integers
+ * beyond 2^53.
+ */
 export type Cell = null | string | JsonNumber | Uint8Array;
 
 export interface Rows {
@@ -25,7 +28,7 @@ export interface Counts {
 
 /** The effect of statements, or of their dry run. */
 export interface Effect {
-  /** The rows of statements with a result. */
+  /** The rows of each statement that has a result. */
   readonly results: readonly Rows[];
   /** The number of rows changed by each changing statement. */
   readonly changes: readonly { readonly text: string; readonly rows: number }[];
@@ -35,7 +38,7 @@ export interface Effect {
 /** Time limit of a transaction while another process has the store open. */
 const sharedTransactionMs = 800;
 
-/** The name of the temporary view of a query. A view has columns even without rows. */
+/** The temporary view of a query. Unlike a result, a view without rows has column names. */
 const view = "temp.hivemind_sqlcipher_result";
 
 export class SqlSession {
@@ -71,7 +74,7 @@ export class SqlSession {
   /**
    * Runs statements in a transaction, returns their effect, and rolls the transaction back.
    *
-   * @throws {@link StoreError} as `apply`
+   * @throws {@link StoreError} as `apply`, except inUse for another effect
    */
   dryRun(statements: readonly Statement[]): Promise<Effect> {
     return this.#transact(statements, () => {
@@ -85,7 +88,7 @@ export class SqlSession {
    * @param expected - the effect of a dry run, if there was one
    * @param check - throws to roll the transaction back
    * @throws {@link StoreError} failed - if SQLite rejects a statement
-   * @throws {@link StoreError} inUse - if their effect differs from `expected`
+   * @throws {@link StoreError} inUse - if the effect of the statements differs from `expected`
    * @throws {@link StoreError} refused - if the table would no longer be HiveMind's, or if another
    *   process with the store open would be blocked for too long
    */
@@ -108,7 +111,7 @@ export class SqlSession {
     this.#connection.interrupt();
   }
 
-  /** Returns the names of tables and columns, for completion. */
+  /** Returns the names of tables, views and columns, for completion. */
   async listNames(): Promise<string[]> {
     const rows = await this.#connection.all<{ name: string }>(
       `SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') UNION
@@ -134,7 +137,7 @@ export class SqlSession {
             this.#connection.interrupt();
           }, sharedTransactionMs);
         }
-        effect = await this.#effectOf(statements);
+        effect = await this.#runStatements(statements);
         if (isLate) throw new Error("late");
         check(effect);
       });
@@ -143,7 +146,7 @@ export class SqlSession {
       if (isLate && holder !== undefined) {
         throw new StoreError(
           "refused",
-          `this would block ${holder.command} (process ${holder.pid}), which has the store open, for more than ${sharedTransactionMs} ms; nothing was committed`,
+          `the transaction would block ${holder.command} (process ${holder.pid}), which has the store open, for more than ${sharedTransactionMs} ms; nothing was committed`,
           { hint: "Stop that process first, or change fewer rows at a time." },
         );
       }
@@ -156,7 +159,7 @@ export class SqlSession {
     return effect;
   }
 
-  async #effectOf(statements: readonly Statement[]): Promise<Effect> {
+  async #runStatements(statements: readonly Statement[]): Promise<Effect> {
     const results: Rows[] = [];
     const changes: { text: string; rows: number }[] = [];
     const before = await this.#store.counts();
@@ -199,12 +202,12 @@ export class SqlSession {
   /**
    * Runs a query through a view with unique column names, and reads values as SQL literals.
    *
-   * The binding returns rows as objects, without a second column of the same name, and integers as
-   * floats.
+   * The binding returns rows as objects, which lose all but one column of the same name, and
+   * integers as floats.
    */
   async #query(text: string): Promise<Rows> {
     try {
-      const columns = await this.#asView(text);
+      const columns = await this.#createView(text);
       const literals = columns.map(
         (name, index) => `${buildLiteralSql(`"${name.replaceAll('"', '""')}"`)} AS c${index}`,
       );
@@ -221,8 +224,11 @@ export class SqlSession {
     }
   }
 
-  /** Creates the view. Runs no part of the query, and writes only to memory. */
-  #asView(text: string): Promise<string[]> {
+  /**
+   * Creates the view and returns its column names. Runs no part of the query, and writes only to
+   * memory.
+   */
+  #createView(text: string): Promise<string[]> {
     return this.#withoutQueryOnly(async () => {
       await this.#connection.exec(`DROP VIEW IF EXISTS ${view}`);
       await this.#connection.run(`CREATE VIEW ${view} AS ${text}\n`);
@@ -282,7 +288,11 @@ function parseLiteral(text: string): Cell {
   return new JsonNumber(text);
 }
 
-/** Converts a value of the binding. */
+/**
+ * Converts a value of the binding.
+ *
+ * @throws {@link StoreError} refused - for an integer that the binding has rounded
+ */
 function toCell(value: unknown): Cell {
   if (value === null || value === undefined) return null;
   if (typeof value === "string" || value instanceof Uint8Array) return value;

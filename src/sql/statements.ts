@@ -1,8 +1,8 @@
 /**
- * Splits SQL text into statements, and decides before they run what each may do.
+ * Splits SQL text into statements, and determines what each may do before it runs.
  *
  * SQLite's `query_only` does not protect a store: pragmas take effect when they are compiled, even
- * after EXPLAIN (`EXPLAIN PRAGMA query_only = OFF` switches it off), and VACUUM INTO writes files.
+ * behind EXPLAIN (`EXPLAIN PRAGMA query_only = OFF` switches it off), and VACUUM INTO writes files.
  * So only the statements listed here are run, with `query_only` as a second barrier.
  */
 import { StoreError } from "../errors.js";
@@ -17,7 +17,7 @@ export interface Statement {
   readonly kind: "select" | "report" | "change";
 }
 
-/** Reading pragmas, without an argument. */
+/** Pragmas that only read, allowed without an argument. */
 const readingPragmas = new Set(
   `application_id auto_vacuum busy_timeout cache_size cipher_compatibility cipher_integrity_check
   cipher_page_size cipher_provider cipher_salt cipher_settings cipher_version collation_list compile_options
@@ -26,8 +26,8 @@ const readingPragmas = new Set(
   table_list user_version wal_autocheckpoint`.split(/\s+/),
 );
 
-/** Reading pragmas, with any argument. */
-const readingPragmasOf = new Set(
+/** Pragmas that only read, allowed with or without an argument in parentheses. */
+const readingPragmasWithArgument = new Set(
   `foreign_key_list index_info index_list index_xinfo integrity_check quick_check table_info table_list
   table_xinfo`.split(/\s+/),
 );
@@ -36,17 +36,20 @@ const changing = new Set(
   "INSERT REPLACE UPDATE DELETE CREATE ALTER DROP REINDEX ANALYZE".split(" "),
 );
 
+const transactionHint =
+  "Leave it out: --write runs all statements of a call, or of an entry at the prompt, in one transaction.";
+
 /** Hints for unsupported statements. */
 const instead: Record<string, string> = {
   ATTACH: "Open another store with --db PATH.",
   DETACH: "Open another store with --db PATH.",
-  VACUUM: "Copy the store with: hivemind-sqlcipher backup",
-  BEGIN: "Use --write: statements that are entered together are one transaction.",
-  COMMIT: "Use --write: statements that are entered together are one transaction.",
-  END: "Use --write: statements that are entered together are one transaction.",
-  ROLLBACK: "Use --write: statements that are entered together are one transaction.",
-  SAVEPOINT: "Use --write: statements that are entered together are one transaction.",
-  RELEASE: "Use --write: statements that are entered together are one transaction.",
+  VACUUM: "To copy the store, run hivemind-sqlcipher backup.",
+  BEGIN: transactionHint,
+  COMMIT: transactionHint,
+  END: transactionHint,
+  ROLLBACK: transactionHint,
+  SAVEPOINT: transactionHint,
+  RELEASE: transactionHint,
 };
 
 /**
@@ -93,7 +96,7 @@ function splitPieces(sql: string): Piece[] {
   return found.filter(({ tokens }) => tokens.length > 0);
 }
 
-/** Returns whether the text ends with a semicolon, or contains no statement. */
+/** Returns whether every statement in the text ends with a semicolon. */
 export function isComplete(sql: string): boolean {
   return splitPieces(sql).every(({ ended }) => ended);
 }
@@ -123,7 +126,7 @@ function classify(tokens: readonly string[]): Statement["kind"] {
   if (first === "CREATE" && upper.slice(1, 3).some((token) => /^(TRIGGER|VIRTUAL)$/.test(token))) {
     throw unsupportedError(
       "CREATE TRIGGER and CREATE VIRTUAL TABLE",
-      "Use plain tables and indexes: the hub knows nothing of these.",
+      "Use plain tables, views and indexes.",
     );
   }
   if (changing.has(first)) return "change";
@@ -133,7 +136,7 @@ function classify(tokens: readonly string[]): Statement["kind"] {
     : new StoreError("usage", `"${what}" is not a supported SQL statement`);
 }
 
-/** Returns the verb of a WITH: the first verb outside parentheses. */
+/** Returns the first verb outside parentheses, which is the verb of a WITH; SELECT for VALUES. */
 function findMainVerb(tokens: readonly string[]): string | undefined {
   let depth = 0;
   for (const token of tokens) {
@@ -156,13 +159,13 @@ function classifyPragma(tokens: readonly string[]): "report" {
   const [, ...rest] = tokens.map((each) => each.toLowerCase());
   const named = rest[1] === "." ? rest.slice(2) : rest;
   const [name = "", ...value] = named;
-  if (value.length === 0 && (readingPragmas.has(name) || readingPragmasOf.has(name)))
-    return "report";
-  const inBrackets = value.length === 3 && value[0] === "(" && value[2] === ")";
-  if (inBrackets && readingPragmasOf.has(name)) return "report";
+  const isReadingWithArgument = readingPragmasWithArgument.has(name);
+  if (value.length === 0 && (readingPragmas.has(name) || isReadingWithArgument)) return "report";
+  const hasParentheses = value.length === 3 && value[0] === "(" && value[2] === ")";
+  if (hasParentheses && isReadingWithArgument) return "report";
   throw unsupportedError(
     `PRAGMA ${name}${value.length > 0 ? " with a value" : ""}`,
-    "Use a pragma that only reads.",
+    "Use a pragma that only reads, with its argument in parentheses.",
   );
 }
 
