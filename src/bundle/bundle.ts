@@ -2,14 +2,14 @@
  * The passphrase bundle, which opens a store after its keyring is lost.
  *
  * A bundle is encrypted with age (https://age-encryption.org/v1) to the owner's recovery key, or
- * with a passphrase of its own. Each key_id has a bundle, `clients.<key_id>.bundle.age`, so the
- * first bytes of a backup name its bundle.
+ * with a passphrase of its own. Its name, `clients.<key_id>.bundle.age`, contains the key_id: the
+ * first 8 bytes, in hex, of the store's file and of its backups. So a backup names its bundle.
  *
  * A broken bundle would be noticed only when it is needed, so each new bundle is verified. It is
- * also encrypted to a temporary identity in memory, read back from disk and decrypted with this
+ * encrypted to a temporary identity in memory, too, read back from disk and decrypted with this
  * identity, and its passphrase must open the store. A bundle with a passphrase cannot have further
- * recipients, so it is verified with its passphrase. The verification record next to the bundle
- * documents this (verification-record.ts).
+ * recipients, so it is verified with its passphrase. A verification record next to the bundle
+ * (verification-record.ts) states that the bundle was verified.
  */
 import { readdir, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
@@ -110,7 +110,8 @@ export interface BundleDescription {
   readonly size: number;
   readonly sha256: string;
   /**
-   * From the verification record. Its MAC is not checked, because the check needs the store's key.
+   * From the verification record, whose MAC is not checked, because the check needs the store's
+   * key. `matches` is whether the record is of this bundle. Null without a readable record.
    */
   readonly proof: { readonly recipients: string[]; readonly matches: boolean } | null;
 }
@@ -170,8 +171,8 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
         : { identity: verifier };
     await verifyWritten(staged, encrypted, opener, request);
     await supersede(path);
-    // Write the record before the bundle has its name: the record shows whether a recovery key is
-    // in use.
+    // Write the record before the bundle gets its name: after a failure, `planRecipients` reads from
+    // the record whether the bundle is encrypted to the new recovery key.
     await replaceFile(
       verificationRecordPath(path),
       `${JSON.stringify(createVerificationRecord(encrypted, recipients, request.key))}\n`,
@@ -185,7 +186,7 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
   return { path, keyId, recipients, reused: false };
 }
 
-/** Returns the bundle as the result of an operation contains it. */
+/** Returns the description of a bundle for the result of an operation. */
 export function bundleReport({ path, keyId, recipients }: Bundle): BundleReport {
   return { path, keyId, recipients };
 }
@@ -201,7 +202,7 @@ export async function removeStagedBundles(directory: string, keyId: string): Pro
     if (hasCode(error, "ENOTDIR")) return; // not a directory, so it contains no staged files
     if (hasCode(error, "ENOENT")) {
       throw new StoreError("io", `the bundle directory ${directory} does not exist`, {
-        hint: `Mount its disk, or create a new directory: mkdir -m 700 ${shellQuote(directory)}`,
+        hint: `Mount its disk, or create a new directory: mkdir -p -m 700 ${shellQuote(directory)}`,
       });
     }
     throw systemError(error, `cannot read the directory ${directory}`);
@@ -237,7 +238,8 @@ export async function listBundleFiles(directory: string, keyId: string): Promise
  * Decrypts a bundle, armored or binary.
  *
  * @throws {@link StoreError} notFound - if there is no file at the path
- * @throws {@link StoreError} usage - for an opener of the wrong kind
+ * @throws {@link StoreError} usage - for an opener of the wrong kind, or an identity file without a
+ *   usable identity
  * @throws {@link StoreError} wrongPassphrase - if it is encrypted to another key or passphrase
  * @throws {@link StoreError} corrupted - if it is truncated or altered, or not a bundle
  * @throws {@link StoreError} newerVersion - if a newer version wrote it
@@ -252,7 +254,7 @@ export async function readBundle(path: string, opener: BundleOpener): Promise<Bu
         "usage",
         `${path} opens with a bundle passphrase, not with a recovery key`,
         {
-          hint: "Name the file with its passphrase: --bundle-passphrase-file FILE",
+          hint: "Name the file that contains its passphrase: --bundle-passphrase-file FILE",
         },
       );
     }
@@ -260,7 +262,7 @@ export async function readBundle(path: string, opener: BundleOpener): Promise<Bu
   } else {
     if (opensWith !== "bundle passphrase") {
       throw new StoreError("usage", `${path} opens with a recovery key, not with a passphrase`, {
-        hint: "Name the file with the AGE-SECRET-KEY-1… in it: --identity FILE",
+        hint: "Name the file that contains the AGE-SECRET-KEY-1…: --identity FILE",
       });
     }
     for (const passphrase of [opener.passphrase, ...(opener.alternatives ?? [])]) {
@@ -342,7 +344,10 @@ async function buildContents(request: BundleRequest, keyId: string): Promise<Bun
     database: database ?? storePath,
     created_at: new Date().toISOString(),
     ...(storeId !== undefined && { store_id: storeId }),
-    how_to_open: formatInstructions(key.cipherCompatibility),
+    how_to_open: formatInstructions(
+      key.cipherCompatibility,
+      request.bundlePassphrase === undefined ? "recovery key" : "bundle passphrase",
+    ),
   };
 }
 
@@ -465,7 +470,7 @@ function parseContents(path: string, text: string): BundleContents {
       "newerVersion",
       `${path} was written by a newer version of hivemind-sqlcipher`,
       {
-        hint: "Install that version, or read the bundle with age -d.",
+        hint: "Install the newer version, or decrypt the bundle with age -d.",
       },
     );
   }

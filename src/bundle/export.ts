@@ -30,7 +30,7 @@ export interface ExportOptions {
  * @throws {@link StoreError} io - if a known directory is missing
  * @throws {@link StoreError} what `unlock` throws
  */
-export async function exportPassphrase(
+export async function exportBundle(
   options: ExportOptions,
 ): Promise<{ bundle: Bundle; notices: string[] }> {
   const { storePath, directory, backupDirectory, encryption } = options;

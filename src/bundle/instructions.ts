@@ -1,11 +1,15 @@
 /** The instructions inside a bundle, for a reader with only the bundle and a backup. */
 import type { CipherCompatibility } from "../store/cipher.js";
+import type { BundleDescription } from "./bundle.js";
 
 /**
  * Returns the instructions to open a store manually. They contain no passphrase: the bundle has a
  * field for it.
  */
-export function formatInstructions(cipherCompatibility: CipherCompatibility): string[] {
+export function formatInstructions(
+  cipherCompatibility: CipherCompatibility,
+  opensWith: BundleDescription["opensWith"],
+): string[] {
   const compatibility =
     cipherCompatibility === 3
       ? ["    PRAGMA cipher_compatibility = 3;   -- needed by SQLCipher 4"]
@@ -14,6 +18,8 @@ export function formatInstructions(cipherCompatibility: CipherCompatibility): st
     cipherCompatibility === 3
       ? "With SQLCipher's own shell, version 3 or later (Debian: apt-get install sqlcipher):"
       : "With SQLCipher's own shell, 4 or later (Debian 13, Ubuntu 24.04; in Debian 12 from bookworm-backports):";
+  const openerOption =
+    opensWith === "recovery key" ? "--identity RECOVERY-KEY-FILE" : "--bundle-passphrase-file FILE";
   const pythonCompatibility =
     cipherCompatibility === 3 ? ['    db.execute("PRAGMA cipher_compatibility = 3")'] : [];
   return [
@@ -42,6 +48,6 @@ export function formatInstructions(cipherCompatibility: CipherCompatibility): st
     "    print(db.execute('SELECT client_id, name, api_key FROM clients').fetchall())",
     "",
     "To restore a backup with hivemind-sqlcipher:",
-    "    hivemind-sqlcipher restore BACKUP.db --bundle BUNDLE --identity RECOVERY-KEY-FILE",
+    `    hivemind-sqlcipher restore BACKUP.db --bundle BUNDLE ${openerOption}`,
   ];
 }

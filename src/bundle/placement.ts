@@ -1,4 +1,7 @@
-/** Keeps bundles apart from backups: a copy of a directory with both would open the backups. */
+/**
+ * Keeps bundles apart from backups: a copy of a directory with both would lack only the recovery
+ * key to open the backups.
+ */
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { realPath } from "../config/paths.js";
@@ -42,7 +45,7 @@ export async function assertPlacement(
 interface Directory {
   readonly path: string;
   /**
-   * Device and inode, which are the same for a bind mount; undefined if the directory does not
+   * Device and inode, which a bind mount does not change; undefined if the directory does not
    * exist.
    */
   readonly id: string | undefined;

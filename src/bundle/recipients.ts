@@ -39,7 +39,7 @@ export interface RecoveryKeyDelivery {
   deliver(identity: string, recipient: string): Promise<void>;
   /** Reports the key's location, after the operation that needed it. */
   report(): void;
-  /** Revokes the key: no bundle is encrypted to it. */
+  /** Removes the key's file or asks the user to discard the key. No bundle is encrypted to it. */
   revoke(): Promise<void>;
 }
 
@@ -75,7 +75,7 @@ export async function planRecipients(options: RecipientOptions): Promise<Recipie
   const recipients = [...new Set([...known, ...named])];
   const needsKey = recipients.length === 0 || options.recoveryKey.isRequested;
   if (needsKey) await options.recoveryKey.assertPossible();
-  const notice = `no recovery key was generated: bundles open with the key of ${known.join(" and of ")}, from ${options.settings.path}; --recovery-key-file PATH adds a new key`;
+  const notice = `no recovery key was generated: bundles are encrypted to the recipients in ${options.settings.path}, ${known.join(" and ")}; --recovery-key-file PATH adds a new key`;
   return {
     notice: needsKey || named.length > 0 ? undefined : notice,
     use: async (bundleDirectory, work) => {
@@ -120,7 +120,7 @@ async function restoreRecipients(
   isNewSection: boolean,
 ): Promise<void> {
   const { recipients, ...others } = (await loadSection(section)) ?? {};
-  // If the settings cannot be written, the operation has failed at that and saved nothing.
+  // The file still has the former recipients if saving the new recipients was what failed.
   if (JSON.stringify(recipients) === JSON.stringify(before?.recipients)) return;
   const restored = { ...others, ...(before?.recipients && { recipients: before.recipients }) };
   const isEmpty = Object.keys(restored).length === 0;
@@ -129,7 +129,7 @@ async function restoreRecipients(
   else await saveSection(section, restored);
 }
 
-/** Returns whether work succeeds. Its error must not replace the error that it follows. */
+/** Returns whether `work` succeeds. Its error must not replace the error of the operation. */
 async function succeeds(work: Promise<void>): Promise<boolean> {
   try {
     await work;

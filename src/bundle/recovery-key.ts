@@ -140,8 +140,8 @@ const identityProblems: readonly (IdentityProblem & { readonly pattern: RegExp }
   {
     pattern: /^AGE-PLUGIN-/,
     name: "the identity of a plugin",
-    message: "the recovery key belongs to a plugin of age, which this program does not run",
-    hint: "Decrypt the bundle with age itself: age -d -i FILE BUNDLE",
+    message: "the identity of an age plugin opens no bundle: bundles are encrypted to X25519 keys",
+    hint: identityHint,
   },
   {
     pattern: /^AGE-SECRET-KEY-PQ-1/,
@@ -195,7 +195,8 @@ const describedKinds: readonly FileKind[] = [
  * @throws {@link StoreError} notFound - if there is no such file
  * @throws {@link StoreError} refused - if it is not a file, is too long, or is reached through
  *   another user's link
- * @throws {@link StoreError} usage - if it contains no usable recovery key
+ * @throws {@link StoreError} usage - if it contains no usable recovery key, or is encrypted and
+ *   `askPassphrase` is missing
  * @throws {@link StoreError} wrongPassphrase - if the passphrase does not decrypt it
  * @throws {@link StoreError} corrupted - if it is truncated or altered
  * @throws {@link StoreError} io - if it cannot be read
@@ -244,7 +245,7 @@ async function decryptIdentities(
     const isWrong = error instanceof Error && error.message.startsWith("no identity matched");
     throw isWrong
       ? new StoreError("wrongPassphrase", `the passphrase does not decrypt ${path}`, {
-          hint: "Give the passphrase that was chosen when the recovery key was encrypted.",
+          hint: "Give the passphrase with which the recovery key was encrypted.",
         })
       : new StoreError("corrupted", `${path} is truncated or altered`, { cause: error });
   }

@@ -17,8 +17,9 @@ import { type BundleContents, type BundleDescription, readBundleFile } from "./b
 import { encodeLetters, type PaperLine, splitIntoLines } from "./paper.js";
 
 /**
- * The maximum number of bytes in a QR code. At correction level M its squares print 0.4 mm wide,
- * which a phone can read from paper. The 40 lines of a bundle take three codes.
+ * The maximum number of bytes in a QR code. At correction level M the squares of such a code are
+ * printed 0.4 mm wide, which a phone can read from paper. The 40 lines of a bundle take three
+ * codes.
  */
 const maxCodeBytes = 1000;
 
@@ -29,7 +30,7 @@ export interface SheetRequest {
   readonly store: string | undefined;
   /** The bundle's contents, if it was opened. */
   readonly contents?: BundleContents | undefined;
-  /** Prints the passphrase from `contents`. */
+  /** Whether to print the passphrase, too. Needs `contents`. */
   readonly withPassphrase: boolean;
   readonly printedAt: Date;
 }
@@ -163,7 +164,9 @@ function renderCode(text: string, number: number, count: number): string {
 /** The width of a column of letters and the height of all lines, on A4 and on Letter. */
 const columnMm = 94;
 const lettersMm = { withoutPassphrase: 103, withPassphrase: 80 };
-/** The shortest line. Shorter lines have larger letters, but there are more of them. */
+/**
+ * The minimum number of letters in a line. Shorter lines have larger letters, but take more lines.
+ */
 const minLineLength = 40;
 const lengthStep = 2;
 const maxLineLength = 64;

@@ -63,7 +63,7 @@ export function verificationRecordPath(bundlePath: string): string {
   return `${bundlePath}.proof.json`;
 }
 
-/** Returns the record, or undefined if it is missing or malformed, and so verifies nothing. */
+/** Returns the record, or undefined if it is missing, unreadable or malformed. */
 export async function readVerificationRecord(
   bundlePath: string,
 ): Promise<VerificationRecord | undefined> {

@@ -123,6 +123,8 @@ test("each of several recipients opens it, and so does nobody else", async () =>
 test("a passphrase bundle opens with its passphrase, by age's own hand too, and not with a recovery key", async () => {
   const bundlePassphrase = "on a sheet of paper";
   const { path, recipients } = await writeBundle({ ...request, bundlePassphrase });
+  const { how_to_open } = await readBundle(path, { passphrase: bundlePassphrase });
+  expect(how_to_open.at(-1)).toContain("--bundle BUNDLE --bundle-passphrase-file FILE");
   expect(recipients).toEqual([]);
   expect((await describeBundle(path)).opensWith).toBe("bundle passphrase");
   await expect(readBundle(path, { passphrase: "another sheet" })).rejects.toMatchObject({

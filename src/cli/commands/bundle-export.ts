@@ -41,17 +41,17 @@ export function addExport(group: Command): void {
       "hivemind-sqlcipher bundle export --recipient age1…",
     ],
   });
-  command.action(async (options: ExportOptions) => exportBundle(await contextOf(command), options));
+  command.action(async (options: ExportOptions) => runExport(await contextOf(command), options));
 }
 
-async function exportBundle(context: Context, options: ExportOptions): Promise<void> {
-  const { exportPassphrase } = await import("../../bundle/export.js");
+async function runExport(context: Context, options: ExportOptions): Promise<void> {
+  const { exportBundle } = await import("../../bundle/export.js");
   const directory = resolveBundleDirectory(context, options);
   const encryption = await resolveEncryption(context, options);
   const { bundle, notices } = await operate(
     context,
     async () =>
-      exportPassphrase({
+      exportBundle({
         storePath: context.storePath,
         source: context.source,
         directory,
