@@ -48,9 +48,9 @@ export interface Context {
   readonly settingsInFile: Settings | undefined;
   /** Errors in the settings, for commands that continue despite them. */
   readonly settingsProblems: readonly StoreError[];
-  /** Of the present settings: a recovery may change them. */
+  /** The source in the settings as last read: a recovery may change them. */
   readonly source: PassphraseSource;
-  /** Reads the passphrase source again, after a recovery. */
+  /** Reads the settings again after a recovery, for `source`. */
   readonly refreshSource: () => Promise<void>;
   readonly output: Output;
   /** The value of --yes. */
@@ -108,7 +108,10 @@ export function collectValue(value: string, values: string[] = []): string[] {
  */
 const toleratingCommands: ReadonlySet<string> = new Set(["run", "status", "doctor"]);
 
-/** Values that a command has determined itself, as defaults of its options. */
+/**
+ * Values that a command has determined itself. They stand for missing options, so they win over the
+ * environment and the settings file.
+ */
 interface Found {
   /** The path of the store. */
   readonly store?: string;
@@ -116,7 +119,7 @@ interface Found {
 }
 
 /** Returns whether the command may create the store and its settings file. */
-function createsStore(command: Command): boolean {
+function canCreateStore(command: Command): boolean {
   return command.name() === "init" || command.name() === "setup";
 }
 
@@ -147,16 +150,16 @@ export async function contextOf(command: Command, found: Found = {}): Promise<Co
       {
         config: options.config,
         defaultStore: () => findHubStore(command.name()),
-        isNewStore: createsStore(command),
+        isNewStore: canCreateStore(command),
         ...(toleratesProblems && { onProblem: (problem) => settingsProblems.push(problem) }),
       },
     );
   const { settings, storePath, path, section, inFile, missing } = await resolve();
-  if (missing && !createsStore(command)) {
+  if (missing && !canCreateStore(command)) {
     const problem = new StoreError(
       "notFound",
       `cannot read the settings file ${path}: no such file or directory`,
-      { hint: await missingSettingsHint(storePath) },
+      { hint: await missingSettingsHint(storePath, options.config !== undefined) },
     );
     if (!toleratesProblems) throw problem;
     settingsProblems.push(problem);
@@ -214,19 +217,20 @@ async function workForHub({ backup }: Settings, { kind }: PassphraseSource): Pro
   workFor(await findSystemUnitAccount(backup.unit));
 }
 
-async function missingSettingsHint(storePath: string): Promise<string> {
+/** @param isOption - whether --config names the file; otherwise the environment does */
+async function missingSettingsHint(storePath: string, isOption: boolean): Promise<string> {
   const { isStoreKnown } = await import("../keys/moved-store.js");
-  if (await isStoreKnown(storePath)) {
-    return "Leave --config out to use the default path, or name the settings file of this store.";
-  }
-  return "Leave --config out to use the default path, or run init to create the file.";
+  const useDefault = `${isOption ? "Leave --config out" : "Unset HIVEMIND_SQLCIPHER_CONFIG"} to use the default path`;
+  return (await isStoreKnown(storePath))
+    ? `${useDefault}, or name the settings file of this store.`
+    : `${useDefault}, or create the file and the store with hivemind-sqlcipher init.`;
 }
 
 /**
  * Returns the command line that starts this program for the same store, for units and timers.
  *
- * A service manager has neither this shell's options nor its environment, so the command line
- * contains both.
+ * A service manager has neither the options of this command nor its environment, so the command
+ * line names the store, the settings file and the passphrase source that they determine.
  */
 export function ownCommand(
   { storePath, settingsPath, settingsInFile, source }: Context,
@@ -274,7 +278,7 @@ export function outputOf(command: Command): Output {
 
 /**
  * Merges the global options given before the command, between a group and its command, and after
- * the command.
+ * the command. A later option wins.
  */
 export function globalOptionsOf(command: Command): GlobalOptions {
   const ofParent: GlobalOptions = command.parent ? globalOptionsOf(command.parent) : {};

@@ -13,8 +13,8 @@ import { contextOf } from "./context.js";
 import { openStore } from "./open.js";
 import { chooseClient, noClientError, parseOptionalId } from "./ui/choose-client.js";
 
-/** Applies `verb` to the client and prints each changed field before and after. */
-export async function editClient(command: Command, idText: string | undefined, verb: ClientEdit) {
+/** Applies `edit` to the client and prints each changed field before and after. */
+export async function editClient(command: Command, idText: string | undefined, edit: ClientEdit) {
   const context = await contextOf(command);
   const given = parseOptionalId(idText);
   await using store = await openStore(context);
@@ -23,9 +23,9 @@ export async function editClient(command: Command, idText: string | undefined, v
     const before = await store.getClientById(id);
     if (!before) throw noClientError(context, id);
     assertActive(before);
-    const { changes, notices } = verb(before, store.schemaVersion);
-    const changed = Object.keys(changes).length > 0;
-    return { before, after: changed ? await store.updateClient(id, changes) : before, notices };
+    const { changes, notices } = edit(before, store.schemaVersion);
+    const isChanged = Object.keys(changes).length > 0;
+    return { before, after: isChanged ? await store.updateClient(id, changes) : before, notices };
   });
   const changed = findDifferences(before, after);
   context.output.result({ client: withoutSecrets(after), changed }, () => {

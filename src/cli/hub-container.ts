@@ -1,4 +1,4 @@
-/** `run --prepare` and `run --print-unit` for the hub of a container. */
+/** `run --prepare` and `run --print-unit` for a hub in a container. */
 import { basename } from "node:path";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
@@ -21,21 +21,22 @@ export function isForContainer({ container, serverJson }: ContainerOptions): boo
 }
 
 /**
- * Writes the mounted copy of `server.json`.
+ * Writes the copy of `server.json` that the container mounts, with the secret in it.
  *
- * @param secretOf - returns the secret of the hub with this `server.json`
+ * @param target - the path of the copy
+ * @param readSecret - returns the secret of the hub with this `server.json`
  */
 export async function prepareForContainer(
   { storePath, output }: Context,
   options: ContainerOptions,
   target: string,
-  secretOf: (serverJson: string | undefined) => Promise<Secret>,
+  readSecret: (serverJson: string | undefined) => Promise<Secret>,
 ): Promise<void> {
   const { prepareCopy } = await import("../hub/run.js");
   const { statIfExists } = await import("../fs/read.js");
   const named = options.owner === undefined ? undefined : parseOwner(options.owner);
   const { container, serverJson } = await findContainerHub(options);
-  const secret = await secretOf(serverJson);
+  const secret = await readSecret(serverJson);
   // The hub writes its store and reads the copy as the same user.
   const isRoot = process.geteuid?.() === 0;
   const owner = named ?? (isRoot ? await statIfExists(storePath) : undefined);
@@ -49,7 +50,7 @@ export async function prepareForContainer(
   );
 }
 
-/** Writes a copy of `server.json` as it is. */
+/** Writes the copy without a secret, for a setup that has not encrypted the store yet. */
 export async function prepareUnchanged(options: ContainerOptions, target: string): Promise<void> {
   const { copyUnchanged } = await import("../hub/server-json-copy.js");
   const { serverJsonPath } = await import("../hub/server-json.js");
@@ -59,16 +60,16 @@ export async function prepareUnchanged(options: ContainerOptions, target: string
 
 type Secret = { storePath: string; passphrase?: string } | { redisPassword: string };
 
-/** Returns the text that passes the password to the hub of a container. */
+/** Returns what an operator adds to the container's configuration to pass the secret to the hub. */
 type RenderUnit = (context: Context, args: string[], options: ContainerOptions) => Promise<string>;
 
-/** Returns the lines of a quadlet. */
+/** Returns the lines for a Podman quadlet. */
 export const renderQuadletUnit: RenderUnit = async (context, _args, options) => {
   const { renderQuadlet } = await import("../hub/container-units.js");
   return renderQuadlet(await buildUnitParts(context, options));
 };
 
-/** Returns the unit for a compose file, and its lines. */
+/** Returns a systemd unit that writes the copy, and the lines for a compose file. */
 export const renderComposeUnit: RenderUnit = async (context, _args, options) => {
   const { renderCompose } = await import("../hub/container-units.js");
   return renderCompose(await buildUnitParts(context, options));
@@ -95,7 +96,11 @@ async function buildUnitParts(context: Context, options: ContainerOptions): Prom
   };
 }
 
-/** @throws {@link StoreError} refused - for an engine: its containers have mounts of their own */
+/**
+ * Throws if `run` would start a container engine, because a container has mounts of its own.
+ *
+ * @throws {@link StoreError} refused - for a container engine
+ */
 export function assertNoEngine([program = ""]: readonly string[]): void {
   if (!/^(?:podman|docker|nerdctl)(?:-compose)?$/.test(basename(program))) return;
   throw new StoreError(
@@ -107,7 +112,7 @@ export function assertNoEngine([program = ""]: readonly string[]): void {
   );
 }
 
-/** Finds the container in the options, and the hub's own file on this machine. */
+/** Finds the container that the options name, and the hub's own `server.json` on this machine. */
 async function findContainerHub({ container: name, serverJson }: ContainerOptions): Promise<{
   container?: ContainerHub;
   serverJson?: string;
@@ -118,8 +123,8 @@ async function findContainerHub({ container: name, serverJson }: ContainerOption
   const { findNamedContainers } = await import("../service/find-container.js");
   const [found, other] = await findNamedContainers(name);
   if (found === undefined || other !== undefined) {
-    const fault = other === undefined ? "no engine has a" : "both engines have a";
-    throw new StoreError(other ? "refused" : "notFound", `${fault} container ${name}`, {
+    const problem = other === undefined ? "no engine has a" : "both engines have a";
+    throw new StoreError(other ? "refused" : "notFound", `${problem} container ${name}`, {
       hint: "Name the hub's own file instead: --server-json PATH.",
     });
   }

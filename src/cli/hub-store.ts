@@ -5,16 +5,17 @@ import type { NamedStore, ServerJson } from "../hub/server-json.js";
 import type { Endpoint } from "../migrate/migrate.js";
 
 /**
- * Commands that ignore a broken server.json: they report it themselves, or do not open the store.
+ * Commands that ignore a broken server.json: `status` and `doctor` report it, and `plugins` does
+ * not need the store.
  */
-const tolerantCommands = new Set(["status", "doctor", "completion", "plugins"]);
+const tolerantCommands = new Set(["status", "doctor", "plugins"]);
 
 /**
  * Returns the location of the store in server.json. Returns an empty location, HiveMind's default
  * path, if server.json is missing or names another kind of database.
  *
- * @throws {@link StoreError} refused - if server.json is not JSON: the hub would silently use its
- *   default store
+ * @throws {@link StoreError} refused - if server.json is not JSON, unless the command is tolerant:
+ *   the hub would silently use its default store
  */
 export async function findHubStore(command: string): Promise<StoreLocation> {
   try {
@@ -31,7 +32,7 @@ export async function findHubStore(command: string): Promise<StoreLocation> {
 
 /**
  * Returns the hub's database with its settings in server.json, or undefined if the hub keeps its
- * clients in a `clients.db`.
+ * clients in a `clients.db`, or if there is no server.json.
  *
  * @throws {@link StoreError} refused - if server.json is not JSON
  */

@@ -11,22 +11,22 @@ import { buildProgram } from "./program.js";
 import { Output, toStoreError } from "./ui/output.js";
 
 /**
- * Commands that stop the hub or run as long as it does. They load every file of this program first,
- * because an upgrade of the package removes the files.
+ * Commands that can run for long: they stop the hub, run as long as it does, or ask for an answer.
+ * They load every file of this program first, because an upgrade of the package removes the files.
  */
 const longRunning = new Set([
   ...["backup", "restore", "rotate", "encrypt", "decrypt", "init", "upgrade-schema", "migrate"],
   ...["bundle", "settle", "run", "setup"],
 ]);
 
-/** Returns the output for errors that occur before the options are parsed. */
+/** Returns the output for errors, which can occur before the options are parsed. */
 function outputForFailure(argv: string[]): Output {
   const end = argv.indexOf("--");
   const options = end === -1 ? argv : argv.slice(0, end);
   return new Output({
     json: options.includes("--json"),
     quiet: options.includes("--quiet") || options.includes("-q"),
-    verbose: options.includes("--verbose"),
+    verbose: options.includes("--verbose") || options.includes("-v"),
     color: !options.includes("--no-color"),
   });
 }
@@ -63,7 +63,7 @@ async function main(argv: string[]): Promise<void> {
     }
     const failure = await toPrintedError(error);
     output.error(failure);
-    if (failure.kind === "failed" && argv.includes("--verbose") && failure.cause) {
+    if (failure.kind === "failed" && failure.cause) {
       output.detail(String((failure.cause as Error).stack));
     }
     process.exitCode = failure.exitCode;
@@ -79,8 +79,8 @@ async function toPrintedError(error: unknown): Promise<StoreError> {
 }
 
 /**
- * Throws if an argument is not UTF-8. Node.js replaces invalid bytes with U+FFFD, so the path would
- * name another file.
+ * Throws if an argument is not UTF-8. Node.js replaces invalid bytes with U+FFFD, so a path in the
+ * argument would name another file.
  *
  * @throws {@link StoreError} usage - if an argument is not UTF-8
  */
@@ -104,7 +104,7 @@ function listNames(command: Command): string[] {
   return [command.name(), ...(command.parent ? listNames(command.parent) : [])];
 }
 
-/** Returns whether a subcommand is missing. Commander has printed the help in this case. */
+/** Returns whether the command or subcommand is missing. Commander has printed the help then. */
 function isMissingCommand(error: unknown): boolean {
   return error instanceof CommanderError && error.code === "commander.help";
 }
@@ -115,7 +115,7 @@ function usageError(error: CommanderError): StoreError {
     // Commander's suggestion has the form "(Did you mean status?)".
     hint:
       suggestion?.replace(/^\((.*)\)$/, "$1") ??
-      "Run hivemind-sqlcipher --help, or COMMAND --help.",
+      "Run hivemind-sqlcipher --help, or hivemind-sqlcipher COMMAND --help.",
   });
 }
 

@@ -36,7 +36,7 @@ export async function runMonitored(
 ): Promise<void> {
   const at = new Date().toISOString();
   const start = performance.now();
-  // One signal for both: an interruption during the hook must also prevent the operation.
+  // One signal for the hook and the operation: an interruption during the hook prevents both.
   const running = abortOnSignal(async (signal) => {
     await runHooks(context, operation, { event: "before" });
     throwIfAborted(signal);
@@ -88,7 +88,7 @@ async function updateMetrics(context: Context): Promise<void> {
   });
 }
 
-/** Prints an error of `work` as a notice, because the operation itself is complete. */
+/** Runs `work` and prints its error as a notice, because the operation itself is complete. */
 export async function orNotice(
   { output }: Context,
   what: string,

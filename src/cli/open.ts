@@ -19,6 +19,7 @@ import { findOtherDatabase } from "./hub-store.js";
  * a store in WAL mode read-only.
  *
  * @throws {@link StoreError} notFound - if there is no store
+ * @throws {@link StoreError} refused - if the store is not encrypted
  * @throws {@link StoreError} passphraseUnavailable - if there is no passphrase
  * @throws {@link StoreError} wrongPassphrase - if no passphrase opens the store
  * @throws {@link StoreError} newerVersion - if this version does not know the schema
@@ -39,7 +40,7 @@ export async function openStore(context: Context): Promise<ClientStore> {
  * Opens the store for a command that only reads. Opens an unencrypted store too, and any other
  * database that the hub uses, and prints a warning: the clients of any hub can be inspected.
  *
- * @throws {@link StoreError} as `openStore`
+ * @throws {@link StoreError} as `openStore`, except for an unencrypted store
  */
 export async function openStoreToRead(context: Context): Promise<ClientTable> {
   const { storePath, output } = context;
@@ -65,7 +66,7 @@ export async function openStoreToRead(context: Context): Promise<ClientTable> {
 
 /**
  * Returns the hub's database if it is not a `clients.db`. Returns undefined if the user named
- * another store, if a file exists at the store's path, or if server.json names no database.
+ * another store, if a file exists at the store's path, or if server.json names no other database.
  */
 export async function findHubDatabase(context: Context): Promise<LocatedDatabase | undefined> {
   if (!(await isDefaultStore(context)) || (await lstatIfExists(context.storePath)))
@@ -76,7 +77,10 @@ export async function findHubDatabase(context: Context): Promise<LocatedDatabase
   return { ...database, location: await resolveLocation(database.name, database.config) };
 }
 
-/** Returns whether no store is named, or only by its default path, as the backup timer names it. */
+/**
+ * Returns whether the context's store is the default store. The backup timer names this store by
+ * its path, so a named store counts, too, if it has the default path.
+ */
 export async function isDefaultStore({ settings, storePath }: Context): Promise<boolean> {
   return !isStoreNamed(settings.store) || storePath === (await resolveStorePath({}));
 }

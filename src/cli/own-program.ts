@@ -20,7 +20,7 @@ export function findOwnProgram(): string[] {
   return [process.execPath, main];
 }
 
-/** Parts that take long to load, and without which a running operation continues. */
+/** Parts that take long to load, and that no operation needs to continue. */
 const optionalParts = /^string-width-/;
 
 /**

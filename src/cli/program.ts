@@ -1,8 +1,9 @@
 /**
  * Builds the command line's grammar.
  *
- * Only the modules of the commands in the arguments are loaded, and each action loads its code when
- * it runs. `--help` opens no other file, and a short command starts fast.
+ * Only the modules of the commands in the arguments are loaded, or all if no command is named, and
+ * each action loads its code when it runs. So `--help` loads no operation, and a short command
+ * starts fast.
  */
 import { readFileSync } from "node:fs";
 import { type Argument, Command, type Option } from "commander";
@@ -91,7 +92,8 @@ const commandGroups: Record<string, Record<string, Load>> = {
 /**
  * Builds the program. It throws errors instead of printing them.
  *
- * @param output - reports wrong arguments; with --json, commander's own text is suppressed
+ * @param output - decides whether the help has colors; with --json, a group without its subcommand
+ *   prints no help
  * @param argv - the arguments; only commands named in them are defined, or all if they name none
  */
 export async function buildProgram(output: Output, argv: readonly string[] = []): Promise<Command> {

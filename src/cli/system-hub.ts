@@ -1,4 +1,4 @@
-/** Finds the hub for `setup`: for root, also a hub of another user. */
+/** Finds the hub for `setup`: also the hub in a container, and for root the hub of another user. */
 import type { Command } from "commander";
 import {
   type HubContainer,
@@ -20,9 +20,9 @@ export interface HubChoiceOptions {
 }
 
 /**
- * Returns the context of `setup`. Root seals the passphrase for a system unit with another user
- * and, with `--headless`, for any system unit. For a user unit, `--headless` seals it if systemd
- * can do so for a user.
+ * Returns the context of `setup`. Its passphrase source is the configured source. Without one, it is
+ * a sealed file for a system unit with another user and, with `--headless`, for any hub if systemd
+ * can seal for this user, because the keyring is locked at boot; otherwise it is the keyring.
  *
  * @throws {@link StoreError} refused - if several system units start a hub
  */
@@ -49,7 +49,10 @@ export async function resolveSetupContext(
   return contextOf(command, { ...found, passphraseSource });
 }
 
-/** Lets this process work on the hub of a quadlet, of an earlier setup or of this one. */
+/**
+ * Lets this process work on the hub in the container of a quadlet. An earlier setup has recorded
+ * the hub, or it is found now, unless a unit starts a hub without a container.
+ */
 async function workForQuadlet(
   command: Command,
   options: HubChoiceOptions,
@@ -72,8 +75,8 @@ async function workForQuadlet(
 }
 
 function isWantedContainer({ name, unit }: HubContainer, options: HubChoiceOptions): boolean {
-  const isKind = ["auto", undefined, unit.manager].includes(options.service);
-  return isKind && [undefined, name, unit.name, stemOf(unit.name)].includes(options.unit);
+  const isWantedManager = ["auto", undefined, unit.manager].includes(options.service);
+  return isWantedManager && [undefined, name, unit.name, stemOf(unit.name)].includes(options.unit);
 }
 
 function isWanted({ name, isTemplate }: HubUnit, { unit }: HubChoiceOptions): boolean {
@@ -98,7 +101,11 @@ async function canSeal(): Promise<boolean> {
   );
 }
 
-/** @returns whether this process works in the account of a hub of the system from now on */
+/**
+ * Lets root work in the account of the hub of a system unit.
+ *
+ * @returns whether this process works in such an account from now on
+ */
 async function workForSystemHub(options: HubChoiceOptions): Promise<boolean> {
   if (process.geteuid?.() !== 0 || options.service === "systemd-user") return false;
   const unit = await findSystemHub(options);
@@ -111,7 +118,9 @@ async function workForSystemHub(options: HubChoiceOptions): Promise<boolean> {
   return true;
 }
 
-/** Returns the system unit of the hub; undefined if root itself has a hub. */
+/**
+ * Returns the system unit of the hub; undefined if root itself has a hub, or if no unit starts one.
+ */
 async function findSystemHub(options: HubChoiceOptions): Promise<HubUnit | undefined> {
   const { findHubUnits, startsEngine } = await import("../service/hub-units.js");
   const { service } = options;
@@ -126,7 +135,7 @@ async function findSystemHub(options: HubChoiceOptions): Promise<HubUnit | undef
   if (others.length === 0) return unit;
   // A unit without a user is a hub of root, which the survey finds.
   if ([unit, ...others].some((each) => each?.user === undefined)) return undefined;
-  const names = [unit, ...others].map((each) => each?.name.replace(/\.service$/, ""));
+  const names = [unit, ...others].map((each) => stemOf(each?.name ?? ""));
   throw new StoreError("refused", `several units start a hub: ${names.join(", ")}`, {
     hint: `Name the unit: --unit ${names.join(", or --unit ")}.`,
   });

@@ -79,7 +79,10 @@ test("with --write, JSON and CSV refuse several results before the commit", asyn
     for (const second of ["SELECT 1", rename]) {
       const args = ["sql", mode, "--write", "--yes", `${rename}; ${second}`];
       const { code, stdout, stderr } = await machine.run(args);
-      expect([code, stdout + stderr]).toEqual([2, expect.stringContaining("there are 2")]);
+      expect([code, stdout + stderr]).toEqual([
+        2,
+        expect.stringContaining("the statements have 2"),
+      ]);
     }
   }
   const { stdout } = await machine.run(["sql", "--csv", "SELECT name FROM clients"]);
@@ -128,7 +131,7 @@ test("the prompt takes statements over several lines, completes names, goes on a
       ["it's 42", "UPDATE clients SET name = 'cellar' WHERE client_id = 2;\r"],
       ["[y/N] ", "y\r"],
       ["saved", "SELECT 'now ' || name FROM clients WHERE client_id = 2;\r"],
-      ["now cellar", ".quit\r"],
+      ["now cellar", ".quit \r"],
     ],
   );
   expect([code, screen]).toEqual([0, expect.stringContaining("1 row changed")]);

@@ -14,6 +14,11 @@ test("a table is as wide as it needs to be where there is room", async () => {
   expect(await table.row(rows[0] as string[])).toBe(" 1  kitchen  escalate");
 });
 
+test("without a terminal, a row that is longer than the first rows is not cut", async () => {
+  const table = await Table.of(columns, [["1", "hall", ""]], undefined);
+  expect(await table.row(["12345", "kitchen", "escalate"])).toBe("12345  kitchen  escalate");
+});
+
 test("no line is wider than the terminal, whatever the cells hold", async () => {
   await fc.assert(
     fc.asyncProperty(
@@ -40,6 +45,7 @@ test("a cell cannot move the cursor, ring the bell or turn the line around", () 
 
 test("of what others wrote, a line that is printed keeps this program's own colours and no other control", () => {
   expect(escapeLines("\x1b[32msound\x1b[0m\nand more")).toBe("\x1b[32msound\x1b[0m\nand more");
+  expect(escapeLines("\x1b[8mhidden")).toBe("\\u001b[8mhidden");
   expect(escapeLines("\x1b[2J\x1b]0;title\x07\r")).toBe("\\u001b[2J\\u001b]0;title\\u0007\\u000d");
 });
 

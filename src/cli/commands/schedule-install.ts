@@ -44,9 +44,9 @@ export function addInstall(group: Command): void {
 }
 
 async function runInstall(context: Context, options: InstallOptions): Promise<void> {
-  const { assertSchedulable, installSchedule, lingerCommand, readSchedule } = await import(
-    "../../service/schedule.js"
-  );
+  const { assertSchedulable, installSchedule, lingerCommand, readSchedule, scheduledService } =
+    await import("../../service/schedule.js");
+  const { journalctlLine } = await import("../../service/systemctl.js");
   const { storePath, output } = context;
   const { onCalendar, randomDelay } = options;
   const command = buildBackupCommand(context);
@@ -64,8 +64,13 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
   const drill = drillRequest ? await installSchedule(drillRequest) : null;
   output.result(toJson({ schedule, drill }), () => [
     "Scheduled backups",
-    ...scheduleLines(schedule),
-    ...(drill ? ["Scheduled drills", ...scheduleLines(drill)] : []),
+    ...scheduleLines(schedule, journalctlLine(scheduledService(storePath, "backup"))),
+    ...(drill
+      ? [
+          "Scheduled drills",
+          ...scheduleLines(drill, journalctlLine(scheduledService(storePath, "drill"))),
+        ]
+      : []),
   ]);
   if (!schedule.lingers) context.output.warning(lingerWarning(lingerCommand()));
 }

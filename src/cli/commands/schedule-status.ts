@@ -16,14 +16,19 @@ export function addStatus(group: Command): void {
 }
 
 async function printSchedule({ storePath, output }: Context): Promise<void> {
-  const { lingerCommand, readSchedule } = await import("../../service/schedule.js");
+  const { lingerCommand, readSchedule, scheduledService } = await import(
+    "../../service/schedule.js"
+  );
+  const { journalctlLine } = await import("../../service/systemctl.js");
   const schedule = await readSchedule(storePath, "backup");
   const drill = await readSchedule(storePath, "drill");
   output.result(toJson({ schedule: schedule ?? null, drill: drill ?? null }), () => [
     ...(schedule
-      ? scheduleLines(schedule)
+      ? scheduleLines(schedule, journalctlLine(scheduledService(storePath, "backup")))
       : [`No backups of ${storePath} are scheduled: hivemind-sqlcipher schedule install`]),
-    ...(drill ? ["Drills:", ...scheduleLines(drill)] : []),
+    ...(drill
+      ? ["Drills:", ...scheduleLines(drill, journalctlLine(scheduledService(storePath, "drill")))]
+      : []),
   ]);
   if (schedule && !schedule.lingers) output.warning(lingerWarning(lingerCommand()));
 }

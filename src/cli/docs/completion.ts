@@ -42,8 +42,8 @@ interface ValueGroup {
 }
 
 /**
- * Returns all options with a value. Options of single commands come first, because a shell's `case`
- * takes the first match.
+ * Groups all options with a value by the kind of value. An option whose kind differs in some
+ * commands comes first for these commands, because a shell's `case` takes the first match.
  */
 function groupValues(program: CommandEntry): ValueGroup[] {
   const meanings = new Map<string, Map<string, { value: ValueKind; at: string[] }>>();
@@ -71,8 +71,8 @@ function groupValues(program: CommandEntry): ValueGroup[] {
     for (const { value, at } of others) for (const each of at) add(value, { name, at: each });
     if (usual) add(usual.value, { name });
   }
-  const isSpecial = ({ options }: ValueGroup) => Number(options[0]?.at !== undefined);
-  return [...groups.values()].sort((a, b) => isSpecial(b) - isSpecial(a));
+  const isOfCommands = ({ options }: ValueGroup) => options[0]?.at !== undefined;
+  return [...groups.values()].sort((a, b) => Number(isOfCommands(b)) - Number(isOfCommands(a)));
 }
 
 /** Returns `COMMAND OPTION` patterns for a shell's `case`. */
@@ -192,7 +192,7 @@ ${commands
   .join("\n")}
   esac
 }
-# Loaded by compinit, this file is the function's body; sourced, it registers it.
+# compinit loads this file as the body of the function; a shell that sources it registers the function.
 if [[ $funcstack[1] == _hivemind-sqlcipher ]]; then
   _hivemind-sqlcipher "$@"
 else

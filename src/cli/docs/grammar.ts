@@ -61,7 +61,7 @@ export function describeCommand(command: Command, names: readonly string[] = [])
   };
 }
 
-/** Returns a command and all below it. */
+/** Returns a command and all commands below it. */
 export function listCommands(entry: CommandEntry): CommandEntry[] {
   return [entry, ...entry.commands.flatMap(listCommands)];
 }

@@ -1,4 +1,4 @@
-/** The reference of the JSON output, in Markdown and as a JSON Schema, made of `documents`. */
+/** The reference of the JSON output, in Markdown and as a JSON Schema, from `documents`. */
 import * as z from "../../schema.js";
 import type { JsonDocument } from "./documents/parts.js";
 import { documents, errorDocument } from "./documents.js";
@@ -85,11 +85,11 @@ function renderSection({ when, schema }: JsonDocument): string[] {
 function toJsonSchema(schema: z.ZodMiniType): JsonSchema {
   const { $schema: _, ...converted } = z.toJSONSchema(schema, {
     override: ({ jsonSchema }) => {
-      // Only the limits of JavaScript's integers, and the long pattern of a time.
+      // Remove the limits of JavaScript's integers, and the long pattern of a time.
       delete jsonSchema.minimum;
       delete jsonSchema.maximum;
       if (jsonSchema.format === "date-time") delete jsonSchema.pattern;
-      // A user's check must accept the keys of later versions. The tests accept no other keys.
+      // A user's validation must accept the keys of later versions. The tests accept no other keys.
       if (jsonSchema.additionalProperties === false) delete jsonSchema.additionalProperties;
     },
   });
@@ -118,7 +118,7 @@ function renderRows(schema: JsonSchema, prefix: string): string[] {
 interface Description {
   readonly description: string;
   readonly type: string;
-  /** The schema of the further keys, if the value has some. */
+  /** The schema of the keys below the value, if it has keys, and how their names are joined. */
   readonly inner?: { readonly schema: JsonSchema; readonly suffix: string };
 }
 

@@ -7,7 +7,7 @@ interface JsonList<Item> {
   readonly head: string;
   readonly items: AsyncIterable<Item>;
   readonly record: (item: Item) => object;
-  /** Returns the members after the list, when every element was read. */
+  /** Returns the members after the list. Called after the last element, also before an error. */
   readonly rest?: () => object;
 }
 

@@ -1,4 +1,4 @@
-/** Converts results to the names and the text of `docs/reference/json-output.md`. */
+/** Converts results to JSON documents as `docs/reference/json-output.md` describes them. */
 import { formatJson, type JsonValue } from "../../client/json.js";
 
 type SnakeCase<Name> = Name extends `${infer First}${infer Rest}`
@@ -21,7 +21,8 @@ export type Json<Value> = Value extends readonly unknown[]
  * Converts the keys of a result from camelCase to snake_case, at every depth.
  *
  * Keys that are data, such as names of operations, are the keys of a Map, which becomes an object
- * with the same keys. Not for client records: their keys have the names of columns already.
+ * with the same keys. Do not pass client records: their keys are the names of columns already, and
+ * the keys of their metadata must stay as they are.
  */
 export function toJson<Result>(result: Result): Json<Result> {
   return convert(result) as Json<Result>;

@@ -59,7 +59,10 @@ export class Output {
     if (text !== "") process.stdout.write(`${text}\n`);
   }
 
-  /** Prints a line of a result without the notices of `result`. */
+  /**
+   * Prints a line of a result without the notices of `result`. The caller escapes control
+   * characters.
+   */
   line(text: string): void {
     process.stdout.write(`${text}\n`);
   }
@@ -116,11 +119,13 @@ export class Output {
 
 const controlSequence = "\x1b";
 
-/** Matches the colors of `style` and line breaks. */
-const keptSequences = new RegExp(`(${controlSequence}\\[\\d+m|\\n)`);
+/** Matches the colors of `style` and line breaks. Other styles could hide text. */
+const keptSequences = new RegExp(
+  `(${controlSequence}\\[(?:0|${Object.values(styles).join("|")})m|\\n)`,
+);
 
 /**
- * Escapes control characters, except this program's own colors and line breaks. The text may quote
+ * Escapes control characters, except the colors of this program and line breaks. The text may quote
  * a bundle, a manifest or a plugin's error, which must not move the cursor.
  */
 export function escapeLines(text: string): string {
@@ -147,7 +152,7 @@ export function toStoreError(error: unknown): StoreError {
     });
   }
   return new StoreError("failed", `unexpected error: ${message}`, {
-    hint: "Report this defect of hivemind-sqlcipher with the output of --verbose.",
+    hint: "Run the command again with --verbose, and report this defect of hivemind-sqlcipher with its output.",
     cause: error,
   });
 }

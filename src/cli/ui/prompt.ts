@@ -21,7 +21,7 @@ export async function readStandardInput(): Promise<string> {
  * Reads a line from the terminal. Rejects at Ctrl-C, at the end of input, and when the operation is
  * interrupted.
  *
- * @param onReady - called when the terminal no longer shows what is typed by itself
+ * @param onReady - called when the terminal no longer echoes typed characters
  */
 async function ask(
   question: string,
@@ -92,15 +92,16 @@ export async function askLines(
  *
  * @param yes - whether --yes answers the question
  * @throws {@link StoreError} refused - if the answer is no
+ * @throws {@link StoreError} interrupted - at Ctrl-C and at the end of input
  * @throws {@link StoreError} usage - if there is no terminal
  */
 export async function confirm(question: string, yes: boolean): Promise<void> {
   if (yes) return;
   if (!hasTerminal()) {
-    const line = question.split("\n").map((part) => part.trim());
+    const lines = question.split("\n").map((part) => part.trim());
     throw new StoreError(
       "usage",
-      `confirmation needed, but there is no terminal: ${line.join(" ")}`,
+      `confirmation needed, but there is no terminal: ${lines.join(" ")}`,
       {
         hint: "Add --yes to confirm.",
       },

@@ -37,12 +37,13 @@ export async function runPrompt(runner: SqlRunner, historyFile: string | undefin
   let statement = "";
   for (;;) {
     const line = await lines.next(statement === "" ? firstPrompt : nextPrompt);
-    if (line === ended || (statement === "" && line === ".quit")) break;
+    if (line === ended) break;
     if (line === cancelled) {
       statement = "";
       continue;
     }
     if (statement === "" && line.trim() === "") continue;
+    if (statement === "" && line.trimEnd() === ".quit") break;
     if (statement === "" && line.startsWith(".")) {
       await runOrPrintError(() => runner.runDotCommand(line.trim()));
       continue;
@@ -51,11 +52,11 @@ export async function runPrompt(runner: SqlRunner, historyFile: string | undefin
     if (!isComplete(statement)) continue;
     const text = statement;
     statement = "";
-    lines.busy = () => runner.session.interrupt();
+    lines.onInterrupt = () => runner.session.interrupt();
     await runOrPrintError(() =>
       runner.run(parseStatements(text), (question) => confirm(lines, question)),
     );
-    lines.busy = undefined;
+    lines.onInterrupt = undefined;
   }
   input.close();
   if (historyFile !== undefined)
@@ -86,7 +87,7 @@ type Line = string | typeof ended | typeof cancelled;
 /** Queues typed and pasted lines in order, including lines that arrive while a statement runs. */
 class Lines {
   /** Called for Ctrl-C while a statement runs. */
-  busy: (() => void) | undefined;
+  onInterrupt: (() => void) | undefined;
   readonly #input: Interface;
   readonly #queue: string[] = [];
   #ended = false;
@@ -103,9 +104,10 @@ class Lines {
     });
     input.on("SIGINT", () => {
       if (this.#resolve === undefined) {
-        this.busy?.();
+        this.onInterrupt?.();
         return;
       }
+      // Clear the typed line: Ctrl-E moves to its end, Ctrl-U deletes to its start.
       input.write(null, { ctrl: true, name: "e" });
       input.write(null, { ctrl: true, name: "u" });
       process.stderr.write("\n");
@@ -115,7 +117,8 @@ class Lines {
   }
 
   /**
-   * @param options.fresh - ignore lines pasted before the prompt, because it asks for confirmation
+   * @param options.fresh - leave lines that were pasted before in the queue, because the prompt
+   *   asks for confirmation
    */
   async next(prompt: string, options: { fresh?: boolean } = {}): Promise<Line> {
     const pasted = options.fresh ? undefined : this.#queue.shift();
@@ -148,7 +151,7 @@ function complete(line: string, names: readonly string[]): [string[], string] {
 }
 
 /**
- * Returns the history, newest line first, as readline takes it.
+ * Returns the history, newest line first, as readline expects it.
  *
  * @throws {@link StoreError} refused - if other users can read the file
  */

@@ -31,15 +31,17 @@ export class SqlRunner {
   }
 
   /**
-   * Runs statements. With `--write`, they run in a single transaction, committed after `confirm`.
+   * Runs statements. With `--write`, statements that change something run in a single transaction,
+   * together with the other statements: first as a dry run, and after `confirm` again. With `--yes`
+   * there is no dry run.
    *
    * @throws {@link StoreError} usage - if there is more than one result, but the mode prints only
    *   one
    */
   async run(statements: readonly Statement[], confirm: Confirm): Promise<void> {
-    const queries = statements.filter(({ kind }) => kind !== "change").length;
-    this.#assertOneResult(queries);
-    if (!this.#write || queries === statements.length) {
+    const queryCount = statements.filter(({ kind }) => kind !== "change").length;
+    this.#assertOneResult(queryCount);
+    if (!this.#write || queryCount === statements.length) {
       for (const statement of statements) await this.#print(await this.session.read(statement));
       return;
     }
@@ -48,10 +50,16 @@ export class SqlRunner {
     else for (const rows of effect.results) await this.#print(rows);
   }
 
-  /** Statements with RETURNING have a result, too, known only after they ran. */
-  #assertOneResult(results: number): void {
-    if (this.mode === "table" || results <= 1) return;
-    throw new StoreError("usage", `${this.mode} output has one result, and there are ${results}`);
+  /**
+   * Throws if the mode cannot print the results. Called before the statements run, and again after
+   * that, because a statement with RETURNING may have a result, too.
+   */
+  #assertOneResult(resultCount: number): void {
+    if (this.mode === "table" || resultCount <= 1) return;
+    throw new StoreError(
+      "usage",
+      `${this.mode} output has one result, but the statements have ${resultCount}`,
+    );
   }
 
   async #change(statements: readonly Statement[], confirm: Confirm): Promise<Effect> {
@@ -62,6 +70,7 @@ export class SqlRunner {
       for (const line of effectLines(effect)) output.notice(line);
       return effect;
     }
+    // Throws without a terminal, before the dry run takes its time.
     if (!hasTerminal()) await confirm("Change the store?");
     const tried = await this.session.dryRun(statements);
     check(tried);
@@ -163,7 +172,7 @@ function isNumber(cell: Cell | undefined): boolean {
   return cell === null || (typeof cell === "object" && "text" in cell);
 }
 
-/** Returns the changes of a transaction as text, before the commit. */
+/** Returns the effect of a transaction as lines of text. */
 function effectLines({ changes, clients: { before, after } }: Effect): string[] {
   const rows = changes.map(({ text, rows }) => `${counted(rows, "row")} changed: ${shorten(text)}`);
   const counts = ({ active, revoked }: Counts) => `${active} active, ${revoked} revoked`;
@@ -186,8 +195,8 @@ function shorten(sql: string): string {
 
 const dotHelp = [
   ".tables          List the tables",
-  ".schema [TABLE]  Show the statements that create them",
-  `.mode [MODE]     Set how results are printed: ${modes.join(", ")}`,
+  ".schema [TABLE]  Show the CREATE statements of the tables",
+  `.mode [MODE]     Show or set the output format: ${modes.join(", ")}`,
   ".help            Show this list",
   ".quit            Leave, as Ctrl-D does",
 ];

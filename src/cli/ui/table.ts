@@ -16,7 +16,7 @@ let stringWidth: ((text: string) => number) | undefined;
 
 async function loadStringWidth(cells: readonly string[]): Promise<void> {
   if (stringWidth === undefined && !cells.every((cell) => ascii.test(cell))) {
-    // An upgrade during an operation may have removed it: columns are then less straight.
+    // An upgrade during an operation may have removed the package. Columns are then misaligned.
     const loaded = import("string-width").then((module) => module.default);
     stringWidth = await loaded.catch(() => (text: string) => text.length);
   }
@@ -47,13 +47,18 @@ function pad(text: string, width: number, align: Column["align"]): string {
 export class Table {
   readonly #columns: readonly Column[];
   readonly #widths: number[];
+  readonly #isCut: boolean;
 
-  private constructor(columns: readonly Column[], widths: number[]) {
+  private constructor(columns: readonly Column[], widths: number[], isCut: boolean) {
     this.#columns = columns;
     this.#widths = widths;
+    this.#isCut = isCut;
   }
 
-  /** @param available - the terminal's columns; if undefined, nothing is cut */
+  /**
+   * @param available - the terminal's columns; if undefined, no cell is cut, and a long cell in a
+   *   later row moves the cells after it
+   */
   static async of(
     columns: readonly Column[],
     firstRows: readonly string[][],
@@ -66,7 +71,7 @@ export class Table {
         ...firstRows.map((row) => widthOf(escapeControlCharacters(row[index] ?? ""))),
       ),
     );
-    const table = new Table(columns, widths);
+    const table = new Table(columns, widths, available !== undefined);
     if (available !== undefined) table.#shrink(available - gap.length * (columns.length - 1));
     return table;
   }
@@ -99,7 +104,8 @@ export class Table {
     return this.#columns
       .map((column, index) => {
         const width = this.#widths[index] ?? 0;
-        return pad(truncate(cells[index] ?? "", width), width, column.align);
+        const cell = cells[index] ?? "";
+        return pad(this.#isCut ? truncate(cell, width) : cell, width, column.align);
       })
       .join(gap)
       .trimEnd();

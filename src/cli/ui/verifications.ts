@@ -16,7 +16,8 @@ export interface Verifications {
 /**
  * Prints a line, or an element of the JSON document, for each backup, and then the counts by store.
  *
- * @throws what the verification throws; but {@link printJsonList} prints an error after a result
+ * @throws what the verification throws; with --json, {@link printJsonList} prints an error that
+ *   follows a result instead
  */
 export async function printVerifications(
   context: Context,
@@ -79,5 +80,5 @@ function verdictLines(verdicts: FleetVerdicts): string[] {
 }
 
 function unopenedLine({ storeId, name, notOpened, reason }: StoreVerdict): string {
-  return `not opened: ${notOpened} backups of ${name} (store ${storeId ?? "without an id"}): ${reason}`;
+  return `not opened: ${counted(notOpened, "backup")} of ${name} (store ${storeId ?? "without an id"}): ${reason}`;
 }

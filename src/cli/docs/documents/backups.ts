@@ -59,7 +59,9 @@ const copy = documentOf<Omit<CopyReport, "errors">>()(
 const copies = z.array(
   z.strictObject({
     ...copy.shape,
-    errors: z.array(errorSchema).check(z.describe("The exit code is that of the first")),
+    errors: z
+      .array(errorSchema)
+      .check(z.describe("Its errors; the exit code is that of the first")),
   }),
 );
 
@@ -78,7 +80,7 @@ const completed = documentOf<BackupResult>()(
     }),
     bundle,
     service,
-    verified: z.literal(true).check(z.describe("A backup that does not verify is an error")),
+    verified: z.literal(true).check(z.describe("True: a backup that is not intact is an error")),
   }),
 );
 
@@ -105,7 +107,7 @@ export const listed = documentOf<Omit<Listing, "unchecked">>()(
         hostname: text("The machine on which it was made"),
         store_id: z.nullable(text("The id of its store; null in backups of earlier versions")),
         present: flag("Whether the file exists and has this size"),
-        mac: z.nullable(flag("Whether the manifest is authentic; null if no known key can tell")),
+        mac: z.nullable(flag("Whether the manifest is authentic; null without a key to verify it")),
         bundle: z.nullable(text("Its bundle; null if there is none in the known directory")),
       }),
     ),
@@ -120,7 +122,7 @@ const fleetStore = {
   key_ids: texts("The `key_id` of each of its keys"),
   hostnames: texts("The machines that made its backups"),
   backups: integer("How many backups it has"),
-  incomplete: integer("How many of them lack their file, or have one of another size"),
+  incomplete: integer("How many of them lack their file, or have a file of another size"),
   size: integer("Bytes of the complete backups"),
   oldest: time("When the oldest was made"),
   newest: z.strictObject({
@@ -130,7 +132,7 @@ const fleetStore = {
     clients: counts,
   }),
   newest_complete_at: z.nullable(
-    time("When the newest was made that has its file in its size; null if none has"),
+    time("When the newest complete backup was made; null if no backup is complete"),
   ),
   own: flag("Whether it is the store of this command"),
 };
@@ -175,8 +177,12 @@ export const fleetVerified = z.strictObject({
     documentOf<FleetVerification>()(
       z.strictObject({
         path: text("A backup"),
-        store_id: z.nullable(text("The id of its store; null if it has none or is unreadable")),
-        key_id: z.nullable(text("The `key_id` in its manifest; null if that is unreadable")),
+        store_id: z.nullable(
+          text("The id of its store; null if the backup has none or cannot be read"),
+        ),
+        key_id: z.nullable(
+          text("The `key_id` in its manifest; null if the manifest cannot be read"),
+        ),
         ok: z.nullable(flag("Whether every check passed; null if it was not opened")),
         problem: z.nullable(text("The first failed check, or why it was not opened")),
       }),
@@ -188,13 +194,15 @@ export const fleetVerified = z.strictObject({
         store_id: z.nullable(text("The id of a store; null if its backups have none")),
         name: text("The name of its file without `.db`"),
         intact: integer("How many backups are intact"),
-        damaged: integer("How many are not; the exit code is 14 then"),
-        not_opened: integer("How many no key at hand opens, or cannot be read"),
-        reason: z.nullable(text("Why the first of these was not opened")),
+        damaged: integer("How many are not intact; the exit code is 14 if there is one"),
+        not_opened: integer("How many cannot be read, or are not opened by a known key"),
+        reason: z.nullable(text("Why the first backup that was not opened was not")),
       }),
     ),
   ),
-  error: z.optional(errorSchema).check(z.describe("Why not every backup was verified")),
+  error: z
+    .optional(errorSchema)
+    .check(z.describe("Why not every backup was verified; absent if every backup was")),
 });
 
 export const pruned = documentOf<{ prune: PruneResult }>()(
@@ -208,7 +216,9 @@ export const pruned = documentOf<{ prune: PruneResult }>()(
           created_at: time("When it was made"),
           rules: z
             .array(z.enum(["last", "daily", "weekly", "monthly"]))
-            .check(z.describe("The rules that keep it; empty for the newest that verifies")),
+            .check(
+              z.describe("The rules that keep it; empty if it stays as the newest intact backup"),
+            ),
         }),
       ),
       removed: z.array(
@@ -227,7 +237,7 @@ export const pruned = documentOf<{ prune: PruneResult }>()(
       freed: integer("The bytes of the removed backups"),
       removed_bundles: texts("The bundles that are removed, with `--bundles`"),
       verified: z.nullable(
-        text("The newest remaining backup that verifies; null if nothing was to be removed"),
+        text("The newest intact backup that stays; null if nothing was to be removed"),
       ),
       left: z.array(unlisted),
     }),
@@ -316,7 +326,7 @@ export const exported = documentOf<{ export: MediaExport }>()(
       created_at: time("When it was made"),
       key_id: keyId,
       size: integer("Its size in bytes"),
-      parts: integer("The number of files that it is in"),
+      parts: integer("The number of files into which it is split"),
       device_label: z.nullable(text("The label of `--device-label`; null without it")),
       files: z.array(
         z.strictObject({

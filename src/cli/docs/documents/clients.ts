@@ -69,7 +69,10 @@ export const imported = z.strictObject({
     ),
     refused_rows: integer("Rows that were refused; nothing is imported if there is one"),
     refused: z.array(
-      z.strictObject({ where: text("A refused row"), why: text("Why it was refused") }),
+      z.strictObject({
+        where: text("The line or record of a refused row; at most 1000 are listed"),
+        why: text("Why it was refused"),
+      }),
     ),
   }),
 });
@@ -109,7 +112,7 @@ export const plugins = z.strictObject({
       package: text("The npm package"),
       version: text("Its version"),
       folder: z.nullable(text("Its directory; null for the plugins of this package")),
-      problem: z.nullable(text("Why it cannot be used; null if nothing is known against it")),
+      problem: z.nullable(text("Why it cannot be used; null if no problem is known")),
     }),
   ),
 });

@@ -82,7 +82,7 @@ export const service = documentOf<ServiceReport>()(
     was_active: flag("Whether it ran before"),
     active: flag("Whether it runs now"),
     stopped_ms: z.nullable(
-      integer("From the request to stop until it was up again; null if it was not stopped"),
+      integer("From the request to stop until it ran again; null if it was not stopped"),
     ),
     listening_ms: z.nullable(
       integer(
@@ -107,9 +107,11 @@ export const bundleOrNull = orNull(
 
 export const outage = orNull(
   z.strictObject({
-    stopped_ms: integer("From the request to stop until the unit was up again"),
+    stopped_ms: integer("From the request to stop until the unit ran again"),
     listening_ms: z.nullable(
-      integer("Until it listened on its ports again; null if it has none, or not within 30 s"),
+      integer(
+        "From the request to stop until it listened on its ports again; null if it has no known ports, or does not listen after 30 s",
+      ),
     ),
   }),
   "How long the hub was down; null if it was not stopped",
@@ -122,7 +124,7 @@ export const checks = z
       ok: flag("False for a finding"),
       severity: choice(
         ["error", "warning", "note"],
-        "`error`: data can be lost or is exposed now; `warning`: after a further failure",
+        "`error`: data can be lost or is exposed now; `warning`: after a further failure; `note`: no finding",
       ),
       detail: text("What was found"),
       fix: z.nullable(text("The command or action that fixes it; null without a finding")),

@@ -95,7 +95,7 @@ export const setupDone = documentOf<{ setup: SetupResult & { findings: Diagnosis
       outage,
       schedule: z.nullable(text("The timer; null if backups are not scheduled")),
       plain_copy: z.nullable(
-        text("The plaintext database that was kept because it had changed; null if it is gone"),
+        text("The plaintext database that was kept because it had changed; null if it was removed"),
       ),
       findings: checks,
     }),
@@ -165,7 +165,7 @@ export const status = documentOf<StoreStatus>()(
     path,
     format: choice(
       ["absent", "plaintext", "sqlcipher", "unknown"],
-      "What the file is; `sqlcipher` for any that may be encrypted",
+      "What the file is; `sqlcipher` for any file that may be encrypted",
     ),
     cipher_compatibility: z.nullable(cipherCompatibility),
     key_id: z.nullable(keyId),
@@ -204,7 +204,9 @@ export const status = documentOf<StoreStatus>()(
           at: time("When the last run of this operation began"),
           duration_ms: integer("How long it took"),
           exit_code: integer("Its exit code"),
-          succeeded_at: z.nullable(time("When the last successful run began; null if none did")),
+          succeeded_at: z.nullable(
+            time("When the last successful run began; null if no run succeeded"),
+          ),
           stopped_ms: z.nullable(z.number().check(z.describe("How long it stopped the service"))),
           size: z.nullable(integer("The bytes of the backup that it wrote")),
         }),
@@ -214,13 +216,15 @@ export const status = documentOf<StoreStatus>()(
       .array(
         z.strictObject({
           target: text("The directory or remote"),
-          contents: choice(["backups", "bundle"], "What it gets"),
-          at: z.nullable(time("When a run last copied to it or tried to; null if none did")),
-          succeeded_at: z.nullable(time("When a run last left it complete; null if none did")),
-          skipped: z.nullable(text("Why the last run did not try: its disk is missing")),
+          contents: choice(["backups", "bundle"], "What is copied to it"),
+          at: z.nullable(time("When a run last copied to it, or tried to; null if no run did")),
+          succeeded_at: z.nullable(time("When a run last left it complete; null if no run did")),
+          skipped: z.nullable(
+            text("Why the last run did not try, such as a missing disk; null if it tried"),
+          ),
           error: z.nullable(text("The first error of the last run")),
           duration_ms: z.nullable(
-            integer("How long the last run took for it; null if that run did not try"),
+            integer("How long the last run took for it; null if the run did not try"),
           ),
           size: z.nullable(
             integer("Bytes of the newest file that was copied to it; null if none is known"),
@@ -235,8 +239,12 @@ export const status = documentOf<StoreStatus>()(
           at: time("When the last drill began"),
           duration_ms: integer("How long it took"),
           exit_code: integer("Its exit code"),
-          succeeded_at: z.nullable(time("When the last successful one began; null if none did")),
-          size: z.nullable(integer("Bytes of the backup that it restored; null if none did")),
+          succeeded_at: z.nullable(
+            time("When the last successful drill began; null if no drill succeeded"),
+          ),
+          size: z.nullable(
+            integer("Bytes of the backup that the last drill restored; null if it restored none"),
+          ),
         }),
       )
       .check(z.describe("The last drill of each target")),
@@ -249,7 +257,7 @@ export const status = documentOf<StoreStatus>()(
     ),
     last_bundle_test: orNull(
       z.strictObject({
-        at: time("When a backup was last tested with its bundle and the key of that"),
+        at: time("When a backup was last tested with its bundle and the recovery key"),
         backup: text("The backup"),
       }),
       "The last restore test with a bundle; null if none is known",
@@ -262,7 +270,7 @@ export const status = documentOf<StoreStatus>()(
       }),
       "The operation in the journal; null without one",
     ),
-    problems: texts("Errors of what could not be read"),
+    problems: texts("Why values of this document could not be read"),
   }),
 );
 
@@ -283,7 +291,11 @@ export const encrypted = documentOf<EncryptResult>()(
       from: text("The earlier format: `plaintext`, `SQLCipher 3`, or other parameters"),
       passphrase_source: passphraseSource,
       hub,
-      caution: z.nullable(text("That the old file is not erased; null if it was encrypted")),
+      caution: z.nullable(
+        text(
+          "A warning that the deleted plaintext is not erased; null if the old file was encrypted",
+        ),
+      ),
     }),
     bundle: bundleOrNull,
     service,
