@@ -171,8 +171,8 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
         : { identity: verifier };
     await verifyWritten(staged, encrypted, opener, request);
     await supersede(path);
-    // Write the record before the bundle gets its name: after a failure, `planRecipients` reads from
-    // the record whether the bundle is encrypted to the new recovery key.
+    // Write the record before the bundle gets its name: after a failure, `planRecipients` reads
+    // from the record whether the bundle is encrypted to the new recovery key.
     await replaceFile(
       verificationRecordPath(path),
       `${JSON.stringify(createVerificationRecord(encrypted, recipients, request.key))}\n`,

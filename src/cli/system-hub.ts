@@ -20,9 +20,10 @@ export interface HubChoiceOptions {
 }
 
 /**
- * Returns the context of `setup`. Its passphrase source is the configured source. Without one, it is
- * a sealed file for a system unit with another user and, with `--headless`, for any hub if systemd
- * can seal for this user, because the keyring is locked at boot; otherwise it is the keyring.
+ * Returns the context of `setup`. Its passphrase source is the configured source. Without one, it
+ * is a sealed file for a system unit with another user and, with `--headless`, for any hub if
+ * systemd can seal for this user, because the keyring is locked at boot; otherwise it is the
+ * keyring.
  *
  * @throws {@link StoreError} refused - if several system units start a hub
  */
