@@ -143,3 +143,20 @@ test("on a terminal the client is chosen from a list by typing a part of its nam
   const left = await onTerminal(machine, ["delete-client"], [["Which client?", "\u0003"]]);
   expect([left.code, left.screen]).toEqual([130, expect.stringContaining("nothing changed")]);
 });
+
+test("the hint for a blacklist that is not a list names a statement that repairs it", async () => {
+  const machine = await withClients();
+  await using store = await opened(machine);
+  await store.updateClient(1, { metadata: { skill_blacklist: "s0", room: "cellar" } });
+  await store.close();
+  const refused = await machine.run(["blacklist-skill", "s1", "1"]);
+  expect([refused.code, refused.stderr]).toEqual([17, expect.stringContaining("is not a list")]);
+  const statement = /sql --write "(.*)"/.exec(refused.stderr)?.[1] ?? "";
+  const repaired = await machine.run(["sql", "--write", "--yes", statement]);
+  expect([repaired.code, repaired.stderr]).toEqual([0, expect.any(String)]);
+  const { code, document } = await machine.json("blacklist-skill", "s1", "1");
+  expect([code, document.client]).toEqual([
+    0,
+    expect.objectContaining({ metadata: expect.objectContaining({ room: "cellar" }) }),
+  ]);
+});
