@@ -3,8 +3,9 @@ import { removeBackup } from "./manifest.js";
 
 export interface BackupFiles {
   /**
-   * Makes the whole backup readable at its path. In the view of a remote, the path has an empty
-   * file of the backup's size, at most with the backup's first pages: this downloads the rest.
+   * Makes the whole backup readable at its path. In the view of a remote, the path has a sparse
+   * file of the backup's size, at most with the backup's first page: this downloads the whole
+   * backup.
    *
    * @throws {@link StoreError} io - if the download fails
    */

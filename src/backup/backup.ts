@@ -65,9 +65,9 @@ interface Copied {
  * Makes a backup, and a bundle unless the existing bundle is still valid.
  *
  * @throws {@link StoreError} of every kind. No backup is left, but the bundle may be, and a service
- *   that ran before runs again. If it cannot be started, the message contains this, and the next
- *   command tries again. If only the journal could not be removed (`io`), the backup exists, and
- *   the message contains this.
+ *   that ran before runs again. If the service cannot be started, the message reports this, and the
+ *   next command tries again. If only the journal could not be removed (`io`), the message reports
+ *   that the backup exists.
  */
 export async function backup(options: BackupOptions): Promise<BackupResult> {
   const prepared = await prepare(options);

@@ -54,7 +54,7 @@ export interface ListedBackup {
   readonly present: boolean;
   /** Whether the manifest's MAC is right; null if no known key can check it. */
   readonly mac: boolean | null;
-  /** The bundle of its key in the bundle directory; null if there is none. */
+  /** The bundle of its key in the bundle directory; null if there is none that can be read. */
   readonly bundle: string | null;
 }
 

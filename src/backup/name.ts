@@ -17,8 +17,8 @@ import { type BackupJournal, commitBackup } from "./recover.js";
 import type { Inspection } from "./verify.js";
 
 /**
- * The number of names to try. A backup's name contains a second; if it is taken, the next second is
- * tried.
+ * The number of names to try. A backup's name contains a second. If the name is taken, the name of
+ * the next second is tried.
  */
 const maxNames = 60;
 

@@ -60,7 +60,8 @@ export async function checkFileSystem(
 }
 
 /**
- * Checks that other users can neither read nor replace the files.
+ * Checks that other users have no access to the store, the backups and the bundles, and cannot
+ * replace the store or the settings.
  *
  * @param readType - replaces statfs(2) in tests
  */

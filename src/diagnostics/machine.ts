@@ -66,7 +66,7 @@ async function isEncryptedDevice(name: string, root: string): Promise<boolean> {
 
 /**
  * Checks whether a crash of the hub writes its memory to a file. If the hub's limit is unknown,
- * checks the limit of this process, which programs started from the same shell inherit.
+ * checks the limit of this process, which is that of programs started from the same shell.
  *
  * @param hub - `pid` is the hub's process, undefined if it does not run or is unknown; `fix` is the
  *   command that sets the limit in the hub's unit
