@@ -7,7 +7,7 @@ import { escapeControlCharacters } from "../../text/escape.js";
 import type { Context } from "../context.js";
 import { hasTerminal } from "./prompt.js";
 
-/** Clients in the list at once; typing narrows the list. */
+/** The maximum number of clients in the list. Typing narrows the list. */
 const listedClients = 50;
 
 /** A paragraph for the help of commands with an optional id. */
@@ -71,7 +71,7 @@ export async function chooseClient(
             value: id,
           }));
         },
-        // Enter right after a letter selects from the list before that letter.
+        // Enter right after a letter selects from the list that was shown before the letter.
         validate: async (id) => {
           await setImmediate();
           return (await matches).some((match) => match.id === id) || "The list has just changed.";

@@ -1,4 +1,4 @@
-/** Prints the stores of `status --all`, one a line. */
+/** Prints the stores of `status --all`, a line for each. */
 import type { FleetStatus, StoreBackups } from "../../diagnostics/fleet.js";
 import { counted } from "../../text/count.js";
 import { escapeControlCharacters } from "../../text/escape.js";

@@ -147,7 +147,7 @@ export function toStoreError(error: unknown): StoreError {
   // Thrown by the package `bindings`, which searches for the output of the install script.
   if (message.startsWith("Could not locate the bindings file")) {
     return new StoreError("failed", "the native part of @journeyapps/sqlcipher is missing", {
-      hint: "Install again with npm install --allow-scripts=@journeyapps/sqlcipher, which compiles it.",
+      hint: "Compile it: repeat the installation with npm install --allow-scripts=@journeyapps/sqlcipher and the former arguments.",
       cause: error,
     });
   }
