@@ -141,7 +141,7 @@ async function resolveFreePath(path: string): Promise<string> {
   const directory = dirname(path);
   if (await lstatIfExists(directory)) return await realPath(path);
   throw new StoreError("notFound", `no such directory: ${directory}`, {
-    hint: `Create it: mkdir -m 700 ${shellQuote(directory)}`,
+    hint: `Create it: mkdir -p -m 700 ${shellQuote(directory)}`,
   });
 }
 

@@ -72,7 +72,7 @@ export async function assertBundleDirectory(bundleTo: string): Promise<void> {
   const fail = (error: unknown): never => {
     const { kind, message } = systemError(error, `cannot use the bundle directory ${bundleTo}`);
     const hint = hasCode(error, "ENOENT")
-      ? `Mount its disk, or create it: mkdir -m 700 ${shellQuote(bundleTo)}`
+      ? `Mount its disk, or create it: mkdir -p -m 700 ${shellQuote(bundleTo)}`
       : "Name a directory that this user can write to: --bundle-to DIRECTORY";
     throw new StoreError(kind, message, { hint, cause: error });
   };

@@ -25,7 +25,7 @@ import {
 } from "../hub/password-delivery.js";
 import { withSealed } from "../keys/reseal.js";
 import { adoptPending, planRotation } from "../keys/rotation-plan.js";
-import { formatSource, type PassphraseSource } from "../keys/source.js";
+import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
 import { resolveService, type ServiceReport } from "../operation/service.js";
 import { keyIdOf } from "../store/cipher.js";
@@ -70,8 +70,8 @@ export interface RotateResult {
  * Changes the passphrase of the store.
  *
  * @throws {@link StoreError} refused - if the hub would not get the new passphrase or could not
- *   open the store, the source cannot be written, the new passphrase equals the old one, or the
- *   hub reads a sealed passphrase from `server.json`
+ *   open the store, the source cannot be written or cannot keep the previous passphrase, the new
+ *   passphrase equals the old one, or the hub reads a sealed passphrase from `server.json`
  * @throws {@link StoreError} io - if the directory of backups cannot be used
  * @throws {@link StoreError} - what `unlock`, `resolveService`, `planBundle`, `swap` and
  *   `reencryptBackups` throw
@@ -79,6 +79,15 @@ export interface RotateResult {
 export async function rotate(options: RotateOptions): Promise<RotateResult> {
   const { lock, source, reporter, signal, keepPrevious = false } = options;
   const { storePath } = lock;
+  if (keepPrevious && source.kind !== "keyring") {
+    throw new StoreError(
+      "refused",
+      `only the keyring keeps a previous passphrase, and this store's is in ${describeSource(source)}`,
+      {
+        hint: "Leave out --keep-previous: the bundle of the previous passphrase opens older backups.",
+      },
+    );
+  }
   const bundle = await planBundle(options, reporter);
   if (options.reencrypt !== undefined) {
     await assertWritable(options.reencrypt);

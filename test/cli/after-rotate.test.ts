@@ -107,3 +107,23 @@ test("prune that finishes a killed rotation counts the backups like the next pru
   expect(first.stdout).toContain(`unchanged     ${backup}: no known passphrase opens it`);
   expect((await machine.run(prune)).stdout).toBe(first.stdout);
 });
+
+test("a source that cannot keep the previous passphrase is refused, and so are two keys of a bundle", async () => {
+  const machine = await Machine.make();
+  await writeFile(machine.path("passphrase"), "correct horse battery staple", { mode: 0o600 });
+  const source = ["--passphrase-source", `file:${machine.path("passphrase")}`];
+  await machine.init(
+    "--to",
+    machine.path("backups"),
+    "--bundle-to",
+    machine.path("bundles"),
+    ...source,
+  );
+  const { document } = await machine.json("backup", "--service", "none");
+  const refused = await machine.run(["rotate", "--keep-previous", ...idle]);
+  expect([refused.code, refused.stderr]).toEqual([17, expect.stringContaining("only the keyring")]);
+  const { path } = document.backup as { path: string };
+  const keys = ["--identity", "key.txt", "--bundle-passphrase-file", machine.path("passphrase")];
+  const both = await machine.run(["verify", path, ...keys]);
+  expect([both.code, both.stderr]).toEqual([2, expect.stringContaining("exclude each other")]);
+});

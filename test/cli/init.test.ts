@@ -171,7 +171,7 @@ test("no recovery key is made for a bundle that has nowhere to go", async () => 
     machine.path("key"),
   ];
   const refused = await machine.run(["encrypt", ...place, "--hub", "none", "--service", "none"]);
-  expect([refused.code, refused.stderr]).toEqual([18, expect.stringContaining("mkdir -m 700")]);
+  expect([refused.code, refused.stderr]).toEqual([18, expect.stringContaining("mkdir -p -m 700")]);
   expect(await isThere(machine.path("key"))).toBe(false);
   await mkdir(machine.path("nowhere"));
   const done = ["encrypt", "--to", machine.path("backups"), ...place];
@@ -243,7 +243,7 @@ test("a settings file that does not exist: init is advised only where no store i
     expect([code, stderr]).toEqual([10, expect.stringContaining("no such file or directory")]);
     return stderr;
   };
-  expect(await hint()).toContain("run init to create the file");
+  expect(await hint()).toContain("create the file and the store with hivemind-sqlcipher init");
   await machine.init();
   expect(await hint()).toMatch(/name the settings file of this store\.$/m);
   await rm(machine.store);

@@ -35,11 +35,16 @@ export function addBundleOptions(command: Command): Command {
 /**
  * Returns the bundle's key, or undefined if the options name none.
  *
- * @throws {@link StoreError} usage - if only a passphrase for a recovery key is named
+ * @throws {@link StoreError} usage - if only a passphrase for a recovery key is named, or two keys
  * @throws {@link StoreError} if the named file cannot be read or has no key
  */
 export async function readOpener(options: BundleKeyOptions): Promise<BundleOpener | undefined> {
   const { identity, identityPassphraseFile, bundlePassphraseFile } = options;
+  if (identity !== undefined && bundlePassphraseFile !== undefined) {
+    throw new StoreError("usage", "--identity and --bundle-passphrase-file exclude each other", {
+      hint: "Name the key that opens the bundle. --identity-passphrase-file opens an encrypted recovery key.",
+    });
+  }
   if (identity !== undefined) {
     const { readIdentityFile } = await import("../../bundle/recovery-key.js");
     const path = expandPath(identity);
