@@ -2,8 +2,8 @@ import { constants } from "node:os";
 import { getSystemErrorMap } from "node:util";
 
 /**
- * Exit codes of the command, a contract with scripts. `run` is the exception: it exits with the
- * hub's code.
+ * Exit codes of the command, a contract with scripts. Once `run` has started the hub, it exits with
+ * the hub's code instead.
  *
  * @example
  * ```ts
@@ -30,13 +30,13 @@ export type ErrorKind = keyof typeof exitCodes;
 const storeErrorMark = Symbol.for("hivemind-sqlcipher StoreError");
 
 /**
- * An error a user can act on: `message` says what is wrong and where, `hint` what to type next.
+ * An error a user can act on: `message` names what is wrong and where, `hint` what to do next.
  *
  * Neither ever contains a secret. Any other exception is a defect of this project.
  *
  * @example
  * ```ts
- * if (isKind(error, "notFound")) console.error(error.message, error.hint);
+ * if (error instanceof StoreError && error.kind === "notFound") console.error(error.message);
  * ```
  */
 export class StoreError extends Error {
@@ -94,7 +94,8 @@ export function ignoreKind<Fallback>(
  * Returns an error of the same kind with another message or hint. The original error becomes its
  * cause.
  *
- * A function instead of a method, because an error of a plugin's older library would not have it.
+ * A function instead of a method: an error that a plugin created with an older copy of the library
+ * would lack the method.
  */
 export function wrap(
   error: StoreError,
@@ -103,7 +104,7 @@ export function wrap(
   return new StoreError(error.kind, message, { hint, cause: error });
 }
 
-/** `strerror`'s texts, if libuv's text differs from the text that users search for. */
+/** `strerror`'s texts for the codes that libuv words differently: users search for these. */
 const systemMessages: Record<string, string> = {
   EBUSY: "device or resource busy",
   EEXIST: "file exists",
@@ -117,7 +118,7 @@ const systemMessages: Record<string, string> = {
 /** libuv has no name for this error: its `code` is "Unknown system error -122". */
 const quotaExceeded = -constants.errno.EDQUOT;
 
-/** Returns the system's text for an error, or the error as text if it has another origin. */
+/** Returns the system's text for the error's code, or the error as text if it has no code. */
 function systemMessage(error: unknown): string {
   const { code, errno } = (error ?? {}) as NodeJS.ErrnoException;
   if (code === undefined) return String(error);
@@ -137,7 +138,7 @@ export function systemError(error: unknown, doing: string, kind: ErrorKind = "io
   return new StoreError(kind, `${doing}: ${systemMessage(error)}`, { cause: error });
 }
 
-/** Appends a line to a hint, or returns the line without a hint. */
+/** Appends a line to a hint. Returns only the line if there is no hint. */
 export function withLine(hint: string | undefined, line: string): string {
   return hint ? `${hint}\n${line}` : line;
 }

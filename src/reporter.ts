@@ -1,10 +1,11 @@
 /**
- * The output of an operation. The command prints it; a caller of the library implements its own.
+ * Receives the output and the questions of an operation. The command prints them; a caller of the
+ * library implements this interface itself.
  */
 export interface Reporter {
-  /** Reports information for the user in addition to the result. */
+  /** Reports what the user should know in addition to the result. */
   notice(text: string): void;
-  /** Reports a step of the work. */
+  /** Reports a step of the work, for verbose output. */
   detail(text: string): void;
   /**
    * Asks a yes-or-no question. Returns if the answer is yes.
@@ -14,8 +15,8 @@ export interface Reporter {
    */
   confirm(question: string): Promise<void>;
   /**
-   * Asks like `confirm` a question that must not be confirmed in advance, as with --yes. Without
-   * this function such a question counts as not confirmed.
+   * Asks a yes-or-no question as `confirm` does, but on the terminal even with `--yes`. If this
+   * function is missing, the operation fails as if there were no terminal.
    *
    * @throws {@link StoreError} refused - if the answer is no
    * @throws {@link StoreError} usage - if there is no terminal to ask on

@@ -1,7 +1,7 @@
 /**
  * zod's small build with English messages, for the shapes of all external data.
  *
- * zod's full build loads five times as slowly, and every command loads this module.
+ * zod's full build takes five times as long to load, and every command loads this module.
  */
 import { config } from "zod/mini";
 import english from "zod/v4/locales/en.js";

@@ -1,11 +1,12 @@
-/** HiveMind's own defaults for the optional parts of the `Database` contract. */
+/** Default implementations for databases, as in HiveMind's `AbstractDB`. */
 import { type Client, revoked, revokedApiKey } from "../client/client.js";
 import { type Database, noSuchClient } from "../client/database.js";
 
 /**
  * Base class of databases. A subclass implements `addItem`, `searchByValue`, `size` and the
- * iteration, and overrides a default to make it faster or atomic. The default `replaceItem` is not
- * atomic.
+ * iteration, and may override any other method with a faster or atomic implementation. The methods
+ * of this class are not atomic: `deleteItem` and `updateItem` read the client before they write,
+ * and `replaceItem` writes twice.
  */
 export abstract class BaseDatabase implements Database {
   abstract addItem(client: Client): Promise<void>;
@@ -74,8 +75,9 @@ export abstract class BaseDatabase implements Database {
 export type SearchValue = string | number | boolean | null;
 
 /**
- * Returns whether a search finds a client, because the field equals the value. True equals 1, as in
- * Python and SQLite. Null equals nothing. No search for an API key finds a revoked client.
+ * Returns whether a search for `value` in the field `key` finds the client. True equals 1 and false
+ * equals 0, as in Python and SQLite. Null equals nothing. A search by `api_key` never finds a
+ * revoked client.
  */
 export function matches(client: Client, key: string, value: SearchValue): boolean {
   if (value === null || !Object.hasOwn(client, key)) return false;

@@ -1,17 +1,21 @@
 /**
- * Conformance tests for databases, for any test runner. Each test is a function that throws.
+ * Conformance tests for databases, for any test runner. A test fails by throwing.
  *
  *     import { conformance } from "hivemind-sqlcipher/testing";
  *     for (const { name, run } of conformance) test(name, () => run(openNew));
  *
- * `await runConformance(openNew)` runs all of them.
+ * Without a test runner, `await runConformance(openNew)` runs all tests.
  */
 import assert from "node:assert/strict";
 import { type Client, isRevoked, newClient, serializeClient } from "../client/client.js";
 import type { Database } from "../client/database.js";
 import { type JsonObject, parseJson } from "../client/json.js";
+import { isKind } from "../errors.js";
 
-/** Reserves an unused location and returns a function to open the database there, repeatedly. */
+/**
+ * Reserves an unused location. Returns a function that opens the database there; a test may call
+ * the function again after it has closed the database.
+ */
 export type OpenNew = () => Promise<() => Promise<Database>>;
 
 export interface ConformanceTest {
@@ -206,7 +210,7 @@ export const conformance: readonly ConformanceTest[] = [
       }),
   },
   {
-    name: "a migration changes no record of the newest schema",
+    name: "a migration changes no client, whatever schema it starts from",
     run: (openNew) =>
       withDatabase(openNew, async (database) => {
         const clients = awkwardClients();
@@ -264,8 +268,7 @@ function assertAllSame(found: readonly Client[], expected: readonly Client[]): v
 
 async function assertNotFound(operation: () => Promise<unknown>): Promise<void> {
   await assert.rejects(operation, (error: unknown) => {
-    // Not `instanceof`: another copy of this package has another class.
-    assert.equal((error as { kind?: unknown }).kind, "notFound");
+    assert.ok(isKind(error, "notFound"), `expected a StoreError "notFound", got ${error}`);
     return true;
   });
 }

@@ -1,4 +1,4 @@
-/** Copies the clients of any database into a table of SQLite, even while a hub writes to it. */
+/** Copies the clients of any database into an SQLite table, even while a hub changes them. */
 import { setTimeout as delay } from "node:timers/promises";
 import { batchesOf } from "../client/batches.js";
 import type { Client } from "../client/client.js";
@@ -20,12 +20,12 @@ export interface LocatedDatabase {
   readonly location: string;
 }
 
-/** The maximum number of comparisons with a changing database. */
+/** The maximum number of passes over a database that keeps changing. */
 const maxRounds = 10;
-/** The pause before an incomplete JSON store is read again. */
-const readAgainMs = 100;
-const readAttempts = 5;
-/** Every hub enforces the blacklists of schema 0, and HiveMind 5 migrates it. */
+/** The attempts to read a JSON store that a hub is writing, and the pause between them. */
+const maxReadAttempts = 5;
+const pauseBetweenReadsMs = 100;
+/** HiveMind 4 enforces the blacklists of schema 0, and HiveMind 5 migrates a table of schema 0. */
 const copiedSchema = 0;
 
 /** Creates the table of clients in an empty SQLite database. */
@@ -59,8 +59,8 @@ export async function copyIntoMemory(origin: Database): Promise<ClientTable> {
 }
 
 /**
- * Opens a database for reading. HiveMind writes its JSON store in place, so the file may be
- * incomplete for a moment.
+ * Opens a database for reading. Tries again if the database is malformed: HiveMind writes its JSON
+ * store in place, so the file may be incomplete for a moment.
  *
  * @throws {@link StoreError} notFound - if there is no such database
  */
@@ -73,17 +73,18 @@ async function retryIncomplete<Result>(read: () => Promise<Result>): Promise<Res
     try {
       return await read();
     } catch (error) {
-      if (!isKind(error, "corrupted") || attempt === readAttempts) throw error;
-      await delay(readAgainMs);
+      if (!isKind(error, "corrupted") || attempt === maxReadAttempts) throw error;
+      await delay(pauseBetweenReadsMs);
     }
   }
 }
 
 /**
- * Copies every client into an empty table, and compares and corrects the copy until it has equalled
- * the database during a whole comparison.
+ * Copies every client into an empty table. Then compares the whole copy with the database and
+ * copies the clients that differ, until a comparison finds no difference. Ignores `last_seen`,
+ * which changes whenever a client connects.
  *
- * @throws {@link StoreError} inUse - if the database changes faster than that
+ * @throws {@link StoreError} inUse - if the last comparison still finds a difference
  */
 export async function copyClients(
   origin: Database,
@@ -102,12 +103,12 @@ export async function copyClients(
     }
     const isComplete = total === (await copy.size());
     if (changed === 0 && isComplete) return;
-    // The copy has a record that the database has lost, so copy everything again.
+    // The copy has a record that is no longer in the database: empty the copy and start again.
     if (changed === 0) await copy.connection.run("DELETE FROM clients");
     await retryIncomplete(() => origin.sync());
   }
   throw new StoreError("inUse", "the database changes faster than it can be copied", {
-    hint: "Stop the hub for the backup, or try again when fewer clients connect.",
+    hint: "Try again when no program adds or changes clients, or stop the hub for the backup.",
   });
 }
 

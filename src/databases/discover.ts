@@ -3,9 +3,9 @@
  *
  *     "hivemind": { "database": { "my-db-plugin": "./dist/index.js#MyDB" } }
  *
- * Searches the directory next to this package, every `node_modules` from the working directory
- * upwards, and the global packages, in this order. The search runs no code of a plugin; a plugin is
- * loaded only if it is named.
+ * Searches the `node_modules` of each directory from this file upwards, and from the working
+ * directory upwards, then the directories in `NODE_PATH`, then npm's global packages. The search
+ * runs no code of a plugin; a plugin is loaded only if the user names it.
  */
 import { execFile } from "node:child_process";
 import { readFile, realpath, stat } from "node:fs/promises";
@@ -19,7 +19,7 @@ import type { DatabasePlugin } from "./plugin.js";
 
 const run = promisify(execFile);
 
-/** `npm root --global` takes 250 ms. */
+/** The time limit of `npm root --global`, which normally takes 250 ms. */
 const npmTimeoutMs = 5_000;
 
 export interface FoundPlugin {
@@ -29,10 +29,11 @@ export interface FoundPlugin {
   readonly version: string;
   /** The directory of the package. */
   readonly folder: string;
-  /** The file to import, and the name of its export. */
+  /** The file to import; empty if `package.json` does not name it. */
   readonly file: string;
+  /** The name of the export in `file`. */
   readonly exported: string;
-  /** Why the plugin is unusable; undefined if it must be loaded to find out. */
+  /** Why the plugin is unusable; undefined if no problem is visible without loading the plugin. */
   readonly problem?: string;
 }
 
@@ -43,8 +44,8 @@ const manifestSchema = z.object({
 });
 
 /**
- * Finds every installed plugin, including broken plugins. Of two plugins with the same name, the
- * second is unusable.
+ * Finds every installed plugin, including broken plugins. If two plugins have the same name, the
+ * plugin that is found second is unusable.
  */
 export async function findPlugins(): Promise<FoundPlugin[]> {
   const found: FoundPlugin[] = [];
@@ -117,7 +118,7 @@ async function readPlugins(folder: string): Promise<FoundPlugin[]> {
     if (hasCode(error, "ENOENT", "ENOTDIR", "EACCES")) return [];
     throw error;
   }
-  // Most packages are not plugins, and parsing them all would be slow.
+  // Most packages are not plugins, and parsing every package.json would be slow.
   if (!text.includes('"hivemind"')) return [];
   let json: unknown;
   try {
@@ -168,7 +169,7 @@ function modulesAbove(start: string): string[] {
     : [join(start, "node_modules"), ...above];
 }
 
-/** Returns npm's directory of global packages, which only npm knows; "" without npm. */
+/** Returns the directory of global packages, which only npm knows. Returns "" if npm fails. */
 async function findGlobalDirectory(): Promise<string> {
   try {
     const { stdout } = await run("npm", ["root", "--global"], { timeout: npmTimeoutMs });
@@ -191,7 +192,8 @@ async function listPackages(modules: string): Promise<string[]> {
 }
 
 /**
- * Returns the names in a directory; none if it does not exist, or this user may not read it.
+ * Returns the names in a directory, or no names if the directory is missing or this user may not
+ * read it.
  */
 async function listReadable(path: string): Promise<string[]> {
   try {

@@ -1,7 +1,7 @@
 /**
  * The encrypted form of HiveMind's JSON store, `clients.ejson`, as Python's `json_database` writes
- * it: JSON text, compressed with zlib, encrypted with AES-GCM. The key is the password of 16
- * characters. The nonce has 16 bytes. Ciphertext, tag and nonce are in hexadecimal.
+ * it: JSON text, compressed with zlib, encrypted with AES-GCM. The key is the UTF-8 form of a
+ * password of 16 characters. The nonce has 16 bytes. Ciphertext, tag and nonce are in hexadecimal.
  */
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 import { deflateSync, inflateSync } from "node:zlib";
@@ -11,10 +11,13 @@ import { StoreError } from "../errors.js";
 const passwordCharacters = 16;
 const nonceBytes = 16;
 const tagBytes = 16;
-/** The maximum size of the decompressed text in bytes: a few kilobytes could fill the memory. */
+/**
+ * The maximum size of the decompressed text in bytes. Without a limit, a small file that was made
+ * for this purpose could fill the memory.
+ */
 const maxTextBytes = 256_000_000;
 
-/** AES key lengths in bytes. 16 characters beyond ASCII may have 24 or 32 bytes. */
+/** The ciphers by key length in bytes. 16 characters have over 16 bytes if some are not ASCII. */
 const algorithms: Record<number, "aes-128-gcm" | "aes-192-gcm" | "aes-256-gcm"> = {
   16: "aes-128-gcm",
   24: "aes-192-gcm",
@@ -24,7 +27,7 @@ const algorithms: Record<number, "aes-128-gcm" | "aes-192-gcm" | "aes-256-gcm"> 
 /**
  * Returns the AES key of a password.
  *
- * @throws {@link StoreError} usage - if HiveMind's plugin would reject the password
+ * @throws {@link StoreError} usage - if the password is no AES key, so that the hub cannot use it
  */
 export function keyOf(password: string): {
   key: Buffer;
@@ -32,10 +35,17 @@ export function keyOf(password: string): {
 } {
   const key = Buffer.from(password);
   const algorithm = algorithms[key.length];
-  if ([...password].length !== passwordCharacters || algorithm === undefined) {
+  if ([...password].length !== passwordCharacters) {
     throw new StoreError(
       "usage",
       `the password of an encrypted JSON store must have exactly ${passwordCharacters} characters`,
+    );
+  }
+  if (algorithm === undefined) {
+    throw new StoreError(
+      "usage",
+      "the password of an encrypted JSON store must have 16, 24 or 32 bytes in UTF-8",
+      { hint: "Use a password of 16 ASCII characters." },
     );
   }
   return { key, algorithm };
@@ -54,6 +64,7 @@ export function encryptText(text: string, password: string): JsonObject {
 }
 
 /**
+ * @throws {@link StoreError} usage - as `keyOf`
  * @throws {@link StoreError} corrupted - if the envelope or its text is malformed
  * @throws {@link StoreError} wrongPassphrase - if decryption fails, also for a damaged envelope
  */
@@ -62,7 +73,7 @@ export function decryptText(envelope: JsonValue, password: string, path: string)
   if (!isJsonObject(envelope)) throw envelopeError(path);
   const ciphertext = parseHex(envelope.ciphertext, path);
   const nonce = parseHex(envelope.nonce, path);
-  // In a file written by a browser, the tag is the end of the ciphertext.
+  // The browsers' Web Crypto writes no separate tag: it appends the tag to the ciphertext.
   const hasTag = typeof envelope.tag === "string";
   const tag = hasTag ? parseHex(envelope.tag, path) : ciphertext.subarray(-tagBytes);
   const body = hasTag ? ciphertext : ciphertext.subarray(0, -tagBytes);

@@ -27,7 +27,7 @@ export class IdSet {
     }
   }
 
-  /** Returns whether the id is new. */
+  /** Adds an id. Returns false if the set already has it. */
   add(id: number): boolean {
     const { block, byte, bit } = positionOf(id);
     let bits = this.#blocks.get(block);
@@ -49,12 +49,12 @@ function positionOf(id: number): { block: number; byte: number; bit: number } {
   return { block, byte: within >> 3, bit: 1 << (within & 7) };
 }
 
-/** The maximum number of unused ids. A database with more has a wrong id. */
+/** The maximum number of unused ids to fill. More unused ids mean that the highest id is wrong. */
 const maxGaps = 1_000_000;
 
 /**
- * Returns the ids below the highest that are in no set, in ascending order. Hubs count records to
- * find the next id, so a gap would make them overwrite a client.
+ * Returns the ids from 1 to `highest` that are in no set. A hub counts the records to choose the
+ * next id, so with an unused id it would choose the id of an existing client and overwrite it.
  *
  * @throws {@link StoreError} refused - if too many ids are unused
  */
@@ -67,7 +67,9 @@ export function findGaps(sets: readonly IdSet[], highest: number): IdSet {
     throw new StoreError(
       "refused",
       `the ids go up to ${highest}, and more than ${maxGaps} below it are unused, for example ${id}`,
-      { hint: "Give the highest clients lower ids first: each unused id would get a revoked row." },
+      {
+        hint: "Lower the highest client_id in the database that is read: each unused id would get a revoked record.",
+      },
     );
   }
   return gaps;

@@ -2,9 +2,9 @@
  * HiveMind's JSON store, `clients.json`, as in `hivemind-json-db-plugin`: an object from client_id
  * to record.
  *
- * Each change reads and rewrites the whole file, so that it does not undo a change by another
- * process. A running hub does not notice the change, and HiveMind 4 overwrites it: stop the hub
- * first.
+ * Each change reads the file again and rewrites it, so that it does not undo an earlier change by
+ * another process. A running hub does not notice a change by this program, and a hub of HiveMind 4
+ * overwrites it: stop the hub first.
  */
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -35,11 +35,11 @@ const schema = z.strictObject({ ...fileLocation, password: z.optional(z.string()
 export interface JsonFiles {
   /** `clients.json`, or `clients.ejson` with a password. */
   store: string;
-  /** `clients.schema_version`, written by newer plugins. */
+  /** `clients.schema_version`, written by newer plugins; it may not exist. */
   version: string;
 }
 
-/** Resolves the files of a JSON store. The version file may not exist. */
+/** Returns the paths of a JSON store's files. */
 export async function jsonFiles(config: DatabaseConfig): Promise<JsonFiles> {
   const { password, name = "clients", ...rest } = readConfig(jsonPluginName, schema, config);
   const folder = fileOfHub(rest.subfolder ?? "hivemind-core");
@@ -159,7 +159,7 @@ class JsonDatabase extends BaseDatabase {
     for (const record of this.#sortedRecords()) yield deserializeClient(record);
   }
 
-  /** The records are in memory. */
+  /** Returns the number of loads: the records in memory change only after a load. */
   async changeMark(): Promise<string> {
     return String(this.#loads);
   }
@@ -250,9 +250,9 @@ class JsonDatabase extends BaseDatabase {
 }
 
 /**
- * Checks every record and returns the index. HiveMind 4 writes the key of a changed client twice,
- * as a string and as a number, which are the same key in JSON. Like Python, the parser reads the
- * last.
+ * Checks every record and returns the index. HiveMind 4 writes a changed client twice, with its id
+ * as a string and as a number, which become the same key in JSON. As in Python, the parser keeps
+ * the last of equal keys.
  */
 function buildIndex(records: JsonObject, path: string): Index {
   const keys: Index = new Map();
@@ -266,7 +266,7 @@ function buildIndex(records: JsonObject, path: string): Index {
       throw new StoreError(
         "corrupted",
         `${path} has client ${client_id} twice, under "${other}" and "${key}"`,
-        { hint: "Remove the record that is wrong." },
+        { hint: "Remove one of the two records from the file, with the hub stopped." },
       );
     }
     keys.set(client_id, key);
@@ -289,14 +289,16 @@ function parseText(text: string, path: string) {
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error;
     throw new StoreError("corrupted", `${path} does not parse: ${error.message}`, {
-      hint: "Repair the file or restore a backup: the hub would start without clients.",
+      hint: "Repair the file or restore a backup before the hub starts: it would start without clients.",
     });
   }
 }
 
 /**
- * Returns the schema version: 1 if the file does not exist or does not contain a number, as in the
- * plugin.
+ * Returns the schema version. Like HiveMind's plugin, returns 1 if the file does not exist or does
+ * not contain a number.
+ *
+ * @throws {@link StoreError} newerVersion - if this version does not know the schema
  */
 async function readSchemaVersion(path: string): Promise<number> {
   const text = await readTextIfExists(path);

@@ -8,11 +8,15 @@ import * as z from "../schema.js";
 export type DatabaseConfig = JsonObject;
 
 export interface OpenOptions {
-  /** `readonly` and `readwrite` throw `notFound` if there is no store; `create` creates it. */
+  /**
+   * `readonly` and `readwrite` throw `notFound` if the store does not exist; `create` creates it. A
+   * Redis store without records exists, too. A caller with `readonly` changes nothing; a plugin may
+   * enforce this.
+   */
   mode: "readonly" | "readwrite" | "create";
 }
 
-/** The interface of the export that `package.json` names, for example a class. */
+/** The export that a plugin's `package.json` names, for example a class with a static `open`. */
 export interface DatabasePlugin {
   /**
    * Opens a database.
@@ -21,16 +25,17 @@ export interface DatabasePlugin {
    */
   open(config: DatabaseConfig, options: OpenOptions): Promise<Database>;
   /**
-   * Returns a path or URL for the store, without secrets. It is also the keyring account of the
-   * store's password.
+   * Returns the path or URL of the store, without secrets. The keyring has the store's password
+   * under this text as the account. Without this function, the plugin's name is used for both.
    */
   place?(config: DatabaseConfig): string | Promise<string>;
 }
 
 /**
- * Validates a plugin's settings. Refuses an unknown key, because the hub would fail with it.
+ * Validates a plugin's settings. A setting that is null counts as not set.
  *
- * @throws {@link StoreError} usage - with the invalid key, but not its value
+ * @throws {@link StoreError} usage - if a value is invalid, or if a key is unknown, because the hub
+ *   would fail with it; the message contains the key, but not its value
  */
 export function readConfig<Schema extends z.ZodMiniObject>(
   name: string,
@@ -39,7 +44,6 @@ export function readConfig<Schema extends z.ZodMiniObject>(
 ): z.infer<Schema> {
   const plain = Object.fromEntries(
     Object.entries(config).flatMap(([key, value]) =>
-      // As in the hub, a null counts as not set.
       value === null ? [] : [[key, value instanceof JsonNumber ? Number(value) : value]],
     ),
   );

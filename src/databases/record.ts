@@ -2,8 +2,8 @@
  * Converts a client to and from the JSON record of HiveMind's JSON and Redis plugins.
  *
  * HiveMind 4 has separate fields for three blacklists and the crypto key. HiveMind 5 has two of the
- * lists in `metadata` and no crypto key. Reading accepts both shapes. Writing uses the shape of the
- * store's schema version.
+ * lists and the crypto key in `metadata`. Reading accepts both shapes. Writing uses the shape of
+ * the store's schema version.
  */
 import {
   blacklistKeys,
@@ -18,7 +18,7 @@ import { isJsonObject, type JsonObject, sameJson } from "../client/json.js";
 /** HiveMind 4 uses schema versions below 2, HiveMind 5 uses 2. */
 export type RecordShape = "HiveMind 4" | "HiveMind 5";
 
-/** The first schema version with records in the shape of HiveMind 5. */
+/** The newest schema version, and the first with records in the shape of HiveMind 5. */
 export const newestRecordSchema = 2;
 
 export function shapeOf(schemaVersion: number): RecordShape {
@@ -28,7 +28,7 @@ export function shapeOf(schemaVersion: number): RecordShape {
 /**
  * Returns a record with the fields in the order of Python's class.
  *
- * @param stored - the lists of the replaced record
+ * @param stored - the blacklists of the record that is replaced, if any
  */
 export function encodeRecord(
   client: Client,
@@ -56,11 +56,11 @@ export function encodeRecord(
 }
 
 function withCryptoKey({ crypto_key, metadata }: Client): JsonObject {
-  const isIncluded = crypto_key === null || Object.hasOwn(metadata, "crypto_key");
-  return isIncluded ? metadata : { ...metadata, crypto_key };
+  if (crypto_key === null || Object.hasOwn(metadata, "crypto_key")) return metadata;
+  return { ...metadata, crypto_key };
 }
 
-/** Fields that are written together, because a value without its own field is in `metadata`. */
+/** Fields that are written together: a value that has no field of its own is in `metadata`. */
 const linkedFields = ["crypto_key", ...blacklistKeys, "metadata"];
 
 /**
@@ -68,7 +68,8 @@ const linkedFields = ["crypto_key", ...blacklistKeys, "metadata"];
  * the same object if nothing changes.
  */
 export function changeRecord(record: JsonObject, client: Client, shape: RecordShape): JsonObject {
-  // HiveMind 4 reads the lists only in their fields, also after HiveMind 5 has migrated the store.
+  // A record with blacklist fields keeps them, also in a store that HiveMind 5 has migrated:
+  // HiveMind 4 reads the blacklists only from these fields.
   const own = blacklistKeys.some((key) => Object.hasOwn(record, key)) ? "HiveMind 4" : shape;
   const known = deserializeClient(record);
   const stored = { fields: record, folded: known.metadata };
@@ -80,7 +81,7 @@ export function changeRecord(record: JsonObject, client: Client, shape: RecordSh
   const result: JsonObject = { ...record };
   for (const key of changed) result[key] = after[key] ?? null;
   if (!changed.some((key) => linkedFields.includes(key))) return result;
-  // Fields unknown to HiveMind count as metadata, and are now in the new `metadata`.
+  // Fields unknown to HiveMind were read as metadata, so the new `metadata` contains them.
   for (const key of Object.keys(record)) {
     if (!Object.hasOwn(after, key)) delete result[key];
   }
@@ -92,9 +93,9 @@ export function changeRecord(record: JsonObject, client: Client, shape: RecordSh
 }
 
 /**
- * Migrates a record of schema 1 as HiveMind 5 does. The lists of intents and skills move into
- * `metadata`, unless it has them, and the list of messages is dropped. Idempotent. Returns the same
- * object if nothing changes.
+ * Migrates a record of an older schema as HiveMind 5 does. The blacklists of intents and skills
+ * move into `metadata`, unless it has the same key, and the blacklist of messages is dropped.
+ * Idempotent. Returns the same object if nothing changes.
  */
 export function migrateRecord(record: JsonObject): JsonObject {
   const metadata: JsonObject = isJsonObject(record.metadata) ? record.metadata : {};

@@ -1,4 +1,4 @@
-/** All database plugins by name, of this package and of other packages. */
+/** Finds database plugins by name, in this package and in other packages, and opens databases. */
 import type { Database } from "../client/database.js";
 import { StoreError } from "../errors.js";
 import { type PassphraseSource, parseSource, readPassphrases } from "../keys/source.js";
@@ -24,14 +24,14 @@ export const ownPluginNames: readonly string[] = Object.keys(ownPlugins);
 export async function findOtherPlugins(): Promise<FoundPlugin[]> {
   return (await findPlugins()).map((found) =>
     Object.hasOwn(ownPlugins, found.name)
-      ? { ...found, problem: "hivemind-sqlcipher serves that name itself" }
+      ? { ...found, problem: "hivemind-sqlcipher has a plugin of this name itself" }
       : found,
   );
 }
 
 /**
- * Returns a plugin by its name. Loads a plugin of another package, which runs with this program's
- * rights.
+ * Returns a plugin by its name. A plugin of another package is loaded, and its code runs with this
+ * program's rights.
  *
  * @throws {@link StoreError} usage - if there is no plugin of this name
  * @throws {@link StoreError} failed - if the plugin cannot be loaded
@@ -48,7 +48,7 @@ async function getPlugin(name: string): Promise<DatabasePlugin> {
   });
 }
 
-/** Returns the path or URL of a database, without secrets. */
+/** Returns a database's path or URL without secrets, or the plugin's name if it has neither. */
 export async function resolveLocation(name: string, config: DatabaseConfig): Promise<string> {
   const plugin = await getPlugin(name);
   const { password_source: _, ...settings } = config;
@@ -59,13 +59,18 @@ export async function resolveLocation(name: string, config: DatabaseConfig): Pro
 // biome-ignore lint/complexity/noStaticOnlyClass: HiveMind's own factory has this name.
 export class DatabaseFactory {
   /**
-   * Opens a database. By default creates it if it does not exist, as HiveMind's own plugins do.
+   * Opens a database. By default creates it if it does not exist, as HiveMind's own plugins do. An
+   * encrypted store is created only with `password` in `config`: `hivemind-sqlcipher init` creates
+   * it with a passphrase in a source.
    *
    * @param name - the plugin's name
-   * @param config - `database.<name>` of `server.json`. Instead of `password`, `password_source`
-   *   (`keyring`, `file:PATH`, `command:CMD`, `credential[:NAME]`, `sealed[:PATH]`) names its
-   *   source; the keyring account is the database's location
+   * @param config - `database.<name>` of `server.json`. Instead of `password`, it may have
+   *   `password_source`, from which the password is read: `keyring`, `file:PATH`, `command:CMD`,
+   *   `credential[:NAME]` or `sealed[:PATH]`. The keyring account is the database's location
    * @throws {@link StoreError} usage - if there is no plugin of this name, or a setting is invalid
+   * @throws {@link StoreError} notFound - if the database does not exist and is not created
+   * @throws {@link StoreError} passphraseUnavailable - if the source has no password
+   * @throws {@link StoreError} failed - if the plugin cannot be loaded
    * @example
    *     await using redis = await DatabaseFactory.create("hivemind-redis-db-plugin", { host });
    */
@@ -75,7 +80,7 @@ export class DatabaseFactory {
     options: OpenOptions = { mode: "create" },
   ): Promise<Database> {
     const plugin = await getPlugin(name);
-    // The encrypted store reads several generations of its passphrase itself.
+    // This plugin reads its source itself, because it tries several generations of the passphrase.
     const settings =
       plugin === sqlcipherPlugin ? config : await resolvePassword(plugin, name, config);
     return plugin.open(settings, options);
@@ -98,8 +103,8 @@ async function resolvePassword(
 /**
  * Reads the password of a database from its source.
  *
- * @throws {@link StoreError} passphraseUnavailable - if there is no password; the hint has the
- *   command to store it
+ * @throws {@link StoreError} passphraseUnavailable - if there is no password; for the keyring, the
+ *   hint has the command to store it
  */
 export async function readDatabasePassword(
   name: string,
@@ -115,7 +120,7 @@ async function readPassword(
   config: DatabaseConfig,
   source: PassphraseSource,
 ): Promise<string> {
-  // With a password, the file of the JSON store has another name, and so has the account.
+  // The location of a JSON store with a password is another file, `clients.ejson`.
   const account = (await plugin.place?.({ ...config, password: "\0" })) ?? name;
   try {
     for await (const { passphrase } of readPassphrases(source, account)) return passphrase;

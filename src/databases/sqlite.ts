@@ -1,4 +1,4 @@
-/** HiveMind's SQLite store as two databases: encrypted by SQLCipher, and in plain text. */
+/** The plugins of HiveMind's SQLite store: encrypted by SQLCipher, and in plain text. */
 import { rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { Database } from "../client/database.js";
@@ -28,12 +28,12 @@ export const sqlitePluginName = "hivemind-sqlite-db-plugin";
 
 const plainSchema = z.strictObject({
   ...fileLocation,
-  /** The whole path, instead of subfolder and name. */
+  /** The whole path. Takes precedence over `subfolder` and `name`. */
   db_path: z.optional(z.string().check(z.minLength(1))),
 });
 
 const encryptedSchema = z.extend(plainSchema, {
-  /** The passphrase itself, for a program that has it. */
+  /** The passphrase itself. */
   password: z.optional(z.string().check(z.minLength(1))),
   /**
    * Without `password`, the source of the passphrase: `keyring` (default), `file:PATH`,
@@ -60,7 +60,7 @@ function resolvePath(settings: z.infer<typeof plainSchema>): Promise<string> {
   return realPath(db_path === undefined ? fileOfHub(subfolder, `${name}.db`) : expandPath(db_path));
 }
 
-/** `clients.db` through SQLCipher. Its schema is not migrated. */
+/** `clients.db` through SQLCipher. Opening it does not migrate its schema. */
 export const sqlcipherPlugin: DatabasePlugin = {
   place: (config) => resolvePath(readConfig(sqlcipherPluginName, encryptedSchema, config)),
   async open(config, { mode }) {
@@ -86,9 +86,9 @@ export const sqlcipherPlugin: DatabasePlugin = {
 /** `clients.db` in plain text, as in HiveMind's plugin without a password. */
 export const sqlitePlugin: DatabasePlugin = {
   place: (config) =>
-    resolvePath(readConfig(sqlitePluginName, plainSchema, withoutPassword(config))),
+    resolvePath(readConfig(sqlitePluginName, plainSchema, withoutEmptyPassword(config))),
   async open(config, { mode }): Promise<Database> {
-    const settings = readConfig(sqlitePluginName, plainSchema, withoutPassword(config));
+    const settings = readConfig(sqlitePluginName, plainSchema, withoutEmptyPassword(config));
     const path = await resolvePath(settings);
     const { format } = await identify(path);
     if (format === "absent") {
@@ -114,7 +114,7 @@ export const sqlitePlugin: DatabasePlugin = {
  *
  * @throws {@link StoreError} refused - if there is a password
  */
-function withoutPassword({ password, ...config }: DatabaseConfig): DatabaseConfig {
+function withoutEmptyPassword({ password, ...config }: DatabaseConfig): DatabaseConfig {
   if (password === undefined || password === null || password === "") return config;
   throw new StoreError("refused", `${sqlitePluginName} keeps its store in plain text`, {
     hint: `Use the plugin ${sqlcipherPluginName} for a store with a password.`,
@@ -122,7 +122,7 @@ function withoutPassword({ password, ...config }: DatabaseConfig): DatabaseConfi
 }
 
 /**
- * Creates a store of schema 0. Every hub reads it with its blacklists: HiveMind 4 enforces the
+ * Creates a store of schema 0, in which every hub finds the blacklists: HiveMind 4 enforces these
  * columns, HiveMind 5 migrates them when it opens the store.
  */
 async function createPlaintext(path: string): Promise<void> {

@@ -560,7 +560,7 @@ test("a plugin in a package of its own is found, passes the conformance tests, a
     problem: expect.stringContaining("is not in the package"),
   });
   expect(of("thief")).toMatchObject({
-    problem: expect.stringContaining("serves that name itself"),
+    problem: expect.stringContaining("has a plugin of this name itself"),
   });
   // Nothing of a plugin is run before it is named.
   expect(of("throws")).toMatchObject({ problem: null });

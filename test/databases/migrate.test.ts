@@ -620,5 +620,7 @@ describe("bad input: said in words, and nothing changed", () => {
     await expectRefused(wrong, to, "wrongPassphrase", /wrong password, or the file is damaged/);
     const short = end(json, { ...place, password: "short" });
     await expectRefused(short, to, "usage", /exactly 16 characters/);
+    const odd = end(json, { ...place, password: "sixteen létters!" });
+    await expectRefused(odd, to, "usage", /must have 16, 24 or 32 bytes/);
   });
 });
