@@ -10,13 +10,13 @@ import type { Differences, Widened } from "./differences.js";
 import type { PresentStore } from "./present-store.js";
 import type { BackupToVerify, VerifiedBackup } from "./verified-backup.js";
 
-/** The maximum number of clients in the question. */
+/** The maximum number of clients in a list of the question or of the error. */
 const namedClients = 20;
 /** The maximum number of admins in the question. */
 const namedAdmins = 10;
 
 interface ConfirmOptions {
-  /** The lock of the store, which has the passphrase in the keyring. */
+  /** The path of the present store, which names the account in the keyring, also with `to`. */
   readonly lock: Pick<OperationLock, "storePath">;
   readonly source: PassphraseSource;
   readonly bundle?: BackupToVerify["bundle"];
@@ -25,9 +25,12 @@ interface ConfirmOptions {
 }
 
 /**
- * Asks a single question about all objections to the restore.
+ * Asks one question about all doubts about the restore, or none without a doubt. Reports clients
+ * missing from the backup as a notice.
  *
- * @param location - the path or URL that is restored to
+ * @param location - the path or URL of the store or database that the restore writes
+ * @param objection - the hub's objection to the schema of the backup
+ * @throws {@link StoreError} refused - if the user declines
  */
 export async function confirmRestore(
   { lock, source, bundle, readmitRevoked, reporter }: ConfirmOptions,
@@ -44,19 +47,19 @@ export async function confirmRestore(
       : [`The backup has schema ${backup.schemaVersion}, and ${objection}.`]),
     ...(replaced.state === "unopenable"
       ? [
-          `No kept passphrase opens ${location}, so clients that were revoked there could be admitted again.`,
+          `The clients of ${location} cannot be compared with the backup, so clients revoked there could be admitted again.`,
         ]
       : []),
     ...describeWidened(differences?.widened ?? []),
   ];
-  if (readmitRevoked && differences && differences.revoked.length > 0) {
+  if (readmitRevoked && differences && differences.readmitted.length > 0) {
     doubts.push(
-      `These revoked clients would be admitted again: ${differences.revoked.join(", ")}.`,
+      `These revoked clients would be admitted again: ${listFirst(differences.readmitted, namedClients)}.`,
     );
   }
   if (differences && differences.missing > 0) {
     reporter.notice(
-      `${counted(differences.missing, "client")} of the present store not in the backup will not be admitted`,
+      `the hub will no longer admit ${counted(differences.missing, "client")} missing from the backup`,
     );
   }
   if (doubts.length > 0) await reporter.confirm([...doubts, "Restore it?"].join("\n"));
@@ -69,16 +72,13 @@ function describeOrigin(backup: VerifiedBackup, isKnown: boolean): string[] {
   const origin = isKnown
     ? []
     : [`No passphrase on this machine confirms where ${path} comes from.`];
-  // Each page is authenticated separately: an older version of a single page is not detected.
+  // Each page is authenticated separately: only the manifest's checksum detects an older version of
+  // a single page.
   const integrity =
     doubt === undefined
       ? []
       : [`No manifest confirms the contents of ${path} (${doubt}): some pages may be outdated.`];
-  const more = admins.length > namedAdmins ? ` and ${admins.length - namedAdmins} more` : "";
-  const names =
-    admins.length === 0
-      ? "no admins"
-      : `the admins ${admins.slice(0, namedAdmins).join(", ")}${more}`;
+  const names = admins.length === 0 ? "no admins" : `the admins ${listFirst(admins, namedAdmins)}`;
   return [
     ...origin,
     ...integrity,
@@ -101,11 +101,17 @@ function describeWidened(widened: readonly Widened[]): string[] {
   ];
 }
 
+/** Joins at most `limit` items, and appends the number of the omitted items. */
+function listFirst(items: readonly (string | number)[], limit: number): string {
+  const more = items.length - limit;
+  return items.slice(0, limit).join(", ") + (more > 0 ? ` and ${more} more` : "");
+}
+
 /**
- * Compares the differences with the confirmed differences. The hub was running when the user
- * confirmed them, and another user may be able to replace the backup.
+ * Compares the differences with those found before the confirmation: since then, a running hub may
+ * have changed clients, or another user of the backup's directory may have replaced the file.
  *
- * @throws {@link StoreError} refused - if more clients or permissions would be admitted
+ * @throws {@link StoreError} refused - if a client would gain more than was known then
  */
 export function assertConfirmed(
   found: Differences,
@@ -114,14 +120,14 @@ export function assertConfirmed(
 ): void {
   const known = new Set(confirmed?.widened.map((change) => JSON.stringify(change)));
   const admitted = readmitRevoked
-    ? found.revoked.filter((id) => !confirmed?.revoked.includes(id))
+    ? found.readmitted.filter((id) => !confirmed?.readmitted.includes(id))
     : [];
   const widened = found.widened.filter((change) => !known.has(JSON.stringify(change)));
   const ids = [...admitted, ...widened.map(({ clientId }) => clientId)];
   if (ids.length === 0) return;
   throw new StoreError(
     "refused",
-    `the store has changed since the question, which did not cover these clients: ${ids.slice(0, namedClients).join(", ")}`,
-    { hint: "Run the restore again, and read the question again. Nothing was changed." },
+    `clients changed during the restore, and these would gain access or permissions without a confirmation: ${listFirst(ids, namedClients)}`,
+    { hint: "Nothing was changed. Run the restore again, which asks about these clients, too." },
   );
 }

@@ -1,6 +1,6 @@
 /**
- * Compares the present store with an older store: finds the clients revoked since, and the clients
- * with wider permissions in the older store.
+ * Compares the present store with an older store: finds the clients revoked only in the present
+ * store, and the clients able to do more in the older store.
  */
 import { type Client, isRevoked } from "../client/client.js";
 import { formatJson } from "../client/json.js";
@@ -10,21 +10,27 @@ import { decodeRow, findUnreadableLists, type Row } from "../store/client-row.js
 import type { ClientTable } from "../store/client-table.js";
 import { allIds, type IdRange } from "../store/row-reader.js";
 
-/** A client with wider permissions in the older store than now. */
+/**
+ * A client able to do more in the older store than now: it has more permissions or another secret
+ * there, or is missing now.
+ */
 export interface Widened {
   readonly clientId: number;
   readonly name: string | null;
+  /** What a restore would change. The client is the subject of each sentence. */
   readonly what: string[];
 }
 
 export interface Differences {
   /**
-   * The clients revoked now, but not in the older store, and every smaller id missing from the
-   * older store.
+   * The ids to revoke in the older store: `readmitted`, the revoked clients missing from the older
+   * store, and the missing clients with a smaller id than the last of those.
    */
   readonly revoked: number[];
+  /** The clients revoked now, but active in the older store. */
+  readonly readmitted: number[];
   readonly widened: Widened[];
-  /** The number of present clients, not revoked, missing from the older store. */
+  /** The number of active clients in the present store that are missing from the older store. */
   readonly missing: number;
 }
 
@@ -44,15 +50,15 @@ export async function compareClients(
 }
 
 interface CompareOptions {
-  /** Compares only these ids, and keeps the differences of the others. */
+  /** The ids to compare; the differences of other ids are kept. Default: all ids. */
   readonly ranges?: readonly IdRange[] | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
-/** The differences between two stores. Ranges of ids can be compared again. */
+/** The differences between two stores, updated by each comparison of a range of ids. */
 export class Comparison {
-  /** The clients revoked now, but not in the older store. */
-  readonly #revoked = new Set<number>();
+  /** The clients revoked now, but active in the older store. */
+  readonly #readmitted = new Set<number>();
   readonly #widened = new Map<number, Widened>();
   /** The clients missing from the older store, and whether each is revoked now. */
   readonly #missing = new Map<number, boolean>();
@@ -62,7 +68,7 @@ export class Comparison {
     older: ClientTable,
     { ranges = [allIds], signal }: CompareOptions,
   ): Promise<void> {
-    for (const findings of [this.#revoked, this.#widened, this.#missing]) {
+    for (const findings of [this.#readmitted, this.#widened, this.#missing]) {
       for (const id of findings.keys()) if (isInRanges(ranges, id)) findings.delete(id);
     }
     for (const range of ranges) {
@@ -75,24 +81,26 @@ export class Comparison {
 
   get differences(): Differences {
     const missing = sortIds(this.#missing.keys());
-    // A hub counts rows to find its next id, so it would overwrite a revoked row after a gap. The
-    // gap is filled, too.
+    // A hub counts rows to find its next id, so it would overwrite a revoked row after a gap. So
+    // the missing ids before the last revoked row are filled, too.
     const lastRevoked = missing.findLast((id) => this.#missing.get(id)) ?? -1;
     const gaps = missing.filter((id) => id <= lastRevoked);
+    const readmitted = sortIds(this.#readmitted);
     return {
-      revoked: [...sortIds(this.#revoked), ...gaps],
+      revoked: [...readmitted, ...gaps],
+      readmitted,
       widened: sortIds(this.#widened.keys()).flatMap((id) => this.#widened.get(id) ?? []),
       missing: missing.filter((id) => !this.#missing.get(id)).length,
     };
   }
 
   /**
-   * Records clients as revoked in the older store, too.
+   * Records that these clients have been revoked in the older store, too.
    *
-   * @returns the number of them missing from it before
+   * @returns the number of these clients that were missing from the older store
    */
   recordRevoked(ids: readonly number[]): number {
-    for (const id of ids) this.#revoked.delete(id);
+    for (const id of ids) this.#readmitted.delete(id);
     return ids.filter((id) => this.#missing.delete(id)).length;
   }
 
@@ -104,7 +112,7 @@ export class Comparison {
     } else if (!then) {
       this.#missing.set(now.client.client_id, isRevoked(now.client));
     } else if (isRevoked(now.client)) {
-      if (!isRevoked(then.client)) this.#revoked.add(now.client.client_id);
+      if (!isRevoked(then.client)) this.#readmitted.add(now.client.client_id);
     } else if (!isRevoked(then.client)) {
       const what = describeGains(now, then);
       if (what.length > 0) this.#recordWidened(then.client, what);
@@ -175,7 +183,7 @@ function describeGains(now: ReadClient, then: ReadClient): string[] {
   const unreadable = findUnreadableLists(now.row, then.row);
   if (unreadable.length > 0) {
     what.push(
-      `has no valid list in ${unreadable.join(", ")}, now or in the backup: its effect in a hub is unknown`,
+      `has no valid list in ${unreadable.join(", ")}, now or in the backup: how a hub reads the value is unknown`,
     );
   }
   if (then.client.api_key !== now.client.api_key) {
@@ -208,7 +216,7 @@ function describeWidening(widening: Widening, then: Client): string {
     default: {
       const kind = widening.field.replace("_blacklist", "");
       if (!widening.removed)
-        return `would have another ${kind} blacklist, and either is not a list`;
+        return `would have another ${kind} blacklist, and the present or the earlier value is not a list`;
       const names = widening.removed.map((entry) =>
         typeof entry === "string" ? entry : formatJson(entry),
       );

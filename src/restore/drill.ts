@@ -1,6 +1,6 @@
 /**
- * `drill`: restores the newest backup into a temporary directory and reads every client. The store,
- * its service and the keyring stay unchanged.
+ * `drill`: restores a backup into a temporary directory and reads every client. The store, its
+ * service and the keyring stay unchanged.
  *
  * `verify` reads the backup where it is. A drill copies it like a restore, opens the copy for
  * writing like a hub, and decodes each client.
@@ -31,7 +31,7 @@ export interface DrillResult {
   readonly backup: string;
   readonly createdAt: string;
   readonly keyId: string;
-  /** Bytes. */
+  /** The size of the backup in bytes. */
   readonly size: number;
   readonly schemaVersion: number;
   /** The clients that were read from the restored copy. */
@@ -74,7 +74,11 @@ export async function drill({ backup, secret, signal }: DrillOptions): Promise<D
       clients.active !== manifest.clients.active ||
       clients.revoked !== manifest.clients.revoked
     ) {
-      throw drillError(backup, `${clients.active + clients.revoked} clients could be read`);
+      const { active, revoked } = manifest.clients;
+      throw drillError(
+        backup,
+        `${clients.active} active and ${clients.revoked} revoked clients were read, and its manifest has ${active} and ${revoked}`,
+      );
     }
     return {
       ...{ backup, size, clients },
@@ -101,8 +105,8 @@ async function makeTemporaryDirectory(): Promise<string> {
 }
 
 /**
- * Removes this user's copies of killed drills. Ignores errors, because they do not prevent the
- * drill.
+ * Removes this user's copies of killed drills. Ignores errors, because a copy that stays does not
+ * prevent the drill.
  */
 async function removeLeftovers(parent: string): Promise<void> {
   for (const name of await readdir(parent).catch(() => [])) {

@@ -3,12 +3,12 @@
  * store of a hub.
  *
  * Not every database is a replaceable file. So the clients of the backup are written into the
- * database, with a revoked client for each other id. A plain SQLite store gets them in one
- * transaction, a JSON store in one write. A Redis server gets them in batches; after a kill in
- * between, the same restore completes them.
+ * database, and every other id up to the highest gets a revoked client. A plain SQLite store gets
+ * them in one transaction, a JSON store in one write. A Redis server gets them in batches; after a
+ * kill in between, the same restore completes them.
  *
- * The backup is read once, before the hub is stopped: another user may own its directory, or the
- * disk may be slow.
+ * The backup is read into memory before the hub is stopped: another user may own its directory, or
+ * the disk may be slow.
  */
 import { backupDatabase } from "../backup/database-backup.js";
 import { batchesOf } from "../client/batches.js";
@@ -72,9 +72,9 @@ export interface RestoreIntoResult {
     readonly createdAt: string | null;
     readonly keyId: string;
     readonly clients: { readonly active: number; readonly revoked: number };
-    /** The backup of the replaced clients; null if there were none or they were discarded. */
+    /** The backup of the replaced clients; null with `discardReplaced` or without a database. */
     readonly replaced: string | null;
-    /** The clients revoked after the backup, which stay revoked. */
+    /** The ids revoked against the backup, as in `Differences.revoked`. */
     readonly stayedRevoked: readonly number[];
     readonly widened: readonly Widened[];
   };
@@ -82,7 +82,7 @@ export interface RestoreIntoResult {
   readonly service: ServiceReport;
 }
 
-/** Time that writing and reading back a client may take while the service is stopped. */
+/** The longest time to write a client and read it back, for the restart timer. */
 const clientBudgetMs = 5;
 
 /** The contents of the database after the restore. */
@@ -96,7 +96,10 @@ interface Plan {
   readonly database: LocatedDatabase;
   /** The clients of the verified backup, in memory. */
   readonly older: ClientTable;
-  /** The clients at the time of the question, in memory; undefined without a database. */
+  /**
+   * The clients of the database before the confirmation, in memory; undefined if there was no
+   * database.
+   */
   readonly present: ClientTable | undefined;
   readonly differences: Differences | undefined;
   readonly readmitRevoked: boolean;
@@ -107,7 +110,8 @@ interface Plan {
  *
  * @throws {@link StoreError} - what `verifyChosenBackup` and `confirmRestore` throw, before
  *   anything changes
- * @throws {@link StoreError} refused - if the database has changed since the question
+ * @throws {@link StoreError} refused - if the hub added a client during the restore, or a client
+ *   would gain more than was known before the confirmation
  * @throws {@link StoreError} corrupted - if a client differs after it was written
  * @throws {@link StoreError} - what `backupDatabase` and `resolveService` throw
  */
@@ -166,7 +170,7 @@ async function readVerifiedClients({ path, key, sha256 }: VerifiedBackup): Promi
   if ((await sha256File(path)) === sha256) return clients;
   await clients.close();
   throw new StoreError("corrupted", `${path} has changed since it was verified`, {
-    hint: "Another program writes to that directory. Copy the backup elsewhere, and restore the copy.",
+    hint: "Find the program that writes to its directory, or copy the backup and its manifest to another directory, and restore the copy.",
   });
 }
 
@@ -180,8 +184,8 @@ async function readPresent(database: LocatedDatabase): Promise<ClientTable | und
 }
 
 /**
- * Asks whether the hub is stopped, if no service was found. Only a hub on SQLite can be detected,
- * because it keeps its database open. A running hub may overwrite the restored clients.
+ * Asks whether the hub is stopped, if its service was not running. A hub outside a service can only
+ * be detected on SQLite, because it keeps the database open. It may overwrite the restored clients.
  */
 async function confirmStopped(
   { wasActive }: ResolvedService,
@@ -190,7 +194,7 @@ async function confirmStopped(
 ): Promise<void> {
   if (wasActive || name === sqlitePluginName) return;
   await reporter.confirm(
-    `No running hub was found. If one uses ${location}, it may overwrite the restored clients. Is it stopped?`,
+    `No running hub was found. A hub on ${location} may overwrite the restored clients. Are all such hubs stopped?`,
   );
 }
 
@@ -229,8 +233,9 @@ async function write(plan: Plan, onWrite: () => Promise<void>): Promise<Written>
 /**
  * Compares the clients again, now that the hub is stopped.
  *
- * @returns the ids of the backup's clients that stay revoked
- * @throws {@link StoreError} refused - if the restore would revoke or admit other clients
+ * @returns the ids to revoke against the backup
+ * @throws {@link StoreError} refused - if the hub has added a client, or a client would gain more
+ *   than was known before the confirmation
  */
 async function compareAgain(
   { database, older, present, differences, readmitRevoked }: Plan,
@@ -242,7 +247,7 @@ async function compareAgain(
     if (added === undefined) continue;
     throw new StoreError(
       "refused",
-      `client ${added.client_id} was added to ${database.location} since the question`,
+      `client ${added.client_id} was added to ${database.location} during the restore`,
       { hint: "Nothing was changed. Run the restore again." },
     );
   }
@@ -275,7 +280,7 @@ async function* listClientsToWrite(
   for (const id of findGaps([ids], highest)) yield revoked(id);
 }
 
-/** Runs `work`, in a transaction if the database is SQLite. */
+/** Runs `work`, for a plain SQLite store in a transaction. */
 function runInTransaction<Result>(
   database: Database,
   work: () => Promise<Result>,

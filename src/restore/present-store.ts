@@ -22,13 +22,13 @@ export interface PresentStore {
   readonly keyId?: string | undefined;
   readonly passphrase?: string | undefined;
   readonly generation?: Generation | undefined;
-  /** The differences from the backup; undefined if the clients cannot be read. */
+  /** The differences from the backup; undefined without a store, or if it cannot be compared. */
   readonly differences?: Differences | undefined;
 }
 
 /**
- * Inspects the file at the store's path: whether a kept passphrase opens it, and how it differs
- * from the backup.
+ * Inspects the file at the store's path: finds the passphrase to open it, and compares its clients
+ * with the backup. A file that cannot be compared is "unopenable", and can still be replaced.
  *
  * @throws {@link StoreError} refused - if it is not a regular file
  */
@@ -51,7 +51,7 @@ export async function inspectPresentStore(
     const { key: secret, ...known } = opened;
     return { replaced: { state: "open", secret }, ...known, differences };
   } catch (error) {
-    if (!isKind(error, ...unreadable)) throw error;
+    if (!isKind(error, ...replaceableKinds)) throw error;
     return {
       replaced: { state: "unopenable" },
       keyId: opened?.keyId,
@@ -61,8 +61,8 @@ export async function inspectPresentStore(
   }
 }
 
-/** The errors of a store that cannot be compared, but replaced. */
-const unreadable: readonly ErrorKind[] = [
+/** The errors with which a store cannot be compared, but can be replaced. */
+const replaceableKinds: readonly ErrorKind[] = [
   "wrongPassphrase",
   "passphraseUnavailable",
   "corrupted",
@@ -88,8 +88,8 @@ async function findSecret(storePath: string, source: PassphraseSource): Promise<
 
 /**
  * Opens the store read-only if possible: a writable connection with the wrong key deletes the log
- * when it is closed. Only the rollback after a crash requires a writable connection, and it works
- * with any key.
+ * when it is closed. Only the rollback after a crash requires a writable connection, and SQLite
+ * rolls back with any key.
  */
 async function unlockForInspection(
   storePath: string,

@@ -53,12 +53,12 @@ import {
 
 export interface RestoreOptions extends OperationOptions, Omit<BackupToVerify, "storePath"> {
   /**
-   * Restores to this absolute path, which must be free. The store and its service are untouched.
+   * Restores to this absolute path, which must not exist. The store and its service stay unchanged.
    */
   readonly to?: string | undefined;
   readonly discardReplaced?: boolean | undefined;
   readonly readmitRevoked?: boolean | undefined;
-  /** The bundle of the restored store. A missing directory is only reported as a notice. */
+  /** The bundle of the restored store. If it cannot be written, a notice reports the error. */
   readonly bundles?: BundleOptions | undefined;
 }
 
@@ -73,7 +73,7 @@ export interface RestoreResult {
     readonly clients: { readonly active: number; readonly revoked: number };
     /** The path of the replaced store; null if there was none or it was discarded. */
     readonly replaced: string | null;
-    /** The clients revoked after the backup, which stay revoked. */
+    /** The ids revoked against the backup, as in `Differences.revoked`. */
     readonly stayedRevoked: number[];
     readonly widened: Widened[];
     readonly passphraseSource: string;
@@ -83,12 +83,12 @@ export interface RestoreResult {
   readonly service: ServiceReport;
 }
 
-/** The path and the service to restore to. */
+/** The store to write, with its service and its hub. */
 interface Target {
   readonly lock: OperationLock;
   readonly service: ServiceChoice;
   readonly hub: HubChoice;
-  /** Whether the path is new, and no hub uses it. */
+  /** Whether the path is `to`, which no hub uses. */
   readonly isElsewhere: boolean;
 }
 
@@ -97,9 +97,9 @@ interface Target {
  *
  * @throws {@link StoreError} notFound - if there is no such backup
  * @throws {@link StoreError} corrupted - if it does not verify or has no valid manifest
- * @throws {@link StoreError} refused - if the bundle is of another store, the target path is a
- *   directory or exists, the user declines, or the hub would not get the passphrase
- * @throws {@link StoreError} newerVersion, wrongPassphrase
+ * @throws {@link StoreError} refused - if the bundle has another key_id, `to` exists, the store's
+ *   path is not a regular file, the user declines, or the hub would not get the passphrase
+ * @throws {@link StoreError} newerVersion, wrongPassphrase, passphraseUnavailable
  * @throws {@link StoreError} - what `resolveService` and `swap` throw
  */
 export async function restore(options: RestoreOptions): Promise<RestoreResult> {
@@ -155,7 +155,7 @@ async function restoreTo(
   const { storePath } = lock;
   const plan = await planReplacement(options, backup, target);
   const { present, delivery, keepReplacedAs } = plan;
-  // The bundle of the restored store contains the id.
+  // Before the swap writes the bundle, which contains the id.
   if (!isElsewhere && present.replaced.state === "absent") await adoptStoreId(storePath, backup);
   const replace = () => replaceStore(options, backup, lock, plan);
   const outcome = isElsewhere
@@ -224,7 +224,7 @@ async function planReplacement(
   const keeps = replaced.state !== "absent" && !options.discardReplaced;
   const keepReplacedAs = keeps ? await replacedName(storePath) : undefined;
   if (keepReplacedAs && replaced.state === "open" && !replaced.secret) {
-    reporter.notice(`the replaced store ${keepReplacedAs} is not encrypted`);
+    reporter.notice(`the present store is not encrypted, and will be kept as ${keepReplacedAs}`);
   }
   const bundle = await planBundleIfPossible(options);
   return { present, service, delivery, changesPassphrase, keyring, keepReplacedAs, bundle };
@@ -273,8 +273,8 @@ async function replaceStore(
 }
 
 /**
- * Returns the hub's objection to the schema of the backup. Ignores the error of an unavailable hub,
- * so that a restore is still possible.
+ * Returns the hub's objection to the schema of the backup. If the hub's packages cannot be tested,
+ * only a notice reports the error, so that a restore is still possible.
  */
 async function findHubObjection(
   service: ResolvedService,
@@ -294,9 +294,11 @@ async function findHubObjection(
 }
 
 /**
- * Seals the passphrase for a new path. Any other source must have it already.
+ * Prepares the source for the passphrase of the backup. The swap stores it in a keyring. A sealed
+ * file for a new path is written here. Any other source must yield the passphrase already.
  *
- * @throws {@link StoreError} refused - if the source has another passphrase and is read-only
+ * @throws {@link StoreError} refused - if a read-only source yields another passphrase
+ * @throws {@link StoreError} passphraseUnavailable - if a read-only source yields none
  */
 async function prepareSource(
   source: PassphraseSource,
@@ -314,7 +316,9 @@ async function prepareSource(
   throw new StoreError(
     "refused",
     `${describeSource(source)} does not yield the passphrase of the backup`,
-    { hint: "Put it there first, or keep it in the keyring with --passphrase-source keyring." },
+    {
+      hint: "Change the source to yield this passphrase first, or keep it in the keyring with --passphrase-source keyring.",
+    },
   );
 }
 
@@ -327,7 +331,9 @@ async function planBundleIfPossible({
     return await planBundle(bundles, reporter);
   } catch (error) {
     if (!(error instanceof StoreError) || error.kind === "refused") throw error;
-    reporter.notice(`no bundle was written, so keep the existing bundle: ${error.message}`);
+    reporter.notice(
+      `no bundle will be written, so keep the bundle of the backup: ${error.message}`,
+    );
     return undefined;
   }
 }
@@ -357,7 +363,7 @@ async function stageBackup(
   await copyFile(backup.path, staged, { signal });
   if (!(await isVerifiedCopy(staged, backup))) {
     throw new StoreError("corrupted", `the copy of ${backup.path} differs from the verified file`, {
-      hint: "Find the program that writes there; if there is none, test the disk and the memory of this machine.",
+      hint: "Find the program that writes to the backup; if there is none, test the disk and the memory of this machine.",
     });
   }
   return backup.key;

@@ -1,11 +1,13 @@
 /**
- * The staged copy of a backup. Clients revoked in the present store are revoked in the copy, too.
+ * The staged copy of a backup. Clients revoked in the present store are revoked in the copy, too,
+ * unless the user readmits them.
  *
  * The clients are compared while the service runs. The same connection later locks the store, and
  * its `data_version` shows whether another connection has changed the store since. In WAL mode the
  * changed rows are known (store/row-changes): they are compared again while the service runs, until
- * few are left, and the rest while it is stopped. All clients are compared again only if the
- * changes are not known. So the downtime does not depend on the size of the store or of the backup.
+ * few are left, and the rest while it is stopped. So the downtime does not depend on the size of
+ * the store or of the backup. If the changed rows are not known, all clients are compared again
+ * during the downtime.
  */
 import { isWal, pin } from "../backup/warm-copy.js";
 import { revoked } from "../client/client.js";
@@ -17,7 +19,7 @@ import type { ClientTable } from "../store/client-table.js";
 import type { Connection } from "../store/connection.js";
 import { readHeader } from "../store/database-header.js";
 import { LockedStore, setJournalMode } from "../store/locked-store.js";
-import { type IdSpan, RowChanges, rangesAround } from "../store/row-changes.js";
+import { findRangesAround, type IdSpan, RowChanges } from "../store/row-changes.js";
 import type { Replaced } from "../swap/request.js";
 import { assertConfirmed } from "./confirm.js";
 import { Comparison, type Differences } from "./differences.js";
@@ -26,7 +28,7 @@ import { openTable, readTable } from "./present-store.js";
 /** The contents of the restored store. */
 export interface Completed {
   readonly clients: { readonly active: number; readonly revoked: number };
-  /** The clients revoked after the backup, which stay revoked. */
+  /** The ids revoked in the copy, as in `Differences.revoked`. */
   readonly stayedRevoked: number[];
 }
 
@@ -34,23 +36,29 @@ export interface StagedCopyOptions {
   readonly storePath: string;
   readonly replaced: Replaced;
   readonly readmitRevoked: boolean;
-  /** The differences confirmed by the user. */
+  /** The differences known before the confirmation. */
   readonly confirmed: Differences | undefined;
   readonly signal: AbortSignal;
 }
 
-/** The maximum number of leaf pages that are compared while the service is stopped. */
+/**
+ * The catch-up ends after a round with at most this many changed leaf pages: the last comparison,
+ * while the service is stopped, then has about as many.
+ */
 const fewSpans = 16;
 /**
- * The limit for a writer that commits faster than its changes are compared. If the changes are not
- * known, each round compares all clients.
+ * The maximum number of rounds if a writer commits faster than its changes are compared. If the
+ * changed rows are not known, each round compares all clients.
  */
 const maxRounds = 4;
 
 /** The present store, and its state at the last comparison. */
 interface Present {
   readonly table: ClientTable;
-  /** Undefined in another format, and without WAL mode: a read transaction would block the hub. */
+  /**
+   * The changed rows. Undefined for a store without WAL mode, in which a read transaction would
+   * block the hub, and for a plaintext store or other cipher parameters than the defaults.
+   */
   readonly log: { readonly changes: RowChanges; readonly key: StoreKey } | undefined;
   /** A connection with a read transaction, which prevents a restart of the log. */
   pinned: Connection | undefined;
@@ -60,9 +68,9 @@ interface Present {
 
 export class StagedCopy implements AsyncDisposable {
   readonly #options: StagedCopyOptions;
-  /** Undefined if the present store cannot be opened, or is locked. */
+  /** Undefined before `prefill`, after `lock`, and if the present store cannot be opened. */
   #present: Present | undefined;
-  /** The ids changed since the last comparison; undefined if they are not known. */
+  /** The ids changed between the last comparison and the lock; undefined if they are not known. */
   #changed: readonly IdSpan[] | undefined;
   readonly #comparison = new Comparison();
   #clients: Completed["clients"] = { active: 0, revoked: 0 };
@@ -73,11 +81,11 @@ export class StagedCopy implements AsyncDisposable {
   }
 
   /**
-   * Compares the clients while the service runs.
+   * Compares the clients while the service runs, and revokes clients in the copy.
    *
    * @param staged - the path of the copy
-   * @param key - of the copy
-   * @throws {@link StoreError} refused - if the user has not confirmed a difference
+   * @param key - the key of the copy
+   * @throws {@link StoreError} refused - if a client would gain more than in `confirmed`
    */
   async prefill(staged: string, key: StoreKey): Promise<void> {
     const { storePath, replaced, signal } = this.#options;
@@ -112,15 +120,17 @@ export class StagedCopy implements AsyncDisposable {
       });
     } catch (error) {
       if (!isKind(error, "inUse")) throw error;
+      // Another process has the store open. Retries, and does not know the changes of that process.
       this.#changed = undefined;
       return await LockedStore.lock(storePath, replaced.secret);
     }
   }
 
   /**
-   * Completes the copy while the service is stopped, and sets the journal mode of the locked store.
+   * Completes the copy while the service is stopped, and gives it the former journal mode of the
+   * locked store.
    *
-   * @throws {@link StoreError} refused - if the user has not confirmed a difference
+   * @throws {@link StoreError} refused - if a client would gain more than in `confirmed`
    */
   async complete(
     staged: string,
@@ -143,7 +153,7 @@ export class StagedCopy implements AsyncDisposable {
     await this.#present?.table.close();
   }
 
-  /** Compares the rows changed during the last comparison, until few rows change. */
+  /** Compares the rows changed since the last comparison, and repeats this until few change. */
   async #catchUp(copy: ClientTable, present: Present): Promise<void> {
     for (let round = 0; round < maxRounds; round++) {
       const { version, log } = present;
@@ -156,9 +166,9 @@ export class StagedCopy implements AsyncDisposable {
   }
 
   /**
-   * Compares clients, and revokes those in the copy that are revoked in the present store.
+   * Compares clients, and revokes the found clients in the copy unless the user readmits them.
    *
-   * @param spans - of the ids to compare; undefined for all
+   * @param spans - the ids to compare; undefined for all ids
    */
   async #revokeChanged(
     copy: ClientTable,
@@ -166,7 +176,7 @@ export class StagedCopy implements AsyncDisposable {
     spans?: readonly IdSpan[],
   ): Promise<void> {
     const { readmitRevoked, confirmed, signal } = this.#options;
-    const ranges = spans && (await rangesAround(present.connection, spans));
+    const ranges = spans && (await findRangesAround(present.connection, spans));
     await this.#comparison.compare(present, copy, { ranges, signal });
     const found = this.#comparison.differences;
     assertConfirmed(found, confirmed, readmitRevoked);
@@ -194,7 +204,7 @@ async function openPresentStore(path: string, secret: Secret): Promise<Present> 
   return { table, log, pinned: undefined, version: undefined };
 }
 
-/** Runs `work` with the clients of a file, and closes it. */
+/** Runs `work` with the clients of a file, and closes the file. */
 async function withTable(
   path: string,
   key: StoreKey,
@@ -205,9 +215,9 @@ async function withTable(
 }
 
 /**
- * Records the state of the store before a comparison. Pins the log before it ends the last pin, so
- * that the log is not restarted in between. A checkpoint can then write the pages before the new
- * pin.
+ * Records the state of the store before a comparison, and pins the log there: a checkpoint can then
+ * write the pages before the new pin. The former pin ends only after the new pin has begun, so the
+ * log is not restarted in between.
  */
 async function beginComparison(present: Present): Promise<void> {
   const { table, log, pinned } = present;

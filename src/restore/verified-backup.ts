@@ -3,7 +3,7 @@ import { isDeepStrictEqual } from "node:util";
 import { findNewestBackup } from "../backup/manifest.js";
 import { findParts } from "../backup/parts.js";
 import { openBackup, verifyBackup, verifyCopy } from "../backup/verify.js";
-import { type BundleOpener, readBundle } from "../bundle/bundle.js";
+import { type BundleOpener, bundleName, readBundle } from "../bundle/bundle.js";
 import { readStoreId, recordStoreId } from "../config/store-id.js";
 import { StoreError } from "../errors.js";
 import { lstatIfExists, sha256File, statIfExists } from "../fs/read.js";
@@ -13,23 +13,26 @@ import { ClientStore } from "../store/client-store.js";
 import type { ClientTable } from "../store/client-table.js";
 import { describeClient, shellQuote } from "../text/escape.js";
 
-/** A backup file, or the newest backup in a directory before a time. */
+/** A backup file, or the newest backup in a directory not newer than a time. */
 export type BackupChoice =
   | { readonly file: string }
   | { readonly directory: string; readonly before: Date };
 
 export interface VerifiedBackup {
   readonly path: string;
-  /** The failed checks, if they were accepted; undefined if there are none. */
+  /** The failed checks accepted with `noManifest`; undefined if no check failed. */
   readonly doubt: string | undefined;
-  /** Null without a valid manifest. */
+  /** When the backup was made; null if a check failed. */
   readonly createdAt: string | null;
   readonly passphrase: string;
   readonly key: StoreKey;
   readonly schemaVersion: number;
   readonly clients: { active: number; revoked: number };
   readonly admins: string[];
-  /** Of the verified file, in hex. Another user of its directory may replace the file later. */
+  /**
+   * The checksum of the verified file, in hex, because another user of its directory may replace
+   * the file later.
+   */
   readonly sha256: string;
   /** The id of its store, from the manifest, or else from the bundle. */
   readonly storeId: string | undefined;
@@ -50,8 +53,8 @@ export interface BackupToVerify {
  *
  * @throws {@link StoreError} notFound - if there is no such backup
  * @throws {@link StoreError} corrupted - if it does not verify or has no valid manifest
- * @throws {@link StoreError} refused - if the bundle is of another store
- * @throws {@link StoreError} newerVersion, wrongPassphrase
+ * @throws {@link StoreError} refused - if the bundle has another key_id than the backup
+ * @throws {@link StoreError} - what `readBundle` and `verifyBackup` throw
  */
 export async function verifyChosenBackup(options: BackupToVerify): Promise<VerifiedBackup> {
   const path = await chooseBackup(options.backup, options.storePath);
@@ -68,7 +71,7 @@ export async function verifyChosenBackup(options: BackupToVerify): Promise<Verif
       `${path} does not verify: ${refused.map(({ name, detail }) => `${name}: ${detail}`).join("; ")}`,
       isSound
         ? { hint: "Accept it with --no-manifest if you trust its origin." }
-        : { hint: "Use another backup, or another copy of this one." },
+        : { hint: "Use another backup, or another copy of this backup." },
     );
   }
   const { connection, key, keyId, passphrase } = await openBackup(path, secret);
@@ -95,8 +98,7 @@ export async function verifyChosenBackup(options: BackupToVerify): Promise<Verif
  * Returns whether a private copy has the contents of the verified file. Compares the checksum and
  * the clients: another user of the backup's directory may have replaced the file between the reads.
  *
- * @throws {@link StoreError} corrupted - if the copy is damaged, for a backup without a valid
- *   manifest
+ * @throws {@link StoreError} corrupted - if the manifest is not valid and the copy is damaged
  */
 export async function isVerifiedCopy(copy: string, backup: VerifiedBackup): Promise<boolean> {
   const { key, doubt, sha256, clients, admins } = backup;
@@ -111,7 +113,7 @@ export async function isVerifiedCopy(copy: string, backup: VerifiedBackup): Prom
  * Returns the path of the chosen backup.
  *
  * @throws {@link StoreError} notFound - if it does not exist, or no backup is old enough
- * @throws {@link StoreError} io - if the directory cannot be read
+ * @throws {@link StoreError} io - if the directory is a file or cannot be read
  */
 export async function chooseBackup(choice: BackupChoice, storePath: string): Promise<string> {
   if ("file" in choice) {
@@ -128,7 +130,7 @@ export async function chooseBackup(choice: BackupChoice, storePath: string): Pro
   if (stats && !stats.isDirectory()) throw new StoreError("io", `${directory} is not a directory`);
   if (!stats) {
     throw new StoreError("notFound", `no such directory: ${directory}`, {
-      hint: "Mount its disk, or name the directory of the backups.",
+      hint: "Mount its disk, or correct backup.to in the settings.",
     });
   }
   throw new StoreError(
@@ -156,7 +158,7 @@ async function readMatchingBundle(
     throw new StoreError(
       "refused",
       `${bundle.path} is for key_id ${keyId}, and ${path} has ${identity.keyId}`,
-      { hint: `Use the bundle clients.${identity.keyId}.bundle.age.` },
+      { hint: `Use the bundle ${bundleName(identity.keyId)}.` },
     );
   }
   return { passphrase, storeId };

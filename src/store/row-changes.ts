@@ -213,7 +213,7 @@ async function readSchemaCounter(connection: Connection): Promise<number | undef
  * Returns the ranges from the row before each span to the row after it, in the order of ids,
  * without overlaps.
  */
-export async function rangesAround(
+export async function findRangesAround(
   connection: Connection,
   spans: readonly IdSpan[],
 ): Promise<IdRange[]> {

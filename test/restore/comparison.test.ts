@@ -23,7 +23,7 @@ import type { ClientTable } from "../../src/store/client-table.js";
 import type { Connection } from "../../src/store/connection.js";
 import { readHeader } from "../../src/store/database-header.js";
 import { setJournalMode } from "../../src/store/locked-store.js";
-import { RowChanges, rangesAround } from "../../src/store/row-changes.js";
+import { findRangesAround, RowChanges } from "../../src/store/row-changes.js";
 import { createSchema } from "../../src/store/schema.js";
 import { proving } from "../prove-report.js";
 
@@ -150,7 +150,7 @@ class Scenario implements AsyncDisposable {
     const pinned = keepsLog ? await pin(connection.path, this.#key) : undefined;
     await this.#pinned?.close();
     this.#pinned = pinned;
-    const ranges = spans && (await rangesAround(connection, spans));
+    const ranges = spans && (await findRangesAround(connection, spans));
     await this.comparison.compare(this.present, this.older, { ranges });
     if (readmit) return;
     const { revoked: ids } = this.comparison.differences;

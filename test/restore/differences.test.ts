@@ -4,6 +4,7 @@
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { type Client, defaultAllowedTypes, newClient } from "../../src/client/client.js";
+import { assertConfirmed } from "../../src/restore/confirm.js";
 import { compareClients } from "../../src/restore/differences.js";
 import { openTable } from "../../src/restore/present-store.js";
 import type { ClientTable } from "../../src/store/client-table.js";
@@ -60,4 +61,12 @@ test("a column that should hold a list and does not is asked about, unless it st
   expect(await what()).toEqual([]);
   await write(now, "skill_blacklist", '{"skill-a": 1}');
   expect((await what()).join()).toMatch(/no valid list in skill_blacklist/);
+});
+
+test("a refusal counts the clients that it does not name", () => {
+  const none = { revoked: [], readmitted: [], widened: [], missing: 0 };
+  const readmitted = Array.from({ length: 25 }, (_, index) => index + 1);
+  const found = { ...none, revoked: readmitted, readmitted };
+  expect(() => assertConfirmed(found, none, true)).toThrow(/: 1, 2, [^a-z]*, 20 and 5 more$/);
+  expect(() => assertConfirmed(found, none, false)).not.toThrow();
 });

@@ -130,7 +130,7 @@ test("a client that is revoked now stays revoked, also one that the backup never
   expect(await clientIn(world, 1)).toMatchObject({ name: "kitchen-satellite" });
 
   const again = await restore(world, backup, { readmitRevoked: true });
-  expect(again.questions.join()).toMatch(/revoked clients would be admitted again: 2/);
+  expect(again.questions.join()).toMatch(/revoked clients would be admitted again: 2\./);
   expect((await clientIn(world, 2))?.api_key).not.toBe(revokedApiKey);
 });
 

@@ -33,7 +33,7 @@ async function restoring(mode: "wal" | "delete", readmitRevoked = false) {
     storePath,
     replaced: { state: "open", secret: made.key },
     readmitRevoked,
-    confirmed: { revoked: [], widened: [], missing: 0 },
+    confirmed: { revoked: [], readmitted: [], widened: [], missing: 0 },
     signal: abort.signal,
   });
   onTestFinished(() => copy[Symbol.asyncDispose]());
