@@ -17,8 +17,9 @@ export interface RedisEndpoint {
   password: string | undefined;
   clusterNodes: readonly { host: string; port: number }[];
   tls: RedisTls | undefined;
-  /** Retries of a lost connection, and the first delay in seconds. The delay doubles each time. */
+  /** The maximum number of attempts to restore a lost connection. */
   retryAttempts: number;
+  /** The pause before the first attempt. It doubles with each attempt. */
   retryDelaySeconds: number;
 }
 
@@ -26,21 +27,21 @@ export interface RedisTls {
   certfile: string | undefined;
   keyfile: string | undefined;
   caCerts: string | undefined;
-  /** `none` accepts any certificate. */
+  /** `none` accepts any certificate. `optional` has the same effect as `required`. */
   certReqs: "required" | "optional" | "none";
   checkHostname: boolean;
 }
 
 /** As in HiveMind's plugin. */
 const connectTimeoutMs = 5_000;
-/** Long enough for a cluster to elect a new master. The reply to a batch takes milliseconds. */
+/** Long enough for a cluster to elect a new master. A reply normally takes milliseconds. */
 const replyTimeoutMs = 15_000;
-/** The redirections to follow for a moving slot. A healthy cluster needs a single redirection. */
+/** The maximum number of redirections of a command whose slot has moved; usually one is enough. */
 const maxRedirections = 5;
-/** The hash slots of a cluster. In a healthy cluster every slot has a master. */
+/** The number of hash slots of a cluster. In a healthy cluster every slot has a master. */
 const clusterSlots = 16_384;
 
-/** The keys of one SCAN, which blocks the server for a few milliseconds. */
+/** The keys that one SCAN examines: the server is blocked for a few milliseconds. */
 const scanCount = 5_000;
 
 type Single = Awaited<ReturnType<typeof createSingleClient>>;
@@ -61,7 +62,7 @@ export class RedisConnection {
   readonly url: string;
   readonly #single: Single | undefined;
   readonly #cluster: Cluster | undefined;
-  /** The errors of the connection. A command that fails because of them reports only "closed". */
+  /** The last error of the connection. A command that fails because of it reports only "closed". */
   readonly #errors: Errors;
 
   private constructor(url: string, server: { single?: Single; cluster?: Cluster }, errors: Errors) {
@@ -74,7 +75,7 @@ export class RedisConnection {
   /**
    * Connects, and detects a cluster as HiveMind's plugin does.
    *
-   * @throws {@link StoreError} io - if no server responds
+   * @throws {@link StoreError} io - if no server responds, or a slot of the cluster has no master
    * @throws {@link StoreError} wrongPassphrase - if the password is rejected
    * @throws {@link StoreError} passphraseUnavailable - if the server requires a password
    */
@@ -147,7 +148,7 @@ export class RedisConnection {
   }
 
   async close(): Promise<void> {
-    // No reply is pending. A graceful close would wait for a server that may no longer respond.
+    // Not the graceful close: it waits for the pending replies of a server that may have failed.
     if (this.#single?.isOpen) this.#single.destroy();
     if (this.#cluster?.isOpen) this.#cluster.destroy();
   }
@@ -256,7 +257,7 @@ async function withTimeout<Reply>(sent: Promise<Reply> | undefined): Promise<Rep
   }
 }
 
-/** Returns whether a message is an error reply of Redis, which begins with a code. */
+/** Returns whether a message begins with a code, as every error reply of Redis does. */
 function isReply(message: string): boolean {
   return /^[A-Z]{3,} /.test(message);
 }
@@ -273,14 +274,14 @@ function toStoreError(error: unknown, url: string, lastError: unknown): StoreErr
     case "NOAUTH":
       return new StoreError("passphraseUnavailable", `${url} requires a password`, {
         ...options,
-        hint: "Store it in the keyring or a file and name the source: --to-password-source or --from-password-source.",
+        hint: 'With migrate, name the source of the password: --from-password-source or --to-password-source. Other commands read "password" in server.json.',
       });
     case "NOPERM":
       return new StoreError("io", `${url}: permission denied: ${reply}`, options);
     case "READONLY":
       return new StoreError("io", `${url} is a read-only replica`, {
         ...options,
-        hint: "Name its master (redis-cli INFO replication).",
+        hint: "Set host and port to those of its master (redis-cli INFO replication).",
       });
     case "CLUSTERDOWN":
       return new StoreError("io", `${url}: the cluster is down: some slots have no master`, {
@@ -290,7 +291,7 @@ function toStoreError(error: unknown, url: string, lastError: unknown): StoreErr
     case "WRONGTYPE":
       return new StoreError("corrupted", `${url}: ${reply.slice(code.length + 1)}`, {
         ...options,
-        hint: "Check the prefix (redis-cli TYPE KEY): another program may use it.",
+        hint: "Check the key (redis-cli TYPE KEY): another program may use the same prefix.",
       });
     case "OOM":
       return new StoreError("io", `${url} is out of memory`, options);
@@ -305,7 +306,7 @@ function toStoreError(error: unknown, url: string, lastError: unknown): StoreErr
   if (/^ERR (?:AUTH|invalid password)/i.test(reply)) {
     return new StoreError("wrongPassphrase", `${url}: the password is rejected`, options);
   }
-  // The error of a closed connection has no cause. The earlier error has the reason.
+  // The error of a command on a closed connection does not contain why the connection was closed.
   const reason = isReply(reply) ? reply : messageOf(lastError) || reply;
   return new StoreError("io", `cannot use Redis at ${url}: ${reason}`, {
     ...options,

@@ -1,27 +1,30 @@
 /**
  * The key layout of `hivemind-redis-db-plugin`, for HiveMind 4 and HiveMind 5.
  *
- * Below the prefix P (`index_prefix`, with a `cluster_hash_tag` T followed by `:{T}`):
+ * The prefix P is `index_prefix`. With a `cluster_hash_tag` T, it is `index_prefix:{T}`. The keys:
  *
  *     P:client:<id>            the record, JSON; authoritative
- *     P:name:<name>            sets of ids
- *     P:api_key:<api_key>
+ *     P:name:<name>            the set of the ids with this name
+ *     P:api_key:<api_key>      the set of the ids with this key
  *     P:idx:<id>               a hash for RediSearch; the Python plugin creates its index
  *     P:count                  number of records, including revoked records
  *     P:schema_version         written by newer plugins
- *     P:api_key_record:<key>   admission entry, by which the newest plugins admit a client
- *     P:api_key_records        the same as a single hash, in earlier versions
+ *     P:api_key_record:<key>   admission entry, a copy of the record: while it exists, newer
+ *                              plugins admit the client without reading the record
+ *     P:api_key_records        the admission entries of an earlier version, in one hash
  *
- * A cluster without a hash tag has only the records: the other keys would be in other slots.
+ * A cluster without a hash tag has no sets, `idx` and `count`: they would be in other slots than
+ * the record.
  *
  * Records are written by Lua scripts, which Redis runs atomically: a record, its indexes and its
- * admission entry change together or not at all. The record is written last.
+ * admission entry change together or not at all. The script writes the record last. On a cluster
+ * without a hash tag, a script writes only the record.
  */
 import { createHash } from "node:crypto";
 import type { Client } from "../client/client.js";
 import { StoreError } from "../errors.js";
 
-/** The value of a record while the Python plugin creates it, for at most 30 seconds. */
+/** The value of a record that the Python plugin is creating. It expires after 30 seconds. */
 export const creationMarker = "__hivemind_creating__";
 
 /** The names of the keys below a prefix. */
@@ -44,7 +47,7 @@ export class RedisLayout {
     return this.#records + id;
   }
 
-  /** The pattern for `SCAN`. */
+  /** The pattern of the records' keys, for `SCAN`. */
   get recordPattern(): string {
     return `${this.#records.replace(/[\\*?[\]]/g, "\\$&")}*`;
   }
@@ -61,11 +64,11 @@ export class RedisLayout {
     const id = Number(text);
     if (Number.isSafeInteger(id)) return id;
     throw new StoreError("refused", `the key ${key} has an id beyond 2^53`, {
-      hint: "Give that client another id first.",
+      hint: "Give that client an id below 2^53 in Redis: in the key, and in client_id of the record.",
     });
   }
 
-  /** Returns the key of the set of ids with this value. */
+  /** Returns the key of the set of the ids with this name or API key. */
   index(field: "name" | "api_key", value: string): string {
     return `${this.#prefix}:${field}:${value}`;
   }
@@ -79,12 +82,12 @@ export class RedisLayout {
   }
 }
 
-/** A record to write. */
+/** A record to write, and what its indexes depend on. */
 export interface Write {
   id: number;
-  /** The record as read; empty for no record. */
+  /** The text of the record as it was read; empty for no record. */
   expected: string;
-  /** The new record. */
+  /** The text of the new record. */
   text: string;
   before: Client | undefined;
   client: Client;
@@ -96,15 +99,15 @@ export interface Script {
   sha: string;
 }
 
-/** Keys and arguments of a script. */
+/** The keys and arguments of one run of a script. */
 export interface Call {
   keys: string[];
   args: string[];
 }
 
 /**
- * Writes a record without indexes. Returns nil, or the value found instead of ARGV[1], the expected
- * record; empty means no record.
+ * Writes a record without indexes if its value is ARGV[1], where empty means no record. Returns nil
+ * if it was written, or else the present value.
  */
 export const writeRecord = script(`
   local found = redis.call('GET', KEYS[1]) or ''
@@ -118,12 +121,12 @@ export function recordCall(layout: RedisLayout, { id, expected, text }: Write): 
 }
 
 /**
- * Returns Lua code that checks the types of all keys before anything is written. Redis does not
- * roll back a script if a later command fails, for example on a key of another type. The first two
- * KEYS are the count and the admissions.
+ * Returns Lua code that checks the types of all keys, so that a script fails before it writes.
+ * Redis does not roll back a script if a later command fails, for example on a key of another type.
+ * The first two KEYS are the count and the hash of the admission entries.
  *
- * @param kinds - types of a record's keys, the record's own first; empty for any type
- * @param keys - Lua code for the number of keys to check
+ * @param kinds - the types of the keys of each record, in their order; empty for any type
+ * @param keys - a Lua expression: the number of keys to check
  */
 function checkKinds(kinds: readonly string[], keys = "#KEYS"): string {
   return `
@@ -147,9 +150,9 @@ const keysPerInsert = 5;
 const argumentsPerInsert = 4;
 
 /**
- * Inserts new records with their indexes. Returns for each record nil, or the value found instead,
- * which is left unchanged. If none of the keys exists, as in an empty database, a single command
- * replaces the checks of each key.
+ * Inserts new records with their indexes. Leaves existing records unchanged. Returns for each
+ * record nil if it was inserted, or else its present value. If none of the keys exists, as in an
+ * empty database, a single EXISTS replaces the check of each key.
  */
 export const insertIndexed = script(`
   local is_new = redis.call('EXISTS', unpack(KEYS, 3)) == 0
@@ -211,8 +214,9 @@ const keysPerChange = 8;
 const argumentsPerChange = 7;
 
 /**
- * Changes or creates records. With ARGV[1] = 'together', one unexpected record prevents all writes,
- * and the script returns the current value of each record.
+ * Changes or creates records. Returns for each record nil if it was written, or else its present
+ * value, empty for none. With ARGV[1] = 'together', one unexpected record prevents all writes, and
+ * the script returns the present value of each record.
  */
 export const changeIndexed =
   script(`${checkKinds(["string", "set", "set", "set", "set", "hash", "", ""])}

@@ -8,7 +8,8 @@ export const redisPluginName = "hivemind-redis-db-plugin";
 const port = z.int().check(z.minimum(1), z.maximum(65_535));
 
 /**
- * All settings of the Python plugin. The settings of its pool and its caches have no effect here.
+ * All settings of the Python plugin. `name`, `subfolder` and the settings of its pool and its
+ * caches have no effect here.
  */
 const schema = z.strictObject({
   host: z._default(z.string().check(z.minLength(1)), "127.0.0.1"),
@@ -44,8 +45,8 @@ const schema = z.strictObject({
 /** A server, and the namespace of a store on it. */
 export interface Namespace extends RedisEndpoint {
   prefix: string;
-  /** Whether a hash tag keeps the namespace in a single slot. */
-  tagged: boolean;
+  /** Whether a hash tag keeps the whole namespace in a single slot of a cluster. */
+  isTagged: boolean;
 }
 
 /** @throws {@link StoreError} usage - if a setting is invalid */
@@ -71,7 +72,7 @@ export function readNamespace(config: DatabaseConfig): Namespace {
         : undefined,
     retryAttempts: settings.retry_attempts,
     retryDelaySeconds: settings.retry_delay,
-    tagged: Boolean(tag),
+    isTagged: Boolean(tag),
     prefix: tag ? `${settings.index_prefix}:{${tag}}` : settings.index_prefix,
   };
 }

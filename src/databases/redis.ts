@@ -2,7 +2,7 @@
  * HiveMind's Redis store, on a server or a cluster; `redis-layout` describes its keys.
  *
  * A record is written only if it is unchanged since this process read it. If another process has
- * changed it, the record is read again, and the change is applied to the new record.
+ * changed the record, this process reads it again and applies its own change to the new value.
  */
 import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -44,11 +44,11 @@ import {
 import { type Namespace, readNamespace } from "./redis-settings.js";
 
 /**
- * Records in a round trip: about a hundred kilobytes. V8 collects longer strings only together with
- * its old generation.
+ * The records in a round trip. Their text of about a hundred kilobytes stays below the size from
+ * which V8 frees a string only with its old generation.
  */
 const batchSize = 100;
-/** Batches in flight: the server processes a batch while the next is prepared. */
+/** The batches without a reply yet: the server writes a batch while the next batch is prepared. */
 const batchesAhead = 2;
 
 export const redisPlugin: DatabasePlugin = {
@@ -87,7 +87,7 @@ class RedisDatabase extends BaseDatabase {
 
   /** Whether indexes and counters exist in addition to the records. */
   get #isIndexed(): boolean {
-    return !this.#connection.isCluster || this.#namespace.tagged;
+    return !this.#connection.isCluster || this.#namespace.isTagged;
   }
 
   async addItem(client: Client): Promise<void> {
@@ -100,7 +100,7 @@ class RedisDatabase extends BaseDatabase {
     const pendingWrites: Promise<unknown>[] = [];
     const begin = async () => {
       const put = this.#put(batch);
-      // Awaited below, also if an earlier batch fails.
+      // Marks a rejection as handled. The promise is awaited below, also if an earlier batch fails.
       put.catch(() => undefined);
       batch = [];
       if (pendingWrites.push(put) > batchesAhead) await pendingWrites.shift();
@@ -190,7 +190,7 @@ class RedisDatabase extends BaseDatabase {
     return clients;
   }
 
-  /** Returns the Python plugin's count, or counts the records if there is none. */
+  /** Returns the stored count. Counts the records if there is no index, or no stored count. */
   async size(): Promise<number> {
     if (this.#isIndexed) {
       const count = await this.#readKey(this.#layout.count);
@@ -252,7 +252,10 @@ class RedisDatabase extends BaseDatabase {
     return this.#connection.close();
   }
 
-  /** Inserts without reading first: finding existing records takes as long as writing them. */
+  /**
+   * Adds clients, or changes the existing records with the same ids. Inserts without reading first,
+   * because the scripts report existing records: reading takes as long as writing.
+   */
   async #put(clients: readonly Client[]): Promise<Written> {
     // The later of two clients with the same id wins.
     const byId = new Map(clients.map((client) => [client.client_id, ensureName(client)]));
@@ -273,13 +276,14 @@ class RedisDatabase extends BaseDatabase {
   }
 
   /**
-   * Changes each record to the result of `decide`, and creates new records. Repeats this for a
-   * record that another process has changed. Waits for a record that another process is creating,
-   * and never overwrites it.
+   * Changes each record to the result of `decide`, or creates it; leaves it if the result is
+   * undefined. Tries again if another process has changed a record since it was read. Waits for a
+   * record that another process is creating, and never overwrites it.
    *
-   * @param options.found - current values, if known
+   * @param options.rewrite - returns the new record; by default, one with the client's changes
+   * @param options.found - the texts of the records, if already read
    * @param options.together - whether to write all or none
-   * @throws {@link StoreError} inUse - if another process is writing a record for too long
+   * @throws {@link StoreError} inUse - if a record is still being written after the last attempt
    */
   async #change(
     ids: readonly number[],
@@ -316,10 +320,9 @@ class RedisDatabase extends BaseDatabase {
         const client = ensureName(after.client);
         const written = record === undefined ? this.#encode(client) : rewrite(record, client);
         if (written === record) continue;
-        writes.push({
-          ...{ id, expected: text ?? "", before, client, revoking: after.revoking ?? false },
-          text: this.#format(written),
-        });
+        const revoking = after.revoking ?? false;
+        const newText = this.#format(written);
+        writes.push({ id, expected: text ?? "", text: newText, before, client, revoking });
       }
       if (together && beingCreated.length > 0) {
         beingCreated = pending;
@@ -334,9 +337,9 @@ class RedisDatabase extends BaseDatabase {
   }
 
   /**
-   * Encodes a client. On a cluster without a hash tag, HiveMind 5 cannot migrate records, because
-   * they are in several slots, and fails. So empty lists are omitted there, with the same meaning
-   * to HiveMind 4.
+   * Encodes a client. On a cluster without a hash tag, a hub of HiveMind 5 fails if a record has
+   * fields to migrate, because the records are in several slots. So this omits empty blacklists and
+   * a missing crypto key there: HiveMind 4 reads such a record alike.
    */
   #encode(client: Client): JsonObject {
     const record = encodeRecord(client, this.#shape);
@@ -352,7 +355,7 @@ class RedisDatabase extends BaseDatabase {
     return formatJson(record, { sortKeys: true, ascii: false });
   }
 
-  /** Returns null for each written record, else the unexpected record. */
+  /** Inserts new records. Returns null for each inserted record, or else its present text. */
   async #insert(writes: readonly Write[]): Promise<(string | null)[]> {
     if (writes.length === 0) return [];
     if (!this.#isIndexed) return this.#writeSeparately(writes);
@@ -360,7 +363,7 @@ class RedisDatabase extends BaseDatabase {
     return replies as (string | null)[];
   }
 
-  /** Returns null for each written record, else the record found instead. */
+  /** Changes or creates records. Returns null for each written record, or else its present text. */
   async #write(writes: readonly Write[], together: boolean): Promise<(string | null)[]> {
     if (writes.length === 0) return [];
     if (!this.#isIndexed) return this.#writeSeparately(writes);
@@ -368,24 +371,29 @@ class RedisDatabase extends BaseDatabase {
     return replies as (string | null)[];
   }
 
-  /** Writes records in separate slots. */
+  /** Writes records that are in separate slots. Returns what `#write` returns. */
   async #writeSeparately(writes: readonly Write[]): Promise<(string | null)[]> {
     const { admissions } = this.#layout;
     const oldKeys = writes.flatMap(({ before }) => (before === undefined ? [] : [before.api_key]));
     const newKeys = writes.map(({ client }) => client.api_key);
-    const forget = ["HDEL", admissions, ...oldKeys, ...newKeys];
-    // Admission entries are in another slot, outside the script. Delete them before it, and again
-    // after it: a hub may have written them in between.
-    await this.#connection.send(admissions, forget);
+    const entries = oldKeys.map((apiKey) => this.#layout.admission(apiKey));
+    const deletions = [
+      { key: admissions, command: ["HDEL", admissions, ...oldKeys, ...newKeys] },
+      ...entries.map((key) => ({ key, command: ["DEL", key] })),
+    ];
+    // The script cannot delete admission entries, because they are in other slots. Delete them
+    // before the script, and again after it: a hub may have written them in between.
+    await this.#connection.sendAll(deletions);
     const calls = writes.map((write) => recordCall(this.#layout, write));
     const replies = await this.#run(writeRecord, calls);
-    await this.#connection.send(admissions, forget);
+    await this.#connection.sendAll(deletions);
     return replies as (string | null)[];
   }
 
   /**
-   * Runs a script by its hash, or by its text if the server does not know it. A repeated script
-   * finds the writes of its first run.
+   * Runs a script by its hash, or by its text if a server does not know the hash. On a cluster, the
+   * second run may repeat calls that succeeded in the first. They then return the records that the
+   * first run wrote, as if another process had written them.
    */
   async #run({ text, sha }: Script, calls: readonly Call[]): Promise<unknown[]> {
     const run = (...command: string[]) =>
@@ -412,7 +420,7 @@ class RedisDatabase extends BaseDatabase {
     return isRecord(text) ? deserializeClient(this.#parse(id, text)) : undefined;
   }
 
-  /** Yields all records as stored. Reads the next batch while the current batch is used. */
+  /** Yields the texts of all records. Reads a batch while the caller uses the batch before it. */
   async *#readBatches(): AsyncGenerator<{ ids: number[]; texts: (string | null)[] }> {
     let ids: number[] = [];
     let texts: Promise<(string | null)[]> | undefined;
@@ -445,7 +453,7 @@ class RedisDatabase extends BaseDatabase {
 
   /**
    * Yields the ids of all records in ascending order, in batches. SCAN returns them unordered, and
-   * some twice. In order, a migration writes a store on disk sequentially.
+   * some of them twice. Ascending ids let a migration write an SQLite file sequentially.
    */
   async *#listIds(): AsyncGenerator<number[]> {
     const ids = new IdSet();
@@ -475,7 +483,7 @@ class RedisDatabase extends BaseDatabase {
     if (!isJsonObject(record)) throw new StoreError("corrupted", `${where} is not a record`);
     if (record.client_id !== id) {
       throw new StoreError("corrupted", `${where} holds the record of another client_id`, {
-        hint: "Two records have the same id: remove the wrong one.",
+        hint: "Correct client_id in the record (redis-cli GET KEY), or delete the key if the record is a duplicate.",
       });
     }
     return record;
@@ -489,7 +497,7 @@ interface Written {
 }
 
 function digestTexts(texts: readonly (string | null)[]): string {
-  // A record is in one line. A missing record has no line.
+  // A record has no line break, and a missing record is an empty line.
   return createHash("sha256").update(texts.join("\n")).digest("hex");
 }
 
@@ -508,7 +516,7 @@ type Decide = (
 
 type Rewrite = (record: JsonObject, client: Client) => JsonObject;
 
-/** Revokes a client as the Python plugin does, which keeps the other fields of the record. */
+/** Decides to revoke a client. Like the Python plugin, keeps the other fields of the record. */
 function revoke(id: number, before: Client | undefined): { client: Client; revoking: boolean } {
   if (before === undefined) throw noSuchClient(id);
   const { crypto_key: _, ...metadata } = before.metadata;

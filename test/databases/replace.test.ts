@@ -1,4 +1,4 @@
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { expect, test } from "vitest";
 import { newClient, revokedApiKey } from "../../src/client/client.js";
@@ -82,9 +82,12 @@ test("on a cluster without a hash tag what ends between the two revokes, and the
   const settings = { port, retry_attempts: 1, retry_delay: 0.01 };
   await using database = await DatabaseFactory.create(redis, settings);
   await database.addItem(first);
+  await put(port, "client:api_key_record:key-1", "the record by which a hub admits the client");
   await put(port, "client:client:2", "__hivemind_creating__");
   await expect(database.replaceItem(first, second)).rejects.toMatchObject({ kind: "inUse" });
   expect(await database.getClientById(1)).toMatchObject({ api_key: revokedApiKey });
+  const admission = ["-c", "-p", String(port), "EXISTS", "client:api_key_record:key-1"];
+  expect(execFileSync("redis-cli", admission, { encoding: "utf8" }).trim()).toBe("0");
   await put(port, "client:client:2", undefined);
   await database.replaceItem(first, second);
   expect(await database.getClientByApiKey("key-2")).toMatchObject({ client_id: 2 });
