@@ -66,7 +66,7 @@ export interface HubCheckOptions {
   readonly removeSource: boolean;
 }
 
-/** A hub's interpreter, and the account in which its unit runs it. */
+/** A hub's interpreter, and the account of its unit, or of this process without a unit. */
 export interface TestedHub {
   readonly python: HubPython;
   readonly account: Account;
@@ -82,11 +82,12 @@ const requirements: Readonly<Record<string, string>> = {
 /**
  * Checks that the hub could start on the target, before anything is copied.
  *
- * @returns the hub's interpreter
+ * @returns the hub for the later check of the target, preferably of an active unit
  * @throws {@link StoreError} refused - if no hub is found, if the hub could not open the target or
  *   would not receive its passphrase, if it reads another `server.json` or data directory than this
  *   process, or if a hub runs on a source that will be removed
  * @throws {@link StoreError} failed - if the interpreter fails
+ * @throws {@link StoreError} usage - if `hubPython` cannot be executed
  */
 export async function assertHubCanSwitch(options: HubCheckOptions): Promise<TestedHub> {
   const { from, to, database } = options;
@@ -100,15 +101,17 @@ export async function assertHubCanSwitch(options: HubCheckOptions): Promise<Test
     });
   }
   for (const each of [hub, ...others]) await assertHubLoads(each, options);
-  if (to.name === sqlcipherPluginName || needsRedisPassword(to, database)) assertUnitsUseRun(units);
+  if (to.name === sqlcipherPluginName)
+    assertUnitsUseRun(units, "passphrase", "the encrypted store");
+  if (needsRedisPassword(to, database)) assertUnitsUseRun(units, "password", "the Redis server");
   if ([from, to].some(isFileDatabase)) assertSameDataHome(units);
   return hub;
 }
 
 /**
- * Returns the interpreters of the units that may start the hub, active units first. Without a unit,
- * returns the interpreter of the hub on PATH. Ignores units that are neither active nor enabled,
- * unless all are.
+ * Returns the interpreters of the units to start the hub, active units first; without a unit, the
+ * interpreter of the hub on PATH. Skips units neither active nor enabled, but uses them if there is
+ * no other unit.
  */
 async function findHubs(
   units: readonly HubUnit[],
@@ -160,17 +163,20 @@ async function assertNoOtherServerJson(from: Endpoint): Promise<void> {
   }
 }
 
-/** Returns whether a hub with another `server.json` uses the source. */
+/** Returns whether a hub with this environment uses the source. */
 async function usesSource(from: Endpoint, environment: Environment): Promise<boolean> {
   const { module = jsonPluginName, settings } = await readHubDatabase(environment);
   const name = from.name === sqlcipherPluginName ? sqlitePluginName : from.name;
-  if (module !== name || (isFileDatabase(from) && !isDataHome(environment))) return false;
+  if (module !== name || (isFileDatabase(from) && !hasSameDataHome(environment))) return false;
   return (
     (await resolveLocation(name, settings)) === (await resolveLocation(from.name, from.config))
   );
 }
 
-/** Returns the database of a hub; the hub's default if `server.json` cannot be read. */
+/**
+ * Returns the database of a hub with this environment, without a module if `server.json` names none
+ * or cannot be read. The hub then uses its default.
+ */
 async function readHubDatabase(environment: Environment): Promise<ReturnType<typeof databaseIn>> {
   try {
     return databaseIn(await readServerJson(serverJsonPath(environment)));
@@ -188,7 +194,7 @@ async function readHubDatabase(environment: Environment): Promise<ReturnType<typ
  */
 function assertSameDataHome(units: readonly HubUnit[]): void {
   const other = units.find(
-    ({ environment, isEnvironmentKnown }) => isEnvironmentKnown && !isDataHome(environment),
+    ({ environment, isEnvironmentKnown }) => isEnvironmentKnown && !hasSameDataHome(environment),
   );
   if (other === undefined) return;
   const directory = dataHome(other.environment);
@@ -196,24 +202,24 @@ function assertSameDataHome(units: readonly HubUnit[]): void {
     "refused",
     `the hub of ${other.name} keeps its data in ${directory}, not in ${dataHome(hubEnvironment())}`,
     {
-      hint: `Migrate in its environment: XDG_DATA_HOME=${shellQuote(directory)} hivemind-sqlcipher migrate …\nOr add --hub none if that hub does not use this server.json.`,
+      hint: `Migrate with its data directory: XDG_DATA_HOME=${shellQuote(directory)} hivemind-sqlcipher migrate …\nOr add --hub none if the hub of the unit does not use this server.json.`,
     },
   );
 }
 
-function isDataHome(environment: Environment): boolean {
+function hasSameDataHome(environment: Environment): boolean {
   return realPathIfExists(dataHome(environment)) === realPathIfExists(dataHome(hubEnvironment()));
 }
 
-/** Returns whether a database is a file. The path of a file depends on the data directory. */
+/** Returns whether a database is a file: its default path is in the data directory. */
 function isFileDatabase({ name }: Endpoint): boolean {
   return [jsonPluginName, sqlitePluginName, sqlcipherPluginName].includes(name);
 }
 
 /** Returns whether the hub gets the password of its Redis server only through `run`. */
 function needsRedisPassword({ name, config }: Endpoint, { settings }: HubDatabase): boolean {
-  const isElsewhere = config.password_source !== undefined && settings.password === undefined;
-  return name === redisPluginName && isElsewhere;
+  const isMissing = config.password_source !== undefined && settings.password === undefined;
+  return name === redisPluginName && isMissing;
 }
 
 /**
@@ -232,7 +238,8 @@ async function assertNoHubRuns(): Promise<void> {
 }
 
 /**
- * Checks that no unit is about to start its hub again, as in a crash loop.
+ * Checks that no unit is active without a process of its hub, as between two starts of a crash
+ * loop.
  *
  * @throws {@link StoreError} refused - if a unit is not stopped
  */
@@ -241,7 +248,7 @@ async function assertNoUnitRestarts(): Promise<void> {
   const unit = units.find(({ isActive }) => isActive);
   if (unit === undefined) return;
   throw new StoreError("refused", `${unit.name} is not stopped: its database cannot be removed`, {
-    hint: `Stop it first: ${systemctlLine(unit.manager, `stop ${unit.name}`)}`,
+    hint: `Stop it first: ${systemctlLine(unit.manager, `stop ${shellQuote(unit.name)}`)}`,
   });
 }
 
@@ -277,8 +284,8 @@ export async function assertServedOrSwitchBack(
 }
 
 /**
- * Reads the clients from the target with the hub's own packages. Opens a file in a private copy,
- * because a hub may upgrade the schema when it opens a database.
+ * Reads the clients from the target with the hub's own packages. A file is copied first and the
+ * copy opened, because a hub may upgrade the schema when it opens a database.
  *
  * @throws {@link StoreError} failed - if the packages do not open the target or do not find its
  *   clients
@@ -299,11 +306,13 @@ async function assertHubServes(
     await rm(home, { recursive: true, force: true });
   }
   if (served.found && served.active === expected.active) return;
-  throw new StoreError(
-    "failed",
-    `the hub's packages in ${python[0]} read ${counted(served.active, "client")} from the target; expected: ${expected.active}`,
-    { hint: "Stop every program that writes to the target, then run the same command again." },
-  );
+  const problem =
+    served.active === expected.active
+      ? "do not find a client of the target by its API key"
+      : `read ${counted(served.active, "client")} from the target; expected: ${expected.active}`;
+  throw new StoreError("failed", `the hub's packages in ${python[0]} ${problem}`, {
+    hint: "Stop every program that writes to the target, then run the same command again.",
+  });
 }
 
 async function assertHubLoads(hub: TestedHub, options: HubCheckOptions): Promise<void> {
@@ -330,8 +339,8 @@ async function assertHubLoads(hub: TestedHub, options: HubCheckOptions): Promise
 }
 
 /**
- * Checks that the hub's plugin connects to the Redis server with these settings, whose options
- * differ from those of this program.
+ * Checks that the hub's plugin connects to the Redis server with these settings. It may not know
+ * all settings of this program.
  *
  * @throws {@link StoreError} refused - if it does not connect
  */
@@ -368,14 +377,19 @@ async function identifyTarget(to: Endpoint): Promise<{ cipherCompatibility: 3 | 
   return { cipherCompatibility: opened.key.cipherCompatibility };
 }
 
-function assertUnitsUseRun(units: readonly HubUnit[]): void {
+/**
+ * Checks that every unit starts its hub through `run`, which passes the secret to the hub.
+ *
+ * @throws {@link StoreError} refused - if a unit does not
+ */
+function assertUnitsUseRun(units: readonly HubUnit[], secret: string, target: string): void {
   const without = units.find(({ args }) => !startsByRun(args.join(" ")));
   if (without === undefined) return;
   throw new StoreError(
     "refused",
-    `${without.name} starts the hub without its passphrase: it could not open the encrypted store`,
+    `${without.name} starts the hub without its ${secret}: the hub could not open ${target}`,
     {
-      hint: `Let the unit start it through run: ExecStart=hivemind-sqlcipher run -- hivemind-core listen (then systemctl daemon-reload).\nIf the unit is no longer used, remove its file or mask it: ${systemctlLine(without.manager, `mask ${without.name}`)}\nOr add --hub none if that hub does not use this store.`,
+      hint: `Let the unit start the hub through run, with the drop-in that this prints: hivemind-sqlcipher run --print-unit dropin --unit ${shellQuote(without.name)}\nIf the unit is no longer used, remove its file or mask it: ${systemctlLine(without.manager, `mask ${shellQuote(without.name)}`)}\nOr add --hub none if the hub of the unit does not use this server.json.`,
     },
   );
 }

@@ -1,15 +1,15 @@
 /**
  * Copies every client from one database to another and compares the two.
  *
- * The source is read in constant memory: to check every record before anything is written, and to
- * copy. Then every record is read back from the target and compared. If both databases support it,
- * the comparison uses digests of the written records, and the source only shows that it has not
- * changed since. Otherwise the source is read again.
+ * The source is read twice, in parts: first every record is checked before anything is written,
+ * then the records are copied. Then every record is read back from the target and compared. If both
+ * databases support it, the comparison uses digests of the written records and a mark of the
+ * source, which changes with each write to it. Otherwise the source is read again.
  *
- * A note of the migration is kept until the comparison has passed. With it, the same command
- * continues an interrupted migration in a target that is no longer empty. Records already in the
- * target are left unchanged. If such a record differs by more than `last_seen`, it has been changed
- * since, and the migration stops.
+ * A note of the migration is kept until the comparison and `beforeEnd` have succeeded. With the
+ * note, the same command continues an interrupted migration, although the target is no longer
+ * empty. Records already in the target are left unchanged. If such a record differs from the source
+ * by more than `last_seen`, one side was changed since, and the migration stops.
  *
  * Ids are kept. Unused ids below the highest are filled with revoked rows: hubs count records to
  * find the next id, and would overwrite a client after a gap. A client revoked in the target stays
@@ -36,7 +36,7 @@ export interface Endpoint {
 export interface Progress {
   readonly phase: "checking" | "copying" | "comparing";
   readonly done: number;
-  /** The source's own count, which may change while a hub writes. */
+  /** The records of the source: during the check by its own count, then as checked. */
   readonly total: number;
 }
 
@@ -52,8 +52,8 @@ export interface MigrateOptions {
   readonly onProgress?: (progress: Progress) => void;
   readonly signal?: AbortSignal;
   /**
-   * The last work of the migration, with both databases closed. If it fails, the same command
-   * continues with it.
+   * The last work of the migration, with both databases closed; not called in a dry run. If it
+   * fails, the note stays: the same command compares the databases again, then repeats this work.
    */
   readonly beforeEnd?: () => Promise<void>;
 }
@@ -63,10 +63,11 @@ export interface Migration {
   readonly to: { name: string; place: string };
   /** The clients of the source. */
   readonly clients: { active: number; revoked: number };
-  /** Clients written; `unchanged` were already in the target. */
+  /** The number of clients written; in a dry run, the number to be written. */
   readonly copied: number;
+  /** The number of clients already in the target. */
   readonly unchanged: number;
-  /** Unused ids filled with revoked rows. */
+  /** The number of unused ids filled with revoked rows, or to be filled in a dry run. */
   readonly filledGaps: number;
   /** Ids active in the source, but revoked in the target. They stay revoked. */
   readonly keptRevoked: readonly number[];
@@ -79,25 +80,27 @@ export interface Migration {
 
 const batchSize = 200;
 /**
- * Clients in a write: a JSON store writes its whole file each time. Two chunks are in memory at a
- * time.
+ * The minimum number of clients in a write, because a JSON store writes its whole file each time.
+ * Two such chunks are in memory at a time.
  */
 const chunkSize = 1_000;
-/** Ids listed in a message; the others are counted. */
+/** The maximum number of ids in a message. */
 const namedIds = 10;
 
 /**
  * Copies every client. Writes nothing before every record of the source has been checked.
  *
  * @throws {@link StoreError} refused - if the target is not empty, if clients differ under the same
- *   id or key, if the target has clients that the source lacks, or if too many ids are unused
+ *   id or key, if the target has active clients unknown to the source, if the counter of the target
+ *   is wrong, or if too many ids are unused
  * @throws {@link StoreError} corrupted - if two records of the source have the same id
  * @throws {@link StoreError} failed - if the comparison found a difference
+ * @throws {@link StoreError} usage - if source and target are the same database
+ * @throws {@link StoreError} what `beforeEnd` throws
  */
 export async function migrate(options: MigrateOptions): Promise<Migration> {
   const { migration, note } = await copyAndCompare(options);
   if (note === undefined) return migration;
-  // While the note exists, the same command continues, although the target is not empty any more.
   try {
     await options.beforeEnd?.();
   } catch (error) {
@@ -227,7 +230,7 @@ async function checkSource(
 /**
  * Reads the ids of the target into `checked`.
  *
- * @returns the ids of its active clients, and to merge, the id of each API key
+ * @returns the ids of its active clients, and for `merge`, the id of the client with each API key
  */
 async function readTarget(
   { to, merge = false }: MigrateOptions,
@@ -267,8 +270,10 @@ function isConflict(
 }
 
 /**
- * Throws if a database's counter is wrong, which Redis has: a hub gives the next client the number
- * after the count, and another client may have that id.
+ * Checks the counter of a Redis database. A hub derives the id of the next client from it, so a
+ * wrong counter lets the hub overwrite a client.
+ *
+ * @throws {@link StoreError} refused - if the counter differs from the number of records
  */
 async function assertCountMatches(
   database: Database,
@@ -281,18 +286,18 @@ async function assertCountMatches(
     "refused",
     `the target, ${name}, counts ${counted} records, but has ${records}`,
     {
-      hint: `Stop the hub that writes to it. If no hub does, correct its counter: redis-cli SET client:count ${records} (with another index_prefix, that instead of client).`,
+      hint: `Stop the hub that writes to it. Without such a hub, correct its counter: redis-cli SET client:count ${records} (replace client with the index_prefix in the settings, if it is another).`,
     },
   );
 }
 
-/** Opens the target. Returns undefined if it does not exist, but will be created. */
+/** Opens the target. Returns undefined if it does not exist and the copy can create it. */
 async function openIfExists({ name, config }: Endpoint): Promise<Database | undefined> {
   try {
     return await DatabaseFactory.create(name, config, { mode: "readwrite" });
   } catch (error) {
-    const isCreated = name !== sqlcipherPluginName || config.password !== undefined;
-    if (isKind(error, "notFound") && isCreated) return undefined;
+    const canBeCreated = name !== sqlcipherPluginName || config.password !== undefined;
+    if (isKind(error, "notFound") && canBeCreated) return undefined;
     throw error;
   }
 }
@@ -301,7 +306,10 @@ class Copy {
   copied = 0;
   unchanged = 0;
   readonly keptRevoked: number[] = [];
-  /** For each chunk, reads the target and returns whether it still has the written records. */
+  /**
+   * For each written chunk, a function to read the target: it returns whether the target still has
+   * the written records.
+   */
   readonly #verifications: (() => Promise<boolean>)[] = [];
   /** The source's change mark before the copy. */
   #mark: string | undefined;
@@ -313,7 +321,7 @@ class Copy {
     readonly mayHaveClients: boolean,
   ) {}
 
-  /** Writes a chunk while the next is read. */
+  /** Copies the missing clients. Writes each chunk while the next chunk is read. */
   async run(total: number): Promise<void> {
     this.#mark = await this.origin.changeMark?.();
     let writing = Promise.resolve();
@@ -344,8 +352,9 @@ class Copy {
   }
 
   /**
-   * Reads every record back from the target. Returns true only if each is the record that was
-   * written from the source, and the source has not changed since.
+   * Reads every record back from the target. Returns true only if the target has each record as it
+   * was written, and the source has not changed since. Returns false if this cannot be verified
+   * without the source, as for records that were already in the target.
    */
   async verify(onProgress: (done: number) => void): Promise<boolean> {
     if (this.#verifications.length === 0 || this.unchanged + this.keptRevoked.length > 0)
@@ -363,7 +372,7 @@ class Copy {
     return (await this.origin.changeMark?.()) === this.#mark;
   }
 
-  /** Yields the clients of each chunk that are missing in the target. */
+  /** Yields, for each chunk of the source, its clients missing in the target. */
   async *#chunks(): AsyncGenerator<{ missing: Client[]; done: number }> {
     let missing: Client[] = [];
     let inChunk = 0;
@@ -400,7 +409,12 @@ function* difference(some: IdSet, others: IdSet): Generator<number> {
   for (const id of some) if (!others.has(id)) yield id;
 }
 
-/** Reads every record back from the target and compares it. */
+/**
+ * Reads every record back from the target and compares it with the source.
+ *
+ * @throws {@link StoreError} failed - if a record differs, or the target has another number of
+ *   records
+ */
 async function compare(options: MigrateOptions, copying: Copy, checked: Checked): Promise<void> {
   const { destination } = copying;
   const total = checked.clients.active + checked.clients.revoked;
@@ -439,17 +453,17 @@ async function compareWithSource(
     const present = await findExisting(batch, destination);
     for (const [index, client] of batch.entries()) {
       const other = present[index];
-      const holds =
+      const isAsExpected =
         other !== undefined &&
         (isSameRecord(client, other) ||
           isKeptRevoked(client, other) ||
           // A client from before the migration keeps its own `last_seen`.
           (checked.targetIds.has(client.client_id) && isSameExceptLastSeen(client, other)));
-      if (!holds && different.length <= namedIds) different.push(client.client_id);
+      if (!isAsExpected && different.length <= namedIds) different.push(client.client_id);
     }
   };
   let count = 0;
-  // Compare a batch while the next is read.
+  // Compare a batch while the next batch is read.
   let comparing = Promise.resolve();
   try {
     for await (const batch of batchesOf(origin)) {
@@ -466,14 +480,14 @@ async function compareWithSource(
   return { count, different };
 }
 
-/** Returns the first of these ids that are not revoked in the target. */
+/** Returns filled ids that are not revoked in the target: from each batch the first few. */
 async function findUnrevoked(destination: Database, gaps: IdSet): Promise<number[]> {
   const different: number[] = [];
   let batch: number[] = [];
   const expectRevoked = async () => {
     const found = await destination.getClientsById(batch);
     const wrong = batch.filter((_id, index) => found[index]?.api_key !== revokedApiKey);
-    different.push(...wrong.slice(0, namedIds));
+    different.push(...wrong.slice(0, namedIds + 1));
     batch = [];
   };
   for (const id of gaps) {
@@ -503,7 +517,7 @@ function duplicateIdError(name: string, id: number): StoreError {
   });
 }
 
-/** @param note - the note of a continued migration; its target was empty at the start */
+/** @param note - the note of a continued migration, with a target that was empty at the start */
 function conflictError(ids: readonly number[], note: MigrationNote | undefined): StoreError {
   if (note === undefined) {
     return new StoreError(

@@ -1,6 +1,6 @@
 /**
- * The note of a migration in progress. With it, the same command continues although the target is
- * not empty.
+ * The note of a migration in progress. While the note exists, the same command continues the
+ * migration, although the target is not empty.
  */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
@@ -28,7 +28,8 @@ export class MigrationNote {
   private constructor(readonly path: string) {}
 
   /**
-   * Returns the note of an interrupted migration between these two databases.
+   * Returns the note of an interrupted migration between these two databases; undefined if there is
+   * no note.
    *
    * @throws {@link StoreError} corrupted - if the file is not such a note
    */

@@ -15,17 +15,19 @@ import { lstatIfExists, sha256File } from "../fs/read.js";
 import { passwordIn, type ServerJson, sqliteModule } from "../hub/server-json.js";
 import { parseSource } from "../keys/source.js";
 import { findLastingHolders, type Holder } from "../process/holders.js";
-import { scopeOf } from "../service/systemctl.js";
+import { systemctlLine } from "../service/systemctl.js";
 import { SystemdUnit } from "../service/systemd.js";
+import { shellQuote } from "../text/escape.js";
 import type { Endpoint } from "./migrate.js";
 
 /**
- * The `database` settings in `server.json` for a hub on this database. They contain no new secret.
+ * The `database` settings in `server.json` for a hub on the target. They contain a password only if
+ * the target's settings contain it.
  */
 export interface HubDatabase {
   readonly module: string;
   readonly settings: JsonObject;
-  /** The operator's next steps. */
+  /** The operator's next steps, for a notice after the switch. */
   readonly notice: string;
 }
 
@@ -41,7 +43,7 @@ export function resolveHubDatabase({ name, config }: Endpoint): HubDatabase {
     return {
       module: sqliteModule,
       settings: toPathSettings(config),
-      notice: `${restart} Start it through "hivemind-sqlcipher run", which gives it the passphrase.`,
+      notice: `${restart} Start the hub through "hivemind-sqlcipher run", which passes the passphrase to it.`,
     };
   }
   if (name === sqlitePluginName) {
@@ -63,12 +65,12 @@ export function resolveHubDatabase({ name, config }: Endpoint): HubDatabase {
 
 function passwordNotice(name: string): string {
   return name === redisPluginName
-    ? `No password was written into server.json. Start it through "hivemind-sqlcipher run", which gives it the password from the keyring, or from --redis-password-source.`
-    : `No password was written into server.json. Set database."${name}".password there: the hub reads it only from this file.`;
+    ? `No password was written into server.json. Start the hub through "hivemind-sqlcipher run", which passes the password from the keyring, or from --redis-password-source.`
+    : `No password was written into server.json. Set database."${name}".password there: the hub reads the password only from this file.`;
 }
 
 /**
- * Returns the settings of a store's path for the hub's SQLite plugin: a directory and a name. The
+ * Returns the settings for the hub's SQLite plugin to find the store: a directory and a name. The
  * hub fails with any other key.
  */
 function toPathSettings(config: JsonObject): JsonObject {
@@ -83,7 +85,7 @@ function toPathSettings(config: JsonObject): JsonObject {
       "refused",
       `the hub's plugin cannot open ${path}: the name must end in .db`,
       {
-        hint: "Rename the store's file.",
+        hint: "Name a target with this ending: --to-setting db_path=PATH.db",
       },
     );
   }
@@ -94,8 +96,8 @@ function toPathSettings(config: JsonObject): JsonObject {
 }
 
 /**
- * Checks that the switch does not remove the only copy of a password, because it replaces the
- * module's settings in `server.json`.
+ * Checks that the switch, which replaces the module's settings in `server.json`, does not remove
+ * the only copy of a password.
  *
  * @throws {@link StoreError} refused - if the file has another password than the target's
  */
@@ -112,7 +114,7 @@ export async function assertNoOtherPassword(
     "refused",
     `${file.path} has a password for ${module} that is not the target's; --switch would remove it`,
     {
-      hint: `Save it first, it may be the only password of another store: ${adoptHint}write it down, then remove it from the file. Nothing was copied.`,
+      hint: `Save the password first, it may be the only password of another store: ${adoptHint}write it down, then remove it from the file. Nothing was copied.`,
     },
   );
 }
@@ -124,8 +126,8 @@ async function isTargetPassword({ name, config }: Endpoint, password: string): P
     return (await readDatabasePassword(name, settings, parseSource(source))) === password;
   }
   try {
-    const opened = { ...settings, password };
-    await (await DatabaseFactory.create(name, opened, { mode: "readwrite" })).close();
+    const withPassword = { ...settings, password };
+    await (await DatabaseFactory.create(name, withPassword, { mode: "readwrite" })).close();
     return true;
   } catch (error) {
     if (error instanceof StoreError && error.kind === "wrongPassphrase") return false;
@@ -133,28 +135,31 @@ async function isTargetPassword({ name, config }: Endpoint, password: string): P
   }
 }
 
-/** @throws {@link StoreError} usage - if the source is not a removable plaintext file */
+/** @throws {@link StoreError} usage - if the source is not a JSON store */
 export function assertRemovable({ name }: Endpoint): void {
   if (name === jsonPluginName) return;
   throw new StoreError("usage", `--remove-source only removes the files of ${jsonPluginName}`, {
-    hint: "Leave it out, and remove the old store manually.",
+    hint: "Leave out --remove-source, and remove the old database manually.",
   });
 }
 
 /** Returns the files of a JSON store. With a password, the store's file has a different name. */
-function findFiles({ password_source: source, ...settings }: DatabaseConfig): Promise<JsonFiles> {
+function findJsonFiles({
+  password_source: source,
+  ...settings
+}: DatabaseConfig): Promise<JsonFiles> {
   return jsonFiles(typeof source === "string" ? { ...settings, password: "\0" } : settings);
 }
 
 /**
- * Returns a checksum of the source for `assertUnchanged`, or undefined if there is no JSON store.
+ * Returns a checksum of the source for `assertUnchanged`; undefined if its JSON file is missing.
  *
- * For a JSON store, which may be removed later, it is the checksum of the file. For other
- * databases, it is the sum of the records' checksums, in any order and without `last_seen`.
+ * For a JSON store, which may be removed later, the checksum is of the file. For other databases,
+ * it is the sum of the records' checksums, so their order does not matter. It ignores `last_seen`.
  */
 export async function checksumSource({ name, config }: Endpoint): Promise<string | undefined> {
   if (name === jsonPluginName) {
-    const { store } = await findFiles(config);
+    const { store } = await findJsonFiles(config);
     return (await lstatIfExists(store)) && (await sha256File(store));
   }
   await using source = await DatabaseFactory.create(name, config, { mode: "readonly" });
@@ -167,7 +172,7 @@ export async function checksumSource({ name, config }: Endpoint): Promise<string
 }
 
 /**
- * Checks that no hub has added or revoked a client since the source was read.
+ * Checks that no program has changed the source since its checksum was computed.
  *
  * @throws {@link StoreError} refused - if the source has changed
  */
@@ -175,18 +180,20 @@ export async function assertUnchanged(from: Endpoint, sum: string | undefined): 
   if ((await checksumSource(from)) === sum) return;
   const { name, config } = from;
   const location =
-    name === jsonPluginName ? (await findFiles(config)).store : await resolveLocation(name, config);
-  throw new StoreError("refused", `${location} has changed since it was read, so it stays`, {
+    name === jsonPluginName
+      ? (await findJsonFiles(config)).store
+      : await resolveLocation(name, config);
+  throw new StoreError("refused", `${location} has changed since the start of the migration`, {
     hint: "Stop the hub that writes to it, then run the command again with --merge.",
   });
 }
 
 /**
- * Finds the processes that keep using the source after the switch: the hub's unit, if it is active,
- * and every process with the source open.
+ * Finds the programs that keep using the source after the switch: the hub's unit if it is active,
+ * and for a SQLite file every other process with the file open.
  *
- * @param unit - the hub's unit
- * @returns a sentence for each, with the command to type
+ * @param unit - the name of the hub's unit
+ * @returns a sentence for each program, with the command to restart it
  */
 export async function findRemainingUsers(
   { name, config }: Endpoint,
@@ -204,9 +211,9 @@ export async function findRemainingUsers(
       }
     }
   }
-  for (const { kind, name: unit } of active) {
-    const restart = ["systemctl", ...scopeOf(kind), "restart", unit].join(" ");
-    sentences.push(`${unit} is active, and uses its old store until it is restarted: ${restart}`);
+  for (const { kind, name: found } of active) {
+    const restart = systemctlLine(kind, `restart ${shellQuote(found)}`);
+    sentences.push(`${found} is active, and uses its old store until it is restarted: ${restart}`);
   }
   if (name !== sqlcipherPluginName && name !== sqlitePluginName) return sentences;
   const path = await resolveLocation(name, config);
@@ -229,7 +236,7 @@ export async function findRemainingUsers(
  * @throws {@link StoreError} io - if a file cannot be removed
  */
 export async function removeSource(from: Endpoint, sum: string | undefined): Promise<string[]> {
-  const { store, version } = await findFiles(from.config);
+  const { store, version } = await findJsonFiles(from.config);
   await assertUnchanged(from, sum);
   const removed: string[] = [];
   for (const path of [store, version]) {

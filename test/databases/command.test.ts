@@ -264,7 +264,7 @@ test("the password of a Redis server with TLS comes from the keyring, and goes n
   expect(text).not.toContain(secret);
   expect(text).not.toContain("password_source");
   expect(done.stderr).toContain(
-    'No password was written into server.json. Start it through "hivemind-sqlcipher run"',
+    'No password was written into server.json. Start the hub through "hivemind-sqlcipher run"',
   );
 });
 
@@ -289,7 +289,7 @@ test("a JSON store that a hub wrote to after it was read is not removed, and the
     },
   });
   expect(refused.code).toBe(17);
-  expect(refused.stderr).toMatch(/has changed since it was read, so it stays[\s\S]*--merge/);
+  expect(refused.stderr).toMatch(/has changed since the start of the migration[\s\S]*--merge/);
   expect(await readFile(server, "utf8")).toBe(own);
   expect(JSON.parse(await readFile(clients, "utf8"))).toEqual(late);
 
@@ -318,7 +318,7 @@ test("a source that a hub wrote to after it was compared is not switched away fr
     },
   });
   expect(refused.code).toBe(17);
-  expect(refused.stderr).toContain(`${machine.store} has changed since it was read`);
+  expect(refused.stderr).toContain(`${machine.store} has changed since the start of the migration`);
   expect(refused.stderr).toMatch(/Stop the hub[\s\S]*--merge/);
   expect(await readFile(server, "utf8")).toBe(own);
 
@@ -357,7 +357,7 @@ test("the unit that goes on with the old store after the switch, and another pro
     .split("\n")
     .filter((line) => /, and uses (?:its old store|it) until/.test(line));
   expect(lines).toEqual([
-    `warning: ${unit} is active, and uses its old store until it is restarted: systemctl --user restart ${unit}`,
+    `warning: ${unit} is active, and uses its old store until it is restarted: systemctl --user restart '${unit}'`,
     `warning: process ${other.pid} (sleep) has ${machine.store} open, and uses it until it is restarted: kill ${other.pid}, then start it again`,
   ]);
 

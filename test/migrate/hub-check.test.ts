@@ -142,7 +142,7 @@ test("a running hub keeps its database, whatever its unit is called, and the uni
     ...[...removing, "--hub-python", await python("development")],
   ]);
   expect(stderr).toContain(`${unit}.service is a running hub`);
-  expect(stderr).toContain(`systemctl --user stop ${unit}.service`);
+  expect(stderr).toContain(`systemctl --user stop '${unit}.service'`);
   expect(code).toBe(17);
   expect(await hub.files()).toEqual(before);
 
@@ -167,23 +167,29 @@ test("the source goes once the hub's own packages have read the clients from the
   await expect(readFile(hub.clients)).rejects.toMatchObject({ code: "ENOENT" });
 });
 
-test("if the hub's packages do not read the clients from the target, server.json is put back and the source stays", async () => {
-  const hub = await jsonHub();
-  const before = await hub.files();
-  const interpreter = hub.machine.path("python");
-  const real = await python("development");
-  // It answers as the real packages do, until it is to read the target.
-  await writeFile(
-    interpreter,
-    `#!/bin/sh\ncase "$*" in *ClientDatabase\\(request*) exec ${real} -c 'print("{\\"active\\": 1, \\"found\\": true}")';; *) exec ${real} "$@";; esac\n`,
-    { mode: 0o755 },
-  );
-  const { code, stderr } = await hub.machine.run([...removing, "--hub-python", interpreter]);
-  expect(stderr).toContain("read 1 client from the target; expected: 2");
-  expect(stderr).toContain("names the old database again, and the source stays");
-  expect(code).toBe(1);
-  expect(await hub.files()).toEqual(before);
-});
+test.each([
+  [{ active: 1, found: true }, "read 1 client from the target; expected: 2"],
+  [{ active: 2, found: false }, "do not find a client of the target by its API key"],
+])(
+  "if the hub's packages do not read the clients from the target (%j), server.json is put back and the source stays",
+  async (served, problem) => {
+    const hub = await jsonHub();
+    const before = await hub.files();
+    const interpreter = hub.machine.path("python");
+    const real = await python("development");
+    // It answers as the real packages do, until it is to read the target.
+    await writeFile(
+      interpreter,
+      `#!/bin/sh\ncase "$*" in *ClientDatabase\\(request*) echo '${JSON.stringify(served)}';; *) exec ${real} "$@";; esac\n`,
+      { mode: 0o755 },
+    );
+    const { code, stderr } = await hub.machine.run([...removing, "--hub-python", interpreter]);
+    expect(stderr).toContain(problem);
+    expect(stderr).toContain("names the old database again, and the source stays");
+    expect(code).toBe(1);
+    expect(await hub.files()).toEqual(before);
+  },
+);
 
 /** Writes a unit whose hub uses this home, and removes it after the test. */
 async function writeHubUnit(name: string, environment: string, command: string): Promise<void> {
@@ -203,7 +209,8 @@ test("a unit is found by the configuration directory in its EnvironmentFile, and
     ...[...removing, "--hub-python", await python("development")],
   ]);
   expect(stderr).toContain(`${unit} starts the hub without its passphrase`);
-  expect(stderr).toContain(`systemctl --user mask ${unit}`);
+  expect(stderr).toContain(`systemctl --user mask '${unit}'`);
+  expect(stderr).toContain(`run --print-unit dropin --unit '${unit}'`);
   expect(code).toBe(17);
   expect(await hub.files()).toEqual(before);
 });
@@ -237,7 +244,7 @@ test("a unit that waits for its restart keeps its database", async () => {
     ...[...removing, "--hub-python", await python("development")],
   ]);
   expect(stderr).toContain(`${unit} is not stopped`);
-  expect(stderr).toContain(`systemctl --user stop ${unit}`);
+  expect(stderr).toContain(`systemctl --user stop '${unit}'`);
   expect(code).toBe(17);
   expect(await hub.files()).toEqual(before);
 });
@@ -376,7 +383,9 @@ test.for(["released", "development"] as const)(
     const without = await hub.machine.run([...args, ...named]);
     expect([without.code, without.stderr]).toEqual([
       17,
-      expect.stringContaining(`${unit} starts the hub without its passphrase`),
+      expect.stringContaining(
+        `${unit} starts the hub without its password: the hub could not open the Redis server`,
+      ),
     ]);
     expect(await hub.files()).toEqual(before);
     await removeUnits(unit);
