@@ -3,14 +3,16 @@
 
     open_backup.py show BUNDLE --identity RECOVERY-KEY-FILE
     open_backup.py open BACKUP.db PLAIN.db --bundle BUNDLE --identity RECOVERY-KEY-FILE
-    open_backup.py open BACKUP.db PLAIN.db
+    open_backup.py open BACKUP.db PLAIN.db [--passphrase-file FILE]
 
 `show` prints the contents of the bundle, including the passphrase. `open` verifies the manifest and every page, and
-writes the database to PLAIN.db. PLAIN.db is NOT encrypted: write it to memory, such as /dev/shm. Without a bundle,
-`open` asks for the store's passphrase. A backup in parts (BACKUP.db.001, BACKUP.db.002, ...) is opened as BACKUP.db.
+writes the database to PLAIN.db, a new file. PLAIN.db is NOT encrypted: write it to memory, such as /dev/shm. With
+neither a bundle nor a file, `open` asks for the store's passphrase. To open a backup in parts (BACKUP.db.001,
+BACKUP.db.002, ...), name it BACKUP.db.
 
-Written from docs/reference/formats.md; section numbers refer to it. Needs Python 3.9 or later and nothing else: the
-ciphers are those of OpenSSL 1.1.1 or later, with which Python is linked. Exit code 1: refused, nothing was written.
+The section numbers in this program are those of docs/reference/formats.md. It needs Python 3.9 or later and nothing
+else: it calls the OpenSSL, 1.1.1 or later, that Python is linked with. Exit code 1: refused, and PLAIN.db was not
+written.
 """
 import _ssl
 import argparse
@@ -28,7 +30,7 @@ from collections.abc import Iterable
 
 
 class Refused(Exception):
-    """An input is malformed, altered, or does not match."""
+    """An input is malformed or altered, or two inputs do not belong together."""
 
 
 def hkdf_sha256(key: bytes, salt: bytes, info: bytes) -> bytes:
@@ -41,7 +43,7 @@ def hkdf_sha256(key: bytes, salt: bytes, info: bytes) -> bytes:
 
 
 def load_libcrypto() -> ctypes.CDLL:
-    """Return OpenSSL's libcrypto: a handle on the module `_ssl` finds the functions of its libraries."""
+    """Return OpenSSL's libcrypto. A handle on Python's module `_ssl` also finds the functions of its libraries."""
     for name in (getattr(_ssl, "__file__", None), ctypes.util.find_library("crypto"), "libcrypto.so.3"):
         try:
             library = ctypes.CDLL(name) if name else None
@@ -49,7 +51,7 @@ def load_libcrypto() -> ctypes.CDLL:
                 return library
         except (OSError, AttributeError):
             continue
-    sys.exit("refused: this Python has no OpenSSL that can be called; install Debian's python3 and libssl3")
+    sys.exit("refused: this Python has no OpenSSL that a program can call; install Debian's python3 and libssl3")
 
 
 libcrypto = load_libcrypto()
@@ -65,7 +67,7 @@ X25519 = 1034
 
 
 class Decryptor:
-    """A cipher without padding and its key, for any number of texts."""
+    """Decrypts any number of texts with one cipher, without padding, and one key."""
 
     def __init__(self, cipher: int, key: bytes):
         self.context = ctypes.c_void_p(libcrypto.EVP_CIPHER_CTX_new())
@@ -123,7 +125,7 @@ def bech32_payload(text: str, prefix: str) -> bytes:
     """Return the bytes in a Bech32 text (BIP 173, of any length) with this prefix."""
     text = text.lower()
     if not text.startswith(prefix.lower() + "1"):
-        raise Refused(f"this is not {prefix}1…")
+        raise Refused(f"the recovery key does not begin with {prefix}1")
     values = [BECH32.find(symbol) for symbol in text[len(prefix) + 1 :]]
     if -1 in values:
         raise Refused("the recovery key has a typing mistake")
@@ -320,7 +322,7 @@ def decrypt_database(data: bytes, key: bytes, cipher_format: int) -> bytes:
 
 
 def check_manifest(manifest: dict, name: str, data: bytes, keys: "Iterable[bytes]") -> bytes:
-    """Return the first key under which the manifest is signed."""
+    """Verify the manifest and that it describes the backup. Return the first key with which it is signed."""
     if manifest.get("format") != "hivemind-sqlcipher backup" or manifest.get("version") != 1:
         raise Refused("not a manifest of version 1")
     sealed = {field: value for field, value in manifest.items() if field != "mac"}
@@ -405,7 +407,7 @@ def canonical(passphrase: str) -> str:
         for symbol, power in zip(symbols, powers[1:]):
             check ^= times(symbol, power)
         if check != powers[place]:
-            raise Refused(f"group {place + 1} of the passphrase, {len(groups)} in all, has a typing mistake")
+            raise Refused(f"group {place + 1} of the {len(groups)} groups of the passphrase has a typing mistake")
     return "-".join(groups)
 
 
@@ -413,7 +415,7 @@ def canonical(passphrase: str) -> str:
 
 
 def secret_in(path: str) -> str:
-    """Return a file's text without its final newline. UTF-16 has a byte order mark, which is no part of it."""
+    """Return a file's text without its final newline. Decode UTF-16 if the file begins with its byte order mark."""
     with open(path, "rb") as file:
         data = file.read()
     try:
@@ -443,8 +445,12 @@ def contents_of(bundle: str, arguments: argparse.Namespace) -> dict:
 
 def write_private(path: str, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+    except OSError:
+        os.unlink(path)
+        raise
 
 
 def main() -> None:
@@ -456,12 +462,16 @@ def main() -> None:
     opening.add_argument("backup")
     opening.add_argument("plain")
     how = opening.add_mutually_exclusive_group()
-    how.add_argument("--bundle")
+    how.add_argument("--bundle", help="read the store's passphrase from this bundle")
     how.add_argument("--passphrase-file", help="read the store's passphrase from this file")
     for command in (show, opening):
-        command.add_argument("-i", "--identity", help="open the bundle with this recovery key")
-        command.add_argument("--bundle-passphrase-file", help="open the bundle with the passphrase in this file")
+        key = command.add_mutually_exclusive_group()
+        key.add_argument("-i", "--identity", help="open the bundle with the recovery key in this file")
+        key.add_argument("--bundle-passphrase-file", help="open the bundle with the passphrase in this file")
     arguments = parser.parse_args()
+    if arguments.command == "open" and arguments.bundle is None:
+        if arguments.identity is not None or arguments.bundle_passphrase_file is not None:
+            parser.error("--identity and --bundle-passphrase-file open a bundle: name it with --bundle")
 
     if arguments.command == "show":
         print(json.dumps(contents_of(arguments.bundle, arguments), indent=2, ensure_ascii=False))
@@ -474,8 +484,9 @@ def main() -> None:
     else:
         passphrases, cipher_format = [canonical(getpass.getpass("Passphrase of the store: "))], None
     plain, manifest = open_backup(arguments.backup, passphrases, cipher_format)
+    active = manifest["clients"]["active"]
     write_private(arguments.plain, plain)
-    print(f"{arguments.plain}: {manifest['clients']['active']} clients, NOT encrypted", file=sys.stderr)
+    print(f"{arguments.plain}: {active} clients, NOT encrypted", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 /**
- * Copies every client of an encrypted store into HiveMind's JSON database and compares the two.
+ * Copies every client of an encrypted store into HiveMind's JSON database and compares both. The
+ * database is the file SUBFOLDER/clients.json in $XDG_DATA_HOME, or in ~/.local/share.
  *
- *   node copy-to-json.mjs STORE DIRECTORY-BELOW-XDG_DATA_HOME
+ *   node copy-to-json.mjs STORE SUBFOLDER
  */
 import { migrate } from "hivemind-sqlcipher";
 

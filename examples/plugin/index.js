@@ -1,6 +1,6 @@
 /**
- * A database plugin that keeps its clients in one JSON file. It shows the contract, not how to
- * build a fast store: every change rewrites the file.
+ * A database plugin that keeps its clients in a JSON file. It shows the contract and is not fast:
+ * every change rewrites the file.
  */
 import { readFile, rename, writeFile } from "node:fs/promises";
 import { BaseDatabase, deserializeClient, StoreError, serializeClient } from "hivemind-sqlcipher";
@@ -24,7 +24,7 @@ export class FileDatabase extends BaseDatabase {
   static async open(config, { mode }) {
     if (typeof config.file !== "string") {
       throw new StoreError("usage", "the setting file is missing", {
-        hint: "Give the path of the JSON file: --to-setting file=PATH.",
+        hint: "Give the path of the JSON file: --to-setting file=PATH or --from-setting file=PATH.",
       });
     }
     return new FileDatabase(config.file, await readClients(config.file, mode), mode);
@@ -32,7 +32,7 @@ export class FileDatabase extends BaseDatabase {
 
   async addItem(client) {
     if (this.#mode === "readonly") throw new StoreError("refused", "the database is read-only");
-    this.#clients.set(client.client_id, structuredCloneOf(client));
+    this.#clients.set(client.client_id, copyClient(client));
     const text = JSON.stringify([...this.#clients.values()].map(serializeClient));
     await writeFile(`${this.#path}.new`, text, { mode: 0o600 });
     await rename(`${this.#path}.new`, this.#path);
@@ -47,7 +47,7 @@ export class FileDatabase extends BaseDatabase {
         if (key === "api_key" && field === "revoked") return false;
         return (typeof field === "boolean" ? Number(field) : field) === wanted;
       })
-      .map(structuredCloneOf);
+      .map(copyClient);
   }
 
   async size() {
@@ -57,7 +57,7 @@ export class FileDatabase extends BaseDatabase {
   /** Yields every client in the order of the ids, revoked clients included. */
   async *[Symbol.asyncIterator]() {
     const ids = [...this.#clients.keys()].sort((a, b) => a - b);
-    for (const id of ids) yield structuredCloneOf(this.#clients.get(id));
+    for (const id of ids) yield copyClient(this.#clients.get(id));
   }
 }
 
@@ -67,12 +67,12 @@ async function readClients(path, mode) {
     return new Map(clients.map((client) => [client.client_id, client]));
   } catch (error) {
     if (error.code === "ENOENT" && mode === "create") return new Map();
-    if (error.code === "ENOENT") throw new StoreError("notFound", `${path}: no such file`);
+    if (error.code === "ENOENT") throw new StoreError("notFound", `no such file: ${path}`);
     throw error;
   }
 }
 
-/** The caller may change a client that it was given; the database must not see that. */
-function structuredCloneOf(client) {
+/** Copies a client, because a caller's change to its object must not change the database. */
+function copyClient(client) {
   return deserializeClient(serializeClient(client));
 }

@@ -5,12 +5,10 @@ import { test } from "node:test";
 import { conformance } from "hivemind-sqlcipher/testing";
 import { FileDatabase } from "./index.js";
 
-/**
- * Creates an unused path; the function that it returns opens the database there, again and again.
- */
-async function place() {
+/** Chooses an unused path. Returns a function that opens the database there. */
+async function openNew() {
   const file = join(await mkdtemp(join(tmpdir(), "example-")), "clients.json");
   return () => FileDatabase.open({ file }, { mode: "create" });
 }
 
-for (const { name, run } of conformance) test(name, () => run(place));
+for (const { name, run } of conformance) test(name, () => run(openNew));

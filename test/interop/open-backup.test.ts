@@ -5,6 +5,7 @@
  */
 import { spawnSync } from "node:child_process";
 import { createHash, createHmac, hkdfSync, pbkdf2Sync } from "node:crypto";
+import { existsSync } from "node:fs";
 import { cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
@@ -113,6 +114,27 @@ test("a bundle under a passphrase opens with it, and with no other", async () =>
   expect(python("show", join(place, name), "--bundle-passphrase-file", wrong)).toMatchObject({
     status: 1,
     stderr: expect.stringContaining("does not open"),
+  });
+});
+
+test("a disk without space refuses the backup and keeps no part of the plain file", async () => {
+  const { backup, bundle, identity } = of(4);
+  const plain = join(await temporaryFolder(), "plain.db");
+  const script = join(root, "tools/open_backup.py");
+  const limited = `trap '' XFSZ; ulimit -f 1; exec python3 -I -S "$@"`;
+  const args = ["open", backup, plain, "--bundle", bundle, "--identity", identity];
+  const { status, stderr } = spawnSync("bash", ["-c", limited, "bash", script, ...args], {
+    encoding: "utf8",
+  });
+  expect({ status, stderr }).toEqual({ status: 1, stderr: expect.stringContaining("too large") });
+  expect(existsSync(plain)).toBe(false);
+});
+
+test("a recovery key without a bundle is a wrong call, not a question for the passphrase", () => {
+  const { backup, identity } = of(4);
+  expect(python("open", backup, join(folder, "none.db"), "--identity", identity)).toMatchObject({
+    status: 2,
+    stderr: expect.stringContaining("name it with --bundle"),
   });
 });
 
