@@ -66,9 +66,9 @@ export function findGaps(sets: readonly IdSet[], highest: number): IdSet {
     if (gaps.size <= maxGaps) continue;
     throw new StoreError(
       "refused",
-      `the ids go up to ${highest}, and more than ${maxGaps} below it are unused, for example ${id}`,
+      `the ids go up to ${highest}, and more than ${maxGaps} ids below it are unused, for example ${id}`,
       {
-        hint: "Lower the highest client_id in the database that is read: each unused id would get a revoked record.",
+        hint: `Give client ${highest} a lower id in its database first: each unused id would get a revoked record.`,
       },
     );
   }
