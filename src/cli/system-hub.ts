@@ -31,7 +31,7 @@ export async function resolveSetupContext(
   command: Command,
   options: HubChoiceOptions,
 ): Promise<Context> {
-  const container = await workForQuadlet(command, options);
+  const container = await workForContainerHub(command, options);
   const isInSystem = container === undefined && (await workForSystemHub(options));
   const { db, name, subfolder } = globalOptionsOf(command);
   const isNamed = db !== undefined || name !== undefined || subfolder !== undefined;
@@ -51,10 +51,10 @@ export async function resolveSetupContext(
 }
 
 /**
- * Lets this process work on the hub in the container of a quadlet. An earlier setup has recorded
- * the hub, or it is found now, unless a unit starts a hub without a container.
+ * Lets this process work on the hub in a container. An earlier setup has recorded the hub, or it is
+ * found now, unless a unit starts a hub without a container.
  */
-async function workForQuadlet(
+async function workForContainerHub(
   command: Command,
   options: HubChoiceOptions,
 ): Promise<HubContainer | undefined> {
@@ -68,8 +68,8 @@ async function workForQuadlet(
   const { findHubUnits, startsEngine } = await import("../service/hub-units.js");
   const units = await findHubUnits();
   if (units.some((each) => isWanted(each, options) && !startsEngine(each))) return undefined;
-  const { findQuadletHub } = await import("../setup/container.js");
-  const hub = await findQuadletHub(storePath);
+  const { findContainerHub } = await import("../setup/container.js");
+  const hub = await findContainerHub(storePath);
   if (hub === undefined || !isWantedContainer(hub, options)) return undefined;
   workForContainer(hub);
   return hub;

@@ -13,12 +13,21 @@ export interface HubAccount {
   readonly gid: number;
 }
 
-/**
- * The container that a unit runs, with a hub. In `server.json`, the hub uses the container's paths.
- */
+/** A service of a compose file, and the file that setup adds to it. */
+export interface ComposeService {
+  readonly project: string;
+  readonly directory: string;
+  readonly service: string;
+  readonly override: string;
+}
+
+/** A container with a hub. In `server.json`, the hub uses the container's paths. */
 export interface HubContainer {
   readonly name: string;
-  readonly unit: { readonly manager: "systemd-user" | "systemd"; readonly name: string };
+  /** The unit that starts the container, or the container itself. */
+  readonly unit: { readonly manager: "systemd-user" | "systemd" | "podman"; readonly name: string };
+  /** Set if compose has created the container. */
+  readonly compose?: ComposeService | undefined;
   /** The hub's `server.json` on this machine. */
   readonly serverJson: string;
   /** The path of `server.json` in the container. */

@@ -17,7 +17,7 @@ import {
   mayHaveContainers,
 } from "../service/engine.js";
 import { runsHub } from "../service/hub-units.js";
-import { show, type UnitName } from "../service/systemctl.js";
+import { isUnit, type ServiceName, show, type UnitName } from "../service/systemctl.js";
 import { findContainersOf } from "../service/unit-containers.js";
 import { shellQuote } from "../text/escape.js";
 import { type HubPython, isPython } from "./interpreter.js";
@@ -92,6 +92,11 @@ function findRunningHub({ id, pid, status }: Container): string[] | undefined {
   if (status !== "running") return undefined;
   const groups = parseGroups(readGroups(pid)).filter((group) => group.includes(id));
   return groups.flatMap(listGroupProcesses).map(argsOf).find(runsHub);
+}
+
+/** Returns the container of a service: the running container of a unit, or the named container. */
+export async function findContainerOfService(service: ServiceName): Promise<Container | undefined> {
+  return isUnit(service) ? findContainerOfUnit(service) : inspectContainer("podman", service.name);
 }
 
 /** Returns the running container of a unit; undefined if the unit has none. */

@@ -4,6 +4,7 @@
  *
  * Neither names the container: at that time it may not exist.
  */
+import { copyUnit } from "../service/copy-unit.js";
 import { escapeSetting, keyringUnit, quoteCommand } from "../service/unit-file.js";
 import type { CommandArgs } from "./units.js";
 
@@ -42,13 +43,44 @@ ${preparation(unit)}ExecStartPre=${prepareLine(unit)}
 
 /** Returns a unit for the hub of a compose file, and the lines of that file. */
 export function renderCompose(unit: ContainerUnit): string {
-  const { kind, inside } = unit;
-  const [path, runtime, target] =
-    kind === "system"
-      ? ["/etc/systemd/system", "/run", "multi-user.target"]
-      : ["~/.config/systemd/user", "$" + "{XDG_RUNTIME_DIR}", "default.target"];
-  return `# ${path}/hivemind-sqlcipher-copy.service
-[Unit]
+  const [path, runtime] =
+    unit.kind === "system"
+      ? ["/etc/systemd/system", "/run"]
+      : ["~/.config/systemd/user", "$" + "{XDG_RUNTIME_DIR}"];
+  return `# ${path}/${copyUnit}
+${renderCopyUnit(unit)}
+# In the compose file, for the hub's service:
+#
+${renderVolume(`${runtime}/${copy}`, unit.inside).replace(/^(?=.)/gm, "# ")}`;
+}
+
+/** Returns the compose file that adds the copy to a service, at its path on this machine. */
+export function renderComposeOverride(service: string, source: string, inside: string): string {
+  const [path, target] = [source, inside].map((each) =>
+    JSON.stringify(each.replaceAll("$", "$$$$")),
+  );
+  return `services:
+  ${JSON.stringify(service)}:
+${renderVolume(`${path}`, `${target}`)}`;
+}
+
+/** The long syntax: with the short one, Docker creates a directory if the file is missing. */
+function renderVolume(source: string, target: string): string {
+  return `    volumes:
+      - type: bind
+        source: ${source}
+        target: ${target}
+        read_only: true
+        bind:
+          create_host_path: false
+`;
+}
+
+/** Returns a unit that writes the copy before the engines start their containers. */
+export function renderCopyUnit(unit: ContainerUnit): string {
+  const { kind } = unit;
+  const target = kind === "system" ? "multi-user.target" : "default.target";
+  return `[Unit]
 Description=Copy of the HiveMind hub's server.json for its container, in memory
 # the engines start their containers at boot; a missing file would become a directory
 Before=docker.service podman-restart.service
@@ -62,16 +94,6 @@ ${preparation(unit)}ExecStart=${prepareLine(unit)}
 
 [Install]
 WantedBy=${target}
-
-# In the compose file, for the hub's service:
-#
-#     volumes:
-#       - type: bind
-#         source: ${runtime}/${copy}
-#         target: ${inside}
-#         read_only: true
-#         bind:
-#           create_host_path: false
 `;
 }
 

@@ -23,6 +23,7 @@ import {
 } from "../operation/recovery.js";
 import { findPendingRestart } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
+import { isInCopyUnit, renewCopy } from "../service/copy-unit.js";
 import { withDerivedKeys } from "../store/cipher.js";
 import { adoptionOperations, recoverAdoption } from "../swap/adopt-passphrase.js";
 import { recoverSwap } from "../swap/recover.js";
@@ -209,6 +210,11 @@ async function recoverOperation(journal: Journal, storePath: string): Promise<Re
   if (step === downStep) return recoverServiceDown(journal, storePath);
   if (operation === "backup") return recoverBackup(journal, storePath);
   // After an interrupted setup, `run` starts the hub on the database that server.json names.
+  if (operation === setupOperation) {
+    // The copy comes first: another command starts the container, or its engine does at boot.
+    if (isInCopyUnit()) return { messages: [] };
+    await renewCopy();
+  }
   if (isOneOf(stopOnlyOperations, operation)) return recoverStop(journal, storePath);
   if (operation === restoreIntoOperation) return recoverRestoreInto(journal, storePath);
   if (isOneOf(adoptionOperations, operation)) return recoverAdoption(journal, storePath);

@@ -24,6 +24,16 @@ export interface ContainerName {
   readonly name: string;
 }
 
+/** What compose notes in the labels of a container. */
+export interface ComposeLabels {
+  readonly project: string;
+  readonly directory: string;
+  readonly files: readonly string[];
+  readonly service: string;
+  /** Whether podman-compose has created the container. */
+  readonly isImitated: boolean;
+}
+
 /** A container, as `inspect` reports it. */
 export interface Container extends ContainerName {
   readonly id: string;
@@ -56,6 +66,8 @@ export interface Container extends ContainerName {
   readonly secrets: readonly string[];
   /** The swarm service of which the container is a task. */
   readonly swarmService: string | undefined;
+  /** The labels of compose, or of a program that imitates it. */
+  readonly compose: ComposeLabels | undefined;
 }
 
 const queryLimitMs = 30_000;
@@ -200,6 +212,19 @@ function toContainer(engine: Engine, inspected: Inspected): Container {
     unit: labels.PODMAN_SYSTEMD_UNIT,
     secrets: (config.Secrets ?? []).map(({ Name }) => Name),
     swarmService: labels["com.docker.swarm.service.name"],
+    compose: toComposeLabels(labels),
+  };
+}
+
+function toComposeLabels(labels: Readonly<Record<string, string>>): ComposeLabels | undefined {
+  const project = labels["com.docker.compose.project"];
+  const directory = labels["com.docker.compose.project.working_dir"];
+  const service = labels["com.docker.compose.service"];
+  if (project === undefined || directory === undefined || service === undefined) return undefined;
+  return {
+    ...{ project, directory, service },
+    files: (labels["com.docker.compose.project.config_files"] ?? "").split(",").filter(Boolean),
+    isImitated: labels["io.podman.compose.project"] !== undefined,
   };
 }
 

@@ -16,6 +16,16 @@ export interface UnitName {
   readonly name: string;
 }
 
+/** A unit, or a container of Podman that no unit starts. */
+export interface ServiceName {
+  readonly manager: Manager | "podman";
+  readonly name: string;
+}
+
+export function isUnit<Name extends ServiceName>(service: Name): service is Name & UnitName {
+  return service.manager !== "podman";
+}
+
 /** A manager that is reloading many units takes seconds to respond. */
 export const queryLimitMs = 30_000;
 

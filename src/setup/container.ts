@@ -1,9 +1,10 @@
 /**
- * A hub in a container. For a quadlet, setup writes a drop-in. Setup cannot create any other
- * container again, so it names the steps, which depend on the hub's database.
+ * A hub in a container. For a quadlet, setup writes a drop-in, and for a compose file an override.
+ * For any other container it names the steps. They depend on what the hub's database is now.
  */
+import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { type HubContainer, hubContainer } from "../config/hub-account.js";
+import { type ComposeService, type HubContainer, hubContainer } from "../config/hub-account.js";
 import { resolveStorePath, unresolvedStorePath } from "../config/paths.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { isKind } from "../errors.js";
@@ -11,7 +12,19 @@ import { statIfExists } from "../fs/read.js";
 import { findHubContainers, readContainerHub, toHost } from "../hub/container-hub.js";
 import { copyPath, startsByRun } from "../hub/password-delivery.js";
 import { databaseIn, namedStore, readServerJson, sqliteModule } from "../hub/server-json.js";
-import { type Container, type ContainerName, mountsStore } from "../service/engine.js";
+import {
+  findComposeProgram,
+  findComposeService,
+  findOverride,
+  podmanSocket,
+} from "../service/compose.js";
+import {
+  type ComposeLabels,
+  type Container,
+  type ContainerName,
+  listContainers,
+  mountsStore,
+} from "../service/engine.js";
 import { findUnitOfContainer } from "../service/find-container.js";
 import { findQuadlet, quadletVersion, readsDropIns } from "../service/quadlet.js";
 import { systemctlLine, type UnitName } from "../service/systemctl.js";
@@ -19,6 +32,8 @@ import { readCommands } from "../service/unit-commands.js";
 import { identify } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
 import type { Directories } from "./directories.js";
+import { isWritable } from "./files.js";
+import { copyUnitFile } from "./override.js";
 
 export interface ContainerSurvey extends ContainerName {
   readonly database: "sqlite" | "sqlcipher" | "other";
@@ -39,20 +54,28 @@ async function findContainer(path: string): Promise<Container | undefined> {
   return own ?? (hubs.length === 1 ? hubs[0] : undefined);
 }
 
-/** Returns the hub of a quadlet that setup can change; undefined if there is none. */
-export async function findQuadletHub(path: string): Promise<HubContainer | undefined> {
+/** Returns the hub of a container that setup can change; undefined if there is none. */
+export async function findContainerHub(path: string): Promise<HubContainer | undefined> {
   const container = await findContainer(path);
-  return container && (await inspectQuadlet(container)).hub;
+  return container && (await inspectContainerHub(container)).hub;
 }
 
-/** Returns the hub of a container's quadlet, or why setup cannot change it. */
-async function inspectQuadlet(container: Container): Promise<{
-  unit?: UnitName;
-  hub?: HubContainer;
-  problem?: string;
-}> {
+interface Inspection {
+  /** The unit of a quadlet. */
+  readonly unit?: UnitName;
+  readonly hub?: HubContainer;
+  readonly problem?: string;
+}
+
+/** Returns the hub of a container, or why setup cannot change it. */
+async function inspectContainerHub(container: Container): Promise<Inspection> {
   const unit = await findUnitOfContainer(container);
-  if (unit === undefined || (await findQuadlet(unit)) === undefined) return {};
+  if (unit !== undefined) return inspectQuadlet(container, unit);
+  return container.compose === undefined ? {} : inspectCompose(container, container.compose);
+}
+
+async function inspectQuadlet(container: Container, unit: UnitName): Promise<Inspection> {
+  if ((await findQuadlet(unit)) === undefined) return {};
   // Root's timer and the seal of the passphrase would belong to the system.
   if (unit.manager === "systemd") {
     return { unit, problem: "setup changes no quadlet of the system" };
@@ -62,17 +85,68 @@ async function inspectQuadlet(container: Container): Promise<{
     const problem = `Podman ${version ?? "without a generator"} reads no drop-ins for quadlets, as versions since 5.0 do`;
     return { unit, problem };
   }
+  return { unit, ...(await readHub(container, { unit }, "UserNS=keep-id:uid=1000,gid=1000")) };
+}
+
+/** Returns the hub of a compose file. A unit of this user runs before this user's Podman only. */
+async function inspectCompose(container: Container, labels: ComposeLabels): Promise<Inspection> {
+  const { engine, name } = container;
+  if (engine !== "podman" || process.geteuid?.() === 0) {
+    return { problem: "setup changes the compose files of rootless Podman only" };
+  }
+  try {
+    const compose = findComposeService(labels);
+    const problem = await findComposeProblem(container, compose);
+    if (problem !== undefined) return { problem };
+    const unit = { manager: "podman", name } as const;
+    return await readHub(container, { unit, compose }, 'userns_mode: "keep-id:uid=1000,gid=1000"');
+  } catch (error) {
+    if (!isKind(error, "refused", "service")) throw error;
+    return { problem: error.message };
+  }
+}
+
+/** Returns what keeps setup from adding an override and from creating the container again. */
+async function findComposeProblem(
+  container: Container,
+  compose: ComposeService,
+): Promise<string | undefined> {
+  const { directory } = compose;
+  const override = findOverride(compose);
+  if (override !== undefined) return `${override} exists already`;
+  if ((await readContainerHub(container)).copy) return "it mounts a copy of server.json already";
+  if (existsSync(copyUnitFile())) return `${copyUnitFile()} exists already`;
+  if (!(await isWritable(directory))) return `this user cannot write to ${directory}`;
+  if ((await findComposeProgram()) === undefined) return "docker compose 2 is not installed";
+  if (!existsSync(podmanSocket())) {
+    return `${podmanSocket()} does not exist (systemctl --user enable --now podman.socket)`;
+  }
+  const { id, name } = container;
+  const others = (await listContainers("podman")).filter(({ sharesNamespacesOf }) =>
+    sharesNamespacesOf.some((other) => other === id || other === name),
+  );
+  if (others.length === 0) return undefined;
+  return `${others.map((other) => other.name).join(", ")} would lose its network`;
+}
+
+/** Returns the hub with its paths, or why its server.json cannot be changed. */
+async function readHub(
+  container: Container,
+  started: Pick<HubContainer, "unit" | "compose">,
+  mapping: string,
+): Promise<Pick<Inspection, "hub" | "problem">> {
   const { path: inside, serverJson, dataHome } = await readContainerHub(container);
   if (serverJson === undefined) {
-    return { unit, problem: `it has no volume with its server.json, ${inside}` };
+    return { problem: `it has no volume with its server.json, ${inside}` };
   }
   const other = await findOtherOwner(serverJson);
   if (other !== undefined) {
-    const problem = `${serverJson} belongs to user ${other}: map the hub's user to you (UserNS=keep-id:uid=1000,gid=1000)`;
-    return { unit, problem };
+    return {
+      problem: `${serverJson} belongs to user ${other}: map the hub's user to you (${mapping})`,
+    };
   }
   const { name, mounts } = container;
-  return { unit, hub: { name, unit, serverJson, inside, dataHome, mounts } };
+  return { hub: { name, ...started, serverJson, inside, dataHome, mounts } };
 }
 
 /** Returns whether a unit, with its drop-ins, starts the hub through `run`. */
@@ -110,7 +184,7 @@ export async function surveyContainer(path: string): Promise<ContainerSurvey | u
   if (container === undefined) return undefined;
   const { engine, name } = container;
   const { serverJson, dataHome, copy } = await readContainerHub(container);
-  const { unit: quadletUnit, problem } = await inspectQuadlet(container);
+  const { unit: quadletUnit, problem } = await inspectContainerHub(container);
   const unknown = { engine, name, hasCopy: copy !== undefined, quadletUnit, problem } as const;
   const other = { ...unknown, database: "other", store: undefined, hasPassword: false } as const;
   if (serverJson === undefined) return other;
@@ -130,7 +204,7 @@ export async function surveyContainer(path: string): Promise<ContainerSurvey | u
 
 /** Returns the steps that encrypt the store of a container, one on a line. */
 export function containerSteps(
-  { engine, name, database, store, hasPassword, hasCopy, quadletUnit }: ContainerSurvey,
+  { engine, name, database, store, hasPassword, hasCopy, quadletUnit, problem }: ContainerSurvey,
   { backups, bundles }: Directories,
 ): string {
   const guide = "docs/guide/containers.md explains the steps.";
@@ -145,6 +219,7 @@ export function containerSteps(
     quadletUnit === undefined
       ? `--service ${engine} --unit ${name}`
       : `--service ${quadletUnit.manager} --unit ${quadletUnit.name.replace(/\.service$/, "")}`;
+  const isKnown = quadletUnit !== undefined || problem !== undefined;
   const bundleTo = `--bundle-to ${shellQuote(bundles)}`;
   const adopt = `${own} init --adopt ${service} ${bundleTo}`;
   const mount = quadletUnit
@@ -158,7 +233,7 @@ export function containerSteps(
         "Enable the unit that this prints, and create the container again with the lines for its compose file.",
       ];
   return [
-    `${quadletUnit ? "" : "Setup does not create a container again. "}${guide} They are:`,
+    `${isKnown ? "" : "Setup does not create a container again. "}${guide} They are:`,
     `mkdir -p -m 700 ${shellQuote(backups)} ${shellQuote(bundles)}`,
     ...(database === "sqlcipher" && hasPassword ? [adopt] : []),
     ...(hasCopy ? [] : mount),

@@ -1,4 +1,4 @@
-/** Installs and removes the drop-in that makes the hub's unit start through `run`. */
+/** Installs and removes what makes the hub start through `run`. */
 import { rmdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import { type HubContainer, hubContainer } from "../config/hub-account.js";
@@ -9,13 +9,11 @@ import { listDirectory } from "../fs/read.js";
 import { type ContainerUnit, renderQuadletDropIn } from "../hub/container-units.js";
 import { serverJsonPath } from "../hub/server-json.js";
 import { renderDropIn, type SystemUnit, type UserUnit } from "../hub/units.js";
-import { formatFailure, type Manager, systemctl, systemctlLine } from "../service/systemctl.js";
+import { isUnit, type ServiceName } from "../service/systemctl.js";
 import { hasRunCommand } from "./container.js";
 import type { HubSurvey } from "./hub-survey.js";
+import { header, installOverride, reloadUnits, removeOverride } from "./override.js";
 import type { SetupRequest } from "./request.js";
-
-const header = `# Written by hivemind-sqlcipher setup; setup --undo removes it.
-`;
 
 /** While a setup or its undo is in progress, the hub may use its former database. */
 type Phase = "in-progress" | "complete";
@@ -36,14 +34,17 @@ export async function installDropIn(
   phase: Phase,
 ): Promise<void> {
   const container = hubContainer();
+  if (container?.compose) {
+    return installOverride(toContainerUnit(request, container), container, container.compose);
+  }
   const text =
     container === undefined
       ? renderDropIn(await toUnit(request, hub, phase))
       : renderQuadletDropIn(toContainerUnit(request, container));
   await makeDirectory(dirname(hub.dropIn));
   await replaceFile(hub.dropIn, header + text);
-  await reloadManager(hub.manager);
-  if (container !== undefined) await assertGenerated(container, hub.dropIn);
+  await reloadUnits(hub.manager);
+  if (container !== undefined) await assertGenerated(container.unit, hub.dropIn);
 }
 
 /** While a setup is in progress, `run --prepare` writes the copy without a passphrase. */
@@ -62,8 +63,8 @@ function toContainerUnit(
  *
  * @throws {@link StoreError} refused - if it has not
  */
-async function assertGenerated({ unit }: HubContainer, dropIn: string): Promise<void> {
-  if (await hasRunCommand(unit)) return;
+async function assertGenerated(unit: ServiceName, dropIn: string): Promise<void> {
+  if (isUnit(unit) && (await hasRunCommand(unit))) return;
   await removeDropIn(unit.manager, dropIn);
   throw new StoreError("refused", `Podman's generator did not add ${dropIn} to ${unit.name}`, {
     hint: "Add the lines to the quadlet itself: hivemind-sqlcipher run --print-unit quadlet",
@@ -84,18 +85,12 @@ async function toUnit(
 }
 
 /** Removes the drop-in, and its directory if it is empty. */
-export async function removeDropIn(manager: Manager, path: string): Promise<void> {
+export async function removeDropIn(manager: ServiceName["manager"], path: string): Promise<void> {
+  const container = hubContainer();
+  if (container?.compose) return removeOverride(container.name, container.compose);
   const directory = dirname(path);
   await removeFile(path);
   if ((await listDirectory(directory))?.length === 0) await rmdir(directory);
   else await syncDirectory(directory).catch(() => undefined);
-  await reloadManager(manager);
-}
-
-async function reloadManager(manager: Manager): Promise<void> {
-  const outcome = await systemctl(manager, ["daemon-reload"]);
-  if (outcome.code === 0) return;
-  throw new StoreError("service", `systemd did not reload its units${formatFailure(outcome)}`, {
-    hint: `Run ${systemctlLine(manager, "daemon-reload")} to see why.`,
-  });
+  await reloadUnits(manager);
 }

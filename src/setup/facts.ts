@@ -1,6 +1,6 @@
 /** Pure functions of a survey. */
 import type { PassphraseSource } from "../keys/source.js";
-import type { Manager } from "../service/systemctl.js";
+import type { ServiceName } from "../service/systemctl.js";
 import type { DatabaseSurvey, Survey } from "./survey.js";
 
 /** Returns whether setup has to generate keys, and a bundle with them. */
@@ -44,7 +44,7 @@ export function formerKind({
 /** Returns whether systemd unseals the passphrase for the unit. */
 export function isSealedUnit(
   { source }: { readonly source: PassphraseSource },
-  { manager }: { readonly manager: Manager },
+  { manager }: Pick<ServiceName, "manager">,
 ): boolean {
   return source.kind === "sealed" && manager === "systemd";
 }

@@ -1,11 +1,16 @@
 /** Inspects the units that may be the hub. */
+import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { userInfo } from "node:os";
 import { dirname } from "node:path";
 import { hubAccount, hubContainer } from "../config/hub-account.js";
 import { realPath } from "../config/paths.js";
 import { readMountPoints } from "../fs/mount.js";
-import { findContainerOfUnit, readContainerHub } from "../hub/container-hub.js";
+import {
+  findContainerOfService,
+  findContainerOfUnit,
+  readContainerHub,
+} from "../hub/container-hub.js";
 import { dropInPath, readHubCommand } from "../hub/existing-unit.js";
 import { findHubUnits } from "../hub/find-hubs.js";
 import { startsByRun } from "../hub/password-delivery.js";
@@ -16,7 +21,14 @@ import type { Container } from "../service/engine.js";
 import { isRootName, startsEngine } from "../service/hub-units.js";
 import { type Properties, parseList } from "../service/properties.js";
 import { findQuadlet } from "../service/quadlet.js";
-import { type Manager, show, systemctl, type UnitName } from "../service/systemctl.js";
+import {
+  isUnit,
+  type Manager,
+  type ServiceName,
+  show,
+  systemctl,
+  type UnitName,
+} from "../service/systemctl.js";
 import { isInContainers } from "../service/unit-containers.js";
 import { isRestarting } from "../service/unit-state.js";
 import { hasRunCommand } from "./container.js";
@@ -24,8 +36,8 @@ import { findExistingAncestor, isWritable } from "./files.js";
 
 export type HubState = "running" | "stopped" | "failed" | "restarting" | "masked" | "paused";
 
-/** A unit that may be the hub. */
-export interface HubSurvey extends UnitName {
+/** A unit that may be the hub, or a container of compose. */
+export interface HubSurvey extends ServiceName {
   readonly state: HubState;
   /** The account of the hub, if it is not this user. */
   readonly otherUser: string | undefined;
@@ -40,8 +52,6 @@ export interface HubSurvey extends UnitName {
   readonly isDropInWritable: boolean;
   /** A drop-in of another author that sets the unit's command. */
   readonly otherDropIn: string | undefined;
-  /** The file from which Podman generates the unit. */
-  readonly quadletFile?: string | undefined;
 }
 
 interface Wanted {
@@ -64,7 +74,7 @@ const crashLoopMicroseconds = 20_000_000;
  *
  * @param known - the unit of a setup in progress
  */
-export async function surveyHubs(wanted: Wanted, known?: UnitName): Promise<HubSurvey[]> {
+export async function surveyHubs(wanted: Wanted, known?: ServiceName): Promise<HubSurvey[]> {
   const names = await findNames(wanted, known);
   const found = await Promise.all(names.map((name) => surveyHub(name, wanted.storePath)));
   const hubs = found.filter((hub) => hub !== undefined);
@@ -72,7 +82,7 @@ export async function surveyHubs(wanted: Wanted, known?: UnitName): Promise<HubS
   return running.length > 0 ? running : hubs;
 }
 
-async function findNames({ unit, manager }: Wanted, known?: UnitName): Promise<UnitName[]> {
+async function findNames({ unit, manager }: Wanted, known?: ServiceName): Promise<ServiceName[]> {
   const container = hubContainer();
   if (container !== undefined) return [container.unit];
   const isWanted = (each: Manager) => manager === undefined || manager === each;
@@ -102,7 +112,33 @@ async function findMasked(isWanted: (manager: Manager) => boolean): Promise<Unit
   return found;
 }
 
-async function surveyHub(unit: UnitName, storePath: string): Promise<HubSurvey | undefined> {
+async function surveyHub(hub: ServiceName, storePath: string): Promise<HubSurvey | undefined> {
+  return isUnit(hub) ? surveyUnit(hub, storePath) : surveyComposed(hub, storePath);
+}
+
+/** Returns the hub of a container that compose has created. */
+async function surveyComposed(hub: ServiceName, storePath: string): Promise<HubSurvey | undefined> {
+  const override = hubContainer()?.compose?.override;
+  if (override === undefined) return undefined;
+  const container = await findContainerOfService(hub);
+  return {
+    ...hub,
+    state: containerState(container?.status),
+    ...{ otherUser: undefined, systemUser: undefined, otherDropIn: undefined, command: [] },
+    startsByRun: (await isStartedByRun(hub)) && existsSync(override),
+    isServing: await isHubServing(hub, storePath),
+    dropIn: override,
+    isDropInWritable: await isWritable(dirname(override)),
+  };
+}
+
+function containerState(status: string | undefined): HubState {
+  return status === "running" || status === "paused" || status === "restarting"
+    ? status
+    : "stopped";
+}
+
+async function surveyUnit(unit: UnitName, storePath: string): Promise<HubSurvey | undefined> {
   const { manager, name } = unit;
   const [found] = await show(manager, properties, [name]).catch(() => []);
   if (found === undefined || found.LoadState === "not-found") return undefined;
@@ -129,7 +165,6 @@ async function surveyHub(unit: UnitName, storePath: string): Promise<HubSurvey |
     dropIn,
     isDropInWritable: await isWritable(await findExistingAncestor(dirname(dropIn))),
     otherDropIn: byRun ? undefined : await findOtherDropIn(found, dropIn),
-    quadletFile: quadlet?.file,
   };
 }
 
@@ -139,16 +174,13 @@ async function isPaused(unit: UnitName): Promise<boolean> {
 }
 
 /** Returns whether the running hub was started by `run` and has the store open. */
-export async function isHubServing(
-  { manager, name }: UnitName,
-  storePath: string,
-): Promise<boolean> {
+export async function isHubServing(hub: ServiceName, storePath: string): Promise<boolean> {
   const { holders } = await findHolders(storePath);
-  if (hubContainer() !== undefined) {
-    const container = await findContainerWithCopy({ manager, name });
+  if (!isUnit(hub) || hubContainer() !== undefined) {
+    const container = await findContainerWithCopy(hub);
     return holders.some(({ pid }) => isInContainers(pid, container ? [container.id] : []));
   }
-  const [found = {}] = await show(manager, ["MainPID", "ControlGroup"], [name]);
+  const [found = {}] = await show(hub.manager, ["MainPID", "ControlGroup"], [hub.name]);
   const pid = Number(found.MainPID);
   const inUnit = holders.filter((holder) => isInGroup(holder.pid, found.ControlGroup ?? ""));
   // `run` itself opens the store for a moment.
@@ -157,18 +189,18 @@ export async function isHubServing(
 }
 
 /** Returns whether `run` gave the running hub its passphrase. */
-export async function isStartedByRun({ manager, name }: UnitName): Promise<boolean> {
-  if (hubContainer() !== undefined) {
-    return (await findContainerWithCopy({ manager, name })) !== undefined;
+export async function isStartedByRun(hub: ServiceName): Promise<boolean> {
+  if (!isUnit(hub) || hubContainer() !== undefined) {
+    return (await findContainerWithCopy(hub)) !== undefined;
   }
-  const [found = {}] = await show(manager, ["MainPID"], [name]);
+  const [found = {}] = await show(hub.manager, ["MainPID"], [hub.name]);
   const pid = Number(found.MainPID);
   return isRunProcess(pid) || (await hasMountedServerJson(pid));
 }
 
-/** Returns the running container of a unit, if it mounts a copy of `server.json` in memory. */
-async function findContainerWithCopy(unit: UnitName): Promise<Container | undefined> {
-  const container = await findContainerOfUnit(unit);
+/** Returns the container of a hub, if it mounts a copy of `server.json` in memory. */
+async function findContainerWithCopy(hub: ServiceName): Promise<Container | undefined> {
+  const container = await findContainerOfService(hub);
   return container && (await readContainerHub(container)).copy ? container : undefined;
 }
 

@@ -2,13 +2,14 @@
 import type { ErrorKind } from "../errors.js";
 import { upgradeLine } from "../hub/schema.js";
 import { engineSecretError, isEngineSecret } from "../keys/source.js";
-import { journalctlLine, systemctlLine } from "../service/systemctl.js";
+import { isUnit, systemctlLine } from "../service/systemctl.js";
 import { shellQuote } from "../text/escape.js";
 import { containerSteps } from "./container.js";
 import { formerKind, isSealedUnit, needsKeys } from "./facts.js";
 import type { HubSurvey } from "./hub-survey.js";
 import { type PackagesSurvey, packageListLine, pipLine } from "./packages.js";
-import type { QuadletSurvey, Survey } from "./survey.js";
+import { logLine, serviceLine } from "./serving.js";
+import type { HubContainerSurvey, Survey } from "./survey.js";
 
 /** A reason why a setup cannot begin. */
 export interface Obstacle {
@@ -106,13 +107,13 @@ function findHubChoiceObstacle(survey: Survey): Obstacle {
 }
 
 function findHubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
-  const { manager, name, state } = hub;
-  const log = journalctlLine(hub);
+  const { name, state } = hub;
+  const log = logLine(hub);
   const refused = (id: string, problem: string, fix: string): Obstacle => ({
     ...{ id, kind: "refused", problem, fix },
   });
-  if (state === "masked") {
-    const fix = `Unmask and start it: ${systemctlLine(manager, `unmask ${name}`)} && ${systemctlLine(manager, `start ${name}`)}`;
+  if (state === "masked" && isUnit(hub)) {
+    const fix = `Unmask and start it: ${systemctlLine(hub.manager, `unmask ${name}`)} && ${serviceLine(hub, "start")}`;
     return [refused("masked", `${name} is masked and cannot be started`, fix)];
   }
   return [
@@ -120,8 +121,8 @@ function findHubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
     state === "paused"
       ? refused(
           "paused",
-          `the container of ${name} is paused`,
-          `Unpause it: podman unpause ${survey.quadlet?.name}`,
+          isUnit(hub) ? `the container of ${name} is paused` : `the container ${name} is paused`,
+          `Unpause it: podman unpause ${survey.hubContainer?.name}`,
         )
       : undefined,
     state === "restarting"
@@ -134,15 +135,15 @@ function findHubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
       ? refused(
           "stopped",
           `${name} does not run, so it could not be seen to serve`,
-          `Start it first: ${systemctlLine(manager, `start ${name}`)}`,
+          `Start it first: ${serviceLine(hub, "start")}`,
         )
       : undefined,
-    hub.startsByRun || hub.otherDropIn === undefined
+    hub.startsByRun || hub.otherDropIn === undefined || !isUnit(hub)
       ? undefined
       : refused(
           "drop-in",
           `${hub.otherDropIn} sets the command of ${name}`,
-          `Move it away (${systemctlLine(manager, "daemon-reload")}), or put the run command into it: hivemind-sqlcipher run --print-unit dropin`,
+          `Move it away (${systemctlLine(hub.manager, "daemon-reload")}), or put the run command into it: hivemind-sqlcipher run --print-unit dropin`,
         ),
     hub.startsByRun || hub.isDropInWritable || findUserObstacle(hub, survey) !== undefined
       ? undefined
@@ -214,7 +215,7 @@ function findServerObstacles(survey: Survey): Finding[] {
 }
 
 function findDatabaseObstacles(
-  { database, store, storePath, record, hasOwnStore, isHandedOver, quadlet }: Survey,
+  { database, store, storePath, record, hasOwnStore, isHandedOver, hubContainer }: Survey,
   hub: HubSurvey | undefined,
 ): Finding[] {
   if (database === undefined) return [];
@@ -254,7 +255,8 @@ function findDatabaseObstacles(
   }
   const isLocked = database.kind === "sqlcipher" && !database.hasPassword && record === undefined;
   if (isLocked && !(isHandedOver && hub?.startsByRun)) {
-    if (quadlet !== undefined) return [findQuadletPasswordObstacle(storePath, quadlet)];
+    if (hubContainer !== undefined)
+      return [findLockedContainerObstacle(storePath, hubContainer, hub?.manager === "podman")];
     return refused(
       "password",
       `${storePath} is encrypted, and server.json has no password for it`,
@@ -265,13 +267,16 @@ function findDatabaseObstacles(
 }
 
 /** Setup cannot read the password in a secret, so the user must move it. */
-function findQuadletPasswordObstacle(
+function findLockedContainerObstacle(
   storePath: string,
-  { name, secrets }: QuadletSurvey,
+  { name, secrets }: HubContainerSurvey,
+  isComposed: boolean,
 ): Obstacle {
   const adopt = "hivemind-sqlcipher init --adopt --hub none --passphrase-file FILE";
-  const mount =
-    "add to the quadlet what this prints, and restart its unit: hivemind-sqlcipher run --print-unit quadlet";
+  const [where, again, kind] = isComposed
+    ? ["compose file", "create the container again", "compose"]
+    : ["quadlet", "restart its unit", "quadlet"];
+  const mount = `add to the ${where} what this prints, and ${again}: hivemind-sqlcipher run --print-unit ${kind}`;
   if (secrets.length === 0) {
     return {
       ...{ id: "password", kind: "refused" },
@@ -282,15 +287,15 @@ function findQuadletPasswordObstacle(
   return {
     ...{ id: "secret", kind: "refused" },
     problem: `the container ${name} gets the password from secrets of podman (${secrets.join(", ")}), which are on the disk unencrypted`,
-    fix: `Take the password over: ${adopt}\nRemove Secret= from the quadlet, ${mount} --container ${name}\nRemove the secret, and change the password: podman secret rm ${secrets[0]} && hivemind-sqlcipher rotate`,
+    fix: `Take the password over: ${adopt}\nRemove the secret from the ${where}, ${mount} --container ${name}\nRemove the secret, and change the password: podman secret rm ${secrets[0]} && hivemind-sqlcipher rotate`,
   };
 }
 
 function findPackageObstacles(
-  { packages, hubs, quadlet }: Survey,
+  { packages, hubs, hubContainer }: Survey,
   { installHubPackages }: ObstacleOptions,
 ): Finding[] {
-  if (quadlet !== undefined) return [findImageObstacle(packages, hubs[0], quadlet)];
+  if (hubContainer !== undefined) return [findImageObstacle(packages, hubs[0], hubContainer)];
   if (packages === undefined) {
     if (hubs.length !== 1 || hubs[0]?.state === "masked") return [];
     return [
@@ -327,14 +332,14 @@ function findPackageObstacles(
 function findImageObstacle(
   packages: PackagesSurvey | undefined,
   hub: HubSurvey | undefined,
-  { name, packageList }: QuadletSurvey,
+  { name, packageList }: HubContainerSurvey,
 ): Finding {
   if (packages?.canEncrypt || hub?.state === "paused") return undefined;
   const why =
     packages === undefined
       ? "its Python was not found, or it does not run"
       : (packages.problem ?? "its SQLite plugin ignores a password and writes plain text");
-  const restart = hub && systemctlLine(hub.manager, `restart ${hub.name}`);
+  const restart = hub && serviceLine(hub, "restart");
   return {
     ...{ id: "packages", kind: "refused" },
     problem: `the hub in the container ${name} cannot open an encrypted store: ${why}`,
@@ -350,10 +355,10 @@ function findImageObstacle(
  * to it. Setup reads them before it installs packages.
  */
 function findBlacklistObstacle(survey: Survey): Finding {
-  const { packages, database, isHandedOver, quadlet } = survey;
+  const { packages, database, isHandedOver, hubContainer } = survey;
   if (packages === undefined || !database?.hasBlacklists || isHandedOver) return undefined;
   const found = findHiveMind4Obstacle(packages);
-  if (found === undefined || quadlet === undefined) return found;
+  if (found === undefined || hubContainer === undefined) return found;
   return { ...found, fix: "Use an image with HiveMind 5 first." };
 }
 

@@ -1,4 +1,5 @@
 /** Plans the steps of a setup from a survey. Pure. */
+import { isUnit } from "../service/systemctl.js";
 import { counted } from "../text/count.js";
 import { formerKind, isSealedUnit, isStored, needsKeys } from "./facts.js";
 import type { HubSurvey } from "./hub-survey.js";
@@ -136,15 +137,16 @@ function planSteps(
   ];
 }
 
-function packagesChange({ packages, quadlet }: Survey): string {
-  return quadlet === undefined
+function packagesChange({ packages, hubContainer }: Survey): string {
+  return hubContainer === undefined
     ? `install a SQLite plugin that encrypts into the hub's Python (${packages?.python ?? "?"})`
-    : `use a SQLite plugin that encrypts in the container ${quadlet.name}`;
+    : `use a SQLite plugin that encrypts in the container ${hubContainer.name}`;
 }
 
 function dropInEffect(survey: Survey, hub: HubSurvey): string {
-  if (hub.quadletFile !== undefined) {
-    return "lets the container mount a copy of server.json with the passphrase, in memory";
+  if (survey.hubContainer !== undefined) {
+    const again = isUnit(hub) ? "" : "; create the container again with it";
+    return `lets the container mount a copy of server.json with the passphrase, in memory${again}`;
   }
   return isSealedUnit(survey, hub)
     ? "lets systemd unseal the passphrase for the hub"

@@ -23,10 +23,14 @@ const recordSchema = z.strictObject({
   store: z.string(),
   phase: z.enum(["setting-up", "complete", "undoing"]),
   started_at: z.iso.datetime(),
-  unit: z.strictObject({ manager: z.enum(["systemd-user", "systemd"]), name: z.string() }),
-  /** The drop-in that setup wrote. */
+  /** The unit of the hub, or its container if compose has created it. */
+  unit: z.strictObject({
+    manager: z.enum(["systemd-user", "systemd", "podman"]),
+    name: z.string(),
+  }),
+  /** The drop-in that setup wrote, or the override of the compose file. */
   drop_in: z.string(),
-  /** The container of a quadlet: the paths of its hub, which a stopped container does not show. */
+  /** The container of a quadlet or compose file: its hub's paths, unknown while it is stopped. */
   container: z.optional(
     z.strictObject({
       name: z.string(),
@@ -34,6 +38,9 @@ const recordSchema = z.strictObject({
       inside: z.string(),
       data_home: z.string(),
       mounts: z.array(z.strictObject({ source: z.string(), destination: z.string() })),
+      compose: z.optional(
+        z.strictObject({ project: z.string(), directory: z.string(), service: z.string() }),
+      ),
     }),
   ),
   /** The former database of the hub. */
@@ -83,10 +90,11 @@ export async function readSetupRecord(
 }
 
 /** Lets this process work on the container of a record, if it has one. */
-export function workForRecord({ unit, container }: SetupRecord): void {
+export function workForRecord({ unit, container, drop_in: override }: SetupRecord): void {
   if (container === undefined) return;
   const { name, server_json: serverJson, inside, data_home: dataHome, mounts } = container;
-  workForContainer({ name, unit, serverJson, inside, dataHome, mounts });
+  const compose = container.compose && { ...container.compose, override };
+  workForContainer({ name, unit, serverJson, inside, dataHome, mounts, compose });
 }
 
 /** Returns the container that this process works for, as a record has it. */
@@ -94,7 +102,14 @@ export function recordedContainer(): Pick<NewSetupRecord, "container"> {
   const container = hubContainer();
   if (container === undefined) return {};
   const { name, serverJson: server_json, inside, dataHome: data_home, mounts } = container;
-  return { container: { name, server_json, inside, data_home, mounts: [...mounts] } };
+  const { project, directory, service } = container.compose ?? {};
+  const isComposed = project !== undefined && directory !== undefined && service !== undefined;
+  return {
+    container: {
+      ...{ name, server_json, inside, data_home, mounts: [...mounts] },
+      ...(isComposed && { compose: { project, directory, service } }),
+    },
+  };
 }
 
 /** Writes and syncs the record. */

@@ -4,7 +4,7 @@ import { StoreError } from "../errors.js";
 import type { Restart } from "../operation/downtime.js";
 import type { ServiceReport } from "../operation/service.js";
 import type { Service } from "../service/service.js";
-import { journalctlLine, type UnitName } from "../service/systemctl.js";
+import { isUnit, journalctlLine, type ServiceName, systemctlLine } from "../service/systemctl.js";
 import { isHubServing } from "./hub-survey.js";
 import { isHandedOver } from "./record.js";
 
@@ -28,7 +28,7 @@ export function toOutage({ stoppedMs, listeningMs }: ServiceReport): Outage | nu
 }
 
 /** Returns whether the hub has the encrypted store open, with the passphrase from `run`. */
-export async function isServing(storePath: string, hub: UnitName): Promise<boolean> {
+export async function isServing(storePath: string, hub: ServiceName): Promise<boolean> {
   return (await isHandedOver(storePath)) && (await isHubServing(hub, storePath));
 }
 
@@ -91,9 +91,23 @@ async function assertUp(service: Service): Promise<void> {
 }
 
 function notServing({ kind, name }: Service, what: string): StoreError {
-  const isUnit = name !== null && (kind === "systemd" || kind === "systemd-user");
-  const hint = isUnit
-    ? `Run ${journalctlLine({ manager: kind, name })} to see why, then run setup again.`
-    : undefined;
+  const isKnown = kind === "systemd" || kind === "systemd-user" || kind === "podman";
+  const hint =
+    name !== null && isKnown
+      ? `Run ${logLine({ manager: kind, name })} to see why, then run setup again.`
+      : undefined;
   return new StoreError("service", `${name ?? "the hub"} ${what}`, { hint });
+}
+
+/** Returns the command that starts or restarts a unit or a container. */
+export function serviceLine(service: ServiceName, verb: "start" | "restart"): string {
+  const { name } = service;
+  return isUnit(service)
+    ? systemctlLine(service.manager, `${verb} ${name}`)
+    : `podman ${verb} ${name}`;
+}
+
+/** Returns the command that prints the log of a unit or a container. */
+export function logLine(service: ServiceName): string {
+  return isUnit(service) ? journalctlLine(service) : `podman logs ${service.name}`;
 }

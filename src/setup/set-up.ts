@@ -25,7 +25,6 @@ import { recoverOnly } from "../recovery/recover.js";
 import { installSchedule, type Schedule } from "../service/schedule.js";
 import { selectService } from "../service/select.js";
 import type { Service } from "../service/service.js";
-import { journalctlLine } from "../service/systemctl.js";
 import { openPlaintext } from "../store/plain-store.js";
 import { installDropIn, removeDropIn } from "./drop-in.js";
 import { isSealedUnit } from "./facts.js";
@@ -50,7 +49,7 @@ import {
   type SetupScope,
   toServiceChoice,
 } from "./request.js";
-import { type Outage, staysUp } from "./serving.js";
+import { logLine, type Outage, staysUp } from "./serving.js";
 import { adoptStore, createStore, encryptStore, sealPassphrase } from "./store.js";
 import { type Survey, scheduleTimes } from "./survey.js";
 
@@ -109,7 +108,7 @@ async function prepareHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promi
   const isMissing = needed.has("packages");
   if (isMissing) await assertBlacklistsKept(scope);
   const packages = isMissing ? await installPackages(scope) : found.packages;
-  if (packages && !isMissing && found.quadlet === undefined)
+  if (packages && !isMissing && found.hubContainer === undefined)
     await surveyPackages([packages.python], currentAccount(), { remember: true });
   const known = [settings.backup?.to, settings.backup?.bundle_to].filter(
     (path) => path !== undefined,
@@ -224,7 +223,7 @@ async function removeBrokenDropIn(
   }
   throw wrap(error, {
     message: `${error.message}; the drop-in was removed, and ${hub.name} runs as before`,
-    hint: `Run ${journalctlLine(hub)} to see why it ended with the drop-in, then run setup again.`,
+    hint: `Run ${logLine(hub)} to see why it ended with the drop-in, then run setup again.`,
   });
 }
 

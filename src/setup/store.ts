@@ -4,6 +4,7 @@ import { open } from "node:fs/promises";
 import { dirname } from "node:path";
 import { planRecipients } from "../bundle/recipients.js";
 import { isRevoked } from "../client/client.js";
+import { hubContainer } from "../config/hub-account.js";
 import type { Settings } from "../config/settings-file.js";
 import { sourceConfig, sqlcipherPluginName } from "../databases/sqlite.js";
 import { StoreError, systemError } from "../errors.js";
@@ -185,7 +186,11 @@ export async function decryptStore(request: SetupRequest, service: ServiceChoice
   // Setup has asked already.
   const reporter = { ...request.reporter, confirm: async () => undefined };
   await withOperation(storePath, reporter, (lock) =>
-    decrypt({ lock, source, service, hub: "none", recoveryCommand, reporter, signal }),
+    decrypt({
+      ...{ lock, source, service, recoveryCommand, reporter, signal },
+      // The unit of a quadlet writes the copy at each start, and no unit starts this container.
+      ...(hubContainer()?.compose ? { hub: "auto", clearsCopy: true } : { hub: "none" }),
+    }),
   );
 }
 

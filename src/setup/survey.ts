@@ -13,7 +13,7 @@ import { isKind, StoreError } from "../errors.js";
 import { assertFreeSpace } from "../fs/copy.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
 import { currentAccount, findSystemUnitAccount } from "../hub/account.js";
-import { findContainerOfUnit, findContainerPython } from "../hub/container-hub.js";
+import { findContainerOfService, findContainerPython } from "../hub/container-hub.js";
 import { findHubProcesses } from "../hub/find-hubs.js";
 import { completesServerJson, findHubPython, type HubPython } from "../hub/interpreter.js";
 import { hasBlacklist } from "../hub/schema.js";
@@ -94,8 +94,8 @@ export interface ServerJsonSurvey {
   readonly isIncomplete: boolean;
 }
 
-/** The container of a quadlet, for which setup writes a drop-in. */
-export interface QuadletSurvey {
+/** The container of a quadlet or a compose file, which setup can change. */
+export interface HubContainerSurvey {
   readonly name: string;
   /**
    * The file on this machine with the packages that an image of HiveMind installs when it starts;
@@ -126,8 +126,8 @@ export interface Survey {
   /** A hub in a container, if no unit starts one. */
   readonly container: ContainerSurvey | undefined;
   readonly packages: PackagesSurvey | undefined;
-  /** Undefined if setup does not work on the hub of a quadlet. */
-  readonly quadlet?: QuadletSurvey | undefined;
+  /** Undefined if setup does not work on the hub of a container. */
+  readonly hubContainer?: HubContainerSurvey | undefined;
   readonly server: ServerJsonSurvey;
   readonly database: DatabaseSurvey | undefined;
   /** The format of the file at the store's path. */
@@ -195,7 +195,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     otherHub: hub === undefined ? await findOtherHub() : undefined,
     container: hub === undefined ? await surveyContainer(storePath) : undefined,
     packages: python && (await surveyPackages(python, account)),
-    quadlet: await surveyQuadlet(),
+    hubContainer: await surveyHubContainer(),
     server: {
       path: serverJsonPath(),
       problem,
@@ -238,17 +238,17 @@ async function findPython(
 ): Promise<HubPython | undefined> {
   if (hub === undefined && hubPython === undefined) return undefined;
   if (hub !== undefined && hubContainer() !== undefined) {
-    const container = await findContainerOfUnit(hub);
+    const container = await findContainerOfService(hub);
     return container && findContainerPython(container);
   }
   return findHubPython({ hubPython, args: hub?.command });
 }
 
-async function surveyQuadlet(): Promise<QuadletSurvey | undefined> {
+async function surveyHubContainer(): Promise<HubContainerSurvey | undefined> {
   const hub = hubContainer();
   if (hub === undefined) return undefined;
   const configHome = dirname(dirname(hub.inside));
-  const container = await findContainerOfUnit(hub.unit);
+  const container = await findContainerOfService(hub.unit);
   return {
     name: hub.name,
     packageList: toMachine(join(configHome, "hivemind", "hivemind.list")),

@@ -14,7 +14,7 @@ import { acquireLock } from "../operation/lock.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
 import { removeSchedules } from "../service/schedule.js";
-import { systemctlLine } from "../service/systemctl.js";
+import { isUnit, systemctlLine } from "../service/systemctl.js";
 import { quoteExpandedCommand } from "../service/unit-file.js";
 import { installDropIn, removeDropIn } from "./drop-in.js";
 import { isSealedUnit } from "./facts.js";
@@ -122,6 +122,7 @@ export async function undoSetup(request: SetupRequest, found: SetupRecord): Prom
  * @throws {@link StoreError} refused - if the unit itself, or another drop-in, uses `run`
  */
 async function assertNoOtherRun({ unit, drop_in: dropIn }: SetupRecord): Promise<void> {
+  if (!isUnit(unit)) return;
   const path = await findOtherRun(unit, dropIn);
   if (path === undefined) return;
   const { manager, name } = unit;
@@ -188,7 +189,7 @@ async function returnHub(
 
 /** Lets the unit start through `run`, on the database named in `server.json`. */
 async function writeDropIn(request: SetupRequest, { unit, drop_in }: SetupRecord): Promise<void> {
-  const command = hubContainer() ? [] : await readHubCommand(unit);
+  const command = hubContainer() || !isUnit(unit) ? [] : await readHubCommand(unit);
   await installDropIn(request, { ...unit, dropIn: drop_in, command }, "in-progress");
 }
 

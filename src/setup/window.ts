@@ -4,6 +4,7 @@
  * After a kill only the service must be started, which the journal names: while the record is not
  * complete, the hub's unit starts on the database named in `server.json`.
  */
+import { hubContainer } from "../config/hub-account.js";
 import { isKind, StoreError, systemError } from "../errors.js";
 import type { Downtime, Restart } from "../operation/downtime.js";
 import { Journal, setupOperation } from "../operation/journal.js";
@@ -13,6 +14,7 @@ import { resolveService } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
 import { reportService, withServiceStopped } from "../operation/window.js";
 import type { Reporter } from "../reporter.js";
+import { renewCopy } from "../service/copy-unit.js";
 import type { ServiceChoice } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import { type Outage, toOutage } from "./serving.js";
@@ -79,6 +81,7 @@ export async function withHubStopped(window: HubWindow): Promise<Outage | null> 
     async (stopped) => {
       emitStep("setup.stopped");
       await window.work();
+      await renewCopyOfCompose();
       emitStep("setup.worked");
       return stopped;
     },
@@ -110,11 +113,17 @@ async function startAsBefore(
   try {
     if (wasStarted && downtime) await stopAgain(downtime);
     outcome = await revert();
+    await renewCopyOfCompose();
   } catch (error) {
     outcome = systemError(error, "the former database could not be restored").message;
   }
   const recovery = await recoverStop(journal, lock.storePath, failed);
   return withRecovery(failure, recovery, outcome);
+}
+
+/** No unit starts the container of compose and writes the copy before. */
+async function renewCopyOfCompose(): Promise<void> {
+  if (hubContainer()?.compose) await renewCopy();
 }
 
 /** Stops the unit, which may be waiting for its next start after a failed start. */

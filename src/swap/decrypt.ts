@@ -9,6 +9,11 @@ import type { OperationOptions } from "./options.js";
 import { convert, stagePlaintext } from "./prepare.js";
 import { swap } from "./swap.js";
 
+export interface DecryptOptions extends OperationOptions {
+  /** Whether the password is removed from a container's copy of `server.json`, not refused. */
+  readonly clearsCopy?: boolean;
+}
+
 export interface DecryptResult {
   readonly decrypted: {
     readonly path: string;
@@ -27,7 +32,7 @@ export interface DecryptResult {
  *   unit starts the hub by `run`: it requires an encrypted store
  * @throws {@link StoreError} - what `unlock`, `resolveService` and `swap` throw
  */
-export async function decrypt(options: OperationOptions): Promise<DecryptResult> {
+export async function decrypt(options: DecryptOptions): Promise<DecryptResult> {
   const { lock, source, reporter, signal } = options;
   const { storePath } = lock;
   const opened = await unlock(storePath, source, { mode: "readwrite" });
@@ -38,7 +43,8 @@ export async function decrypt(options: OperationOptions): Promise<DecryptResult>
   }
   const service = await resolveService(options.service, reporter);
   const delivery = await findPasswordDelivery(service, options.hub);
-  if (delivery.how === "run") {
+  const copy = options.clearsCopy && delivery.how === "run" ? delivery.copy : undefined;
+  if (delivery.how === "run" && copy === undefined) {
     const name = service.service.name ?? "the hub";
     const systemctl = service.service.kind === "systemd-user" ? "systemctl --user" : "systemctl";
     throw new StoreError(
@@ -62,6 +68,7 @@ export async function decrypt(options: OperationOptions): Promise<DecryptResult>
   if (delivery.how === "server.json") {
     reporter.notice(`removing the password from ${delivery.path}: the hub needs none any more`);
   }
+  const passwordFile = delivery.how === "server.json" ? { path: delivery.path } : copy;
   const outcome = await swap({
     operation: "decrypt",
     lock,
@@ -69,7 +76,7 @@ export async function decrypt(options: OperationOptions): Promise<DecryptResult>
     passphrase: undefined,
     sources: { from: source, to: source },
     keyring,
-    serverJson: delivery.how === "server.json" ? { path: delivery.path, remove: true } : undefined,
+    serverJson: passwordFile && { ...passwordFile, remove: true },
     service,
     recoveryCommand: options.recoveryCommand,
     reporter,

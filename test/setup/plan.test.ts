@@ -31,7 +31,7 @@ const packages: NonNullable<Survey["packages"]> = {
   directory: "/home/a/.venvs/ovos/lib/python3.11/site-packages",
 };
 
-const quadlet: NonNullable<Survey["quadlet"]> = {
+const hubContainer: NonNullable<Survey["hubContainer"]> = {
   name: "hub",
   packageList: "/volume/hivemind.list",
   secrets: [],
@@ -350,7 +350,7 @@ describe("what is in the way is named with its fix", () => {
     ],
     [
       "an encrypted store without a password, in a container",
-      { database: { ...database, kind: "sqlcipher" }, store: "sqlcipher", quadlet },
+      { database: { ...database, kind: "sqlcipher" }, store: "sqlcipher", hubContainer },
       "no password",
       "run --print-unit quadlet --container hub",
     ],
@@ -358,7 +358,7 @@ describe("what is in the way is named with its fix", () => {
       "a password from a secret of the engine",
       {
         ...{ database: { ...database, kind: "sqlcipher" }, store: "sqlcipher" },
-        quadlet: { ...quadlet, secrets: ["server.json"] },
+        hubContainer: { ...hubContainer, secrets: ["server.json"] },
       },
       "from secrets of podman (server.json)",
       "podman secret rm server.json && hivemind-sqlcipher rotate",
@@ -371,19 +371,19 @@ describe("what is in the way is named with its fix", () => {
     ],
     [
       "an image whose plugin does not encrypt",
-      { packages: cannot, quadlet },
+      { packages: cannot, hubContainer },
       "the container hub cannot open an encrypted store",
       "'sqlcipher3>=0.6.2' >> '/volume/hivemind.list'\nsystemctl --user restart",
     ],
     [
       "a container without the Python of a hub",
-      { packages: undefined, quadlet: { ...quadlet, packageList: undefined } },
+      { packages: undefined, hubContainer: { ...hubContainer, packageList: undefined } },
       "its Python was not found",
       "mount .config/hivemind",
     ],
     [
       "a paused container",
-      { hubs: [{ ...hub, state: "paused" }], quadlet },
+      { hubs: [{ ...hub, state: "paused" }], hubContainer },
       "is paused",
       "unpause hub",
     ],

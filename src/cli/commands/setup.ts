@@ -1,5 +1,6 @@
 import { homedir } from "node:os";
 import { type Command, Option } from "commander";
+import { hubContainer } from "../../config/hub-account.js";
 import { expandPath } from "../../config/paths.js";
 import { exitCodes, StoreError } from "../../errors.js";
 import { describeSource, formatSource, parseSource } from "../../keys/source.js";
@@ -71,7 +72,7 @@ export function addCommand(program: Command): void {
     details: [
       "Inspects the hub's unit, packages, database and server.json, prints a plan, and asks once. Then it creates or converts the store, switches server.json, starts the hub through run by a drop-in, makes and verifies the first backup and its bundle, and installs a daily timer. If it is interrupted, the hub runs, and the same command continues.",
       "Root sets up a system unit that runs as another user: systemd-creds seals the passphrase to this machine, and systemd unseals it for the unit. --headless does so for each system unit. For a user unit it needs systemd 256, or names the commands that let the keyring be unlocked at boot.",
-      "For a hub in a container, it writes a drop-in for the quadlet of rootless Podman (since 5.0), and prints the steps for any other container.",
+      "For a hub in a container of rootless Podman, it writes a drop-in for the quadlet (since Podman 5.0) or an override of the compose file, and prints the steps for any other container.",
       "With --yes it needs --recovery-key-file, or --recipient. --undo keeps the clients that were added since, and the encrypted store.",
     ],
     examples: [
@@ -142,14 +143,15 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
 function buildChoice(context: Context, options: SetupOptions) {
   const { storePath, settings, settingsPath, settingsSection, source } = context;
   const { service, unit } = resolveServiceChoice(context, options);
-  if (service !== "auto" && service !== "systemd" && service !== "systemd-user") {
+  const isUnit = service === "systemd" || service === "systemd-user";
+  if (!isUnit && service !== "auto" && hubContainer() === undefined) {
     throw new StoreError("usage", `setup works with systemd units, not with ${service}`, {
       hint: "Name the hub's unit with --unit NAME; docs/guide/containers.md has the steps for a container.",
     });
   }
   return {
     ...{ storePath, settings, settingsPath, section: settingsSection, source, unit },
-    manager: service === "auto" ? undefined : service,
+    manager: isUnit ? service : undefined,
     ...{ hubPython: options.hubPython, to: options.to, bundleTo: options.bundleTo },
   };
 }

@@ -1,0 +1,102 @@
+/** Projects of compose whose containers belong to this user's Podman. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import type { ComposeService } from "../config/hub-account.js";
+import type { Environment } from "../config/paths.js";
+import { StoreError } from "../errors.js";
+import { run } from "../process/run.js";
+import { shellQuote } from "../text/escape.js";
+import { type ComposeLabels, inspectContainer } from "./engine.js";
+import { formatFailure, queryLimitMs } from "./systemctl.js";
+
+/** The names that compose finds by itself, each with the name of its override. */
+const overrides: Readonly<Record<string, string>> = {
+  "compose.yaml": "compose.override.yaml",
+  "compose.yml": "compose.override.yml",
+  "docker-compose.yaml": "docker-compose.override.yaml",
+  "docker-compose.yml": "docker-compose.override.yml",
+};
+
+/** The stop of the old container, and the start of the new one. */
+const createLimitMs = 120_000;
+
+const programs = [["docker-compose"], ["docker", "compose"]] as const;
+
+/**
+ * Returns the service of a container.
+ *
+ * @throws {@link StoreError} refused - if compose would not read an override next to its file
+ */
+export function findComposeService(labels: ComposeLabels): ComposeService {
+  const { project, directory, files, service, isImitated } = labels;
+  const problem = (message: string) => new StoreError("refused", message);
+  if (isImitated) throw problem("podman-compose has created it, not compose");
+  const present = Object.keys(overrides).filter((name) => existsSync(join(directory, name)));
+  const [name, other] = present;
+  if (name === undefined) throw problem(`${directory} has no compose file`);
+  if (other !== undefined) throw problem(`${directory} has both ${name} and ${other}`);
+  const override = join(directory, overrides[name] ?? "");
+  const others = files.filter((file) => ![join(directory, name), override].includes(file));
+  if (others.length > 0) throw problem(`compose was given other files: ${others.join(", ")}`);
+  return { project, directory, service, override };
+}
+
+/** Returns the override in a project; undefined if there is none. */
+export function findOverride({ directory }: ComposeService): string | undefined {
+  return Object.values(overrides)
+    .map((name) => join(directory, name))
+    .find((path) => existsSync(path));
+}
+
+/** Returns the program of compose, version 2 or later; undefined if this user has none. */
+export async function findComposeProgram(): Promise<readonly string[] | undefined> {
+  for (const [program, ...args] of programs) {
+    const { code, stdout } = await run(program, [...args, "version", "--short"], {
+      timeoutMs: queryLimitMs,
+    });
+    const version = /^v?(\d+)\./m.exec(stdout)?.[1];
+    if (code === 0 && Number(version) >= 2) return [program, ...args];
+  }
+  return undefined;
+}
+
+/** Returns the path of the socket of this user's Podman. */
+export function podmanSocket({ XDG_RUNTIME_DIR }: Environment = process.env): string {
+  return `${XDG_RUNTIME_DIR || `/run/user/${process.geteuid?.()}`}/podman/podman.sock`;
+}
+
+/** The names are those in the labels: the environment may have others. */
+function projectArgs({ project, directory }: ComposeService): string[] {
+  return ["--project-name", project, "--project-directory", directory];
+}
+
+/** Returns the command line that creates and starts the container of a service. */
+function upLine(composed: ComposeService): string {
+  const args = [...projectArgs(composed), "up", "--detach", "--no-deps", composed.service];
+  return `DOCKER_HOST=unix://${podmanSocket()} docker compose ${args.map(shellQuote).join(" ")}`;
+}
+
+/**
+ * Creates the container of a service again if its compose files have changed. A stopped container
+ * stays stopped. Pulls no image.
+ *
+ * @throws {@link StoreError} service - if this fails
+ */
+export async function createAgain(composed: ComposeService, name: string): Promise<void> {
+  const { directory, service } = composed;
+  const [program = "docker-compose", ...first] = (await findComposeProgram()) ?? [];
+  const isRunning = (await inspectContainer("podman", name))?.status === "running";
+  const how = isRunning ? "--detach" : "--no-start";
+  const args = [...projectArgs(composed), "up", how, "--no-deps", "--pull", "never", service];
+  const { COMPOSE_FILE: _, ...others } = process.env;
+  const environment = { ...others, DOCKER_HOST: `unix://${podmanSocket()}` };
+  const outcome = await run(program, [...first, ...args], {
+    ...{ timeoutMs: createLimitMs, account: { environment } },
+  });
+  if (outcome.code === 0) return;
+  throw new StoreError(
+    "service",
+    `compose did not create ${service} of ${directory} again${formatFailure(outcome)}`,
+    { hint: `Run this to see why: ${upLine(composed)}` },
+  );
+}

@@ -1,0 +1,30 @@
+/** The unit that writes the copy of `server.json` for the container of a compose file. */
+import { readGroups } from "../process/cgroup.js";
+import { formatFailure, show, systemctl, unitError } from "./systemctl.js";
+
+export const copyUnit = "hivemind-sqlcipher-copy.service";
+
+/** Returns whether this process belongs to the unit. */
+export function isInCopyUnit(): boolean {
+  return readGroups(process.pid).includes(`/${copyUnit}`);
+}
+
+/** How long the unit may wait for the keyring. */
+const limitMs = 60_000;
+
+/**
+ * Writes the copy again, if this user has the unit.
+ *
+ * @throws {@link StoreError} service - if the unit fails
+ */
+export async function renewCopy(): Promise<void> {
+  const [unit = {}] = await show("systemd-user", ["LoadState"], [copyUnit]).catch(() => []);
+  if (unit.LoadState !== "loaded") return;
+  const outcome = await systemctl("systemd-user", ["restart", copyUnit], limitMs);
+  if (outcome.code === 0) return;
+  throw unitError(
+    "systemd-user",
+    `${copyUnit} did not write the copy of server.json${formatFailure(outcome)}`,
+    copyUnit,
+  );
+}

@@ -1,0 +1,90 @@
+/**
+ * Installs and removes the override of a compose file, with the unit that writes the copy of
+ * `server.json` for it.
+ */
+import { rmdir } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import type { ComposeService, HubContainer } from "../config/hub-account.js";
+import { configHome } from "../config/paths.js";
+import { StoreError } from "../errors.js";
+import { makeDirectory, removeFile, replaceFile } from "../fs/atomic.js";
+import {
+  type ContainerUnit,
+  renderComposeOverride,
+  renderCopyUnit,
+} from "../hub/container-units.js";
+import { copyPath } from "../hub/password-delivery.js";
+import { emitStep } from "../operation/step.js";
+import { createAgain } from "../service/compose.js";
+import { copyUnit, renewCopy } from "../service/copy-unit.js";
+import { formatFailure, type ServiceName, systemctl, systemctlLine } from "../service/systemctl.js";
+
+export const header = `# Written by hivemind-sqlcipher setup; setup --undo removes it.
+`;
+
+/** Returns the path of the unit that writes the copy. */
+export function copyUnitFile(): string {
+  return join(configHome(), "systemd", "user", copyUnit);
+}
+
+/**
+ * Lets the container mount the copy. The container is created again; if it runs, it is started with
+ * the copy.
+ *
+ * @throws {@link StoreError} io - if a file cannot be written
+ * @throws {@link StoreError} service - if systemd or compose fails
+ */
+export async function installOverride(
+  unit: ContainerUnit,
+  { name, inside }: Pick<HubContainer, "name" | "inside">,
+  composed: ComposeService,
+): Promise<void> {
+  await makeDirectory(dirname(copyUnitFile()));
+  await replaceFile(copyUnitFile(), header + renderCopyUnit(unit), 0o644);
+  await reloadUnits("systemd-user");
+  await callUserManager("enable", copyUnit);
+  await renewCopy();
+  emitStep("setup.copy-unit");
+  const text = renderComposeOverride(composed.service, copyPath(), inside);
+  await replaceFile(composed.override, header + text, 0o644);
+  emitStep("setup.override");
+  await createAgain(composed, name);
+}
+
+/**
+ * Creates the container again without the copy, and removes the copy with its unit.
+ *
+ * @throws {@link StoreError} as {@link installOverride}
+ */
+export async function removeOverride(name: string, composed: ComposeService): Promise<void> {
+  await removeFile(composed.override);
+  emitStep("undo.override");
+  await createAgain(composed, name);
+  await callUserManager("disable", "--now", copyUnit).catch(() => undefined);
+  await removeFile(copyUnitFile());
+  await reloadUnits("systemd-user");
+  await removeFile(copyPath());
+  await rmdir(dirname(copyPath())).catch(() => undefined);
+}
+
+/**
+ * Lets a manager read its unit files. A container has none.
+ *
+ * @throws {@link StoreError} service - if it does not
+ */
+export async function reloadUnits(manager: ServiceName["manager"]): Promise<void> {
+  if (manager === "podman") return;
+  const outcome = await systemctl(manager, ["daemon-reload"]);
+  if (outcome.code === 0) return;
+  throw new StoreError("service", `systemd did not reload its units${formatFailure(outcome)}`, {
+    hint: `Run ${systemctlLine(manager, "daemon-reload")} to see why.`,
+  });
+}
+
+async function callUserManager(...args: string[]): Promise<void> {
+  const outcome = await systemctl("systemd-user", args);
+  if (outcome.code === 0) return;
+  throw new StoreError("service", `systemctl ${args.join(" ")} failed${formatFailure(outcome)}`, {
+    hint: `Run ${systemctlLine("systemd-user", args.join(" "))} to see why.`,
+  });
+}

@@ -1,0 +1,59 @@
+# The hub of a user in a container of rootless Podman, from a compose file: sourced after quadlet.sh.
+
+project=$user_home/hivemind
+
+# Version 2 of compose, as a program, and the socket of the user's Podman.
+install_compose() {
+  as_user mkdir -p $project $user_home/.config/systemd/user
+  cp "$TOOLS/../../.cache/engines/docker-compose" $user_home/bin/
+  export PATH=$user_home/bin:$PATH
+  as_user systemctl --user start podman.socket
+}
+
+# write_compose [VOLUME ...]: further volumes of the hub
+write_compose() {
+  local base environment
+  environment=$(readlink -f "$HUB_ENVIRONMENT")
+  base=$("$HUB_ENVIRONMENT/bin/python" -c 'import sys; print(sys.base_prefix)')
+  cat >$project/compose.yaml <<COMPOSE
+services:
+  hivemind_listener:
+    image: localhost/hub
+    container_name: hivemind_listener
+    network_mode: host
+    restart: unless-stopped
+    tmpfs: /tmp
+    # Python as the first process has no handler for SIGTERM.
+    stop_signal: SIGINT
+    environment:
+      HOME: $home_inside
+      XDG_CONFIG_HOME: ""
+    command: ["$environment/bin/hivemind-core", "listen"]
+    volumes:
+      - $user_home/.local/share/hivemind-core:$home_inside/.local/share/hivemind-core
+      - $user_home/.config/hivemind-core:$home_inside/.config/hivemind-core
+$(printf '%s\n' /usr /lib /lib64 "$environment" "$base" | sort -u | sed 's/.*/      - &:&:ro/')
+$(printf '      - %s\n' "$@")
+COMPOSE
+  sed -i '/^ *- *$/d' $project/compose.yaml
+  chown $uid:$uid $project/compose.yaml
+}
+
+compose() {
+  in_session env DOCKER_HOST=unix:///run/user/$uid/podman/podman.sock docker-compose --project-directory $project "$@"
+}
+
+# compose_hub [OPTION ...]: creates and starts the hub
+compose_hub() {
+  compose "$@" up --detach --quiet-pull >$HOME/compose.log 2>&1 || { cat $HOME/compose.log >&2; return 1; }
+  wait_for_port
+}
+
+# The hub as it was before setup: without the copy, its unit and the override.
+is_composed_as_before() {
+  wait_for_port
+  in_container cat $home_inside/.config/hivemind-core/server.json | cmp - $config/server.json || true
+  ls $project
+  ls $user_home/.config/systemd/user/{,default.target.wants/} 2>/dev/null | grep copy || true
+  [[ ! -e /run/user/$uid/hivemind-sqlcipher ]] || echo "the copy is left"
+}

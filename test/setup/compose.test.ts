@@ -1,0 +1,226 @@
+/** A hub in a container of rootless Podman, from a compose file. */
+import { expect, test } from "vitest";
+import { root } from "../built.js";
+import { proving } from "../prove-report.js";
+import { HeadlessMachine } from "./headless-machine.js";
+
+const options =
+  "--to $user_home/backups --bundle-to $user_home/bundles --recovery-key-file $user_home/key.txt --yes";
+
+/** Compose is version 2.26, from scripts/setup --engines. */
+const begin = `
+  . ${root}test/setup/quadlet.sh
+  . ${root}test/setup/compose.sh
+  install_login
+  install_podman
+  install_assistant
+  start_enabled
+  log_in
+  install_compose
+  make_image`;
+
+// scripts/prove containers installs compose.
+if (proving) {
+  test("setup of a JSON hub in one command, run again, and undone", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${begin}
+    configure hivemind-json-db-plugin
+    add_clients kitchen hall
+    write_compose
+    compose_hub
+    cp $config/server.json $HOME/
+    command setup --dry-run ${options} | grep -o "compose.override.yaml, which lets the container mount .*"
+    is_composed_as_before
+    command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
+    sed '1,/satellite reconnects/d' $HOME/setup.log | wc -l
+    serves_encrypted
+    names
+    [[ ! -e $data/clients.json ]]
+    stat -c %a $data/clients.db
+    ls $user_home/backups | grep -c "db$"
+    as_user systemctl --user is-active hivemind-sqlcipher-backup-*.timer
+    command setup ${options} | grep -o "^Nothing to do"
+    command add-client --name attic >/dev/null
+    command rotate --quiet >/dev/null
+    serves_encrypted
+    command backup --quiet | grep -o "stopped for"
+    # As after a reboot: the copy is gone, and the unit runs before the engine starts the container.
+    compose stop 2>/dev/null
+    rm /run/user/$uid/hivemind-sqlcipher/server.json
+    as_user systemctl --user restart hivemind-sqlcipher-copy
+    compose start 2>/dev/null
+    serves_encrypted
+    compose up --detach --force-recreate >$HOME/compose.log 2>&1
+    serves_encrypted
+    command setup --undo --yes | tail -1
+    is_composed_as_before
+    json_names
+    cmp $config/server.json $HOME/server.json
+    command setup --undo --yes`);
+    expect(output).toEqual([
+      "compose.override.yaml, which lets the container mount a copy of server.json with the passphrase, in memory; create the container again with it",
+      "compose.yaml",
+      "11",
+      "hall kitchen",
+      "600",
+      "1",
+      "active",
+      "Nothing to do",
+      "stopped for",
+      "The settings, the passphrase, backups and bundles stay.",
+      "compose.yaml",
+      "attic hall kitchen",
+      expect.stringMatching(/^Nothing to undo/),
+    ]);
+  }, 300_000);
+
+  test.each(["sqlite", "sqlcipher"])(
+    "setup of a hub on %s, and back",
+    async (layout) => {
+      const machine = await HeadlessMachine.make();
+      const password = layout === "sqlcipher" ? `"password=in 'plain' text"` : "";
+      const output = await machine.boot(`${begin}
+    configure hivemind-sqlite-db-plugin ${password}
+    add_clients kitchen hall
+    write_compose
+    compose_hub
+    cp $config/server.json $HOME/
+    command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
+    serves_encrypted
+    names
+    command setup ${options} | grep -o "^Nothing to do"
+    command setup --undo --yes >$HOME/undo.log 2>&1 || { cat $HOME/undo.log; exit 1; }
+    is_composed_as_before
+    python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["database"] == json.load(open(sys.argv[2]))["database"])' $config/server.json $HOME/server.json
+    head -c 6 $data/clients.db | grep -c SQLite || true`);
+      const isPlain = layout === "sqlite" ? "1" : "0";
+      expect(output).toEqual(["hall kitchen", "Nothing to do", "compose.yaml", "True", isPlain]);
+    },
+    300_000,
+  );
+
+  /** Without the steps whose state for the next setup is that of a neighbour. */
+  const steps = [
+    ...["setup.recorded", "setup.copy-unit", "setup.override", "setup.drop-in", "setup.stopped"],
+    ...["setup.copied", "setup.switched", "setup.plain-removed"],
+    ...["undo.recorded", "undo.switched", "undo.override", "undo.drop-in", "undo.moved"],
+  ];
+
+  test("killed at steps of setup and undo, the container starts, and the same command goes on", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${begin}
+    configure hivemind-json-db-plugin
+    add_clients kitchen hall
+    write_compose
+    compose_hub
+    for step in ${steps.join(" ")}; do
+      command="${options}"
+      [[ $step != undo.* ]] || command="--undo --yes"
+      code=0
+      NODE_OPTIONS=--import=${root}test/faults/at-step.mjs HIVEMIND_TEST_AT_STEP="{\\"$step\\":\\"kill\\"}" \
+        command setup $command >$HOME/killed.log 2>&1 || code=$?
+      # The code of systemd-run for a signal.
+      [[ $code == 255 ]] || { echo "$step: not killed, code $code"; cat $HOME/killed.log >&2; }
+      # As after a power failure: no timer of this boot starts the hub.
+      as_user systemctl --user stop 'hivemind-sqlcipher-restart-*.timer' 2>/dev/null || true
+      if [[ -e $user_home/.config/systemd/user/hivemind-sqlcipher-copy.service ]]; then
+        rm -f /run/user/$uid/hivemind-sqlcipher/server.json
+        as_user systemctl --user restart hivemind-sqlcipher-copy || echo "$step: no copy"
+      fi
+      compose restart >$HOME/compose.log 2>&1 || { echo "$step: the hub does not start"; cat $HOME/compose.log >&2; }
+      wait_for_port || echo "$step: not listening"
+    done
+    command setup --undo --yes >$HOME/undo.log 2>&1 || cat $HOME/undo.log
+    is_composed_as_before
+    json_names`);
+    expect(output).toEqual(["compose.yaml", "hall kitchen"]);
+  }, 580_000);
+
+  test("killed while the hub is stopped, it is started on the database of server.json", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${begin}
+    configure hivemind-json-db-plugin
+    add_clients kitchen hall
+    write_compose
+    compose_hub
+    kill_at() {
+      export NODE_OPTIONS=--import=${root}test/faults/at-step.mjs HIVEMIND_TEST_AT_STEP="{\\"$1\\":\\"kill\\"}"
+      command setup "\${@:2}" >$HOME/killed.log 2>&1 || echo "code $?"
+      unset NODE_OPTIONS HIVEMIND_TEST_AT_STEP
+    }
+    kill_at setup.switched ${options}
+    command settle | grep -o "started hivemind_listener"
+    serves_encrypted
+    command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
+    serves_encrypted
+    names
+    kill_at undo.switched --undo --yes
+    command settle | grep -o "started hivemind_listener"
+    wait_for_port
+    in_container cat $home_inside/.config/hivemind-core/server.json | cmp - $config/server.json
+    command setup --undo --yes >/dev/null
+    is_composed_as_before
+    json_names`);
+    expect(output).toEqual([
+      ...["code 255", "started hivemind_listener", "hall kitchen"],
+      ...["code 255", "started hivemind_listener", "compose.yaml", "hall kitchen"],
+    ]);
+  }, 300_000);
+
+  test("what is in the way is named, and nothing has changed", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${begin}
+    configure hivemind-sqlite-db-plugin
+    add_clients kitchen
+    write_compose
+    try() {
+      local code=0
+      command setup --dry-run ${options} >$HOME/dry.log 2>&1 || code=$?
+      echo "$1: $code"
+      sed -n '/^obstacle:/p' $HOME/dry.log
+    }
+    compose_hub
+    echo 'services: {}' >$project/compose.override.yml
+    try override
+    rm $project/compose.override.yml
+    chown root $project
+    try directory
+    chown $uid $project
+    mv $user_home/bin/docker-compose $HOME/
+    try program
+    grep -c "run --print-unit compose --container hivemind_listener" $HOME/dry.log
+    mv $HOME/docker-compose $user_home/bin/
+    echo '[Service]' >$user_home/.config/systemd/user/hivemind-sqlcipher-copy.service
+    try unit
+    rm $user_home/.config/systemd/user/hivemind-sqlcipher-copy.service
+    mv $project/compose.yaml $project/hub.yaml
+    try file
+    compose --file $project/hub.yaml down 2>/dev/null
+    compose_hub --file $project/hub.yaml
+    cp $project/hub.yaml $project/compose.yaml
+    try files
+    rm $project/hub.yaml
+    ls $project
+    [[ ! -e $user_home/.config/hivemind-sqlcipher ]] && echo untouched`);
+    const problem = (text: string) =>
+      expect.stringContaining(`hub runs in the container hivemind_listener (podman): ${text}`);
+    const project = "/var/tmp/resident/hivemind";
+    expect(output).toEqual([
+      "override: 17",
+      problem(`${project}/compose.override.yml exists already`),
+      "directory: 17",
+      problem(`this user cannot write to ${project}`),
+      "program: 17",
+      problem("docker compose 2 is not installed"),
+      "1",
+      "unit: 17",
+      problem("/var/tmp/resident/.config/systemd/user/hivemind-sqlcipher-copy.service exists"),
+      "file: 17",
+      problem(`${project} has no compose file`),
+      "files: 17",
+      problem(`compose was given other files: ${project}/hub.yaml`),
+      "compose.yaml",
+      "untouched",
+    ]);
+  }, 300_000);
+}
