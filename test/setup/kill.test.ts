@@ -94,7 +94,10 @@ test("a client that is added during the copy is not lost", async () => {
   const setup = ["setup", ...hub.options];
   const env = atSteps({ "migrate.compared": `cp '${added}' '${json}'` });
   const { code, stderr } = await machine.run(setup, { env });
-  expect([code, stderr]).toEqual([17, expect.stringContaining("has changed since it was read")]);
+  expect([code, stderr]).toEqual([
+    17,
+    expect.stringContaining("has changed since the start of the migration"),
+  ]);
   expect(stderr).toContain("run setup again");
   expect(await restarted(hub)).toBe(`${jsonModule} 6`);
   expect((await machine.run(setup)).code).toBe(0);
