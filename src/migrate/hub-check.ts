@@ -101,9 +101,8 @@ export async function assertHubCanSwitch(options: HubCheckOptions): Promise<Test
     });
   }
   for (const each of [hub, ...others]) await assertHubLoads(each, options);
-  if (to.name === sqlcipherPluginName)
-    assertUnitsUseRun(units, "passphrase", "the encrypted store");
-  if (needsRedisPassword(to, database)) assertUnitsUseRun(units, "password", "the Redis server");
+  if (to.name === sqlcipherPluginName) assertUnitsUseRun(units, "passphrase");
+  if (needsRedisPassword(to, database)) assertUnitsUseRun(units, "password");
   if ([from, to].some(isFileDatabase)) assertSameDataHome(units);
   return hub;
 }
@@ -380,16 +379,23 @@ async function identifyTarget(to: Endpoint): Promise<{ cipherCompatibility: 3 | 
 /**
  * Checks that every unit starts its hub through `run`, which passes the secret to the hub.
  *
+ * @param secret - the passphrase of the encrypted store, or the password of the Redis server
  * @throws {@link StoreError} refused - if a unit does not
  */
-function assertUnitsUseRun(units: readonly HubUnit[], secret: string, target: string): void {
+function assertUnitsUseRun(units: readonly HubUnit[], secret: "passphrase" | "password"): void {
   const without = units.find(({ args }) => !startsByRun(args.join(" ")));
   if (without === undefined) return;
+  const target = secret === "passphrase" ? "the encrypted store" : "the Redis server";
+  // A drop-in cannot be printed for a template, and before the switch not for a password of Redis.
+  const canPrint = secret === "passphrase" && !without.isTemplate;
+  const change = canPrint
+    ? `write the drop-in printed by hivemind-sqlcipher run --print-unit dropin --unit ${shellQuote(without.name)}`
+    : 'write the path of hivemind-sqlcipher, and "run --", before the command in its ExecStart=, then run systemctl daemon-reload';
   throw new StoreError(
     "refused",
     `${without.name} starts the hub without its ${secret}: the hub could not open ${target}`,
     {
-      hint: `Let the unit start the hub through run, with the drop-in that this prints: hivemind-sqlcipher run --print-unit dropin --unit ${shellQuote(without.name)}\nIf the unit is no longer used, remove its file or mask it: ${systemctlLine(without.manager, `mask ${shellQuote(without.name)}`)}\nOr add --hub none if the hub of the unit does not use this server.json.`,
+      hint: `Let the unit start the hub through run: ${change}.\nIf the unit is no longer used, remove its file or mask it: ${systemctlLine(without.manager, `mask ${shellQuote(without.name)}`)}\nOr add --hub none if the hub of the unit does not use this server.json.`,
     },
   );
 }

@@ -225,6 +225,7 @@ test("a template without an instance counts as a unit, under its own name", asyn
     ...[...removing, "--hub-python", await python("development")],
   ]);
   expect(stderr).toContain(`${unit} starts the hub without its passphrase`);
+  expect(stderr).toContain("before the command in its ExecStart=");
   expect(code).toBe(17);
   expect(await hub.files()).toEqual(before);
 });
