@@ -13,7 +13,7 @@ import type { SwapJournal, SwapOperation } from "./state.js";
 /** The store before the swap. */
 export type Replaced =
   | { readonly state: "open"; readonly secret: Secret }
-  /** The file exists, but its clients cannot be read, as if no kept passphrase opens it. */
+  /** The file exists, but no kept passphrase opens it, or its clients cannot be read. */
   | { readonly state: "unopenable" }
   | { readonly state: "absent" };
 
