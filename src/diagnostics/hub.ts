@@ -5,8 +5,8 @@ import { hubEnvironment } from "../config/hub-account.js";
 import { dataHome } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import { dropInCommands, findHubUnit } from "../hub/existing-unit.js";
-import { cipherFormat, findHubPython, probePackages } from "../hub/interpreter.js";
-import { blacklistProblem, upgradeLine } from "../hub/schema.js";
+import { cipherFormat, describePython, findHubPython, probePackages } from "../hub/interpreter.js";
+import { blacklistProblem, installLine, upgradeLine } from "../hub/schema.js";
 import { namedStore, readServerJson, serverJsonPath, sqliteModule } from "../hub/server-json.js";
 import { findServicePython, readServiceHub } from "../hub/service-hub.js";
 import type { ServiceChoice } from "../service/select.js";
@@ -20,11 +20,6 @@ import type { StoreLocations } from "./files.js";
 export interface StoreFacts {
   readonly cipherCompatibility: CipherCompatibility;
   readonly schemaVersion: number;
-}
-
-/** Returns the command to install packages in the hub's own environment. */
-function pipInstall(python: string, ...requirements: readonly string[]): string {
-  return `${shellQuote(python)} -m pip install --pre --upgrade ${requirements.map(shellQuote).join(" ")}`;
 }
 
 /** The first version that uses a password is this pre-release. Version 0.2.1 ignores a password. */
@@ -55,8 +50,8 @@ export async function checkHub(options: {
   // updates the plugin also updates the hub.
   const isOldHub = hub.schemaVersion === null && hub.pluginManager !== null;
   const newerHub = isOldHub ? ["hivemind-core", "hivemind-plugin-manager"] : [];
-  const newerPlugin = pipInstall(python[0], ...newerHub, pluginRequirement, "sqlcipher3>=0.6.2");
-  const named = `hivemind-sqlite-database ${hub.sqlitePlugin ?? "is not installed"} in ${python[0]}`;
+  const newerPlugin = installLine(python[0], ...newerHub, pluginRequirement, "sqlcipher3>=0.6.2");
+  const named = `hivemind-sqlite-database ${hub.sqlitePlugin ?? "is not installed"} in ${describePython(python)}`;
   if (!hub.takesPassword) {
     const why = hub.problem ?? "it accepts a password, ignores it and writes plain text";
     return [finding("hub", "error", `${named} cannot use an encrypted store: ${why}`, newerPlugin)];
@@ -82,7 +77,7 @@ export async function checkHub(options: {
         "hub",
         "error",
         `the store has schema ${store.schemaVersion}, which this hub (hivemind-plugin-manager ${hub.pluginManager}) does not know: it enforces no blacklist`,
-        pipInstall(python[0], "hivemind-core", "hivemind-plugin-manager", pluginRequirement),
+        installLine(python[0], "hivemind-core", "hivemind-plugin-manager", pluginRequirement),
       ),
     );
   } else if (problem !== undefined) {

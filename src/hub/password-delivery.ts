@@ -142,7 +142,8 @@ export async function resolvePasswordDelivery(
 const withoutHubHint =
   "Or add --hub none if no hub uses this store, or if you will update its passphrase manually.";
 
-function startHint({ kind, name }: ResolvedService["service"]): string {
+/** Returns the advice to let a service start the hub through `run`. */
+export function startHint({ kind, name }: ResolvedService["service"]): string {
   if ((kind !== "systemd" && kind !== "systemd-user") || name === null) {
     return "Let the service start the hub through run: hivemind-sqlcipher run -- hivemind-core listen";
   }

@@ -94,8 +94,14 @@ export async function findBlacklisted(clients: AsyncIterable<Client>): Promise<C
  * or the change of the image for a container.
  */
 export function upgradeLine(python: string): string {
-  const install =
-    "pip install --pre --upgrade hivemind-core hivemind-plugin-manager hivemind-sqlite-database";
+  const packages = ["hivemind-core", "hivemind-plugin-manager", "hivemind-sqlite-database"];
+  return installLine(python, ...packages);
+}
+
+/** Returns the command that installs packages for an interpreter, or the advice to do so. */
+export function installLine(python: string, ...requirements: readonly string[]): string {
+  const quoted = requirements.map((each) => (/^[\w-]+$/.test(each) ? each : shellQuote(each)));
+  const install = `pip install --pre --upgrade ${quoted.join(" ")}`;
   if (isAbsolute(python)) return `${shellQuote(python)} -m ${install}`;
   return `build the container's image with ${install}, then create the container again`;
 }

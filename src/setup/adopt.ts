@@ -16,6 +16,7 @@ import {
   findPasswordDelivery,
   findServerJson,
   type HubFile,
+  startHint,
   storeOf,
 } from "../hub/password-delivery.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
@@ -409,7 +410,7 @@ async function assertHubKeepsAccess(
     "refused",
     `without the password in ${passwordFile}, ${service.name ?? "the hub"} could not open its store`,
     {
-      hint: "Let its unit start it with run: ExecStart=hivemind-sqlcipher run -- hivemind-core listen (then systemctl daemon-reload).\nAdd --hub none if no hub uses this store.",
+      hint: `${startHint(service)}\nOr add --hub none if no hub uses this store.`,
     },
   );
 }

@@ -22,6 +22,7 @@ import { isRootName, startsEngine } from "../service/hub-units.js";
 import { type Properties, parseList } from "../service/properties.js";
 import { findQuadlet } from "../service/quadlet.js";
 import {
+  fullUnitName,
   isUnit,
   type Manager,
   type ServiceName,
@@ -87,7 +88,7 @@ async function findNames({ unit, manager }: Wanted, known?: ServiceName): Promis
   if (container !== undefined) return [container.unit];
   const isWanted = (each: Manager) => manager === undefined || manager === each;
   if (unit !== undefined) {
-    const name = unit.includes(".") ? unit : `${unit}.service`;
+    const name = fullUnitName(unit);
     return (["systemd-user", "systemd"] as const)
       .filter(isWanted)
       .map((each) => ({ manager: each, name }));

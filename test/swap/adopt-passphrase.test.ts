@@ -67,7 +67,7 @@ test("a hub that would be locked out by that is a refusal", async () => {
     removePassword: true,
   });
   expect(ran.code).toBe(17);
-  expect(ran.error?.hint).toMatch(/ExecStart=hivemind-sqlcipher run/);
+  expect(ran.error?.hint).toMatch(/start the hub through run: hivemind-sqlcipher run/);
   expect(await world.slots()).toEqual({});
   expect(await readFile(serverJson, "utf8")).toContain("battery");
 });
