@@ -1,6 +1,6 @@
 /**
  * Checks the prose: vocabulary and docstring tags of the comments in src, retired names, and the
- * width of comments everywhere and of README.md. Rates are per 1,000 words of comments.
+ * width of comments and documents. Rates are per 1,000 words of comments.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -120,4 +120,24 @@ test("README.md has at most 150 lines of at most 100 columns", () => {
   const lines = readFileSync(join(root, "README.md"), "utf8").trimEnd().split("\n");
   expect(lines.length).toBeLessThanOrEqual(150);
   expect(lines.filter((line) => line.length > maxColumns)).toEqual([]);
+});
+
+test("no line of text in the documents is wider than 100 columns", () => {
+  const documents = ["README", "ARCHITECTURE", "CHANGELOG", "CONTRIBUTING", "SECURITY"];
+  const written = [
+    ...documents.map((name) => `${name}.md`),
+    ...["docs/guide", "docs/design"].flatMap((directory) =>
+      readdirSync(join(root, directory)).map((name) => `${directory}/${name}`),
+    ),
+  ].filter((path) => path.endsWith(".md"));
+  const wide = written.flatMap((path) =>
+    readFileSync(join(root, path), "utf8")
+      .replace(/^( *)```[\s\S]*?^\1```/gm, (block) => block.replace(/.+/g, ""))
+      .split("\n")
+      .map((line, index) => ({ where: `${path}:${index + 1}`, line }))
+      // A table's row is one line, and so is a link.
+      .filter(({ line }) => line.length > maxColumns && !/^\||^\s*(?:- )?\[\S*$/.test(line))
+      .map(({ where }) => where),
+  );
+  expect(wide).toEqual([]);
 });
