@@ -170,7 +170,7 @@ test("a hub that would not get the new passphrase is a refusal; one that is star
   await world.startUnit();
   const refused = await world.run("rotate", { hub: "auto" });
   expect(refused.code).toBe(17);
-  expect(refused.error?.hint).toMatch(/hivemind-sqlcipher run -- /);
+  expect(refused.error?.hint).toMatch(/hivemind-sqlcipher run --print-unit dropin/);
   expect(await world.slots()).toEqual({ current: oldPassphrase });
   expect(await world.isActive).toBe(true);
 
