@@ -77,7 +77,7 @@ test("the backup is the store again, and the replaced one is kept under a name t
   const ran = await restore(world, backup);
   const { restored } = resultOf(ran);
   expect(await world.rows()).toEqual(rows);
-  expect(ran.notices.join()).toMatch(/1 client of the present store not in the backup/);
+  expect(ran.notices.join()).toMatch(/1 client missing from the backup/);
   expect(restored.replaced).toMatch(/clients\.db\.replaced\.\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ$/);
   expect(await world.leftovers()).toEqual([]);
   await cp(restored.replaced ?? "", `${world.path}.2`);
