@@ -19,6 +19,38 @@ const begin = `
   install_compose
   make_image`;
 
+test("without compose, the steps are named, and nothing has changed", async () => {
+  const machine = await HeadlessMachine.make();
+  const output = await machine.boot(`
+    . ${root}test/setup/quadlet.sh
+    . ${root}test/setup/compose.sh
+    install_login
+    install_podman
+    install_assistant
+    start_enabled
+    log_in
+    make_image
+    configure hivemind-sqlite-db-plugin
+    add_clients kitchen
+    as_user mkdir -p $project
+    write_compose
+    # As compose 2 creates it, before the hub starts.
+    in_session podman create --name hivemind_listener --network host --tmpfs /tmp --stop-signal SIGINT \
+      --label com.docker.compose.project=hivemind --label com.docker.compose.service=hivemind_listener \
+      --label com.docker.compose.project.working_dir=$project \
+      --label com.docker.compose.project.config_files=$project/compose.yaml \
+      --env HOME=$home_inside --env XDG_CONFIG_HOME= $(sed -En 's/^ *- ([^ :]+:.*)/--volume \\1/p' $project/compose.yaml) \
+      localhost/hub "$(readlink -f "$HUB_ENVIRONMENT")/bin/hivemind-core" listen >/dev/null
+    command setup ${options} >$HOME/setup.log 2>&1 || echo "code $?"
+    grep -o "docker compose 2 is not installed" $HOME/setup.log
+    grep -c "run --print-unit compose --container hivemind_listener" $HOME/setup.log
+    ls $project
+    [[ ! -e $user_home/.config/hivemind-sqlcipher ]] && echo untouched`);
+  expect(output).toEqual([
+    ...["code 17", "docker compose 2 is not installed", "1", "compose.yaml", "untouched"],
+  ]);
+}, 120_000);
+
 // scripts/prove containers installs compose.
 if (proving) {
   test("setup of a JSON hub in one command, run again, and undone", async () => {
