@@ -177,8 +177,7 @@ async function assertNoStore(storePath: string): Promise<void> {
 /**
  * Opens the database and closes it again.
  *
- * @returns the size of a plaintext store in bytes; 0 for the database of a plugin, whose size is
- *   unknown
+ * @returns the size of a plaintext store in bytes; 0 for a plugin's database, of unknown size
  */
 async function assertReadable({ database, lock }: DatabaseBackupOptions): Promise<number> {
   if (database === undefined) {

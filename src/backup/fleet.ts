@@ -39,7 +39,7 @@ export interface FleetStore {
   /** The machines that made the backups, sorted. */
   readonly hostnames: readonly string[];
   readonly backups: number;
-  /** The number of backups whose file is missing, or has another size than in the manifest. */
+  /** The number of manifests with a missing file, or with a file of another size. */
   readonly incomplete: number;
   /** Bytes of the complete backups. */
   readonly size: number;
@@ -366,8 +366,8 @@ async function verifyEntry(
 type FleetSecret = { readonly secret: BackupPassphrase } | { readonly reason: string };
 
 /**
- * The passphrases of a fleet, from bundles or the store's own source. A key_id whose backup did not
- * open is not tried again: each attempt derives a key, which takes 200 ms or more.
+ * The passphrases of a fleet, from bundles or the store's own source. If a backup does not open, its
+ * key_id is not tried again: each attempt derives a key, which takes 200 ms or more.
  */
 class FleetKeys {
   readonly #known = new Map<string, FleetSecret>();

@@ -98,7 +98,7 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
       present: await isFileOfSize(each.path, each.manifest.size),
     })),
   );
-  // Begin with the backups whose file exists: their keys also check the manifests of missing files.
+  // Begin with the complete backups: their keys also check the manifests of the others.
   inspected.sort((a, b) => Number(b.present) - Number(a.present));
   for (const { manifest, path, present, isOfAnother } of inspected) {
     const mac = await keys.checkMac(manifest, present ? path : undefined);

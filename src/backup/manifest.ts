@@ -158,8 +158,8 @@ export async function readManifest(path: string): Promise<Manifest> {
 }
 
 /**
- * Returns the newest backup of a store in a directory, by the dates in the manifests, whose MACs
- * are not checked. Returns undefined if there is no backup, or no such directory. Leaves out
+ * Returns the newest backup of a store in a directory, by the dates in the manifests. Does not
+ * check their MACs. Returns undefined if there is no backup, or no such directory. Leaves out
  * backups with another store's id.
  *
  * @param before - leaves out later backups

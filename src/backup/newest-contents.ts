@@ -25,8 +25,8 @@ export interface ContentsOptions {
 }
 
 /**
- * Returns the removable backup whose contents are newer than those of all kept backups; undefined
- * if there is none.
+ * Returns the removable backup with newer contents than all kept backups; undefined if there is
+ * none.
  */
 export async function findRemovableWithNewestContents(
   { kept, removable }: Retention<ListedBackup>,

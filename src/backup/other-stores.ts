@@ -16,7 +16,7 @@ export interface OtherStores {
   readonly paths: string[];
   /** The key_ids, from the keyring, of stores with a missing file. */
   readonly keyIds: string[];
-  /** The targets of the stores whose bundles may be in the bundle directory of this store. */
+  /** The targets of the stores that may have bundles in this store's bundle directory. */
   readonly targets: string[];
 }
 

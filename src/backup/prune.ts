@@ -3,7 +3,7 @@
  *
  * Counts and removes only backups with an authentic manifest and the size in the manifest,
  * without checking their pages. Backups of an unknown passphrase stay, and so do all other files,
- * except authentic manifests whose backup is gone, and unneeded bundles on request. Before a backup
+ * except authentic manifests without their backup, and unneeded bundles on request. Before a backup
  * is removed, a backup that stays has been verified, including every page. The caller holds the
  * store's operation lock, because a running backup writes into the same directory.
  */

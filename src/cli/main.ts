@@ -11,12 +11,13 @@ import { buildProgram } from "./program.js";
 import { Output, toStoreError } from "./ui/output.js";
 
 /**
- * Commands that can run for long: they stop the hub, run as long as it does, or ask for an answer.
+ * Commands that can run for long: they stop the hub, run as long as it does, read whole backups, or
+ * ask for an answer.
  * They load every file of this program first, because an upgrade of the package removes the files.
  */
 const longRunning = new Set([
   ...["backup", "restore", "rotate", "encrypt", "decrypt", "init", "upgrade-schema", "migrate"],
-  ...["bundle", "settle", "run", "setup"],
+  ...["bundle", "settle", "run", "setup", "verify", "prune", "drill", "export"],
 ]);
 
 /** Returns the output for errors, which can occur before the options are parsed. */

@@ -7,8 +7,8 @@ import { HeadlessMachine } from "./headless-machine.js";
 const options =
   "--to $user_home/backups --bundle-to $user_home/bundles --recovery-key-file $user_home/key.txt --yes";
 
-/** Compose is version 2.26, from scripts/setup --engines. */
-const begin = `
+/** A user who has logged in, with Podman and the assistant. */
+const login = `
   . ${root}test/setup/quadlet.sh
   . ${root}test/setup/compose.sh
   install_login
@@ -16,20 +16,15 @@ const begin = `
   install_assistant
   start_enabled
   log_in
-  install_compose
   make_image`;
+
+/** Compose is version 2.26, from scripts/setup --engines. */
+const begin = `${login}
+  install_compose`;
 
 test("without compose, the steps are named, and nothing has changed", async () => {
   const machine = await HeadlessMachine.make();
-  const output = await machine.boot(`
-    . ${root}test/setup/quadlet.sh
-    . ${root}test/setup/compose.sh
-    install_login
-    install_podman
-    install_assistant
-    start_enabled
-    log_in
-    make_image
+  const output = await machine.boot(`${login}
     configure hivemind-sqlite-db-plugin
     add_clients kitchen
     as_user mkdir -p $project
