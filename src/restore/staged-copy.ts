@@ -95,8 +95,9 @@ export class StagedCopy implements AsyncDisposable {
       this.#clients = await copy.counts();
       throwIfAborted(signal);
       if (!this.#present) return;
+      await recordVersion(this.#present);
       await this.#present.log?.changes.next();
-      await beginComparison(this.#present);
+      await pinLog(this.#present);
       await this.#revokeChanged(copy, this.#present.table);
     });
     // The sync of a large copy takes long, and the hub writes to the store during it.
@@ -157,9 +158,10 @@ export class StagedCopy implements AsyncDisposable {
   async #catchUp(copy: ClientTable, present: Present): Promise<void> {
     for (let round = 0; round < maxRounds; round++) {
       const { version, log } = present;
-      const spans = await log?.changes.next();
-      await beginComparison(present);
+      await recordVersion(present);
       if (present.version === version) return;
+      const spans = await log?.changes.next();
+      await pinLog(present);
       await this.#revokeChanged(copy, present.table, spans);
       if (spans && spans.length <= fewSpans) return;
     }
@@ -215,17 +217,22 @@ async function withTable(
 }
 
 /**
- * Records the state of the store before a comparison, and pins the log there: a checkpoint can then
- * write the pages before the new pin. The former pin ends only after the new pin has begun, so the
- * log is not restarted in between.
+ * Records the state of the store before the log is read: a change after this moment is found again,
+ * in the next round or under the lock, whether the log that is read contains it or not.
  */
-async function beginComparison(present: Present): Promise<void> {
+async function recordVersion(present: Present): Promise<void> {
+  present.version = await readDataVersion(present.table.connection);
+}
+
+/**
+ * Pins the log: a checkpoint can then write the pages before the new pin. The former pin ends only
+ * after the new pin has begun, so the log is not restarted in between.
+ */
+async function pinLog(present: Present): Promise<void> {
   const { table, log, pinned } = present;
-  if (log) {
-    present.pinned = await pin(table.connection.path, log.key);
-    await pinned?.close();
-  }
-  present.version = await readDataVersion(table.connection);
+  if (!log) return;
+  present.pinned = await pin(table.connection.path, log.key);
+  await pinned?.close();
 }
 
 /**

@@ -5,14 +5,16 @@
 import { cp, readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { describe, expect, onTestFinished, test } from "vitest";
+import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { newClient } from "../../src/client/client.js";
 import { StoreError } from "../../src/errors.js";
 import { withOperation } from "../../src/recovery/recover.js";
+import { Comparison } from "../../src/restore/differences.js";
 import { restore } from "../../src/restore/restore.js";
 import { StagedCopy } from "../../src/restore/staged-copy.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { setJournalMode } from "../../src/store/locked-store.js";
+import { RowChanges } from "../../src/store/row-changes.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { backUp, passphrase, twoBackups } from "../tampering/support.js";
 
@@ -192,4 +194,42 @@ test("an interrupted restore stops copying the backup, and leaves nothing", asyn
   expect((await readFile(store)).equals(before)).toBe(true);
   const left = (await readdir(directory)).filter((name) => !known.has(name));
   expect(left.filter((name) => !name.endsWith(".lock"))).toEqual([]);
+});
+
+test("a client that is revoked just after a round has read the log stays revoked", async () => {
+  const { staged, storePath, key, present, copy } = await restoring("wal");
+  for (let id = 3; id <= 200; id++) {
+    await present.addItem(newClient({ client_id: id, api_key: `${id} ${"x".repeat(200)}` }));
+  }
+  await present.connection.get("PRAGMA wal_checkpoint(TRUNCATE)");
+  await cp(storePath, staged);
+  const rename = (name: string) =>
+    present.connection.run("UPDATE clients SET name = ? WHERE client_id = 1", [name]);
+  await rename("in the log");
+  const { compare } = Comparison.prototype;
+  vi.spyOn(Comparison.prototype, "compare").mockImplementationOnce(async function (
+    this: Comparison,
+    ...args
+  ) {
+    await compare.apply(this, args);
+    await rename("so that there is a round");
+  });
+  const { next } = RowChanges.prototype;
+  let reads = 0;
+  vi.spyOn(RowChanges.prototype, "next").mockImplementation(async function (this: RowChanges) {
+    const spans = await next.apply(this);
+    reads += 1;
+    if (reads === 2) await present.deleteItem(150);
+    return spans;
+  });
+  onTestFinished(() => {
+    vi.restoreAllMocks();
+  });
+  await copy.prefill(staged, key);
+  expect(reads).toBeGreaterThanOrEqual(2);
+  await present.close();
+  const locked = await copy.lock();
+  const completed = await copy.complete(staged, key, locked);
+  await locked.release();
+  expect(completed.stayedRevoked).toEqual([150]);
 });
