@@ -274,10 +274,16 @@ async function isPlaintext(path: string): Promise<boolean> {
  * possible number of free pages.
  */
 async function hasPossibleFreeList(connection: Connection): Promise<boolean> {
-  const row = await connection.get<{ freelist_count: number }>("PRAGMA freelist_count");
   const size = (await readDatabaseSize(connection.path)) ?? 0;
-  const count = row?.freelist_count ?? 0;
-  return count >= 0 && count < size / smallestPage;
+  try {
+    const row = await connection.get<{ freelist_count: number }>("PRAGMA freelist_count");
+    const count = row?.freelist_count ?? 0;
+    return count >= 0 && count < size / smallestPage;
+  } catch (error) {
+    // SQLite does not read the header of a truncated file.
+    if (isKind(error, "corrupted")) return true;
+    throw error;
+  }
 }
 
 /**

@@ -148,6 +148,19 @@ describe("a plaintext header", () => {
     expect(await identify(path)).toMatchObject({ format: "plaintext" });
   });
 
+  test("is not seen in a truncated plaintext database", async () => {
+    await using connection = await Connection.open(path, { mode: "create" });
+    await createSchema(connection, 2);
+    await connection.exec("CREATE TABLE more (text)");
+    for (let row = 0; row < 200; row++) {
+      await connection.run("INSERT INTO more VALUES (?)", ["x".repeat(500)]);
+    }
+    await connection.close();
+    const bytes = await readFile(path);
+    await writeFile(path, bytes.subarray(0, 8192));
+    expect(await identify(path)).toMatchObject({ format: "plaintext" });
+  });
+
   test("is not seen in a plaintext database, which identify leaves without sidecars", async () => {
     await using connection = await Connection.open(path, { mode: "create" });
     await createSchema(connection, 2);
