@@ -366,8 +366,8 @@ async function verifyEntry(
 type FleetSecret = { readonly secret: BackupPassphrase } | { readonly reason: string };
 
 /**
- * The passphrases of a fleet, from bundles or the store's own source. If a backup does not open, its
- * key_id is not tried again: each attempt derives a key, which takes 200 ms or more.
+ * The passphrases of a fleet, from bundles or the store's own source. If a backup does not open,
+ * its key_id is not tried again: each attempt derives a key, which takes 200 ms or more.
  */
 class FleetKeys {
   readonly #known = new Map<string, FleetSecret>();
