@@ -212,15 +212,6 @@ class RedisDatabase extends BaseDatabase {
     }
   }
 
-  /** Returns a digest of all ids and records. */
-  async changeMark(): Promise<string> {
-    const hash = createHash("sha256");
-    for await (const { ids, texts } of this.#readBatches()) {
-      hash.update(`${ids.join()}:${digestTexts(texts)}\n`);
-    }
-    return hash.digest("hex");
-  }
-
   override async sync(): Promise<void> {
     const key = this.#layout.schemaVersion;
     const version = Number.parseInt((await this.#readKey(key)) ?? "1", 10);
@@ -376,7 +367,7 @@ class RedisDatabase extends BaseDatabase {
     const { admissions } = this.#layout;
     const oldKeys = writes.flatMap(({ before }) => (before === undefined ? [] : [before.api_key]));
     const newKeys = writes.map(({ client }) => client.api_key);
-    const entries = oldKeys.map((apiKey) => this.#layout.admission(apiKey));
+    const entries = [...oldKeys, ...newKeys].map((apiKey) => this.#layout.admission(apiKey));
     const deletions = [
       { key: admissions, command: ["HDEL", admissions, ...oldKeys, ...newKeys] },
       ...entries.map((key) => ({ key, command: ["DEL", key] })),

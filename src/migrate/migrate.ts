@@ -55,7 +55,7 @@ export interface MigrateOptions {
    * The last work of the migration, with both databases closed; not called in a dry run. If it
    * fails, the note stays: the same command compares the databases again, then repeats this work.
    */
-  readonly beforeEnd?: () => Promise<void>;
+  readonly beforeEnd?: (migration: Migration) => Promise<void>;
 }
 
 export interface Migration {
@@ -102,7 +102,7 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
   const { migration, note } = await copyAndCompare(options);
   if (note === undefined) return migration;
   try {
-    await options.beforeEnd?.();
+    await options.beforeEnd?.(migration);
   } catch (error) {
     if (!isKind(error, "io")) throw error;
     const line = "Every client is copied: remove the cause, then run the same command again.";
@@ -313,6 +313,8 @@ class Copy {
   readonly #verifications: (() => Promise<boolean>)[] = [];
   /** The source's change mark before the copy. */
   #mark: string | undefined;
+  /** Whether each target stores what was written completely, so that its digest proves it. */
+  #isLossless = true;
 
   constructor(
     readonly options: MigrateOptions,
@@ -323,7 +325,7 @@ class Copy {
 
   /** Copies the missing clients. Writes each chunk while the next chunk is read. */
   async run(total: number): Promise<void> {
-    this.#mark = await this.origin.changeMark?.();
+    if (this.destination.addVerifiable) this.#mark = await this.origin.changeMark?.();
     let writing = Promise.resolve();
     try {
       for await (const { missing, done } of this.#chunks()) {
@@ -346,6 +348,8 @@ class Copy {
   }
 
   async #add(clients: readonly Client[]): Promise<void> {
+    // A target without a column for the crypto key stores it in metadata, which may have another.
+    this.#isLossless &&= !clients.some(({ metadata }) => Object.hasOwn(metadata, "crypto_key"));
     if (this.#mark === undefined || this.destination.addVerifiable === undefined) {
       await this.destination.addItems(clients);
     } else this.#verifications.push(await this.destination.addVerifiable(clients));
@@ -357,10 +361,11 @@ class Copy {
    * without the source, as for records that were already in the target.
    */
   async verify(onProgress: (done: number) => void): Promise<boolean> {
-    if (this.#verifications.length === 0 || this.unchanged + this.keptRevoked.length > 0)
-      return false;
+    const others = this.unchanged + this.keptRevoked.length;
+    if (this.#verifications.length === 0 || others > 0 || !this.#isLossless) return false;
     const [first, ...rest] = this.#verifications;
     let next = first?.();
+    next?.catch(() => undefined);
     for (let index = 0; next !== undefined; index++) {
       const current = next;
       next = rest[index]?.();
@@ -397,11 +402,22 @@ class Copy {
   }
 }
 
-async function fillGaps(destination: Database, checked: Checked): Promise<number> {
-  function* missing() {
-    for (const id of checked.gaps) yield revoked(id);
+/** Fills the gaps, except ids of clients that were added to the source since the check. */
+async function fillGaps(destination: Database, { gaps }: Checked): Promise<number> {
+  let filled = 0;
+  const fill = async (ids: readonly number[]) => {
+    const rows = ids.map(revoked);
+    const present = await findExisting(rows, destination);
+    filled += await destination.addItems(rows.filter((_, index) => present[index] === undefined));
+  };
+  let batch: number[] = [];
+  for (const id of gaps) {
+    if (batch.push(id) < chunkSize) continue;
+    await fill(batch);
+    batch = [];
   }
-  return checked.gaps.size === 0 ? 0 : destination.addItems(missing());
+  await fill(batch);
+  return filled;
 }
 
 /** Yields the ids in `some` that are not in `others`. */
@@ -456,9 +472,9 @@ async function compareWithSource(
       const isAsExpected =
         other !== undefined &&
         (isSameRecord(client, other) ||
-          isKeptRevoked(client, other) ||
-          // A client from before the migration keeps its own `last_seen`.
-          (checked.targetIds.has(client.client_id) && isSameExceptLastSeen(client, other)));
+          // A client from before the migration stays revoked, and keeps its own `last_seen`.
+          (checked.targetIds.has(client.client_id) &&
+            (isKeptRevoked(client, other) || isSameExceptLastSeen(client, other))));
       if (!isAsExpected && different.length <= namedIds) different.push(client.client_id);
     }
   };

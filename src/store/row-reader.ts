@@ -74,12 +74,16 @@ export class RowReader {
     return this.all<Row>(`SELECT ${rowColumns} FROM clients ${selection}`, params, queue);
   }
 
-  /** Returns the text of the selected rows, as `packRows` does. */
+  /**
+   * Returns the text of the selected rows, as `packRows` does, or undefined if they cannot be read,
+   * or if the table has other columns now.
+   */
   async packed(selection: string, params: readonly SqlValue[]): Promise<string | undefined> {
-    const sql = buildPackedSelect(this.#columns(), selection);
+    const columns = this.#columns();
+    const sql = buildPackedSelect(columns, selection);
     // An error of any kind occurs again when the rows are read.
     const [row] = await this.all<PackedRows>(sql, params).catch(() => []);
-    return row?.packed;
+    return row?.known === columns.length ? row.packed : undefined;
   }
 
   /**

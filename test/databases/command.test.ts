@@ -300,6 +300,37 @@ test("a JSON store that a hub wrote to after it was read is not removed, and the
   expect(document).toMatchObject({ clients: [{ client_id: 99 }] });
 });
 
+test("a source with a client that is revoked in the target stays", async () => {
+  const { machine, server, clients } = await jsonHub();
+  await machine.init();
+  const own = (await readFile(server, "utf8")).replace(/"password": "[^"]*"/, "");
+  await writeFile(server, own);
+  const early = JSON.parse(await readFile(clients, "utf8"));
+  const [first] = Object.values(early) as Record<string, unknown>[];
+  const gap = Object.keys(early).length + 1;
+  early[gap + 1] = { ...first, client_id: gap + 1, api_key: "after the gap", name: "after" };
+  await writeFile(clients, JSON.stringify(early));
+  // The hub gives the next client an id that the migration has filled with a revoked row.
+  const late = { ...early, [gap]: { ...first, client_id: gap, api_key: "late", name: "late" } };
+  const written = machine.path("late.json");
+  await writeFile(written, JSON.stringify(late));
+  const args = [
+    ...["migrate", "--from", json, "--to", sqlcipher, "--switch", "--remove-source"],
+    ...(await hubPython()),
+  ];
+  const refused = await machine.run(args, {
+    env: {
+      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({ "migrate.compared": `cp ${written} ${clients}` }),
+    },
+  });
+  expect(refused.code).toBe(17);
+  const again = await machine.run([...args, "--merge"]);
+  expect([again.code, again.stderr]).toEqual([0, expect.stringContaining("was not removed")]);
+  expect(again.stdout).toContain(`revoked     ${gap} stay revoked in the target`);
+  expect(JSON.parse(await readFile(clients, "utf8"))).toEqual(late);
+}, 60_000);
+
 test("a source that a hub wrote to after it was compared is not switched away from; with --merge it goes on", async () => {
   const { machine, server } = await jsonHub();
   await machine.init();

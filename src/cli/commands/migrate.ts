@@ -84,12 +84,17 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
     migrate({
       ...{ from, to, merge: options.merge ?? false, dryRun: options.dryRun ?? false, signal },
       onProgress: ({ phase, done, total }) => progress.show(phase, done, total),
-      beforeEnd: async () => {
-        if (plan) outcome = await switchHub(endpoints, plan);
+      beforeEnd: async ({ keptRevoked }) => {
+        if (plan) outcome = await switchHub(endpoints, plan, keptRevoked);
       },
     }),
   ).finally(() => progress.end());
   if (plan && !migration.dryRun) await printNextSteps(context, from, plan);
+  if (plan?.removeSource && outcome.switched !== null && migration.keptRevoked.length > 0) {
+    context.output.warning(
+      `${from.name} was not removed: it has clients that are revoked in the target. Remove it manually if they should be`,
+    );
+  }
   context.output.result(toJson({ migrated: { ...migration, ...outcome } }), () => [
     ...migrationLines(migration),
     ...switchLines(outcome, plan),
@@ -165,7 +170,12 @@ interface SwitchOutcome {
   readonly removed: string[];
 }
 
-async function switchHub({ from, to }: Endpoints, plan: SwitchPlan): Promise<SwitchOutcome> {
+/** @param keptRevoked - the ids of active clients of the source that are revoked in the target */
+async function switchHub(
+  { from, to }: Endpoints,
+  plan: SwitchPlan,
+  keptRevoked: readonly number[],
+): Promise<SwitchOutcome> {
   const { assertUnchanged, removeSource } = await import("../../migrate/switch.js");
   const { assertServedOrSwitchBack } = await import("../../migrate/hub-check.js");
   const { switchModule } = await import("../../hub/server-json-edit.js");
@@ -176,6 +186,8 @@ async function switchHub({ from, to }: Endpoints, plan: SwitchPlan): Promise<Swi
   await switchModule(switched, database.module, database.settings);
   if (!plan.removeSource || testedHub === undefined) return { switched, removed: [] };
   await assertServedOrSwitchBack(testedHub, to, database, before, assertSourceUnchanged);
+  // The source may have the only copy of a client that a hub has added since an earlier attempt.
+  if (keptRevoked.length > 0) return { switched, removed: [] };
   return { switched, removed: await removeSource(from, sum) };
 }
 
