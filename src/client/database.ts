@@ -66,8 +66,8 @@ export interface Database extends AsyncDisposable, AsyncIterable<Client> {
   idBatches?(): AsyncIterable<IdBatch>;
   /**
    * Returns a text that differs from that of an earlier call if the records that were read in the
-   * meantime may have changed, even if they are the same again. Optional: spares reading the records
-   * again to compare them.
+   * meantime may have changed, even if they are the same again. Optional: spares reading the
+   * records again to compare them.
    */
   changeMark?(): Promise<string>;
   /** Part of HiveMind's contract. Needed only for a plugin that keeps changes pending. */
