@@ -84,7 +84,9 @@ export function renderCopyUnit(unit: ContainerUnit): string {
 Description=Copy of the HiveMind hub's server.json for its container, in memory
 # the engines start their containers at boot; a missing file would become a directory
 Before=docker.service podman-restart.service
-${kind === "user" ? `After=${keyringUnit}\n` : ""}
+${kind === "user" ? `After=${keyringUnit}\n` : ""}# each setup, undo and recovery writes the copy again
+StartLimitIntervalSec=0
+
 [Service]
 Type=oneshot
 RemainAfterExit=yes

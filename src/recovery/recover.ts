@@ -207,14 +207,13 @@ const stopOnlyOperations = ["upgrade-schema", setupOperation];
 
 async function recoverOperation(journal: Journal, storePath: string): Promise<Recovery> {
   const { operation, step } = journal.entry;
+  // At boot, the container cannot start before the copy is written, which needs no recovery: a kept
+  // passphrase opens the store. The next command recovers, and starts the container.
+  if (isInCopyUnit()) return { messages: [] };
   if (step === downStep) return recoverServiceDown(journal, storePath);
   if (operation === "backup") return recoverBackup(journal, storePath);
-  // After an interrupted setup, `run` starts the hub on the database that server.json names.
-  if (operation === setupOperation) {
-    // The copy comes first: another command starts the container, or its engine does at boot.
-    if (isInCopyUnit()) return { messages: [] };
-    await renewCopy();
-  }
+  // After an interrupted setup, the hub starts on the database that server.json names.
+  if (operation === setupOperation && journal.entry.data.container === true) await renewCopy();
   if (isOneOf(stopOnlyOperations, operation)) return recoverStop(journal, storePath);
   if (operation === restoreIntoOperation) return recoverRestoreInto(journal, storePath);
   if (isOneOf(adoptionOperations, operation)) return recoverAdoption(journal, storePath);

@@ -17,8 +17,8 @@ const overrides: Readonly<Record<string, string>> = {
   "docker-compose.yml": "docker-compose.override.yml",
 };
 
-/** The stop of the old container, and the start of the new one. */
-const createLimitMs = 120_000;
+/** The time for the stop of the old container, and the start of the new one. */
+export const createLimitMs = 120_000;
 
 const programs = [["docker-compose"], ["docker", "compose"]] as const;
 

@@ -9,18 +9,18 @@ export function isInCopyUnit(): boolean {
   return readGroups(process.pid).includes(`/${copyUnit}`);
 }
 
-/** How long the unit may wait for the keyring. */
-const limitMs = 60_000;
+/** How long the unit may wait for the keyring. Less than a recovery of the restart timer may take. */
+export const renewLimitMs = 40_000;
 
 /**
- * Writes the copy again, if this user has the unit.
+ * Writes the copy again. Does nothing if this user has no such unit.
  *
  * @throws {@link StoreError} service - if the unit fails
  */
 export async function renewCopy(): Promise<void> {
-  const [unit = {}] = await show("systemd-user", ["LoadState"], [copyUnit]).catch(() => []);
-  if (unit.LoadState !== "loaded") return;
-  const outcome = await systemctl("systemd-user", ["restart", copyUnit], limitMs);
+  const [unit = {}] = await show("systemd-user", ["LoadState"], [copyUnit]);
+  if (unit.LoadState === "not-found") return;
+  const outcome = await systemctl("systemd-user", ["restart", copyUnit], renewLimitMs);
   if (outcome.code === 0) return;
   throw unitError(
     "systemd-user",

@@ -6,7 +6,7 @@ import { hasCode, ignoreKind } from "../errors.js";
 import { realPathIfExists } from "../fs/read.js";
 import { findOpenStore, listGroupProcesses } from "../process/cgroup.js";
 import { run } from "../process/run.js";
-import { engines } from "./engine.js";
+import { isEngine } from "./engine.js";
 import { type Properties, parseCommands, parseList, type UnitCommand } from "./properties.js";
 import {
   type Manager,
@@ -132,7 +132,7 @@ export function runsHub(args: readonly string[]): boolean {
 
 /** Returns whether a unit starts its hub in a container. */
 export function startsEngine({ command: [program = ""] }: HubUnit): boolean {
-  return (engines as readonly string[]).includes(basename(program));
+  return isEngine(basename(program));
 }
 
 /** Returns the arguments of commands. The words of a script among them follow its path. */

@@ -6,6 +6,8 @@
  */
 import { hubContainer } from "../config/hub-account.js";
 import { isKind, StoreError, systemError } from "../errors.js";
+import { removeFile } from "../fs/atomic.js";
+import { copyPath } from "../hub/password-delivery.js";
 import type { Downtime, Restart } from "../operation/downtime.js";
 import { Journal, setupOperation } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
@@ -14,13 +16,16 @@ import { resolveService } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
 import { reportService, withServiceStopped } from "../operation/window.js";
 import type { Reporter } from "../reporter.js";
-import { renewCopy } from "../service/copy-unit.js";
+import { createLimitMs } from "../service/compose.js";
+import { renewCopy, renewLimitMs } from "../service/copy-unit.js";
 import type { ServiceChoice } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import { type Outage, toOutage } from "./serving.js";
 
 /** The time for the work until the restart timer starts the hub, in addition to the stop. */
-const budgetMs = 60_000;
+const workLimitMs = 60_000;
+/** The same for a container of compose: it is created again, and its copy is written. */
+const composeWorkLimitMs = workLimitMs + createLimitMs + renewLimitMs;
 
 export interface HubWindow {
   readonly lock: OperationLock;
@@ -64,14 +69,18 @@ export async function withHubStopped(window: HubWindow): Promise<Outage | null> 
       hint: "Start it, then run setup again.",
     });
   }
-  const journal = await Journal.begin(storePath, setupOperation, "stopping", {});
+  const isComposed = hubContainer()?.compose !== undefined;
+  const budgetMs = isComposed ? composeWorkLimitMs : workLimitMs;
+  // A recovery writes the copy of `server.json` for the container.
+  const mark = isComposed ? { container: true } : {};
+  const journal = await Journal.begin(storePath, setupOperation, "stopping", mark);
   const { result: downtime, restart } = await withServiceStopped(
     {
       ...{ service, budgetMs, recoveryCommand, reporter, signal },
       // If something else has started the hub during `work`, it may use its former database.
       restartIfUp: true,
       journalStop: async (stopped) => {
-        if (stopped) await journal.write("stopping", { stopped });
+        if (stopped) await journal.write("stopping", { ...mark, stopped });
         emitStep("setup.stopping");
       },
       onArmed: () => emitStep("setup.armed"),
@@ -80,6 +89,7 @@ export async function withHubStopped(window: HubWindow): Promise<Outage | null> 
     },
     async (stopped) => {
       emitStep("setup.stopped");
+      await removeCopyOfCompose();
       await window.work();
       await renewCopyOfCompose();
       emitStep("setup.worked");
@@ -112,6 +122,7 @@ async function startAsBefore(
   let outcome: string | undefined;
   try {
     if (wasStarted && downtime) await stopAgain(downtime);
+    await removeCopyOfCompose();
     outcome = await revert();
     await renewCopyOfCompose();
   } catch (error) {
@@ -119,6 +130,14 @@ async function startAsBefore(
   }
   const recovery = await recoverStop(journal, lock.storePath, failed);
   return withRecovery(failure, recovery, outcome);
+}
+
+/**
+ * Removes the copy of the database that is left: if no other copy can be written, the container must
+ * not start on that database. Its clients would be missing from the other one.
+ */
+async function removeCopyOfCompose(): Promise<void> {
+  if (hubContainer()?.compose) await removeFile(copyPath());
 }
 
 /** No unit starts the container of compose and writes the copy before. */

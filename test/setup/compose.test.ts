@@ -176,6 +176,8 @@ if (proving) {
       unset NODE_OPTIONS HIVEMIND_TEST_AT_STEP
     }
     kill_at setup.switched ${options}
+    # Clients that are added to the former database now would be missing from the store.
+    ! in_session podman start hivemind_listener >$HOME/start.log 2>&1 || echo "started on the former database"
     command settle | grep -o "started hivemind_listener"
     serves_encrypted
     command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
