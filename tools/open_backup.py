@@ -448,7 +448,7 @@ def write_private(path: str, data: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-    except OSError:
+    except BaseException:  # Ctrl-C, too
         os.unlink(path)
         raise
 

@@ -386,8 +386,10 @@ class FleetKeys {
   /** Records that a key_id is not tried again, and returns the reason. */
   async giveUp(keyId: string, error: StoreError): Promise<string> {
     const bundle = this.#secrets.opener ? undefined : await this.#findBundle(keyId);
+    const why =
+      error.kind === "wrongPassphrase" ? "the known passphrases do not open it" : error.message;
     const reason = bundle
-      ? `the known passphrases do not open it; to use its bundle ${bundle}, add --identity FILE`
+      ? `${why}; to use its bundle ${bundle}, add --identity FILE`
       : error.message;
     this.#known.set(keyId, { reason });
     return reason;

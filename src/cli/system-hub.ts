@@ -25,14 +25,15 @@ export interface HubChoiceOptions {
  * systemd can seal for this user, because the keyring is locked at boot; otherwise it is the
  * keyring.
  *
- * @throws {@link StoreError} refused - if several system units start a hub
+ * @throws {@link StoreError} refused - if several system units start a hub, or if another hub than
+ *   the named one has been set up
  */
 export async function resolveSetupContext(
   command: Command,
   options: HubChoiceOptions,
 ): Promise<Context> {
-  const container = await workForContainerHub(command, options);
-  const isInSystem = container === undefined && (await workForSystemHub(options));
+  const isInSystem = await workForSystemHub(options);
+  const container = isInSystem ? undefined : await workForContainerHub(command, options);
   const { db, name, subfolder } = globalOptionsOf(command);
   const isNamed = db !== undefined || name !== undefined || subfolder !== undefined;
   const { resolveContainerStorePath } = await import("../setup/container.js");
@@ -63,7 +64,11 @@ async function workForContainerHub(
   const record = await readSetupRecord(settingsPath, storePath);
   if (record !== undefined) {
     workForRecord(record);
-    return hubContainer();
+    const recorded = hubContainer();
+    if (recorded === undefined || isWantedContainer(recorded, options)) return recorded;
+    throw new StoreError("refused", `setup has set up the hub in the container ${recorded.name}`, {
+      hint: "Leave out --unit and --service, or bring that hub back first: hivemind-sqlcipher setup --undo",
+    });
   }
   const { findHubUnits, startsEngine } = await import("../service/hub-units.js");
   const units = await findHubUnits();

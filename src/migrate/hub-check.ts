@@ -133,7 +133,9 @@ async function findHubs(
   for (const { args, account } of starts) {
     const { environment } = account;
     const python = await findHubPython({ hubPython, args, environment });
-    if (python !== undefined) hubs.set(JSON.stringify(python), { python, account });
+    if (python === undefined) continue;
+    // Two units may run the same Python as different users.
+    hubs.set(JSON.stringify([python, account.uid]), { python, account });
   }
   return [...hubs.values()];
 }

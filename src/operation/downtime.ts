@@ -150,6 +150,7 @@ export class Downtime {
     } catch (error) {
       // After a timeout the manager may still arm the timer.
       if (name !== undefined) await this.#service.disarmRestart(name).catch(() => undefined);
+      this.#timer = undefined;
       throw error;
     }
   }

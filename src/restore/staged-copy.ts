@@ -163,7 +163,8 @@ export class StagedCopy implements AsyncDisposable {
       const spans = await log?.changes.next();
       await pinLog(present);
       await this.#revokeChanged(copy, present.table, spans);
-      if (spans && spans.length <= fewSpans) return;
+      // The first round begins the log of a store without one. After it, unknown changes stay so.
+      if (spans ? spans.length <= fewSpans : round > 0) return;
     }
   }
 

@@ -133,8 +133,8 @@ async function startAsBefore(
 }
 
 /**
- * Removes the copy of the database that is left: if no other copy can be written, the container must
- * not start on that database. Its clients would be missing from the other one.
+ * Removes the copy, which names the database that the hub leaves: if no other copy can be written,
+ * the container must not start on that database. New clients there would be missing from the other.
  */
 async function removeCopyOfCompose(): Promise<void> {
   if (hubContainer()?.compose) await removeFile(copyPath());

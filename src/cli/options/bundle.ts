@@ -205,9 +205,9 @@ export async function withBundle<Result>(
   try {
     return await operation(undefined);
   } catch (error) {
-    if (!isPassphraseError(error) || !(await needsBundle(search, kept))) throw error;
+    if (!isPassphraseError(error)) throw error;
     const path = await findBundle(search);
-    if (path === undefined) throw error;
+    if (path === undefined || !(await needsBundle(search, kept))) throw error;
     if (!hasTerminal()) throw addBundleHint(error, path);
     return await operation({ path, opener: await askOpener(path) });
   }
