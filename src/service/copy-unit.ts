@@ -9,7 +9,9 @@ export function isInCopyUnit(): boolean {
   return readGroups(process.pid).includes(`/${copyUnit}`);
 }
 
-/** How long the unit may wait for the keyring. Less than a recovery of the restart timer may take. */
+/**
+ * How long the unit may wait for the keyring. A recovery of the restart timer may take longer.
+ */
 export const renewLimitMs = 40_000;
 
 /**
