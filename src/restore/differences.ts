@@ -23,10 +23,12 @@ export interface Widened {
 
 export interface Differences {
   /**
-   * The ids to revoke in the older store: `readmitted`, the revoked clients missing from the older
-   * store, and the missing clients with a smaller id than the last of those.
+   * The ids to revoke in the older store: `stayRevoked`, and the active clients that are missing
+   * there and have a smaller id than the last missing client that is revoked.
    */
   readonly revoked: number[];
+  /** The clients revoked now, but active in or missing from the older store. */
+  readonly stayRevoked: number[];
   /** The clients revoked now, but active in the older store. */
   readonly readmitted: number[];
   readonly widened: Widened[];
@@ -83,14 +85,16 @@ export class Comparison {
     const missing = sortIds(this.#missing.keys());
     // A hub counts rows to find its next id, so it would overwrite a revoked row after a gap. So
     // the missing ids before the last revoked row are filled, too.
-    const lastRevoked = missing.findLast((id) => this.#missing.get(id)) ?? -1;
+    const missingRevoked = missing.filter((id) => this.#missing.get(id));
+    const lastRevoked = missingRevoked.at(-1) ?? -1;
     const gaps = missing.filter((id) => id <= lastRevoked);
     const readmitted = sortIds(this.#readmitted);
     return {
       revoked: [...readmitted, ...gaps],
+      stayRevoked: [...readmitted, ...missingRevoked],
       readmitted,
       widened: sortIds(this.#widened.keys()).flatMap((id) => this.#widened.get(id) ?? []),
-      missing: missing.filter((id) => !this.#missing.get(id)).length,
+      missing: missing.length - missingRevoked.length,
     };
   }
 

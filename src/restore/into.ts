@@ -74,7 +74,7 @@ export interface RestoreIntoResult {
     readonly clients: { readonly active: number; readonly revoked: number };
     /** The backup of the replaced clients; null with `discardReplaced` or without a database. */
     readonly replaced: string | null;
-    /** The ids revoked against the backup, as in `Differences.revoked`. */
+    /** As in `Differences.stayRevoked`; empty with `readmitRevoked`. */
     readonly stayedRevoked: readonly number[];
     readonly widened: readonly Widened[];
   };
@@ -233,7 +233,7 @@ async function write(plan: Plan, onWrite: () => Promise<void>): Promise<Written>
 /**
  * Compares the clients again, now that the hub is stopped.
  *
- * @returns the ids to revoke against the backup
+ * @returns the ids that stay revoked, as in `Differences.stayRevoked`
  * @throws {@link StoreError} refused - if the hub has added a client, or a client would gain more
  *   than was known before the confirmation
  */
@@ -254,7 +254,7 @@ async function compareAgain(
   if (present === undefined) return [];
   const found = await compareClients(now, older);
   assertConfirmed(found, differences, readmitRevoked);
-  return readmitRevoked ? [] : found.revoked;
+  return readmitRevoked ? [] : found.stayRevoked;
 }
 
 /**

@@ -73,7 +73,7 @@ export interface RestoreResult {
     readonly clients: { readonly active: number; readonly revoked: number };
     /** The path of the replaced store; null if there was none or it was discarded. */
     readonly replaced: string | null;
-    /** The ids revoked against the backup, as in `Differences.revoked`. */
+    /** As in `Differences.stayRevoked`; empty with `readmitRevoked`. */
     readonly stayedRevoked: number[];
     readonly widened: Widened[];
     readonly passphraseSource: string;

@@ -28,7 +28,7 @@ import { openTable, readTable } from "./present-store.js";
 /** The contents of the restored store. */
 export interface Completed {
   readonly clients: { readonly active: number; readonly revoked: number };
-  /** The ids revoked in the copy, as in `Differences.revoked`. */
+  /** As in `Differences.stayRevoked`; empty with `readmitRevoked`. */
   readonly stayedRevoked: number[];
 }
 
@@ -186,7 +186,7 @@ export class StagedCopy implements AsyncDisposable {
     throwIfAborted(signal);
     if (readmitRevoked) return;
     await copy.addItems(found.revoked.map(revoked));
-    for (const id of found.revoked) this.#stayedRevoked.add(id);
+    for (const id of found.stayRevoked) this.#stayedRevoked.add(id);
     const added = this.#comparison.recordRevoked(found.revoked);
     this.#clients = {
       active: this.#clients.active - (found.revoked.length - added),

@@ -64,7 +64,7 @@ test("a column that should hold a list and does not is asked about, unless it st
 });
 
 test("a refusal counts the clients that it does not name", () => {
-  const none = { revoked: [], readmitted: [], widened: [], missing: 0 };
+  const none = { revoked: [], stayRevoked: [], readmitted: [], widened: [], missing: 0 };
   const readmitted = Array.from({ length: 25 }, (_, index) => index + 1);
   const found = { ...none, revoked: readmitted, readmitted };
   expect(() => assertConfirmed(found, none, true)).toThrow(/: 1, 2, [^a-z]*, 20 and 5 more$/);

@@ -35,7 +35,7 @@ async function restoring(mode: "wal" | "delete", readmitRevoked = false) {
     storePath,
     replaced: { state: "open", secret: made.key },
     readmitRevoked,
-    confirmed: { revoked: [], readmitted: [], widened: [], missing: 0 },
+    confirmed: { revoked: [], stayRevoked: [], readmitted: [], widened: [], missing: 0 },
     signal: abort.signal,
   });
   onTestFinished(() => copy[Symbol.asyncDispose]());
