@@ -12,17 +12,24 @@ import type { DecryptResult } from "../../../swap/decrypt.js";
 import type { EncryptResult } from "../../../swap/encrypt.js";
 import type { RotateResult } from "../../../swap/rotate.js";
 import type { UpgradeSchemaResult } from "../../../swap/upgrade-schema.js";
+import { fleetStatus } from "./backups.js";
 import {
   bundleOrNull,
   checks,
   choice,
   cipherCompatibility,
   counts,
+  type Documents,
   documentOf,
   flag,
   hub,
   integer,
+  integerOrNull,
   keyId,
+  list,
+  object,
+  objectOrNull,
+  only,
   orNull,
   outage,
   passphraseSource,
@@ -31,332 +38,279 @@ import {
   schemaVersion,
   service,
   text,
+  textOrNull,
   texts,
   time,
+  timeOrNull,
 } from "./parts.js";
 
-const planSteps = z.array(
-  z.strictObject({
-    id: choice(
-      [
-        ...["packages", "keys", "drop-in", "store", "server.json"],
-        ...["restart", "backup", "plain-copy", "schedule"],
-      ] as const,
-      "The step",
+const planSteps = list({
+  id: choice(
+    [
+      ...["packages", "keys", "drop-in", "store", "server.json"],
+      ...["restart", "backup", "plain-copy", "schedule"],
+    ] as const,
+    "The step",
+  ),
+  state: choice(["needed", "done"], "Whether the step is still needed"),
+  changes: text("What the step changes"),
+  undo: text("What `setup --undo` does about it"),
+});
+
+const setupPlan = documentOf<{ plan: Plan & { unit: string | null; store: string } }>()({
+  plan: object({
+    unit: textOrNull("The hub's unit; null if none was found"),
+    store: path,
+    steps: planSteps,
+    obstacles: list({
+      id: text("What keeps setup from beginning"),
+      kind: choice(
+        Object.keys(exitCodes) as ErrorKind[],
+        "The kind of the error; the exit code is that of the first obstacle",
+      ),
+      problem: text("What is wrong"),
+      fix: text("How to fix it, a command or action on each line"),
+    }),
+    notices: texts("What to know before confirming"),
+  }),
+});
+
+const setupDone = documentOf<{ setup: SetupResult & { findings: Diagnosis["checks"] } }>()({
+  setup: object({
+    changed: flag("True"),
+    unit: text("The hub's unit"),
+    store: path,
+    former_database: text("The path of the database that the hub used before"),
+    settings: text("The path of the settings file"),
+    recovery_key: choice(
+      ["new", "kept"],
+      "Whether a new recovery key was handed out, or bundles are encrypted to the one in use",
     ),
-    state: choice(["needed", "done"], "Whether the step is still needed"),
-    changes: text("What the step changes"),
-    undo: text("What `setup --undo` does about it"),
-  }),
-);
-
-export const setupPlan = documentOf<{ plan: Plan & { unit: string | null; store: string } }>()(
-  z.strictObject({
-    plan: z.strictObject({
-      unit: z.nullable(text("The hub's unit; null if none was found")),
-      store: path,
-      steps: planSteps,
-      obstacles: z.array(
-        z.strictObject({
-          id: text("What keeps setup from beginning"),
-          kind: choice(
-            Object.keys(exitCodes) as ErrorKind[],
-            "The kind of the error; the exit code is that of the first obstacle",
-          ),
-          problem: text("What is wrong"),
-          fix: text("How to fix it, a command or action on each line"),
-        }),
-      ),
-      notices: texts("What to know before confirming"),
+    backup: objectOrNull("The first backup; null if it was made by an earlier setup", {
+      path: text("The first backup"),
+      bundle: text("Its bundle"),
+      tested: flag("Whether the recovery key opened both"),
     }),
+    outage,
+    schedule: textOrNull("The timer; null if backups are not scheduled"),
+    plain_copy: textOrNull(
+      "The plaintext database that was kept because it had changed; null if it was removed",
+    ),
+    findings: checks,
   }),
-);
+});
 
-export const setupDone = documentOf<{ setup: SetupResult & { findings: Diagnosis["checks"] } }>()(
-  z.strictObject({
-    setup: z.strictObject({
-      changed: flag("True"),
-      unit: text("The hub's unit"),
-      store: path,
-      former_database: text("The path of the database that the hub used before"),
-      settings: text("The path of the settings file"),
-      recovery_key: choice(
-        ["new", "kept"],
-        "Whether a new recovery key was handed out, or bundles are encrypted to the one in use",
-      ),
-      backup: orNull(
-        z.strictObject({
-          path: text("The first backup"),
-          bundle: text("Its bundle"),
-          tested: flag("Whether the recovery key opened both"),
-        }),
-        "The first backup; null if it was made by an earlier setup",
-      ),
-      outage,
-      schedule: z.nullable(text("The timer; null if backups are not scheduled")),
-      plain_copy: z.nullable(
-        text("The plaintext database that was kept because it had changed; null if it was removed"),
-      ),
-      findings: checks,
-    }),
-  }),
-);
-
-export const setupUnchanged = z.strictObject({
-  setup: z.strictObject({
+const setupUnchanged = object({
+  setup: object({
     changed: flag("False"),
     unit: text("The hub's unit"),
     store: path,
   }),
 });
 
-export const setupUndone = documentOf<{
+const setupUndone = documentOf<{
   undone: Omit<UndoResult, "kept"> & { kept: UndoResult["kept"] | null };
-}>()(
-  z.strictObject({
-    undone: z.strictObject({
-      changed: flag("False if setup had changed nothing; the other values are null then"),
-      unit: z.nullable(text("The hub's unit")),
-      database: z.nullable(text("The path of the database that the hub uses now")),
-      kept: orNull(
-        z.strictObject({
-          backup: z.nullable(text("The backup that was made first")),
-          store: z.nullable(text("The encrypted store")),
-        }),
-        "Where the encrypted clients are kept",
-      ),
-      outage,
+}>()({
+  undone: object({
+    changed: flag("False if setup had changed nothing; the other values are null then"),
+    unit: textOrNull("The hub's unit"),
+    database: textOrNull("The path of the database that the hub uses now"),
+    kept: objectOrNull("Where the encrypted clients are kept", {
+      backup: textOrNull("The backup that was made first"),
+      store: textOrNull("The encrypted store"),
     }),
+    outage,
   }),
-);
+});
 
-export const initialized = documentOf<InitResult>()(
-  z.strictObject({
+const initialized = documentOf<InitResult>()({
+  path,
+  key_id: keyId,
+  schema_version: schemaVersion,
+  cipher_compatibility: cipherCompatibility,
+  passphrase_source: passphraseSource,
+  recipients: texts("The age recipients of later bundles"),
+  settings: text("The path of the settings file"),
+  bundle: bundleOrNull,
+});
+
+const adopted = documentOf<AdoptResult>()({
+  adopted: object({
     path,
     key_id: keyId,
-    schema_version: schemaVersion,
     cipher_compatibility: cipherCompatibility,
     passphrase_source: passphraseSource,
-    recipients: texts("The age recipients of later bundles"),
-    settings: text("The path of the settings file"),
-    bundle: bundleOrNull,
+    password_from: choice(["server.json", "given"], "Where the store's password was"),
+    password_removed: flag("Whether it was removed from server.json"),
   }),
-);
+  bundle: bundleOrNull,
+  service: z
+    .exactOptional(service)
+    .check(z.describe("Only if the store was encrypted again with SQLCipher's defaults")),
+});
 
-export const adopted = documentOf<AdoptResult>()(
-  z.strictObject({
-    adopted: z.strictObject({
-      path,
-      key_id: keyId,
-      cipher_compatibility: cipherCompatibility,
-      passphrase_source: passphraseSource,
-      password_from: choice(["server.json", "given"], "Where the store's password was"),
-      password_removed: flag("Whether it was removed from server.json"),
-    }),
-    bundle: bundleOrNull,
-    service: z
-      .exactOptional(service)
-      .check(z.describe("Only if the store was encrypted again with SQLCipher's defaults")),
+const status = documentOf<StoreStatus>()({
+  path,
+  format: choice(
+    ["absent", "plaintext", "sqlcipher", "unknown"],
+    "What the file is; `sqlcipher` for any file that may be encrypted",
+  ),
+  cipher_compatibility: z.nullable(cipherCompatibility),
+  key_id: z.nullable(keyId),
+  schema_version: z.nullable(schemaVersion),
+  clients: orNull("The numbers of clients; null if they cannot be read", counts),
+  database: objectOrNull("The hub's database; null if it is the store", {
+    module: text("Its plugin"),
+    location: text("Its path or URL"),
   }),
-);
+  service: objectOrNull("The service that has the store open; null if it cannot be determined", {
+    kind: choice(
+      ["systemd-user", "systemd", "podman", "docker", "command", "none"],
+      "What runs the hub",
+    ),
+    unit: textOrNull("The unit or container"),
+    active: flag("Whether it runs"),
+  }),
+  last_backup: objectOrNull("The newest backup; null if none is known", {
+    path: text("The newest backup"),
+    created_at: time("When it was made, by its manifest, which is not verified"),
+  }),
+  schedule: scheduleOrNull,
+  runs: z
+    .record(
+      z.string(),
+      object({
+        at: time("When the last run of this operation began"),
+        duration_ms: integer("How long it took"),
+        exit_code: integer("Its exit code"),
+        succeeded_at: timeOrNull("When the last successful run began; null if no run succeeded"),
+        stopped_ms: z.nullable(z.number().check(z.describe("How long it stopped the service"))),
+        size: integerOrNull("The bytes of the backup that it wrote"),
+      }),
+    )
+    .check(z.describe("The last run of each operation, by the operation's name")),
+  copies: list({
+    target: text("The directory or remote"),
+    contents: choice(["backups", "bundle"], "What is copied to it"),
+    at: timeOrNull("When a run last copied to it, or tried to; null if no run did"),
+    succeeded_at: timeOrNull("When a run last left it complete; null if no run did"),
+    skipped: textOrNull("Why the last run did not try, such as a missing disk; null if it tried"),
+    error: textOrNull("The first error of the last run"),
+    duration_ms: integerOrNull("How long the last run took for it; null if the run did not try"),
+    size: integerOrNull("Bytes of the newest file that was copied to it; null if none is known"),
+  }).check(z.describe("The last copy to each target in the settings")),
+  drills: list({
+    target: text("The directory or remote"),
+    at: time("When the last drill began"),
+    duration_ms: integer("How long it took"),
+    exit_code: integer("Its exit code"),
+    succeeded_at: timeOrNull("When the last successful drill began; null if no drill succeeded"),
+    size: integerOrNull(
+      "Bytes of the backup that the last drill restored; null if it restored none",
+    ),
+  }).check(z.describe("The last drill of each target")),
+  last_restore_test: objectOrNull("The last restore test; null if none is known", {
+    at: time("When a backup was last restored, drilled, or verified with its bundle"),
+    backup: text("The backup"),
+  }),
+  last_bundle_test: objectOrNull("The last restore test with a bundle; null if none is known", {
+    at: time("When a backup was last tested with its bundle and the recovery key"),
+    backup: text("The backup"),
+  }),
+  pending: objectOrNull("The operation in the journal; null without one", {
+    operation: text("The operation that runs or was interrupted"),
+    started_at: time("When it began"),
+    step: text("Its last step in the journal"),
+  }),
+  problems: texts("Why values of this document could not be read"),
+});
 
-export const status = documentOf<StoreStatus>()(
-  z.strictObject({
+const diagnosis = documentOf<Diagnosis>()({
+  ok: flag("Whether there is no finding; the exit code is 1 otherwise"),
+  filled: integerOrNull("Revoked rows inserted; null without `--fill-gaps`"),
+  checks,
+});
+
+const encrypted = documentOf<EncryptResult>()({
+  encrypted: object({
     path,
-    format: choice(
-      ["absent", "plaintext", "sqlcipher", "unknown"],
-      "What the file is; `sqlcipher` for any file that may be encrypted",
+    key_id: keyId,
+    cipher_compatibility: cipherCompatibility,
+    from: text("The earlier format: `plaintext`, `SQLCipher 3`, or other parameters"),
+    passphrase_source: passphraseSource,
+    hub,
+    caution: textOrNull(
+      "A warning that the deleted plaintext is not erased; null if the old file was encrypted",
     ),
-    cipher_compatibility: z.nullable(cipherCompatibility),
-    key_id: z.nullable(keyId),
-    schema_version: z.nullable(schemaVersion),
-    clients: orNull(counts, "The numbers of clients; null if they cannot be read"),
-    database: orNull(
-      z.strictObject({
-        module: text("Its plugin"),
-        location: text("Its path or URL"),
-      }),
-      "The hub's database; null if it is the store",
-    ),
-    service: orNull(
-      z.strictObject({
-        kind: choice(
-          ["systemd-user", "systemd", "podman", "docker", "command", "none"],
-          "What runs the hub",
-        ),
-        unit: z.nullable(text("The unit or container")),
-        active: flag("Whether it runs"),
-      }),
-      "The service that has the store open; null if it cannot be determined",
-    ),
-    last_backup: orNull(
-      z.strictObject({
-        path: text("The newest backup"),
-        created_at: time("When it was made, by its manifest, which is not verified"),
-      }),
-      "The newest backup; null if none is known",
-    ),
-    schedule: scheduleOrNull,
-    runs: z
-      .record(
-        z.string(),
-        z.strictObject({
-          at: time("When the last run of this operation began"),
-          duration_ms: integer("How long it took"),
-          exit_code: integer("Its exit code"),
-          succeeded_at: z.nullable(
-            time("When the last successful run began; null if no run succeeded"),
-          ),
-          stopped_ms: z.nullable(z.number().check(z.describe("How long it stopped the service"))),
-          size: z.nullable(integer("The bytes of the backup that it wrote")),
-        }),
-      )
-      .check(z.describe("The last run of each operation, by the operation's name")),
-    copies: z
-      .array(
-        z.strictObject({
-          target: text("The directory or remote"),
-          contents: choice(["backups", "bundle"], "What is copied to it"),
-          at: z.nullable(time("When a run last copied to it, or tried to; null if no run did")),
-          succeeded_at: z.nullable(time("When a run last left it complete; null if no run did")),
-          skipped: z.nullable(
-            text("Why the last run did not try, such as a missing disk; null if it tried"),
-          ),
-          error: z.nullable(text("The first error of the last run")),
-          duration_ms: z.nullable(
-            integer("How long the last run took for it; null if the run did not try"),
-          ),
-          size: z.nullable(
-            integer("Bytes of the newest file that was copied to it; null if none is known"),
-          ),
-        }),
-      )
-      .check(z.describe("The last copy to each target in the settings")),
-    drills: z
-      .array(
-        z.strictObject({
-          target: text("The directory or remote"),
-          at: time("When the last drill began"),
-          duration_ms: integer("How long it took"),
-          exit_code: integer("Its exit code"),
-          succeeded_at: z.nullable(
-            time("When the last successful drill began; null if no drill succeeded"),
-          ),
-          size: z.nullable(
-            integer("Bytes of the backup that the last drill restored; null if it restored none"),
-          ),
-        }),
-      )
-      .check(z.describe("The last drill of each target")),
-    last_restore_test: orNull(
-      z.strictObject({
-        at: time("When a backup was last restored, drilled, or verified with its bundle"),
-        backup: text("The backup"),
-      }),
-      "The last restore test; null if none is known",
-    ),
-    last_bundle_test: orNull(
-      z.strictObject({
-        at: time("When a backup was last tested with its bundle and the recovery key"),
-        backup: text("The backup"),
-      }),
-      "The last restore test with a bundle; null if none is known",
-    ),
-    pending: orNull(
-      z.strictObject({
-        operation: text("The operation that runs or was interrupted"),
-        started_at: time("When it began"),
-        step: text("Its last step in the journal"),
-      }),
-      "The operation in the journal; null without one",
-    ),
-    problems: texts("Why values of this document could not be read"),
   }),
-);
+  bundle: bundleOrNull,
+  service,
+});
 
-export const diagnosis = documentOf<Diagnosis>()(
-  z.strictObject({
-    ok: flag("Whether there is no finding; the exit code is 1 otherwise"),
-    filled: z.nullable(integer("Revoked rows inserted; null without `--fill-gaps`")),
-    checks,
+const decrypted = documentOf<DecryptResult>()({
+  decrypted: object({ path, previous_key_id: keyId, hub }),
+  service,
+});
+
+const rotated = documentOf<RotateResult>()({
+  rotated: object({
+    path,
+    key_id: keyId,
+    previous_key_id: text("The `key_id` before, which names the bundle of earlier backups"),
+    passphrase_source: passphraseSource,
+    previous_kept: flag("Whether the keyring still has the previous passphrase"),
+    hub,
   }),
-);
+  bundle: bundleOrNull,
+  service,
+  backups: objectOrNull(
+    "The backups under earlier passphrases; null without `--reencrypt-backups`",
+    {
+      reencrypted: texts("The new files"),
+      left: list({
+        path: text("A backup that keeps its passphrase"),
+        reason: text("Why"),
+      }),
+    },
+  ),
+});
 
-export const encrypted = documentOf<EncryptResult>()(
-  z.strictObject({
-    encrypted: z.strictObject({
-      path,
-      key_id: keyId,
-      cipher_compatibility: cipherCompatibility,
-      from: text("The earlier format: `plaintext`, `SQLCipher 3`, or other parameters"),
-      passphrase_source: passphraseSource,
-      hub,
-      caution: z.nullable(
-        text(
-          "A warning that the deleted plaintext is not erased; null if the old file was encrypted",
-        ),
-      ),
+const upgraded = documentOf<UpgradeSchemaResult>()({
+  upgraded: object({
+    path,
+    from: integer("The schema before"),
+    to: integer("The schema now; equal if nothing changed"),
+    dropped: list({
+      client_id: text("The client's number, as text"),
+      name: textOrNull("Its name"),
+      what: text("The value that was lost"),
     }),
-    bundle: bundleOrNull,
-    service,
-  }),
-);
-
-export const decrypted = documentOf<DecryptResult>()(
-  z.strictObject({
-    decrypted: z.strictObject({ path, previous_key_id: keyId, hub }),
-    service,
-  }),
-);
-
-export const rotated = documentOf<RotateResult>()(
-  z.strictObject({
-    rotated: z.strictObject({
-      path,
-      key_id: keyId,
-      previous_key_id: text("The `key_id` before, which names the bundle of earlier backups"),
-      passphrase_source: passphraseSource,
-      previous_kept: flag("Whether the keyring still has the previous passphrase"),
-      hub,
+    hub: objectOrNull("The hub's packages; null if no hub was found or nothing changed", {
+      plugin_manager: textOrNull("The version of hivemind-plugin-manager"),
+      schema_version: integer("The newest schema that the hub supports"),
     }),
-    bundle: bundleOrNull,
-    service,
-    backups: orNull(
-      z.strictObject({
-        reencrypted: texts("The new files"),
-        left: z.array(
-          z.strictObject({
-            path: text("A backup that keeps its passphrase"),
-            reason: text("Why"),
-          }),
-        ),
-      }),
-      "The backups under earlier passphrases; null without `--reencrypt-backups`",
-    ),
   }),
-);
+  service,
+});
 
-export const upgraded = documentOf<UpgradeSchemaResult>()(
-  z.strictObject({
-    upgraded: z.strictObject({
-      path,
-      from: integer("The schema before"),
-      to: integer("The schema now; equal if nothing changed"),
-      dropped: z.array(
-        z.strictObject({
-          client_id: text("The client's number, as text"),
-          name: z.nullable(text("Its name")),
-          what: text("The value that was lost"),
-        }),
-      ),
-      hub: orNull(
-        z.strictObject({
-          plugin_manager: z.nullable(text("The version of hivemind-plugin-manager")),
-          schema_version: integer("The newest schema that the hub supports"),
-        }),
-        "The hub's packages; null if no hub was found or nothing changed",
-      ),
-    }),
-    service,
-  }),
-);
+export const storeDocuments: Documents = {
+  setup: [
+    { when: "With `--dry-run`", schema: setupPlan },
+    { when: "After a change", schema: setupDone },
+    { when: "If nothing is left to do", schema: setupUnchanged },
+    { when: "With `--undo`", schema: setupUndone },
+  ],
+  init: [{ schema: initialized }, { when: "With `--adopt`", schema: adopted }],
+  status: [{ schema: status }, { when: "With `--all`", schema: fleetStatus }],
+  doctor: only(diagnosis),
+  encrypt: only(encrypted),
+  decrypt: only(decrypted),
+  rotate: only(rotated),
+  "upgrade-schema": only(upgraded),
+  run: [
+    {
+      when: "With `--print-unit`; otherwise standard output is the hub's",
+      schema: object({ unit: text("The text of the unit or drop-in") }),
+    },
+  ],
+};
