@@ -9,7 +9,7 @@ import { shellQuote } from "../text/escape.js";
 import { type ComposeLabels, inspectContainer } from "./engine.js";
 import { formatFailure, queryLimitMs } from "./systemctl.js";
 
-/** The names that compose finds by itself, each with the name of its override. */
+/** The files that compose reads by default, each with the name of its override. */
 const overrides: Readonly<Record<string, string>> = {
   "compose.yaml": "compose.override.yaml",
   "compose.yml": "compose.override.yml",
@@ -65,7 +65,7 @@ export function podmanSocket({ XDG_RUNTIME_DIR }: Environment = process.env): st
   return `${XDG_RUNTIME_DIR || `/run/user/${process.geteuid?.()}`}/podman/podman.sock`;
 }
 
-/** The names are those in the labels: the environment may have others. */
+/** Names the project as the labels of its container do: a variable may name another. */
 function projectArgs({ project, directory }: ComposeService): string[] {
   return ["--project-name", project, "--project-directory", directory];
 }

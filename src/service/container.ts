@@ -18,7 +18,7 @@ import {
   engineLine,
   inspectContainer,
   isActive,
-  listContainers,
+  listDependents,
   runEngine,
 } from "./engine.js";
 import { findOrigin } from "./origin.js";
@@ -30,10 +30,10 @@ import { armWatcher } from "./watcher.js";
 /** Time for the engine itself, in addition to a container's time limit of a stop. */
 const engineSlackMs = 20_000;
 
-/** Time limit for each container. The engine may stop it first, and sets up network and mounts. */
+/** The time limit of a start or restart, for each container: network and mounts are set up again. */
 const startLimitMs = 60_000;
 
-/** How long a started container must stay up, as a unit in systemd.ts. */
+/** How long a started container is observed, as a unit is in systemd.ts. */
 const watchMs = 1_000;
 
 const pollMs = 50;
@@ -47,7 +47,7 @@ export class ContainerService implements Service {
   readonly stopTimeoutMs: number;
   /** As last inspected; undefined if the engine does not have the container. */
   #container: Container | undefined;
-  /** The control groups of the last run, in which no process may be left after a stop. */
+  /** The control groups of the container's last run. No process may be left in them after a stop. */
   #groups: readonly string[] = [];
   #dependents: readonly string[] = [];
   #manager: Promise<Manager | undefined> | undefined;
@@ -107,17 +107,12 @@ export class ContainerService implements Service {
   }
 
   /**
-   * Returns the running containers that use this container's namespaces, such as its network. They
-   * keep running while it is stopped, and must be restarted to join the new namespaces.
+   * Returns the running containers that use this container's namespaces. They keep running while
+   * this container is stopped, and must be restarted to join its new namespaces.
    */
   async prepareStop(): Promise<string[]> {
-    const { id } = this.#container ?? {};
-    const running = await listContainers(this.kind);
-    this.#dependents = running
-      .filter(({ sharesNamespacesOf: shared }) =>
-        shared.some((other) => other === id || other === this.name),
-      )
-      .map(({ name }) => name);
+    const id = this.#container?.id;
+    this.#dependents = await listDependents({ engine: this.kind, name: this.name, id });
     return [...this.#dependents];
   }
 
@@ -225,7 +220,7 @@ export class ContainerService implements Service {
     return `${scope.join(" ")} ${line}`;
   }
 
-  /** Queries the manager once, before the stop, because a query would lengthen the downtime. */
+  /** Searches for the manager once. The first call is before the stop, to shorten the downtime. */
   #findManager(): Promise<Manager | undefined> {
     this.#manager ??= findManager();
     return this.#manager;

@@ -159,6 +159,23 @@ export async function listContainers(engine: Engine, { all = false } = {}): Prom
 }
 
 /**
+ * Returns the names of the running containers that use the namespaces of a container, such as its
+ * network.
+ */
+export async function listDependents({
+  engine,
+  name,
+  id,
+}: ContainerName & { readonly id: string | undefined }): Promise<string[]> {
+  const running = await listContainers(engine);
+  return running
+    .filter(({ sharesNamespacesOf }) =>
+      sharesNamespacesOf.some((shared) => shared === id || shared === name),
+    )
+    .map((container) => container.name);
+}
+
+/**
  * Parses the output of `podman inspect` or `docker inspect`.
  *
  * @throws {@link StoreError} service - if the output has another shape

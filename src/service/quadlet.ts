@@ -17,8 +17,8 @@ export async function findQuadlet({ manager, name }: UnitName): Promise<Quadlet 
   const [unit = {}] = await show(manager, ["SourcePath"], [name]);
   const file = unit.SourcePath ?? "";
   if (!file.endsWith(".container")) return undefined;
-  // A drop-in for a file of a package, or of root, belongs in the administrator's or user's
-  // directory.
+  // The file may belong to a package, or to root. The drop-in then goes into the directory of the
+  // administrator, or for a user unit into that of the user.
   const [ownDirectory, isForeign] =
     manager === "systemd"
       ? ["/etc/containers/systemd", /^\/(?:usr|run)\//.test(file)]

@@ -1,6 +1,6 @@
 /**
  * A hub in a container. For a quadlet, setup writes a drop-in, and for a compose file an override.
- * For any other container it names the steps. They depend on what the hub's database is now.
+ * For any other container it prints the steps, which depend on the present database of the hub.
  */
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -22,7 +22,7 @@ import {
   type ComposeLabels,
   type Container,
   type ContainerName,
-  listContainers,
+  listDependents,
   mountsStore,
 } from "../service/engine.js";
 import { findUnitOfContainer } from "../service/find-container.js";
@@ -41,20 +41,20 @@ export interface ContainerSurvey extends ContainerName {
   readonly store: string | undefined;
   readonly hasPassword: boolean;
   readonly hasCopy: boolean;
-  /** The unit that Podman generates for it from a quadlet. */
+  /** The unit that Podman generates from the container's quadlet. */
   readonly quadletUnit: UnitName | undefined;
-  /** Why setup cannot change the quadlet; undefined for a container without a quadlet. */
+  /** Why setup cannot change the quadlet or compose file; undefined for any other container. */
   readonly problem: string | undefined;
 }
 
-/** Returns the container of the hub: the one that mounts the store, or the only one of a hub. */
+/** Returns the hub's container: the one that mounts the store, or else the only one with a hub. */
 async function findContainer(path: string): Promise<Container | undefined> {
   const hubs = await findHubContainers();
   const own = hubs.find((each) => mountsStore(each, path));
   return own ?? (hubs.length === 1 ? hubs[0] : undefined);
 }
 
-/** Returns the hub of a container that setup can change; undefined if there is none. */
+/** Returns the hub in a container, if setup can change the quadlet or compose file. */
 export async function findContainerHub(path: string): Promise<HubContainer | undefined> {
   const container = await findContainer(path);
   return container && (await inspectContainerHub(container)).hub;
@@ -67,7 +67,10 @@ interface Inspection {
   readonly problem?: string;
 }
 
-/** Returns the hub of a container, or why setup cannot change it. */
+/**
+ * Returns the hub in a container, or why setup cannot change the quadlet or compose file; nothing
+ * for any other container.
+ */
 async function inspectContainerHub(container: Container): Promise<Inspection> {
   const unit = await findUnitOfContainer(container);
   if (unit !== undefined) return inspectQuadlet(container, unit);
@@ -82,13 +85,13 @@ async function inspectQuadlet(container: Container, unit: UnitName): Promise<Ins
   }
   const version = await quadletVersion(unit.manager);
   if (!readsDropIns(version) && !(await hasRunCommand(unit))) {
-    const problem = `Podman ${version ?? "without a generator"} reads no drop-ins for quadlets, as versions since 5.0 do`;
+    const problem = `Podman ${version ?? "without a generator"} reads no drop-ins for quadlets; versions since 5.0 do`;
     return { unit, problem };
   }
   return { unit, ...(await readHub(container, { unit }, "UserNS=keep-id:uid=1000,gid=1000")) };
 }
 
-/** Returns the hub of a compose file. A unit of this user runs before this user's Podman only. */
+/** The copy of `server.json` is written by a user unit, which runs before this user's Podman only. */
 async function inspectCompose(container: Container, labels: ComposeLabels): Promise<Inspection> {
   const { engine, name } = container;
   if (engine !== "podman" || process.geteuid?.() === 0) {
@@ -106,7 +109,7 @@ async function inspectCompose(container: Container, labels: ComposeLabels): Prom
   }
 }
 
-/** Returns what keeps setup from adding an override and from creating the container again. */
+/** Returns why setup cannot add an override or create the container again. */
 async function findComposeProblem(
   container: Container,
   compose: ComposeService,
@@ -121,15 +124,12 @@ async function findComposeProblem(
   if (!existsSync(podmanSocket())) {
     return `${podmanSocket()} does not exist (systemctl --user enable --now podman.socket)`;
   }
-  const { id, name } = container;
-  const others = (await listContainers("podman")).filter(({ sharesNamespacesOf }) =>
-    sharesNamespacesOf.some((other) => other === id || other === name),
-  );
-  if (others.length === 0) return undefined;
-  return `${others.map((other) => other.name).join(", ")} would lose its network`;
+  const dependents = await listDependents(container);
+  if (dependents.length === 0) return undefined;
+  return `its network or another namespace is shared by ${dependents.join(", ")}`;
 }
 
-/** Returns the hub with its paths, or why its server.json cannot be changed. */
+/** Returns the hub with its paths, or why setup cannot change its `server.json`. */
 async function readHub(
   container: Container,
   started: Pick<HubContainer, "unit" | "compose">,
@@ -155,8 +155,8 @@ export async function hasRunCommand(unit: UnitName): Promise<boolean> {
 }
 
 /**
- * Returns the uid of a file's owner if it is another user. Without a mapping of users, the files of
- * a rootless container belong to a sub-uid.
+ * Returns the uid of a file's owner if it is another user than this one. Without a mapping of users,
+ * the files of a rootless container belong to a subordinate uid.
  */
 async function findOtherOwner(path: string): Promise<number | undefined> {
   const own = process.geteuid?.();
@@ -165,8 +165,8 @@ async function findOtherOwner(path: string): Promise<number | undefined> {
 }
 
 /**
- * Returns the path of the store of the container hub: the store in its `server.json`, or a new
- * store next to its JSON database.
+ * Returns the path of the store for the hub in a container: the path in its `server.json`, or that
+ * of a new store next to its JSON database; undefined for any other database.
  */
 export async function resolveContainerStorePath(): Promise<string | undefined> {
   const hub = hubContainer();
@@ -219,7 +219,7 @@ export function containerSteps(
     quadletUnit === undefined
       ? `--service ${engine} --unit ${name}`
       : `--service ${quadletUnit.manager} --unit ${quadletUnit.name.replace(/\.service$/, "")}`;
-  const isKnown = quadletUnit !== undefined || problem !== undefined;
+  const isPlain = quadletUnit === undefined && problem === undefined;
   const bundleTo = `--bundle-to ${shellQuote(bundles)}`;
   const adopt = `${own} init --adopt ${service} ${bundleTo}`;
   const mount = quadletUnit
@@ -233,7 +233,7 @@ export function containerSteps(
         "Enable the unit that this prints, and create the container again with the lines for its compose file.",
       ];
   return [
-    `${isKnown ? "" : "Setup does not create a container again. "}${guide} They are:`,
+    `${isPlain ? "Setup does not create a container again. " : ""}${guide} They are:`,
     `mkdir -p -m 700 ${shellQuote(backups)} ${shellQuote(bundles)}`,
     ...(database === "sqlcipher" && hasPassword ? [adopt] : []),
     ...(hasCopy ? [] : mount),

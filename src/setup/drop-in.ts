@@ -1,4 +1,4 @@
-/** Installs and removes what makes the hub start through `run`. */
+/** Installs and removes the drop-in or override with which the hub starts through `run`. */
 import { rmdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import { type HubContainer, hubContainer } from "../config/hub-account.js";
@@ -19,14 +19,15 @@ import type { SetupRequest } from "./request.js";
 type Phase = "in-progress" | "complete";
 
 /**
- * Writes the drop-in, and lets the manager read it. Does not restart a running hub.
+ * Writes the drop-in, and lets the manager read it, without a restart of the hub. A container of
+ * compose gets an override instead, and is created again.
  *
  * A system unit with a sealed passphrase gets the passphrase from systemd. Any other unit starts
- * the hub through `run`, also a system unit: an installer's unit has the session bus of its user in
- * its environment.
+ * the hub through `run`: also a system unit whose environment names the session bus of its user.
  *
- * @throws {@link StoreError} io - if it cannot be written
- * @throws {@link StoreError} service - if the manager does not read it
+ * @throws {@link StoreError} io - if a file cannot be written
+ * @throws {@link StoreError} service - if systemd or compose fails
+ * @throws {@link StoreError} refused - if Podman's generator does not add the drop-in to the unit
  */
 export async function installDropIn(
   request: Pick<SetupRequest, "source" | "ownCommand" | "preparation">,
@@ -44,10 +45,10 @@ export async function installDropIn(
   await makeDirectory(dirname(hub.dropIn));
   await replaceFile(hub.dropIn, header + text);
   await reloadUnits(hub.manager);
-  if (container !== undefined) await assertGenerated(container.unit, hub.dropIn);
+  if (container !== undefined) await assertGenerated(container, hub.dropIn);
 }
 
-/** While a setup is in progress, `run --prepare` writes the copy without a passphrase. */
+/** Needs no phase: while a setup is in progress, `run --prepare` writes a copy without a passphrase. */
 function toContainerUnit(
   { ownCommand }: Pick<SetupRequest, "ownCommand">,
   { unit, serverJson, inside }: HubContainer,
@@ -63,11 +64,11 @@ function toContainerUnit(
  *
  * @throws {@link StoreError} refused - if it has not
  */
-async function assertGenerated(unit: ServiceName, dropIn: string): Promise<void> {
+async function assertGenerated({ name, unit }: HubContainer, dropIn: string): Promise<void> {
   if (isUnit(unit) && (await hasRunCommand(unit))) return;
   await removeDropIn(unit.manager, dropIn);
   throw new StoreError("refused", `Podman's generator did not add ${dropIn} to ${unit.name}`, {
-    hint: "Add the lines to the quadlet itself: hivemind-sqlcipher run --print-unit quadlet",
+    hint: `Add the lines to the quadlet itself: hivemind-sqlcipher run --print-unit quadlet --container ${name}`,
   });
 }
 
@@ -84,7 +85,10 @@ async function toUnit(
   return { kind: "system", run: preparation, hub, serverJson, credential: source.path, mayFail };
 }
 
-/** Removes the drop-in, and its directory if it is empty. */
+/**
+ * Removes the drop-in, and its directory if it is empty. For a container of compose, removes the
+ * override, and creates the container again.
+ */
 export async function removeDropIn(manager: ServiceName["manager"], path: string): Promise<void> {
   const container = hubContainer();
   if (container?.compose) return removeOverride(container.name, container.compose);

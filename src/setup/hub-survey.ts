@@ -25,6 +25,7 @@ import {
   fullUnitName,
   isUnit,
   type Manager,
+  managers,
   type ServiceName,
   show,
   systemctl,
@@ -46,9 +47,11 @@ export interface HubSurvey extends ServiceName {
   readonly systemUser: string | undefined;
   /** How the unit starts the hub, without `run`. */
   readonly command: readonly string[];
+  /** Whether the next start of the hub goes through `run`. */
   readonly startsByRun: boolean;
-  /** Whether the running hub was started by `run` and has the store open. */
+  /** As {@link isHubServing} returns it. */
   readonly isServing: boolean;
+  /** The path of this program's drop-in, or of its override for compose. */
   readonly dropIn: string;
   readonly isDropInWritable: boolean;
   /** A drop-in of another author that sets the unit's command. */
@@ -77,7 +80,11 @@ const crashLoopMicroseconds = 20_000_000;
  */
 export async function surveyHubs(wanted: Wanted, known?: ServiceName): Promise<HubSurvey[]> {
   const names = await findNames(wanted, known);
-  const found = await Promise.all(names.map((name) => surveyHub(name, wanted.storePath)));
+  const found = await Promise.all(
+    names.map((hub) =>
+      isUnit(hub) ? surveyUnit(hub, wanted.storePath) : surveyComposed(hub, wanted.storePath),
+    ),
+  );
   const hubs = found.filter((hub) => hub !== undefined);
   const running = hubs.filter(({ state }) => state === "running" || state === "restarting");
   return running.length > 0 ? running : hubs;
@@ -89,9 +96,7 @@ async function findNames({ unit, manager }: Wanted, known?: ServiceName): Promis
   const isWanted = (each: Manager) => manager === undefined || manager === each;
   if (unit !== undefined) {
     const name = fullUnitName(unit);
-    return (["systemd-user", "systemd"] as const)
-      .filter(isWanted)
-      .map((each) => ({ manager: each, name }));
+    return managers.filter(isWanted).map((each) => ({ manager: each, name }));
   }
   if (known !== undefined) return [known];
   const units = (await findHubUnits(serverJsonPath())).filter(
@@ -103,21 +108,16 @@ async function findNames({ unit, manager }: Wanted, known?: ServiceName): Promis
 /** Finds masked units by name, because a masked unit has no command. */
 async function findMasked(isWanted: (manager: Manager) => boolean): Promise<UnitName[]> {
   const found: UnitName[] = [];
-  for (const manager of (["systemd-user", "systemd"] as const).filter(isWanted)) {
-    const { stdout } = await systemctl(manager, [
-      ...["list-unit-files", "--state=masked", "--type=service", "--no-legend", "--plain"],
-    ]);
+  const args = ["list-unit-files", "--state=masked", "--type=service", "--no-legend", "--plain"];
+  for (const manager of managers.filter(isWanted)) {
+    const { stdout } = await systemctl(manager, args);
     const names = stdout.match(/^hivemind\S*\.service(?= )/gm) ?? [];
     found.push(...names.map((name) => ({ manager, name })));
   }
   return found;
 }
 
-async function surveyHub(hub: ServiceName, storePath: string): Promise<HubSurvey | undefined> {
-  return isUnit(hub) ? surveyUnit(hub, storePath) : surveyComposed(hub, storePath);
-}
-
-/** Returns the hub of a container that compose has created. */
+/** Returns the hub in a container of compose. */
 async function surveyComposed(hub: ServiceName, storePath: string): Promise<HubSurvey | undefined> {
   const override = hubContainer()?.compose?.override;
   if (override === undefined) return undefined;
@@ -146,10 +146,12 @@ async function surveyUnit(unit: UnitName, storePath: string): Promise<HubSurvey 
   const isMasked = found.LoadState === "masked" || /^masked/.test(found.UnitFileState ?? "");
   const common = { manager, name: found.Id ?? name };
   if (isMasked) {
-    const none = { command: [], startsByRun: false, isServing: false };
-    const ownUser = { otherUser: undefined, systemUser: undefined };
-    const noDropIn = { dropIn: "", isDropInWritable: false, otherDropIn: undefined };
-    return { ...common, state: "masked", ...none, ...ownUser, ...noDropIn };
+    return {
+      ...common,
+      state: "masked",
+      ...{ otherUser: undefined, systemUser: undefined, otherDropIn: undefined, command: [] },
+      ...{ startsByRun: false, isServing: false, dropIn: "", isDropInWritable: false },
+    };
   }
   const quadlet = hubContainer() && (await findQuadlet(common));
   const command = quadlet ? [] : await readHubCommand(common);
@@ -174,7 +176,7 @@ async function isPaused(unit: UnitName): Promise<boolean> {
   return (await findContainerOfUnit(unit))?.status === "paused";
 }
 
-/** Returns whether the running hub was started by `run` and has the store open. */
+/** Returns whether the running hub was started through `run`, and has the store open. */
 export async function isHubServing(hub: ServiceName, storePath: string): Promise<boolean> {
   const { holders } = await findHolders(storePath);
   if (!isUnit(hub) || hubContainer() !== undefined) {
@@ -184,12 +186,15 @@ export async function isHubServing(hub: ServiceName, storePath: string): Promise
   const [found = {}] = await show(hub.manager, ["MainPID", "ControlGroup"], [hub.name]);
   const pid = Number(found.MainPID);
   const inUnit = holders.filter((holder) => isInGroup(holder.pid, found.ControlGroup ?? ""));
-  // `run` itself opens the store for a moment.
+  // The process of `run` itself may have the store open for a moment.
   if (isRunProcess(pid)) return inUnit.some((holder) => holder.pid !== pid);
   return inUnit.length > 0 && (await hasMountedServerJson(pid));
 }
 
-/** Returns whether `run` gave the running hub its passphrase. */
+/**
+ * Returns whether the running hub was started through `run`, or reads the `server.json` that `run`
+ * prepared.
+ */
 export async function isStartedByRun(hub: ServiceName): Promise<boolean> {
   if (!isUnit(hub) || hubContainer() !== undefined) {
     return (await findContainerWithCopy(hub)) !== undefined;
@@ -209,10 +214,7 @@ function isRunProcess(pid: number): boolean {
   return startsByRun(argsOf(pid).join(" "));
 }
 
-/**
- * Returns whether a process has another file mounted over `server.json`, as by the drop-in of a
- * system unit.
- */
+/** Returns whether a file is mounted over `server.json` for a process, as for a system unit. */
 async function hasMountedServerJson(pid: number): Promise<boolean> {
   return pid > 0 && (await readMountPoints(pid)).has(await realPath(serverJsonPath()));
 }
@@ -223,7 +225,7 @@ function toHubState(unit: Properties): HubState {
   return isRestarting(unit) || isLooping(unit) ? "restarting" : "running";
 }
 
-/** Detects a crash loop of a unit that is up for some seconds each time. */
+/** Returns whether a unit that is up for some seconds each time is in a crash loop. */
 function isLooping({ NRestarts, ActiveEnterTimestampMonotonic }: Properties): boolean {
   const now = Number(process.hrtime.bigint() / 1000n);
   const upFor = now - Number(ActiveEnterTimestampMonotonic ?? 0);
@@ -241,7 +243,7 @@ function findOtherUser(manager: Manager, { User }: Properties): string | undefin
 
 /**
  * Returns the file that starts a unit through `run` even without the drop-in at `dropIn`; undefined
- * if there is none. systemd applies the files in this order. An empty value clears earlier values.
+ * if there is none. A later file can clear the commands of earlier files with an empty value.
  */
 export async function findOtherRun(
   { manager, name }: UnitName,

@@ -1,4 +1,4 @@
-/** Finds what prevents a setup, with its fix, from a survey. Pure. */
+/** Finds from a survey what prevents a setup, each with its fix. Pure. */
 import type { ErrorKind } from "../errors.js";
 import { upgradeLine } from "../hub/schema.js";
 import { engineSecretError, isEngineSecret } from "../keys/source.js";
@@ -57,7 +57,7 @@ export function findObstacles(survey: Survey, options: ObstacleOptions): Obstacl
   return findings.filter((finding) => finding !== undefined);
 }
 
-/** Ignores an operation of a setup in progress, because the next setup finishes it. */
+/** A setup in progress may have an interrupted operation, which the next setup finishes. */
 function findInterruptedObstacle({ operation, record }: Survey): Finding {
   if (record?.phase === "undoing") {
     return {
@@ -78,11 +78,8 @@ function findHubChoiceObstacle(survey: Survey): Obstacle {
   if (hubs.length > 0) {
     const names = hubs.map(({ name }) => name);
     return {
-      ...{
-        id: "two-hubs",
-        kind: "refused",
-        problem: `several units start a hub: ${names.join(", ")}`,
-      },
+      ...{ id: "two-hubs", kind: "refused" },
+      problem: `several units start a hub: ${names.join(", ")}`,
       fix: `Name the unit: ${hubs.map(({ manager, name }) => `--service ${manager} --unit ${name.replace(/\.service$/, "")}`).join(", or ")}.`,
     };
   }
@@ -108,7 +105,9 @@ function findHubChoiceObstacle(survey: Survey): Obstacle {
 
 function findHubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
   const { name, state } = hub;
+  const { hubContainer } = survey;
   const log = logLine(hub);
+  const user = findUserObstacle(hub, survey);
   const refused = (id: string, problem: string, fix: string): Obstacle => ({
     ...{ id, kind: "refused", problem, fix },
   });
@@ -117,12 +116,12 @@ function findHubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
     return [refused("masked", `${name} is masked and cannot be started`, fix)];
   }
   return [
-    findUserObstacle(hub, survey),
+    user,
     state === "paused"
       ? refused(
           "paused",
           isUnit(hub) ? `the container of ${name} is paused` : `the container ${name} is paused`,
-          `Unpause it: podman unpause ${survey.hubContainer?.name}`,
+          `Unpause it: podman unpause ${hubContainer?.name}`,
         )
       : undefined,
     state === "restarting"
@@ -134,7 +133,7 @@ function findHubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
     state === "stopped"
       ? refused(
           "stopped",
-          `${name} does not run, so it could not be seen to serve`,
+          `${name} does not run, so setup could not check that it still works afterwards`,
           `Start it first: ${serviceLine(hub, "start")}`,
         )
       : undefined,
@@ -143,21 +142,21 @@ function findHubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
       : refused(
           "drop-in",
           `${hub.otherDropIn} sets the command of ${name}`,
-          `Move it away (${systemctlLine(hub.manager, "daemon-reload")}), or put the run command into it: hivemind-sqlcipher run --print-unit dropin`,
+          `Move it away (${systemctlLine(hub.manager, "daemon-reload")})${hubContainer ? "." : `, or put the run command into it: hivemind-sqlcipher run --print-unit dropin --unit ${name}`}`,
         ),
-    hub.startsByRun || hub.isDropInWritable || findUserObstacle(hub, survey) !== undefined
+    hub.startsByRun || hub.isDropInWritable || user !== undefined
       ? undefined
       : refused(
           "drop-in-directory",
           `${hub.dropIn} cannot be written by this user`,
-          `Make it writable, or write it as root: hivemind-sqlcipher run --print-unit dropin --unit ${name}`,
+          `Make it writable, or write it as root: hivemind-sqlcipher run --print-unit ${hubContainer ? `quadlet --container ${hubContainer.name}` : `dropin --unit ${name}`}`,
         ),
   ];
 }
 
 /**
  * Setup restarts the unit, and uses the passphrase and the files of the hub's user. An ordinary
- * user cannot restart a system unit. Root can, but has another keyring.
+ * user cannot restart a system unit. Root can, but has another keyring than that user.
  */
 function findUserObstacle(hub: HubSurvey, survey: Survey): Finding {
   const { name, otherUser, systemUser, startsByRun } = hub;
@@ -198,8 +197,8 @@ function findServerObstacles(survey: Survey): Finding[] {
     return [
       {
         ...{ id: "server.json", kind: "refused" },
-        problem: `${server.path} has no "network_protocol", which the hub would fill in`,
-        fix: "Let the hub do so once: hivemind-core print-config",
+        problem: `${server.path} has no "network_protocol", so the hub would complete and rewrite the file`,
+        fix: "Let the hub complete it once: hivemind-core print-config",
       },
     ];
   }
@@ -266,7 +265,7 @@ function findDatabaseObstacles(
   return [];
 }
 
-/** Setup cannot read the password in a secret, so the user must move it. */
+/** Setup reads no secret of an engine, so the user must move a password in one. */
 function findLockedContainerObstacle(
   storePath: string,
   { name, secrets }: HubContainerSurvey,
@@ -334,19 +333,18 @@ function findImageObstacle(
   hub: HubSurvey | undefined,
   { name, packageList }: HubContainerSurvey,
 ): Finding {
-  if (packages?.canEncrypt || hub?.state === "paused") return undefined;
+  if (packages?.canEncrypt || hub === undefined || hub.state === "paused") return undefined;
   const why =
     packages === undefined
       ? "its Python was not found, or it does not run"
       : (packages.problem ?? "its SQLite plugin ignores a password and writes plain text");
-  const restart = hub && serviceLine(hub, "restart");
   return {
     ...{ id: "packages", kind: "refused" },
     problem: `the hub in the container ${name} cannot open an encrypted store: ${why}`,
     fix:
       packageList === undefined
-        ? `Use an image with these packages, or mount .config/hivemind, whose hivemind.list the images of HiveMind install:\n${packageListLine("hivemind.list")}`
-        : `Let the image install them when it starts:\n${packageListLine(packageList)}\n${restart}`,
+        ? `Use an image with these packages, or mount .config/hivemind: images of HiveMind install what is in its hivemind.list:\n${packageListLine("hivemind.list")}`
+        : `Let the image install them when it starts:\n${packageListLine(packageList)}\n${serviceLine(hub, "restart")}`,
   };
 }
 
@@ -364,8 +362,8 @@ function findBlacklistObstacle(survey: Survey): Finding {
 
 /**
  * Returns the obstacle for clients with blacklists; undefined if the hub would enforce them.
- * HiveMind 4 enforces none in a store that the plugin that encrypts has opened. The hub of a plain
- * SQLite store would open it with that plugin as soon as it is installed.
+ * HiveMind 4 enforces no blacklist in a store after the encrypting plugin has opened it. With that
+ * plugin installed, the hub also opens a plain store with it.
  */
 export function findHiveMind4Obstacle(packages: PackagesSurvey): Obstacle | undefined {
   const { python, canEncrypt, blacklistProblem, schemaVersion } = packages;

@@ -1,6 +1,6 @@
 /**
  * Installs and removes the override of a compose file, with the unit that writes the copy of
- * `server.json` for it.
+ * `server.json`, which the override mounts.
  */
 import { rmdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -17,19 +17,24 @@ import { copyPath } from "../hub/password-delivery.js";
 import { emitStep } from "../operation/step.js";
 import { createAgain } from "../service/compose.js";
 import { copyUnit, renewCopy } from "../service/copy-unit.js";
-import { formatFailure, type ServiceName, systemctl, systemctlLine } from "../service/systemctl.js";
+import {
+  formatFailure,
+  type Manager,
+  type ServiceName,
+  systemctl,
+  systemctlLine,
+} from "../service/systemctl.js";
 
 export const header = `# Written by hivemind-sqlcipher setup; setup --undo removes it.
 `;
 
-/** Returns the path of the unit that writes the copy. */
 export function copyUnitFile(): string {
   return join(configHome(), "systemd", "user", copyUnit);
 }
 
 /**
- * Lets the container mount the copy. The container is created again; if it runs, it is started with
- * the copy.
+ * Installs the unit and the override, and creates the container again, which then mounts the copy.
+ * Only a running container is started again.
  *
  * @throws {@link StoreError} io - if a file cannot be written
  * @throws {@link StoreError} service - if systemd or compose fails
@@ -42,7 +47,7 @@ export async function installOverride(
   await makeDirectory(dirname(copyUnitFile()));
   await replaceFile(copyUnitFile(), header + renderCopyUnit(unit), 0o644);
   await reloadUnits("systemd-user");
-  await callUserManager("enable", copyUnit);
+  await callManager("systemd-user", "enable", copyUnit);
   await renewCopy();
   emitStep("setup.copy-unit");
   const text = renderComposeOverride(composed.service, copyPath(), inside);
@@ -60,7 +65,7 @@ export async function removeOverride(name: string, composed: ComposeService): Pr
   await removeFile(composed.override);
   emitStep("undo.override");
   await createAgain(composed, name);
-  await callUserManager("disable", "--now", copyUnit).catch(() => undefined);
+  await callManager("systemd-user", "disable", "--now", copyUnit).catch(() => undefined);
   await removeFile(copyUnitFile());
   await reloadUnits("systemd-user");
   await removeFile(copyPath());
@@ -68,23 +73,18 @@ export async function removeOverride(name: string, composed: ComposeService): Pr
 }
 
 /**
- * Lets a manager read its unit files. A container has none.
+ * Lets a manager read its unit files again. A container of compose has none.
  *
- * @throws {@link StoreError} service - if it does not
+ * @throws {@link StoreError} service - if the manager fails
  */
 export async function reloadUnits(manager: ServiceName["manager"]): Promise<void> {
-  if (manager === "podman") return;
-  const outcome = await systemctl(manager, ["daemon-reload"]);
-  if (outcome.code === 0) return;
-  throw new StoreError("service", `systemd did not reload its units${formatFailure(outcome)}`, {
-    hint: `Run ${systemctlLine(manager, "daemon-reload")} to see why.`,
-  });
+  if (manager !== "podman") await callManager(manager, "daemon-reload");
 }
 
-async function callUserManager(...args: string[]): Promise<void> {
-  const outcome = await systemctl("systemd-user", args);
+async function callManager(manager: Manager, ...args: string[]): Promise<void> {
+  const outcome = await systemctl(manager, args);
   if (outcome.code === 0) return;
   throw new StoreError("service", `systemctl ${args.join(" ")} failed${formatFailure(outcome)}`, {
-    hint: `Run ${systemctlLine("systemd-user", args.join(" "))} to see why.`,
+    hint: `Run ${systemctlLine(manager, args.join(" "))} to see why.`,
   });
 }

@@ -196,7 +196,7 @@ if (proving) {
     expect(output).toEqual([
       "packages: 17",
       expect.stringMatching(/hivemind_listener cannot open an encrypted store: .*sqlcipher3/),
-      expect.stringContaining("mount .config/hivemind, whose hivemind.list"),
+      expect.stringContaining("mount .config/hivemind: images of HiveMind"),
       expect.stringMatching(/^ {2}printf .*'sqlcipher3>=0.6.2' >> 'hivemind.list'$/),
       "paused: 17",
       "obstacle: the container of hivemind-listener.service is paused",
