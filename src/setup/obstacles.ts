@@ -38,17 +38,14 @@ export function findObstacles(survey: Survey, options: ObstacleOptions): Obstacl
     findInterruptedObstacle(survey),
     ...(only === undefined ? [findHubChoiceObstacle(survey)] : findHubObstacles(only, survey)),
     findOwnerObstacle(survey),
-    ...findServerObstacles(survey),
-    ...findDatabaseObstacles(survey, only),
-    ...findPackageObstacles(survey, options),
+    findServerObstacle(survey),
+    findDatabaseObstacle(survey, only),
+    findPackageObstacle(survey, options),
     findBlacklistObstacle(survey),
     findKeysObstacle(survey),
     findBootObstacle(survey, options),
     findRecoveryKeyObstacle(survey, options),
-    survey.directories.problem && {
-      ...{ id: "directories", kind: "refused", problem: survey.directories.problem.message },
-      fix: survey.directories.problem.hint ?? "Name others with --to and --bundle-to.",
-    },
+    findDirectoriesObstacle(survey),
     survey.spaceProblem && {
       ...{ id: "room", kind: "io", problem: survey.spaceProblem.message },
       fix: survey.spaceProblem.hint ?? "Free some space.",
@@ -57,38 +54,41 @@ export function findObstacles(survey: Survey, options: ObstacleOptions): Obstacl
   return findings.filter((finding) => finding !== undefined);
 }
 
+const ignoresPassword = "its SQLite plugin ignores a password and writes plain text";
+
+function refused(id: string, problem: string, fix: string): Obstacle {
+  return { id, kind: "refused", problem, fix };
+}
+
 /** A setup in progress may have an interrupted operation, which the next setup finishes. */
 function findInterruptedObstacle({ operation, record }: Survey): Finding {
   if (record?.phase === "undoing") {
-    return {
-      ...{ id: "undo", kind: "refused", problem: "an undo of the setup was interrupted" },
-      fix: "Finish it first: hivemind-sqlcipher setup --undo",
-    };
+    const fix = "Finish it first: hivemind-sqlcipher setup --undo";
+    return refused("undo", "an undo of the setup was interrupted", fix);
   }
   if (operation === undefined || record !== undefined) return undefined;
-  return {
-    ...{ id: "operation", kind: "refused" },
-    problem: `${operation} of this store is in progress or was interrupted`,
-    fix: "Let it end, or run hivemind-sqlcipher settle, which finishes or undoes it.",
-  };
+  return refused(
+    "operation",
+    `${operation} of this store is in progress or was interrupted`,
+    "Let it end, or run hivemind-sqlcipher settle, which finishes or undoes it.",
+  );
 }
 
 function findHubChoiceObstacle(survey: Survey): Obstacle {
   const { hubs, otherHub, container, server, wantedUnit } = survey;
   if (hubs.length > 0) {
-    const names = hubs.map(({ name }) => name);
-    return {
-      ...{ id: "two-hubs", kind: "refused" },
-      problem: `several units start a hub: ${names.join(", ")}`,
-      fix: `Name the unit: ${hubs.map(({ manager, name }) => `--service ${manager} --unit ${name.replace(/\.service$/, "")}`).join(", or ")}.`,
-    };
+    return refused(
+      "two-hubs",
+      `several units start a hub: ${hubs.map(({ name }) => name).join(", ")}`,
+      `Name the unit: ${hubs.map(({ manager, name }) => `--service ${manager} --unit ${name.replace(/\.service$/, "")}`).join(", or ")}.`,
+    );
   }
   if (container !== undefined && [undefined, container.name].includes(wantedUnit)) {
-    return {
-      ...{ id: "container", kind: "refused" },
-      problem: `the hub runs in the container ${container.name} (${container.engine})${container.problem === undefined ? "" : `: ${container.problem}`}`,
-      fix: containerSteps(container, survey.directories),
-    };
+    return refused(
+      "container",
+      `the hub runs in the container ${container.name} (${container.engine})${container.problem === undefined ? "" : `: ${container.problem}`}`,
+      containerSteps(container, survey.directories),
+    );
   }
   if (wantedUnit !== undefined) {
     return {
@@ -104,54 +104,70 @@ function findHubChoiceObstacle(survey: Survey): Obstacle {
 }
 
 function findHubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
-  const { name, state } = hub;
-  const { hubContainer } = survey;
-  const log = logLine(hub);
+  if (hub.state === "masked") return [findStateObstacle(hub, survey)];
   const user = findUserObstacle(hub, survey);
-  const refused = (id: string, problem: string, fix: string): Obstacle => ({
-    ...{ id, kind: "refused", problem, fix },
-  });
-  if (state === "masked" && isUnit(hub)) {
-    const fix = `Unmask and start it: ${systemctlLine(hub.manager, `unmask ${name}`)} && ${serviceLine(hub, "start")}`;
-    return [refused("masked", `${name} is masked and cannot be started`, fix)];
-  }
   return [
     user,
-    state === "paused"
-      ? refused(
-          "paused",
-          isUnit(hub) ? `the container of ${name} is paused` : `the container ${name} is paused`,
-          `Unpause it: podman unpause ${hubContainer?.name}`,
-        )
-      : undefined,
-    state === "restarting"
-      ? refused("crash-loop", `${name} ends again and again`, `Remove the cause first: ${log}`)
-      : undefined,
-    state === "failed"
-      ? refused("failed", `${name} has failed`, `Remove the cause first: ${log}`)
-      : undefined,
-    state === "stopped"
-      ? refused(
-          "stopped",
-          `${name} does not run, so setup could not check that it still works afterwards`,
-          `Start it first: ${serviceLine(hub, "start")}`,
-        )
-      : undefined,
-    hub.startsByRun || hub.otherDropIn === undefined || !isUnit(hub)
-      ? undefined
-      : refused(
-          "drop-in",
-          `${hub.otherDropIn} sets the command of ${name}`,
-          `Move it away (${systemctlLine(hub.manager, "daemon-reload")})${hubContainer ? "." : `, or put the run command into it: hivemind-sqlcipher run --print-unit dropin --unit ${name}`}`,
-        ),
-    hub.startsByRun || hub.isDropInWritable || user !== undefined
-      ? undefined
-      : refused(
-          "drop-in-directory",
-          `${hub.dropIn} cannot be written by this user`,
-          `Make it writable, or write it as root: hivemind-sqlcipher run --print-unit ${hubContainer ? `quadlet --container ${hubContainer.name}` : `dropin --unit ${name}`}`,
-        ),
+    findStateObstacle(hub, survey),
+    hub.startsByRun ? undefined : findOtherDropInObstacle(hub, survey),
+    hub.startsByRun || user !== undefined ? undefined : findDropInPathObstacle(hub, survey),
   ];
+}
+
+function findStateObstacle(hub: HubSurvey, { hubContainer }: Survey): Finding {
+  const { name, state } = hub;
+  switch (state) {
+    case "running":
+      return undefined;
+    case "masked": {
+      const unmask = isUnit(hub) ? systemctlLine(hub.manager, `unmask ${name}`) : "";
+      const fix = `Unmask and start it: ${unmask} && ${serviceLine(hub, "start")}`;
+      return refused("masked", `${name} is masked and cannot be started`, fix);
+    }
+    case "paused": {
+      const problem = `the container ${isUnit(hub) ? "of " : ""}${name} is paused`;
+      return refused("paused", problem, `Unpause it: podman unpause ${hubContainer?.name}`);
+    }
+    case "restarting":
+      return refused(
+        "crash-loop",
+        `${name} ends again and again`,
+        `Remove the cause first: ${logLine(hub)}`,
+      );
+    case "failed":
+      return refused("failed", `${name} has failed`, `Remove the cause first: ${logLine(hub)}`);
+    case "stopped":
+      return refused(
+        "stopped",
+        `${name} does not run, so setup could not check that it still works afterwards`,
+        `Start it first: ${serviceLine(hub, "start")}`,
+      );
+  }
+}
+
+function findOtherDropInObstacle(hub: HubSurvey, { hubContainer }: Survey): Finding {
+  if (hub.otherDropIn === undefined || !isUnit(hub)) return undefined;
+  const move = `Move it away (${systemctlLine(hub.manager, "daemon-reload")})`;
+  return refused(
+    "drop-in",
+    `${hub.otherDropIn} sets the command of ${hub.name}`,
+    hubContainer
+      ? `${move}.`
+      : `${move}, or put the run command into it: hivemind-sqlcipher run --print-unit dropin --unit ${hub.name}`,
+  );
+}
+
+function findDropInPathObstacle(
+  { name, dropIn, isDropInWritable }: HubSurvey,
+  { hubContainer }: Survey,
+): Finding {
+  if (isDropInWritable) return undefined;
+  const print = hubContainer ? `quadlet --container ${hubContainer.name}` : `dropin --unit ${name}`;
+  return refused(
+    "drop-in-directory",
+    `${dropIn} cannot be written by this user`,
+    `Make it writable, or write it as root: hivemind-sqlcipher run --print-unit ${print}`,
+  );
 }
 
 /**
@@ -160,12 +176,10 @@ function findHubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
  */
 function findUserObstacle(hub: HubSurvey, survey: Survey): Finding {
   const { name, otherUser, systemUser, startsByRun } = hub;
-  const refused = (problem: string, fix: string): Finding => ({
-    ...{ id: "user", kind: "refused", problem, fix },
-  });
   if (systemUser !== undefined && (otherUser !== undefined || !startsByRun)) {
     if (isSealedUnit(survey, hub) && otherUser === undefined) return undefined;
     return refused(
+      "user",
       `${name} is a system unit with User=${systemUser}`,
       survey.isRoot
         ? "Leave out --passphrase-source: setup seals the passphrase, and systemd unseals it for the unit."
@@ -174,6 +188,7 @@ function findUserObstacle(hub: HubSurvey, survey: Survey): Finding {
   }
   if (otherUser === undefined) return undefined;
   return refused(
+    "user",
     `${name} runs as user ${otherUser}`,
     otherUser === "root"
       ? "Run setup as root: sudo hivemind-sqlcipher setup"
@@ -181,46 +196,38 @@ function findUserObstacle(hub: HubSurvey, survey: Survey): Finding {
   );
 }
 
-function findOwnerObstacle({ ownerProblem: problem }: Survey): Finding {
-  if (problem === undefined) return undefined;
+function findOwnerObstacle({ ownerProblem }: Survey): Finding {
+  if (ownerProblem === undefined) return undefined;
   const fix = "Give it to the hub's user with chown, or let the unit run as its owner.";
-  return { id: "owner", kind: "refused", problem, fix };
+  return refused("owner", ownerProblem, fix);
 }
 
-function findServerObstacles(survey: Survey): Finding[] {
+function findServerObstacle(survey: Survey): Finding {
   const { server, isHandedOver } = survey;
   if (server.problem !== undefined) {
-    const fix = server.problem.hint ?? "Correct it.";
-    return [{ id: "server.json", kind: "refused", problem: server.problem.message, fix }];
+    return refused("server.json", server.problem.message, server.problem.hint ?? "Correct it.");
   }
   if (server.isIncomplete) {
-    return [
-      {
-        ...{ id: "server.json", kind: "refused" },
-        problem: `${server.path} has no "network_protocol", so the hub would complete and rewrite the file`,
-        fix: "Let the hub complete it once: hivemind-core print-config",
-      },
-    ];
+    return refused(
+      "server.json",
+      `${server.path} has no "network_protocol", so the hub would complete and rewrite the file`,
+      "Let the hub complete it once: hivemind-core print-config",
+    );
   }
   const isChanged = !isHandedOver && formerKind(survey) !== "sqlite";
-  if (server.isWritable || !isChanged) return [];
-  return [
-    {
-      ...{ id: "server.json-read-only", kind: "refused" },
-      problem: `${server.path} cannot be changed: it is read-only, as a file that a tool such as Ansible or Nix manages`,
-      fix: 'Let that tool write it: "database": {"module": "hivemind-sqlite-db-plugin", "hivemind-sqlite-db-plugin": {"subfolder": "hivemind-core", "name": "clients"}}, after hivemind-sqlcipher migrate (docs/guide/existing-hub.md).',
-    },
-  ];
+  if (server.isWritable || !isChanged) return undefined;
+  return refused(
+    "server.json-read-only",
+    `${server.path} cannot be changed: it is read-only, as a file that a tool such as Ansible or Nix manages`,
+    'Let that tool write it: "database": {"module": "hivemind-sqlite-db-plugin", "hivemind-sqlite-db-plugin": {"subfolder": "hivemind-core", "name": "clients"}}, after hivemind-sqlcipher migrate (docs/guide/existing-hub.md).',
+  );
 }
 
-function findDatabaseObstacles(
+function findDatabaseObstacle(
   { database, store, storePath, record, hasOwnStore, isHandedOver, hubContainer }: Survey,
   hub: HubSurvey | undefined,
-): Finding[] {
-  if (database === undefined) return [];
-  const refused = (id: string, problem: string, fix: string): Finding[] => [
-    { id, kind: "refused", problem, fix },
-  ];
+): Finding {
+  if (database === undefined) return undefined;
   if (database.problem !== undefined) {
     return refused("database", database.problem.message, database.problem.hint ?? "Correct it.");
   }
@@ -254,15 +261,16 @@ function findDatabaseObstacles(
   }
   const isLocked = database.kind === "sqlcipher" && !database.hasPassword && record === undefined;
   if (isLocked && !(isHandedOver && hub?.startsByRun)) {
-    if (hubContainer !== undefined)
-      return [findLockedContainerObstacle(storePath, hubContainer, hub?.manager === "podman")];
+    if (hubContainer !== undefined) {
+      return findLockedContainerObstacle(storePath, hubContainer, hub?.manager === "podman");
+    }
     return refused(
       "password",
       `${storePath} is encrypted, and server.json has no password for it`,
       "Start the hub through run: hivemind-sqlcipher run --print-unit dropin",
     );
   }
-  return [];
+  return undefined;
 }
 
 /** Setup reads no secret of an engine, so the user must move a password in one. */
@@ -277,54 +285,46 @@ function findLockedContainerObstacle(
     : ["quadlet", "restart its unit", "quadlet"];
   const mount = `add to the ${where} what this prints, and ${again}: hivemind-sqlcipher run --print-unit ${kind}`;
   if (secrets.length === 0) {
-    return {
-      ...{ id: "password", kind: "refused" },
-      problem: `${storePath} is encrypted, and server.json has no password for it`,
-      fix: `Take its password over: ${adopt}\nThen ${mount} --container ${name}`,
-    };
+    return refused(
+      "password",
+      `${storePath} is encrypted, and server.json has no password for it`,
+      `Take its password over: ${adopt}\nThen ${mount} --container ${name}`,
+    );
   }
-  return {
-    ...{ id: "secret", kind: "refused" },
-    problem: `the container ${name} gets the password from secrets of podman (${secrets.join(", ")}), which are on the disk unencrypted`,
-    fix: `Take the password over: ${adopt}\nRemove the secret from the ${where}, ${mount} --container ${name}\nRemove the secret, and change the password: podman secret rm ${secrets[0]} && hivemind-sqlcipher rotate`,
-  };
+  return refused(
+    "secret",
+    `the container ${name} gets the password from secrets of podman (${secrets.join(", ")}), which are on the disk unencrypted`,
+    `Take the password over: ${adopt}\nRemove the secret from the ${where}, ${mount} --container ${name}\nRemove the secret, and change the password: podman secret rm ${secrets[0]} && hivemind-sqlcipher rotate`,
+  );
 }
 
-function findPackageObstacles(
+function findPackageObstacle(
   { packages, hubs, hubContainer }: Survey,
   { installHubPackages }: ObstacleOptions,
-): Finding[] {
-  if (hubContainer !== undefined) return [findImageObstacle(packages, hubs[0], hubContainer)];
+): Finding {
+  if (hubContainer !== undefined) return findImageObstacle(packages, hubs[0], hubContainer);
   if (packages === undefined) {
-    if (hubs.length !== 1 || hubs[0]?.state === "masked") return [];
-    return [
-      {
-        ...{ id: "python", kind: "notFound" },
-        problem: "the Python of the hub was not found",
-        fix: "Name it: --hub-python PATH",
-      },
-    ];
+    if (hubs.length !== 1 || hubs[0]?.state === "masked") return undefined;
+    return {
+      ...{ id: "python", kind: "notFound", problem: "the Python of the hub was not found" },
+      fix: "Name it: --hub-python PATH",
+    };
   }
-  if (packages.canEncrypt) return [];
+  if (packages.canEncrypt) return undefined;
   const pip = pipLine(packages.python);
-  const why = packages.problem ?? "its SQLite plugin ignores a password and writes plain text";
   if (!installHubPackages) {
-    return [
-      {
-        ...{ id: "packages", kind: "refused" },
-        problem: `the hub in ${packages.python} cannot open an encrypted store: ${why}`,
-        fix: `Add --install-hub-packages, or install them: ${pip}`,
-      },
-    ];
+    return refused(
+      "packages",
+      `the hub in ${packages.python} cannot open an encrypted store: ${packages.problem ?? ignoresPassword}`,
+      `Add --install-hub-packages, or install them: ${pip}`,
+    );
   }
-  if (packages.isWritable) return [];
-  return [
-    {
-      ...{ id: "packages-directory", kind: "io" },
-      problem: `the hub's packages in ${packages.directory ?? packages.python} cannot be written by the hub's user`,
-      fix: `Let the owner of that directory install them: ${pip}`,
-    },
-  ];
+  if (packages.isWritable) return undefined;
+  return {
+    ...{ id: "packages-directory", kind: "io" },
+    problem: `the hub's packages in ${packages.directory ?? packages.python} cannot be written by the hub's user`,
+    fix: `Let the owner of that directory install them: ${pip}`,
+  };
 }
 
 /** Setup cannot install packages into a container, because they belong to its image. */
@@ -337,15 +337,14 @@ function findImageObstacle(
   const why =
     packages === undefined
       ? "its Python was not found, or it does not run"
-      : (packages.problem ?? "its SQLite plugin ignores a password and writes plain text");
-  return {
-    ...{ id: "packages", kind: "refused" },
-    problem: `the hub in the container ${name} cannot open an encrypted store: ${why}`,
-    fix:
-      packageList === undefined
-        ? `Use an image with these packages, or mount .config/hivemind: images of HiveMind install what is in its hivemind.list:\n${packageListLine("hivemind.list")}`
-        : `Let the image install them when it starts:\n${packageListLine(packageList)}\n${serviceLine(hub, "restart")}`,
-  };
+      : (packages.problem ?? ignoresPassword);
+  return refused(
+    "packages",
+    `the hub in the container ${name} cannot open an encrypted store: ${why}`,
+    packageList === undefined
+      ? `Use an image with these packages, or mount .config/hivemind: images of HiveMind install what is in its hivemind.list:\n${packageListLine("hivemind.list")}`
+      : `Let the image install them when it starts:\n${packageListLine(packageList)}\n${serviceLine(hub, "restart")}`,
+  );
 }
 
 /**
@@ -370,17 +369,17 @@ export function findHiveMind4Obstacle(packages: PackagesSurvey): Obstacle | unde
   const isOld = canEncrypt ? blacklistProblem !== undefined : (schemaVersion ?? 0) < 2;
   if (!isOld) return undefined;
   const is = schemaVersion === undefined ? "may be" : "is";
-  return {
-    ...{ id: "blacklists", kind: "refused" },
-    problem: `the hub in ${python} ${is} HiveMind 4, which would not enforce the blacklists of its clients in an encrypted store`,
-    fix: `Upgrade the hub to HiveMind 5 first: ${upgradeLine(python)}`,
-  };
+  return refused(
+    "blacklists",
+    `the hub in ${python} ${is} HiveMind 4, which would not enforce the blacklists of its clients in an encrypted store`,
+    `Upgrade the hub to HiveMind 5 first: ${upgradeLine(python)}`,
+  );
 }
 
 function findKeysObstacle({ keysProblem, source }: Survey): Finding {
   if (isEngineSecret(source)) {
     const { message, hint = "" } = engineSecretError();
-    return { id: "secret", kind: "refused", problem: message, fix: hint };
+    return refused("secret", message, hint);
   }
   if (keysProblem === undefined) return undefined;
   const other = "Or keep the passphrase in a file: --passphrase-source file:PATH";
@@ -395,11 +394,11 @@ function findKeysObstacle({ keysProblem, source }: Survey): Finding {
 /** Names the commands that only root can run. */
 function findBootObstacle({ boot }: Survey, { isHeadless }: ObstacleOptions): Finding {
   if (boot === undefined || !isHeadless) return undefined;
-  return {
-    ...{ id: "boot", kind: "refused" },
-    problem: `after a reboot without a login the hub would wait for its passphrase: ${boot.problem}`,
-    fix: ["Run these commands once, then setup again:", ...boot.fixes].join("\n"),
-  };
+  return refused(
+    "boot",
+    `after a reboot without a login the hub would wait for its passphrase: ${boot.problem}`,
+    ["Run these commands once, then setup again:", ...boot.fixes].join("\n"),
+  );
 }
 
 function findRecoveryKeyObstacle(survey: Survey, options: ObstacleOptions): Finding {
@@ -407,9 +406,14 @@ function findRecoveryKeyObstacle(survey: Survey, options: ObstacleOptions): Find
   if (recoveryKeyFile === undefined || !isRecoveryKeyFileTaken || !needsKeys(survey)) {
     return undefined;
   }
-  return {
-    ...{ id: "recovery-key-file", kind: "refused" },
-    problem: `the recovery key file ${recoveryKeyFile} exists already`,
-    fix: "Move it away, or name another file with --recovery-key-file PATH.",
-  };
+  return refused(
+    "recovery-key-file",
+    `the recovery key file ${recoveryKeyFile} exists already`,
+    "Move it away, or name another file with --recovery-key-file PATH.",
+  );
+}
+
+function findDirectoriesObstacle({ directories: { problem } }: Survey): Finding {
+  const fix = problem?.hint ?? "Name others with --to and --bundle-to.";
+  return problem && refused("directories", problem.message, fix);
 }
