@@ -10,6 +10,7 @@ import {
 import { resolveStorePath } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import type { HubUnit } from "../service/hub-units.js";
+import { shortUnitName } from "../service/systemctl.js";
 import { type Context, contextOf, globalOptionsOf } from "./context.js";
 import { findHubStore } from "./hub-store.js";
 
@@ -82,14 +83,14 @@ async function workForContainerHub(
 
 function isWantedContainer({ name, unit }: HubContainer, options: HubChoiceOptions): boolean {
   const isWantedManager = ["auto", undefined, unit.manager].includes(options.service);
-  return isWantedManager && [undefined, name, unit.name, stemOf(unit.name)].includes(options.unit);
+  return (
+    isWantedManager && [undefined, name, unit.name, shortUnitName(unit.name)].includes(options.unit)
+  );
 }
 
 function isWanted({ name, isTemplate }: HubUnit, { unit }: HubChoiceOptions): boolean {
-  return !isTemplate && [undefined, name, stemOf(name)].includes(unit);
+  return !isTemplate && [undefined, name, shortUnitName(name)].includes(unit);
 }
-
-const stemOf = (unit: string) => unit.replace(/\.service$/, "");
 
 async function resolveHubStorePath(): Promise<string> {
   return resolveStorePath(await findHubStore("setup"), hubEnvironment());
@@ -141,7 +142,7 @@ async function findSystemHub(options: HubChoiceOptions): Promise<HubUnit | undef
   if (others.length === 0) return unit;
   // A unit without a user is a hub of root, which the survey finds.
   if ([unit, ...others].some((each) => each?.user === undefined)) return undefined;
-  const names = [unit, ...others].map((each) => stemOf(each?.name ?? ""));
+  const names = [unit, ...others].map((each) => shortUnitName(each?.name ?? ""));
   throw new StoreError("refused", `several units start a hub: ${names.join(", ")}`, {
     hint: `Name the unit: --unit ${names.join(", or --unit ")}.`,
   });

@@ -9,6 +9,7 @@ import { shellQuote } from "../text/escape.js";
 import { type Container, type ContainerName, isActive, mountsStore } from "./engine.js";
 import { findUnitOfContainer } from "./find-container.js";
 import { findOrigin } from "./origin.js";
+import { serviceOptions } from "./systemctl.js";
 
 /**
  * Checks a container for {@link Service.check}.
@@ -68,7 +69,7 @@ async function assertWithoutUnit(container: Container): Promise<void> {
   throw new StoreError(
     "refused",
     `the container ${container.name} belongs to the unit ${unit.name}, which would start it again`,
-    { hint: `Use --service ${unit.manager} --unit ${unit.name.replace(/\.service$/, "")}.` },
+    { hint: `Use ${serviceOptions(unit)}.` },
   );
 }
 

@@ -30,7 +30,7 @@ import { armWatcher } from "./watcher.js";
 /** Time for the engine itself, in addition to a container's time limit of a stop. */
 const engineSlackMs = 20_000;
 
-/** The time limit of a start or restart, for each container: network and mounts are set up again. */
+/** The time limit of a start or restart, for each container: it includes network and mounts. */
 const startLimitMs = 60_000;
 
 /** How long a started container is observed, as a unit is in systemd.ts. */
@@ -47,7 +47,7 @@ export class ContainerService implements Service {
   readonly stopTimeoutMs: number;
   /** As last inspected; undefined if the engine does not have the container. */
   #container: Container | undefined;
-  /** The control groups of the container's last run. No process may be left in them after a stop. */
+  /** The control groups of the container's last run: after a stop, they must be empty. */
   #groups: readonly string[] = [];
   #dependents: readonly string[] = [];
   #manager: Promise<Manager | undefined> | undefined;

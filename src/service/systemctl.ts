@@ -103,6 +103,16 @@ export function fullUnitName(name: string): string {
   return name.endsWith(".service") ? name : `${name}.service`;
 }
 
+/** Returns a unit's name without its ending, as a user gives it to `--unit`. */
+export function shortUnitName(name: string): string {
+  return name.replace(/\.service$/, "");
+}
+
+/** Returns the options that name a unit or a container. */
+export function serviceOptions({ manager, name }: ServiceName): string {
+  return `--service ${manager} --unit ${shortUnitName(name)}`;
+}
+
 /** Returns the command line that prints the log of a unit. */
 export function journalctlLine({ manager, name }: UnitName): string {
   return ["journalctl", ...scopeOf(manager), "--unit", name].join(" ");

@@ -27,7 +27,7 @@ import {
 } from "../service/engine.js";
 import { findUnitOfContainer } from "../service/find-container.js";
 import { findQuadlet, quadletVersion, readsDropIns } from "../service/quadlet.js";
-import { systemctlLine, type UnitName } from "../service/systemctl.js";
+import { serviceOptions, systemctlLine, type UnitName } from "../service/systemctl.js";
 import { readCommands } from "../service/unit-commands.js";
 import { identify } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
@@ -91,7 +91,7 @@ async function inspectQuadlet(container: Container, unit: UnitName): Promise<Ins
   return { unit, ...(await readHub(container, { unit }, "UserNS=keep-id:uid=1000,gid=1000")) };
 }
 
-/** The copy of `server.json` is written by a user unit, which runs before this user's Podman only. */
+/** A user unit writes the copy of `server.json`, and runs before this user's Podman only. */
 async function inspectCompose(container: Container, labels: ComposeLabels): Promise<Inspection> {
   const { engine, name } = container;
   if (engine !== "podman" || process.geteuid?.() === 0) {
@@ -155,8 +155,8 @@ export async function hasRunCommand(unit: UnitName): Promise<boolean> {
 }
 
 /**
- * Returns the uid of a file's owner if it is another user than this one. Without a mapping of users,
- * the files of a rootless container belong to a subordinate uid.
+ * Returns the uid of a file's owner if it is another user than this user. Without a mapping of
+ * users, the files of a rootless container belong to a subordinate uid.
  */
 async function findOtherOwner(path: string): Promise<number | undefined> {
   const own = process.geteuid?.();
@@ -216,9 +216,7 @@ export function containerSteps(
   }
   const own = `hivemind-sqlcipher${store === unresolvedStorePath({}) ? "" : ` --db ${shellQuote(store)}`}`;
   const service =
-    quadletUnit === undefined
-      ? `--service ${engine} --unit ${name}`
-      : `--service ${quadletUnit.manager} --unit ${quadletUnit.name.replace(/\.service$/, "")}`;
+    quadletUnit === undefined ? `--service ${engine} --unit ${name}` : serviceOptions(quadletUnit);
   const isPlain = quadletUnit === undefined && problem === undefined;
   const bundleTo = `--bundle-to ${shellQuote(bundles)}`;
   const adopt = `${own} init --adopt ${service} ${bundleTo}`;

@@ -48,7 +48,7 @@ export async function installDropIn(
   if (container !== undefined) await assertGenerated(container, hub.dropIn);
 }
 
-/** Needs no phase: while a setup is in progress, `run --prepare` writes a copy without a passphrase. */
+/** Has no phase: during a setup, `run --prepare` writes a copy without a passphrase. */
 function toContainerUnit(
   { ownCommand }: Pick<SetupRequest, "ownCommand">,
   { unit, serverJson, inside }: HubContainer,

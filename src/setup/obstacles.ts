@@ -2,7 +2,7 @@
 import type { ErrorKind } from "../errors.js";
 import { upgradeLine } from "../hub/schema.js";
 import { engineSecretError, isEngineSecret } from "../keys/source.js";
-import { isUnit, systemctlLine } from "../service/systemctl.js";
+import { isUnit, serviceOptions, systemctlLine } from "../service/systemctl.js";
 import { shellQuote } from "../text/escape.js";
 import { containerSteps } from "./container.js";
 import { formerKind, isSealedUnit, needsKeys } from "./facts.js";
@@ -80,7 +80,7 @@ function findHubChoiceObstacle(survey: Survey): Obstacle {
     return refused(
       "two-hubs",
       `several units start a hub: ${hubs.map(({ name }) => name).join(", ")}`,
-      `Name the unit: ${hubs.map(({ manager, name }) => `--service ${manager} --unit ${name.replace(/\.service$/, "")}`).join(", or ")}.`,
+      `Name the unit: ${hubs.map(serviceOptions).join(", or ")}.`,
     );
   }
   if (container !== undefined && [undefined, container.name].includes(wantedUnit)) {

@@ -2,7 +2,7 @@
 import type { RecoveryKeyDelivery } from "../bundle/recipients.js";
 import type { Reporter } from "../reporter.js";
 import type { ServiceChoice } from "../service/select.js";
-import type { ServiceName } from "../service/systemctl.js";
+import { type ServiceName, shortUnitName } from "../service/systemctl.js";
 import { formerKind } from "./facts.js";
 import type { HubSurvey } from "./hub-survey.js";
 import type { Plan } from "./plan.js";
@@ -83,7 +83,7 @@ export function createScope(request: SetupRequest, found: Survey, plan: Plan): S
 
 /** Returns the service choice for a unit or a container. */
 export function toServiceChoice(storePath: string, { manager, name }: ServiceName): ServiceChoice {
-  return { service: manager, unit: name.replace(/\.service$/, ""), storePath };
+  return { service: manager, unit: shortUnitName(name), storePath };
 }
 
 /** Suppresses repeated notices: each operation of a setup reports the directories and the unit. */
