@@ -11,7 +11,7 @@
  * recipients, so it is verified with its passphrase. A verification record next to the bundle
  * (verification-record.ts) states that the bundle was verified.
  */
-import { readdir, rm } from "node:fs/promises";
+import { link, readdir, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import {
   armor,
@@ -22,7 +22,15 @@ import {
 } from "age-encryption";
 import { readStoreId, storeIdSchema } from "../config/store-id.js";
 import { hasCode, isKind, StoreError, systemError } from "../errors.js";
-import { claimName, createFile, removeFile, replaceFile, stagedName } from "../fs/atomic.js";
+import {
+  createFile,
+  moveFile,
+  removeFile,
+  replaceFile,
+  stagedName,
+  syncDirectory,
+} from "../fs/atomic.js";
+import { copyFile } from "../fs/copy.js";
 import { recogniseContent, withFileKind } from "../fs/file-kind.js";
 import { lstatIfExists, readSmallFile, sha256Hex } from "../fs/read.js";
 import * as z from "../schema.js";
@@ -34,6 +42,7 @@ import {
   createVerificationRecord,
   isSameVerification,
   readVerificationRecord,
+  type VerificationRecord,
   verificationRecordPath,
 } from "./verification-record.js";
 
@@ -141,7 +150,7 @@ export function resolveRecipients({
 
 /**
  * Returns the verified bundle of a store's key: the existing bundle if it was verified for the same
- * request, else a new bundle. Renames any other existing bundle to
+ * request, else a new bundle. Any other existing bundle stays as
  * `clients.<key_id>.bundle.superseded-<UTC>.age`.
  *
  * @throws {@link StoreError} usage - without recipient and passphrase, or for a malformed recipient
@@ -170,17 +179,10 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
         ? { passphrase: request.bundlePassphrase }
         : { identity: verifier };
     await verifyWritten(staged, encrypted, opener, request);
-    await supersede(path);
-    // Write the record before the bundle gets its name: after a failure, `planRecipients` reads
-    // from the record whether the bundle is encrypted to the new recovery key.
-    await replaceFile(
-      verificationRecordPath(path),
-      `${JSON.stringify(createVerificationRecord(encrypted, recipients, request.key))}\n`,
-    );
-    await claimName(staged, path);
+    await keepEarlier(path);
+    await nameBundle(staged, path, createVerificationRecord(encrypted, recipients, request.key));
   } catch (error) {
     await rm(staged, { force: true });
-    if (!(await lstatIfExists(path))) await rm(verificationRecordPath(path), { force: true });
     throw error;
   }
   return { path, keyId, recipients, reused: false };
@@ -412,11 +414,30 @@ async function isVerifiedFor(
   }
 }
 
-/** Renames an existing bundle to a name with the time of its replacement. */
-async function supersede(path: string): Promise<void> {
+/** Gives an existing bundle a second name, with the time of its replacement. */
+async function keepEarlier(path: string): Promise<void> {
   if (!(await lstatIfExists(path))) return;
   const now = new Date().toISOString().replaceAll(":", "-").replace(".", "-");
-  await claimName(path, path.replace(/\.age$/, `.superseded-${now}.age`));
+  const superseded = path.replace(/\.age$/, `.superseded-${now}.age`);
+  // FAT and some network shares have no hard links.
+  await link(path, superseded).catch(() => copyFile(path, superseded));
+}
+
+/**
+ * Gives a verified bundle its name, and replaces the earlier bundle in one step. Writes the record
+ * first: after a failure, `planRecipients` reads from the record whether the bundle is encrypted to
+ * the new recovery key.
+ */
+async function nameBundle(staged: string, path: string, record: VerificationRecord): Promise<void> {
+  const recordPath = verificationRecordPath(path);
+  await replaceFile(recordPath, `${JSON.stringify(record)}\n`);
+  try {
+    await moveFile(staged, path);
+  } catch (error) {
+    await rm(recordPath, { force: true });
+    throw error;
+  }
+  await syncDirectory(dirname(path));
 }
 
 interface EncryptedBundle {

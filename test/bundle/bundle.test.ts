@@ -7,6 +7,7 @@ import {
   readdir,
   readFile,
   rm,
+  rmdir,
   stat,
   truncate,
   writeFile,
@@ -213,6 +214,19 @@ test("other recipients than those it is locked to need a new bundle", async () =
   await expect(readBundle(path, { identity: second.identity })).rejects.toMatchObject({
     kind: "wrongPassphrase",
   });
+});
+
+test("an earlier bundle keeps its name until the new bundle replaces it", async () => {
+  const { path } = await writeBundle(request);
+  const earlier = await readFile(path);
+  await rm(`${path}.proof.json`);
+  // Fails after the earlier bundle got its second name, as a kill there would.
+  await mkdir(`${path}.proof.json`);
+  await expect(writeBundle(request)).rejects.toMatchObject({ kind: "refused" });
+  expect(await readFile(path)).toEqual(earlier);
+  await rmdir(`${path}.proof.json`);
+  expect((await writeBundle(request)).reused).toBe(false);
+  expect(await readFile(path)).not.toEqual(earlier);
 });
 
 test("a bundle of a file whose passphrase was changed under the same salt is superseded", async () => {
