@@ -24,6 +24,8 @@ export interface FleetFiles {
   names(): AsyncIterable<string>;
   /** Returns a file's size in bytes, or undefined if there is no such file. */
   sizeOf(name: string): Promise<number | undefined>;
+  /** @throws {@link StoreError} io - if this machine has no space for what `withFile` needs */
+  assertFits(name: string): Promise<void>;
   /** Makes a whole file readable for the duration of `use`. */
   withFile<Result>(name: string, use: (path: string) => Promise<Result>): Promise<Result>;
 }
@@ -92,6 +94,7 @@ export function directoryFiles(folder: string): FleetFiles {
       const stats = await statIfExists(join(folder, name));
       return stats?.isFile() ? stats.size : undefined;
     },
+    assertFits: async () => undefined,
     withFile: (name, use) => use(join(folder, name)),
   };
 }
@@ -336,6 +339,12 @@ async function verifyEntry(
   }
   const known = await keys.findSecret(keyId);
   if ("reason" in known) return { ok: null, problem: known.reason };
+  try {
+    await files.assertFits(file);
+  } catch (error) {
+    if (!isKind(error, "io")) throw error;
+    return { ok: null, problem: error.message, error };
+  }
   const verify = async (path: string): Promise<Outcome> => {
     try {
       const { ok, checks } = await verifyBackup(path, known.secret);

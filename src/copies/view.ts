@@ -155,6 +155,7 @@ function remoteFleet(remote: RemoteTarget, folder: string, targetFiles: TargetFi
       yield* targetFiles.keys();
     },
     sizeOf: async (name) => targetFiles.get(name),
+    assertFits: (name) => assertFreeSpace(folder, targetFiles.get(name) ?? 0, name, spaceHint),
     withFile: async (name, use) => {
       const path = join(folder, name);
       await downloadWhole(remote, path, targetFiles.get(name) ?? 0);

@@ -159,6 +159,20 @@ test.each([
   120_000,
 );
 
+test("verify --all reads the others if a backup of a remote is too large for this machine", async () => {
+  const local = await attic.backups(1, 2, 3);
+  const target = "rclone:webdav:large";
+  await local.copy({ to: [target] });
+  // Sparse: more than any disk has free.
+  await truncate(join(servers.files, "large", local.copyName(1)), 2 ** 43);
+  const { code, document } = await attic.machine.json("verify", "--all", target);
+  const results = document.backups as { path: string; ok: boolean | null; problem: string }[];
+  expect([code, results.map(({ ok }) => ok).toSorted()]).toEqual([18, [null, true, true]]);
+  const [large] = results.filter(({ ok }) => ok === null);
+  expect(large?.problem).toContain("no space left on device");
+  expect(document.error).toMatchObject({ message: expect.stringContaining("1 backup could not") });
+});
+
 test("status --all finds the stores whose newest backup is old, incomplete or from the future", async () => {
   const [target, empty] = [attic.newPath(), attic.newPath()];
   await mkdir(empty);
