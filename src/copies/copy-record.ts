@@ -1,5 +1,6 @@
 /** Records the last copy to each target of a store, for `status`, `doctor` and the metrics. */
 import { readStoreRecord, writeStoreRecord } from "../config/store-record.js";
+import { ignoreKind } from "../errors.js";
 import * as z from "../schema.js";
 import type { CopyReport } from "./copy.js";
 import { parseTarget } from "./plan.js";
@@ -21,6 +22,8 @@ const attemptSchema = z.object({
   duration_ms: z._default(z.nullable(z.int()), null),
   /** Bytes of the newest file that a run copied; absent in records of versions before 0.2.0. */
   size: z._default(z.nullable(z.int()), null),
+  /** The name of the oldest backup that a run left for the next run; null if it left none. */
+  resume_from: z._default(z.nullable(z.string()), null),
 });
 
 /** The first part of the file's name. */
@@ -58,33 +61,36 @@ export interface CopyState extends ConfiguredTarget {
 }
 
 /**
- * Records a run's copies.
+ * Records a copy. Keeps what a skipped or failed copy does not tell.
  *
  * @param at - when the run began
  */
-export async function recordCopies(
-  storePath: string,
-  reports: readonly CopyReport[],
-  at: Date,
-): Promise<void> {
-  if (reports.length === 0) return;
-  const earlier = await readAttempts(storePath);
-  const time = at.toISOString();
-  const attempts = reports.map(({ target, contents, skipped, errors: [error], ...report }) => {
-    const last = earlier.find((each) => each.target === target && each.contents === contents);
-    const isComplete = skipped === null && error === undefined;
-    return {
-      ...{ target, contents, skipped, at: time, error: error?.message ?? null },
-      succeeded_at: isComplete ? time : (last?.succeeded_at ?? null),
-      duration_ms: report.durationMs,
-      size: report.copied.at(-1)?.size ?? last?.size ?? null,
-    };
-  });
-  const others = earlier.filter(
-    ({ target, contents }) =>
-      !attempts.some((each) => each.target === target && each.contents === contents),
-  );
-  await writeStoreRecord(storePath, subject, { copies: [...others, ...attempts] });
+export async function recordCopy(storePath: string, report: CopyReport, at: Date): Promise<void> {
+  const { target, contents, skipped, durationMs, copied } = report;
+  const attempts = await readAttempts(storePath);
+  const isOfTarget = (each: Attempt) => each.target === target && each.contents === contents;
+  const last = attempts.find(isOfTarget);
+  const error = report.errors[0]?.message ?? null;
+  const { resumeFrom = last?.resume_from ?? null } = report;
+  const isComplete = skipped === null && error === null && resumeFrom === null;
+  const attempt: Attempt = {
+    ...{ target, contents, at: at.toISOString(), skipped, error, duration_ms: durationMs },
+    succeeded_at: isComplete ? at.toISOString() : (last?.succeeded_at ?? null),
+    size: copied.at(-1)?.size ?? last?.size ?? null,
+    resume_from: resumeFrom,
+  };
+  const others = attempts.filter((each) => !isOfTarget(each));
+  await writeStoreRecord(storePath, subject, { copies: [...others, attempt] });
+}
+
+/**
+ * Returns the name of the oldest backup that the last run left for the next run; null if it left
+ * none, or if the record cannot be read.
+ */
+export async function readResumeFrom(storePath: string, target: string): Promise<string | null> {
+  const attempts = await readAttempts(storePath).catch(ignoreKind("io", []));
+  const last = attempts.find((each) => each.target === target && each.contents === "backups");
+  return last?.resume_from ?? null;
 }
 
 /**

@@ -20,13 +20,14 @@ import { emitStep } from "../operation/step.js";
 import { orAbort } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
 import { shellQuote } from "../text/escape.js";
+import { readResumeFrom, recordCopy } from "./copy-record.js";
 import { DirectoryTarget } from "./directory.js";
-import { assertLocations } from "./plan.js";
-import type { CopyCheck, Target, TargetFiles } from "./target.js";
+import { assertApart } from "./plan.js";
+import type { CopyCheck, Location, Target, TargetFiles } from "./target.js";
 
 /**
- * The maximum number of backups that a run copies to a target. If the target misses more, only the
- * newest of them are ever copied.
+ * The maximum number of backups that a run copies to a target. If the target misses more, the run
+ * copies the newest and the oldest of them, and the next run continues.
  */
 const maxCaughtUp = 50;
 
@@ -64,17 +65,30 @@ export interface CopyReport {
   /** How long this run took for the target; null if the target was skipped. */
   readonly durationMs: number | null;
   readonly errors: readonly StoreError[];
+  /**
+   * The name of the oldest backup that is left for the next run; null if the run left none;
+   * undefined if this is unknown.
+   */
+  readonly resumeFrom?: string | null;
 }
 
 /**
- * Copies to each target the backups that it misses, or the bundle.
+ * Copies to each target the backups that it misses, or the bundle, and records each copy.
  *
  * @throws {@link StoreError} interrupted - if the signal is aborted. Every other error is in the
  *   report of its target.
  */
 export async function copyBackups(options: CopyOptions): Promise<CopyReport[]> {
-  const { backupTargets, bundleTargets, backup, signal } = options;
+  const { storePath, backupTargets, bundleTargets, backup, signal, reporter } = options;
+  const at = new Date();
   const reports: CopyReport[] = [];
+  const add = async (report: CopyReport) => {
+    reports.push(report);
+    await recordCopy(storePath, report, at).catch((error: unknown) => {
+      if (!(error instanceof StoreError)) throw error;
+      reporter.notice(`the copies were not recorded: ${error.message}`);
+    });
+  };
   // List once for all targets: checking the manifests requires a key, which is slow to derive.
   let listed: Promise<Listing> | undefined;
   const list = () => {
@@ -84,12 +98,11 @@ export async function copyBackups(options: CopyOptions): Promise<CopyReport[]> {
   try {
     for (const target of backupTargets) {
       const copy = async () => copyMissing(target, await list(), options);
-      reports.push(await copyToTarget(target, "backups", options, copy));
+      await add(await copyToTarget(target, "backups", options, copy));
     }
     for (const target of bundleTargets) {
-      reports.push(
-        await copyToTarget(target, "bundle", options, () => copyBundle(target, options)),
-      );
+      const copy = () => copyBundle(target, options);
+      await add(await copyToTarget(target, "bundle", options, copy));
     }
   } catch (error) {
     if (!signal?.aborted || !isKind(error, "interrupted")) throw error;
@@ -101,7 +114,7 @@ export async function copyBackups(options: CopyOptions): Promise<CopyReport[]> {
   return reports;
 }
 
-type Progress = Pick<CopyReport, "copied" | "errors">;
+type Progress = Pick<CopyReport, "copied" | "errors" | "resumeFrom">;
 
 async function copyToTarget(
   target: Target,
@@ -150,8 +163,9 @@ async function findMissingReason(
 }
 
 /**
- * Copies the missing backups that are newer than the newest backup in the target, and the backup of
- * this run. So a backup that was pruned from the target is not copied again.
+ * Copies the missing backups that are newer than the newest backup in the target, those that an
+ * earlier run left, and the backup of this run. So a backup that was pruned from the target is not
+ * copied again.
  */
 async function copyMissing(
   target: Target,
@@ -159,35 +173,48 @@ async function copyMissing(
   options: CopyOptions,
 ): Promise<Progress> {
   const { signal, bundle, bundleTargets } = options;
-  await assertApart([target], [new DirectoryTarget(dirname(bundle.path)), ...bundleTargets]);
+  const bundles = [new DirectoryTarget(dirname(bundle.path)), ...bundleTargets];
+  await assertApart([target], bundles, resolveLocation);
   const targetFiles = await orAbort(listFiles(target), signal);
   const names = backups.map(nameInTarget).flatMap((name) => [name, manifestPath(name)]);
   await removeUnfinished(target, targetFiles, [...names, ...((await listDirectory(folder)) ?? [])]);
   const own = await readStoreId(options.storePath);
   const newest =
     findNewestCopy(targetFiles, backups, { id: own?.id, storePath: options.storePath }) ?? "";
+  const leftFrom = await readResumeFrom(options.storePath, target.name);
+  const oldestWanted = leftFrom !== null && leftFrom < newest ? leftFrom : newest;
   const missing: ListedBackup[] = [];
-  for (const backup of backups) {
-    const isWanted = basename(backup.path) >= newest || backup.path === options.backup;
+  for (const backup of backups.toReversed()) {
+    const isWanted = basename(backup.path) >= oldestWanted || backup.path === options.backup;
     if (!isWanted || !backup.present || backup.mac === false) continue;
     if (!(await isCopied(targetFiles, backup))) missing.push(backup);
   }
+  const postponed = missing.slice(maxCaughtUp - 1, -1);
+  if (postponed.length > 0) {
+    options.reporter.notice(
+      `${target.name} misses ${missing.length} backups; the next runs copy ${postponed.length} of them`,
+    );
+  }
+  const left = new Set(missing);
   const copied: Copied[] = [];
   const errors: StoreError[] = [];
-  for (const backup of missing.slice(0, maxCaughtUp).reverse()) {
+  for (const backup of missing) {
+    if (postponed.includes(backup)) continue;
     try {
       copied.push(await copyBackup(target, targetFiles, backup, signal));
       options.reporter.detail(`copied ${backup.path} to ${target.name}`);
     } catch (error) {
       if (!(error instanceof StoreError) || signal?.aborted) throw error;
       errors.push(error);
-      // If the backup can be read, the target is the cause, so stop. A later backup must not be
-      // copied now: the next run copies only backups that are newer than the newest in the target.
-      if (isKind(error, "corrupted", "refused")) continue;
-      if (await orAbort(isReadable(backup), signal)) break;
+      const isOfBackup =
+        isKind(error, "corrupted", "refused") || !(await orAbort(isReadable(backup), signal));
+      // Any other error is of the target, and would occur again.
+      if (!isOfBackup) break;
     }
+    left.delete(backup);
   }
-  return { copied, errors };
+  const [oldestLeft] = left;
+  return { copied, errors, resumeFrom: oldestLeft ? basename(oldestLeft.path) : null };
 }
 
 /** Returns whether the whole backup and its manifest can be read on this machine. */
@@ -305,7 +332,7 @@ async function writeVerified(
  */
 async function copyBundle(target: Target, options: CopyOptions): Promise<Progress> {
   const { bundle, signal, folder, backupTargets } = options;
-  await assertApart([new DirectoryTarget(folder), ...backupTargets], [target]);
+  await assertApart([new DirectoryTarget(folder), ...backupTargets], [target], resolveLocation);
   const file = basename(bundle.path);
   const targetFiles = await orAbort(listFiles(target), signal);
   const record = verificationRecordPath(bundle.path);
@@ -317,23 +344,11 @@ async function copyBundle(target: Target, options: CopyOptions): Promise<Progres
 }
 
 /**
- * Repeats the check of `planCopies` with the locations that the remotes resolve to: an alias may
- * name the directory of the backups.
- *
- * @throws {@link StoreError} refused - if a target of bundles is, contains or is inside a target of
- *   backups
+ * Returns the location that a remote resolves to: an alias may name the directory of the backups.
+ * The planned location stands for that of an unreachable target: the copy fails later anyway.
  */
-async function assertApart(
-  backupTargets: readonly Target[],
-  bundleTargets: readonly Target[],
-): Promise<void> {
-  // The planned location stands for that of an unreachable target: the copy fails later anyway.
-  const resolve = (target: Target) => target.location().catch(() => target.planned);
-  for (const backups of backupTargets) {
-    for (const bundles of bundleTargets) {
-      await assertLocations(await resolve(backups), await resolve(bundles));
-    }
-  }
+function resolveLocation(target: Target): Promise<Location> {
+  return target.location().catch(() => target.planned);
 }
 
 /**

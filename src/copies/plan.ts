@@ -31,11 +31,12 @@ export interface CopyTargets {
  */
 export async function planCopies(destinations: CopyDestinations): Promise<CopyTargets> {
   const { to, bundleTo, copies, bundleCopies } = destinations;
-  const backupTargets = unique(copies).map(parseTarget);
-  const bundleTargets = unique(bundleCopies).map(parseTarget);
+  const backupTargets = [...new Set(copies)].map(parseTarget);
+  const bundleTargets = [...new Set(bundleCopies)].map(parseTarget);
   await assertApart(
     [new DirectoryTarget(to), ...backupTargets],
     [new DirectoryTarget(bundleTo), ...bundleTargets],
+    async ({ planned }) => planned,
   );
   assertElsewhere(backupTargets, to, "backups");
   assertElsewhere(bundleTargets, bundleTo, "bundles");
@@ -49,25 +50,24 @@ export function parseTarget(text: string): Target {
   return new DirectoryTarget(expandPath(text));
 }
 
-function unique(texts: readonly string[]): string[] {
-  return [...new Set(texts)];
-}
-
-async function assertApart(
+/**
+ * Refuses a target of bundles that is, contains or is inside a target of backups.
+ *
+ * @throws {@link StoreError} refused - for such a target
+ */
+export async function assertApart(
   backupTargets: readonly Target[],
   bundleTargets: readonly Target[],
+  locate: (target: Target) => Promise<Location>,
 ): Promise<void> {
   for (const backups of backupTargets) {
-    for (const bundles of bundleTargets) await assertLocations(backups.planned, bundles.planned);
+    for (const bundles of bundleTargets) {
+      await assertLocations(await locate(backups), await locate(bundles));
+    }
   }
 }
 
-/**
- * Refuses a location of bundles that is, contains or is inside a location of backups.
- *
- * @throws {@link StoreError} refused - for such a location
- */
-export async function assertLocations(backups: Location, bundles: Location): Promise<void> {
+async function assertLocations(backups: Location, bundles: Location): Promise<void> {
   if (backups.remote === null && bundles.remote === null) {
     await assertPlacement(backups.path, bundles.path);
     return;

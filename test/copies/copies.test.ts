@@ -156,12 +156,26 @@ test("prune applies its rules to a target alone, and what it removed is not copi
   expect(await backupsIn(local.folder)).toHaveLength(4);
 });
 
-test("a run copies at most the newest 50 backups that a target misses", async () => {
-  const local = await original.backups(...Array.from({ length: 52 }, (_, day) => day + 1));
+test("a run copies at most 50 backups to a target, and the next runs copy the others", async () => {
+  const local = await original.backups(...Array.from({ length: 120 }, (_, day) => day + 1));
   const usb = original.newPath();
-  const { reports } = await local.copy({ to: [usb] });
+  const all = await local.copyNames();
+  const { reports, notices } = await local.copy({ to: [usb] });
   expect(reports[0]?.copied).toHaveLength(50);
-  expect(await backupsIn(usb)).toEqual((await local.copyNames()).slice(2));
+  expect(notices).toContain(`${usb} misses 120 backups; the next runs copy 70 of them`);
+  expect(await backupsIn(usb)).toEqual([...all.slice(0, 49), ...all.slice(-1)]);
+
+  // A disk that is missing in between, or a damaged backup, does not end the catching up.
+  await rename(usb, `${usb}-out`);
+  await local.copy({ to: [usb] });
+  await rename(`${usb}-out`, usb);
+  await flipByte(local.path(60));
+  const second = await local.copy({ to: [usb] });
+  expect(second.reports[0]?.errors).toHaveLength(1);
+  await local.copy({ to: [usb] });
+  expect(await backupsIn(usb)).toEqual(all.filter((name) => name !== local.copyName(60)));
+  await rm(join(usb, all[0] ?? ""));
+  expect((await local.copy({ to: [usb] })).reports).toMatchObject([{ copied: [], errors: [] }]);
 });
 
 test("a bundle of the same key with other contents is superseded in its target, not overwritten", async () => {

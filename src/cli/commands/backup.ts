@@ -7,7 +7,7 @@ import type { CopyTargets } from "../../copies/plan.js";
 import { isKind, StoreError, withLine, wrap } from "../../errors.js";
 import { addGlobalOptions, type Context, collectValue, contextOf } from "../context.js";
 import { addHelp } from "../help.js";
-import { type MonitoredResult, orNotice, runMonitored } from "../monitored.js";
+import { type MonitoredResult, runMonitored } from "../monitored.js";
 import { findPlainDatabase, type PlainDatabase } from "../open.js";
 import {
   addServiceOptions,
@@ -193,9 +193,7 @@ async function withCopies(
   signal: AbortSignal,
 ): Promise<BackupWithCopies> {
   const { copyBackups } = await import("../../copies/copy.js");
-  const { recordCopies } = await import("../../copies/copy-record.js");
   const { storePath, source, reporter } = context;
-  const started = new Date();
   const copies = await copyBackups({
     ...{ storePath, source, signal, reporter, backupTargets, bundleTargets },
     folder: dirname(result.backup.path),
@@ -203,9 +201,6 @@ async function withCopies(
     bundle: result.bundle,
     knownDirectories: listKnownDirectories(context),
   });
-  await orNotice(context, "the copies were not recorded", () =>
-    recordCopies(storePath, copies, started),
-  );
   return { ...result, copies };
 }
 
@@ -236,7 +231,7 @@ function noDirectoryError({ settingsPath }: Context, what: string, option: strin
   });
 }
 
-function copyToJson({ errors, ...report }: CopyReport) {
+function copyToJson({ errors, resumeFrom: _, ...report }: CopyReport) {
   return { ...toJson(report), errors: errors.map(errorToJson) };
 }
 
