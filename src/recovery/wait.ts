@@ -78,21 +78,22 @@ async function findBlockingOperation(storePath: string): Promise<JournalEntry | 
   const { step, pid, data } = journal.entry;
   // A killed operation is not waited for: the next command recovers it.
   const isExclusive = exclusiveSteps.includes(step) && pid !== process.pid && isAlive(pid);
-  return isExclusive && !(await mayBelongToService(data.stopped)) ? journal.entry : undefined;
+  return isExclusive && !(await mayBelongToService(data.stopped, step)) ? journal.entry : undefined;
 }
 
 const stoppedSchema = z.looseObject({ service: z.string(), unit: z.string() });
 
 /**
  * Returns whether this process may belong to the service of the operation. Such a command, in a
- * unit's ExecStartPre or in a start command, would deadlock with the operation. Returns true for
- * every container and `command` service, because their processes cannot be told from others.
+ * unit's ExecStartPre or in a start command, would deadlock with the operation. The processes of a
+ * container and of a `command` service cannot be told from others, but none of them is waited for
+ * during a commit.
  */
-async function mayBelongToService(stopped: unknown): Promise<boolean> {
+async function mayBelongToService(stopped: unknown, step: string): Promise<boolean> {
   const parsed = stoppedSchema.safeParse(stopped);
   if (!parsed.success) return false;
   const { service, unit } = parsed.data;
-  if (!service.startsWith("systemd")) return service !== "none";
+  if (!service.startsWith("systemd")) return service !== "none" && step !== "committing";
   const name = unit.endsWith(".service") ? unit : `${unit}.service`;
   const groups = await readFile("/proc/self/cgroup", "utf8").catch(() => "");
   return groups.split(/[/\n]/).includes(name);

@@ -38,9 +38,8 @@ export async function fillAndCommit<Key extends Secret, Filled>(
     await assertNoSidecars(data.staged);
     await syncFile(data.staged);
     state.emitStep("synced");
-    await assertStillStopped(storePath, downtime);
     throwIfAborted(signal);
-    await commit(state, key, locked !== undefined);
+    await commit(state, key, locked !== undefined, downtime);
     return filled;
   } finally {
     // If the store stays, the service starts next. A failure to restore the journal mode, which
@@ -76,12 +75,18 @@ export async function assertStillStopped(
 }
 
 /**
- * Renames the staged file to the store's name.
+ * Renames the staged file to the store's name. Searches for processes with the store open after the
+ * step is journaled: every command that opens the store later reads the journal, and waits.
  *
  * @param key - of the staged file
  * @param canLink - whether the store is locked, and so has no sidecars to be moved with it
  */
-async function commit(state: SwapState, key: Secret, canLink: boolean): Promise<void> {
+async function commit(
+  state: SwapState,
+  key: Secret,
+  canLink: boolean,
+  downtime: Downtime | undefined,
+): Promise<void> {
   const { storePath, data } = state;
   const staged = await lstatIfExists(data.staged);
   await state.write("committing", {
@@ -92,6 +97,7 @@ async function commit(state: SwapState, key: Secret, canLink: boolean): Promise<
       key_id: key ? keyIdOf(key.salt) : null,
     },
   });
+  await assertStillStopped(storePath, downtime);
   try {
     if (data.aside !== null) await moveAside(storePath, data.aside, canLink);
     state.emitStep("aside");

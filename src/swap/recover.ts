@@ -196,7 +196,8 @@ function toError(cause: unknown, recovery: Recovery, outcome?: string) {
 }
 
 /** Starts the service, and restarts it if it may have opened the replaced file. */
-function start(state: SwapState, downtime: Downtime): Promise<string[]> {
+async function start(state: SwapState, downtime: Downtime): Promise<string[]> {
+  await state.leaveCommit();
   const restartIfUp = state.data.committed !== undefined;
-  return endDowntime(downtime, state.operation, { restartIfUp });
+  return await endDowntime(downtime, state.operation, { restartIfUp });
 }

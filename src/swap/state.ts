@@ -173,6 +173,16 @@ export class SwapState {
   }
 
   /**
+   * Journals another step than the commit before the service starts: a start command that opens the
+   * store would wait for the end of the commit. Ignores a failure, such as a full disk.
+   */
+  async leaveCommit(): Promise<void> {
+    if (this.journal.entry.step !== "committing") return;
+    const work = async () => this.write((await this.isCommitted()) ? "starting" : "stopping");
+    await work().catch(() => undefined);
+  }
+
+  /**
    * Returns whether the new file has the store's name.
    *
    * Inodes change if the directory is copied to another disk, or if a file system without inodes of

@@ -48,6 +48,7 @@ function counted(opening: () => Promise<void> = async () => {}) {
 test.each([
   ["backup", "backup.stopping", { stopped: { service: "systemd-user", unit: "hub" } }],
   ["rotate", "committing", {}],
+  ["rotate", "committing", { stopped: { service: "command", unit: "none" } }],
 ])(
   "a command does not open the store while %s keeps others out, and says who it is that it waited for",
   async (operation, step, data) => {

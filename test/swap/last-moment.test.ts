@@ -24,7 +24,7 @@ test("a unit that something starts in the moment before the rename does not stay
       {
         NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
         HIVEMIND_TEST_AT_STEP: JSON.stringify({
-          "rotate.committing": `systemctl --user start ${world.unit}`,
+          "rotate.aside": `systemctl --user start ${world.unit}`,
         }),
       },
     ),
@@ -76,7 +76,7 @@ function rotateWith(command: string, step: string, world: World, more = {}): Pro
 
 test.each([
   ["as the service is stopped", "stopping", "held"],
-  ["after it was exported", "filled", "committing"],
+  ["after it was exported", "filled", "aside"],
 ])(
   "a store that somebody opens without a lock %s is let be, before anything more is done",
   async (_, step, next) => {
