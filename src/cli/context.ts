@@ -1,5 +1,5 @@
 /** Resolves the store, the settings and the passphrase's source of a command. */
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { hubAccount, workFor } from "../config/hub-account.js";
 import { isKeyCacheOff, resolveSettings } from "../config/settings.js";
 import type { Settings, SettingsSection } from "../config/settings-file.js";
@@ -58,42 +58,32 @@ export interface Context {
   readonly reporter: Reporter;
 }
 
-/** Long names of global options that a command redefines. */
-const redefinedOptions = new WeakMap<Command, readonly string[]>();
-
 /** The heading of the global options in every command's help. */
 export const globalHeading = "Global options:";
 
-/**
- * Adds the global options to a command.
- *
- * @param redefined - long names, without dashes, of options with another meaning in this command:
- *   `name` for `add-client --name`
- */
-export function addGlobalOptions(command: Command, redefined: readonly string[] = []): Command {
-  redefinedOptions.set(command, redefined);
-  command.optionsGroup(globalHeading);
-  const add = (flags: string, description: string) => {
-    if (!redefined.some((name) => flags.includes(`--${name} `))) command.option(flags, description);
-  };
-  add("--db <path>", "Use this store (default: clients.db of the hub)");
-  add("--name <name>", "Use the store of this name, without .db");
-  add("--subfolder <name>", "Use the store in this directory below $XDG_DATA_HOME");
-  add("--config <path>", "Use this settings file");
-  add("--passphrase-source <source>", "Use keyring, file:PATH, command:CMD, credential or sealed");
-  add("--no-key-cache", "Keep no derived key in the keyring");
-  add("--json", "Print one JSON document to standard output");
-  add("-q, --quiet", "Print no notices");
-  add("-v, --verbose", "Print each step");
-  add("--no-color", "Print no colors, as with NO_COLOR");
-  add("-y, --yes", "Assume yes for all prompts");
-  return command;
-}
+const globalOptions = [
+  ["--db <path>", "Use this store (default: clients.db of the hub)"],
+  ["--name <name>", "Use the store of this name, without .db"],
+  ["--subfolder <name>", "Use the store in this directory below $XDG_DATA_HOME"],
+  ["--config <path>", "Use this settings file"],
+  ["--passphrase-source <source>", "Use keyring, file:PATH, command:CMD, credential or sealed"],
+  ["--no-key-cache", "Keep no derived key in the keyring"],
+  ["--json", "Print one JSON document to standard output"],
+  ["-q, --quiet", "Print no notices"],
+  ["-v, --verbose", "Print each step"],
+  ["--no-color", "Print no colors, as with NO_COLOR"],
+  ["-y, --yes", "Assume yes for all prompts"],
+] as const;
 
-/** Adds a command with subcommands. Global options may also follow its name. */
-export function addCommandGroup(program: Command, name: string, description: string): Command {
-  const group = program.command(name).description(description).enablePositionalOptions();
-  return addGlobalOptions(group);
+/** Adds the global options to a command, except names with another meaning: `add-client --name`. */
+export function addGlobalOptions(command: Command): Command {
+  const own = new Set(command.options.map(({ long }) => long));
+  command.optionsGroup(globalHeading);
+  for (const [flags, description] of globalOptions) {
+    const option = new Option(flags, description);
+    if (!own.has(option.long)) command.addOption(option);
+  }
+  return command;
 }
 
 /** Collects the values of a repeatable option. */
@@ -282,10 +272,10 @@ export function outputOf(command: Command): Output {
  */
 export function globalOptionsOf(command: Command): GlobalOptions {
   const ofParent: GlobalOptions = command.parent ? globalOptionsOf(command.parent) : {};
-  const own: Record<string, unknown> = { ...command.opts() };
-  for (const name of redefinedOptions.get(command) ?? []) delete own[name];
-  for (const name of ["color", "keyCache"]) {
-    if (command.getOptionValueSource(name) === "default") delete own[name];
-  }
-  return { ...ofParent, ...own };
+  const given = command.options
+    .filter(({ helpGroupHeading }) => helpGroupHeading === globalHeading)
+    .map((option) => option.attributeName())
+    .filter((name) => command.getOptionValueSource(name) === "cli");
+  const own = given.map((name) => [name, command.getOptionValue(name)]);
+  return { ...ofParent, ...Object.fromEntries(own) };
 }

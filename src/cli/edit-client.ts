@@ -1,5 +1,4 @@
 /** Changes a client for the commands with an optional client id. */
-import type { Command } from "commander";
 import { withoutSecrets } from "../client/client.js";
 import type { JsonValue } from "../client/json.js";
 import {
@@ -9,13 +8,16 @@ import {
   findDifferences,
 } from "../client/permissions.js";
 import { describeClient, escapeControlCharacters } from "../text/escape.js";
-import { contextOf } from "./context.js";
+import type { Context } from "./context.js";
 import { openStore } from "./open.js";
 import { chooseClient, noClientError, parseOptionalId } from "./ui/choose-client.js";
 
 /** Applies `edit` to the client and prints each changed field before and after. */
-export async function editClient(command: Command, idText: string | undefined, edit: ClientEdit) {
-  const context = await contextOf(command);
+export async function editClient(
+  context: Context,
+  idText: string | undefined,
+  edit: ClientEdit,
+): Promise<void> {
   const given = parseOptionalId(idText);
   await using store = await openStore(context);
   const id = await chooseClient(context, store, given);

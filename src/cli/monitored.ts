@@ -21,6 +21,14 @@ export interface MonitoredResult {
   readonly print: () => void;
 }
 
+/** Returns the action of a command that runs a monitored operation. */
+export function monitor<Args extends unknown[]>(
+  operation: string,
+  work: (context: Context, ...args: Args) => Promise<MonitoredResult>,
+): (context: Context, ...args: Args) => Promise<void> {
+  return (context, ...args) => runMonitored(context, operation, () => work(context, ...args));
+}
+
 /**
  * Runs an operation, with the hooks before and after it. Records the run and rewrites the metrics
  * file; errors of both become notices. A signal during the first hook prevents the operation.
@@ -29,7 +37,7 @@ export interface MonitoredResult {
  * @param work - runs the operation
  * @throws what `work` throws
  */
-export async function runMonitored(
+async function runMonitored(
   context: Context,
   operation: string,
   work: () => Promise<MonitoredResult>,

@@ -1,6 +1,6 @@
 /** The hub's verbs, as a user types them. */
 import { expect, test } from "vitest";
-import { permissionVerbs } from "../../src/cli/commands/permissions.js";
+import { switches, valued } from "../../src/cli/commands/permissions.js";
 import { type Client, newClient } from "../../src/client/client.js";
 import type { ClientEdit } from "../../src/client/permissions.js";
 import { getEntry } from "../../src/keys/keyring.js";
@@ -48,7 +48,10 @@ test("a verb says what was and what is, in words and in JSON, and a second time 
 
 test("every verb does what its name says", () => {
   const before = newClient({ client_id: 1, api_key: "k", is_admin: true });
-  const verbs = permissionVerbs("x");
+  const verbs = new Map([
+    ...switches.map(([name, , verb]) => [name, verb] as const),
+    ...valued.map(([usage, , , verb]) => [usage.replace(/ .*/, ""), verb("x")] as const),
+  ]);
   expect(verbs.size).toBe(14);
   for (const [name, verb] of verbs) {
     const allows = /^(allow|make)/.test(name);

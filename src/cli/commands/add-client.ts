@@ -7,8 +7,8 @@ import { effectiveTypes, initialTypes } from "../../client/permissions.js";
 import { StoreError } from "../../errors.js";
 import type { ClientStore } from "../../store/client-store.js";
 import { describeClient } from "../../text/escape.js";
-import { addGlobalOptions, type Context, collectValue, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import { type Context, collectValue } from "../context.js";
 import { openStore } from "../open.js";
 import { parseBoolean } from "../options/client.js";
 import { clientLines } from "../ui/client-text.js";
@@ -38,8 +38,7 @@ export function addCommand(program: Command): void {
     .option("--allow <type>", "Allow only this message type (repeatable)", collectValue)
     .option("--metadata <json>", "Set its metadata, a JSON object", parseMetadata)
     .option("--update", "Update the client that has this access key");
-  addGlobalOptions(command, ["name"]);
-  addHelp(command, {
+  finishCommand(command, addClient, {
     details: [
       "Without --allow, a new client can send the types of the default list on HiveMind 4, and no message on HiveMind 5. A crypto key has 16 characters.",
     ],
@@ -48,7 +47,6 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher add-client --name panel --admin true --json",
     ],
   });
-  command.action(async (options: AddOptions) => addClient(await contextOf(command), options));
 }
 
 async function addClient(context: Context, options: AddOptions): Promise<void> {

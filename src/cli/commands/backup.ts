@@ -5,9 +5,9 @@ import { expandPath } from "../../config/paths.js";
 import type { CopyReport } from "../../copies/copy.js";
 import type { CopyTargets } from "../../copies/plan.js";
 import { isKind, StoreError, withLine, wrap } from "../../errors.js";
-import { addGlobalOptions, type Context, collectValue, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
-import { type MonitoredResult, runMonitored } from "../monitored.js";
+import { finishCommand } from "../command.js";
+import { type Context, collectValue } from "../context.js";
+import { type MonitoredResult, monitor } from "../monitored.js";
 import { findPlainDatabase, type PlainDatabase } from "../open.js";
 import {
   addServiceOptions,
@@ -49,8 +49,7 @@ export function addCommand(program: Command): void {
     .option("--online", "Keep the service running (only for stores in WAL mode)");
   addRecipientOptions(command);
   addServiceOptions(command);
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, monitor("backup", runBackup), {
     details: [
       "Stops the service, copies the store and starts the service again. Satellites reconnect some seconds later; with --online they notice nothing. The first --to and --bundle-to are remembered in the settings.",
       "Refuses to run while the clock is behind the newest backup, because the new backup would look older; --yes overrides this.",
@@ -64,10 +63,6 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher backup --unit hivemind-hub --json",
       "hivemind-sqlcipher backup --stop-command 'sv down hub' --start-command 'sv up hub'",
     ],
-  });
-  command.action(async (options: BackupOptions) => {
-    const context = await contextOf(command);
-    await runMonitored(context, "backup", () => runBackup(context, options));
   });
 }
 

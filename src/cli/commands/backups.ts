@@ -2,8 +2,8 @@ import { basename } from "node:path";
 import type { Command } from "commander";
 import type { FileProblem, ListedBackup } from "../../backup/listing.js";
 import { escapeControlCharacters } from "../../text/escape.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import {
   addBundleDirectoryOption,
   type BundleDirectoryOption,
@@ -22,8 +22,7 @@ export function addCommand(program: Command): void {
     .description("List the backups and whether their bundles exist")
     .option("--all", "List every store that has backups in the target");
   addBundleDirectoryOption(command);
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, runBackups, {
     details: [
       "A target is a directory, or rclone:REMOTE:PATH. From a remote, only the manifests and the first 64 KiB of a few backups are downloaded. Of other stores' backups with the same file name, only the number is shown; --all lists every store of a target that several hubs share, with its newest backup.",
     ],
@@ -34,14 +33,18 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher backups /srv/backup/hivemind --all",
     ],
   });
-  command.action(async (target: string | undefined, options: BackupsOptions) => {
-    const context = await contextOf(command);
-    await (options.all ? printStores : printBackups)(context, target, options);
-  });
 }
 
 interface BackupsOptions extends BundleDirectoryOption {
   all?: boolean;
+}
+
+async function runBackups(
+  context: Context,
+  target: string | undefined,
+  options: BackupsOptions,
+): Promise<void> {
+  await (options.all ? printStores : printBackups)(context, target, options);
 }
 
 async function printStores(

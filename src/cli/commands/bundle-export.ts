@@ -1,8 +1,8 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import {
   listKnownDirectories,
   operate,
@@ -31,8 +31,7 @@ export function addExport(group: Command): void {
       "Encrypt the bundle with the passphrase in this file",
     );
   addRecipientOptions(command);
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, runExport, {
     details: [
       "--recipient adds the key to the recipients in the settings, so that later bundles are encrypted to it, too. A bundle of --bundle-passphrase-file is replaced by the next backup, which encrypts its bundle to the recipients.",
     ],
@@ -41,7 +40,6 @@ export function addExport(group: Command): void {
       "hivemind-sqlcipher bundle export --recipient age1…",
     ],
   });
-  command.action(async (options: ExportOptions) => runExport(await contextOf(command), options));
 }
 
 async function runExport(context: Context, options: ExportOptions): Promise<void> {

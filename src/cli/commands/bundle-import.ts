@@ -2,8 +2,8 @@ import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { isKind, StoreError, systemError } from "../../errors.js";
 import { shellQuote } from "../../text/escape.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import { addOpenerOptions, type BundleKeyOptions, readOrAskOpener } from "../options/bundle.js";
 import { operate } from "../options/operation.js";
 import { toJson } from "../ui/json.js";
@@ -26,8 +26,7 @@ export function addImport(group: Command): void {
       .option("--from-paper", "Read the typed lines of a recovery sheet")
       .option("-o, --output <file>", "Write the typed bundle here (default: bundle.age)"),
   );
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, importBundle, {
     details: [
       "The passphrase is imported only if it opens the store. With the passphrase source sealed:PATH, it is sealed into that file instead.",
       "With --from-paper, type each line of the sheet on the terminal as it is printed, with its number and its check; a line with a mistake has to be typed again. FILE can be a text file with the lines; without FILE and a terminal, the lines are read from standard input. The typed bundle is kept as a file, which restore --bundle reads, too.",
@@ -38,9 +37,6 @@ export function addImport(group: Command): void {
       "hivemind-sqlcipher bundle import typed.txt --from-paper -o bundle.age -i recovery-key.txt",
     ],
   });
-  command.action(async (file: string | undefined, options: ImportOptions) =>
-    importBundle(await contextOf(command), file, options),
-  );
 }
 
 async function importBundle(

@@ -1,8 +1,8 @@
 import { hostname } from "node:os";
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import {
   addOpenerOptions,
   type BundleKeyOptions,
@@ -20,8 +20,7 @@ export function addPrint(group: Command): void {
     .description("Write a page with a bundle as QR codes and text, to print")
     .option("-o, --output <file>", "Write to this new file (default: -, standard output)")
     .option("--with-passphrase", "Print the passphrase, too");
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, printBundle, {
     details: [
       "The page is HTML without scripts and other files, for A4 or Letter. The bundle on the page stays encrypted: keep the recovery key, or the bundle's passphrase, somewhere else.",
       "A page of --with-passphrase opens the store and its backups without another key. Write it to a file in memory, such as in /dev/shm, and remove the file after printing.",
@@ -31,9 +30,6 @@ export function addPrint(group: Command): void {
       "hivemind-sqlcipher bundle print FILE -i recovery-key.txt --with-passphrase -o /dev/shm/sheet.html",
     ],
   });
-  command.action(async (file: string, options: PrintOptions) =>
-    printBundle(await contextOf(command), file, options),
-  );
 }
 
 async function printBundle(context: Context, file: string, options: PrintOptions): Promise<void> {

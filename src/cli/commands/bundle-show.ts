@@ -1,8 +1,8 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { escapeControlCharacters } from "../../text/escape.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import {
   addOpenerOptions,
   type BundleKeyOptions,
@@ -19,15 +19,11 @@ export function addShow(group: Command): void {
   const command = addOpenerOptions(group.command("show <file>"))
     .description("Show a bundle's file and, with its key, its contents")
     .option("--show-passphrase", "Show the store's passphrase, too");
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, showBundle, {
     examples: [
       "hivemind-sqlcipher bundle show clients.0123456789abcdef.bundle.age -i recovery-key.txt",
     ],
   });
-  command.action(async (file: string, options: ShowOptions) =>
-    showBundle(await contextOf(command), file, options),
-  );
 }
 
 async function showBundle(context: Context, file: string, options: ShowOptions): Promise<void> {

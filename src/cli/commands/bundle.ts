@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { addCommandGroup } from "../context.js";
+import { addCommandGroup } from "../command.js";
 import { addExport } from "./bundle-export.js";
 import { addImport } from "./bundle-import.js";
 import { addPrint } from "./bundle-print.js";

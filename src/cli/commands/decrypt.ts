@@ -1,6 +1,6 @@
 import type { Command } from "commander";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import {
   addSwapOptions,
   buildOperationOptions,
@@ -15,12 +15,10 @@ export function addCommand(program: Command): void {
     .command("decrypt")
     .description("Convert an encrypted store back to plain SQLite");
   addSwapOptions(command);
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, runDecrypt, {
     details: ["Asks for confirmation twice, unless --yes is given."],
     examples: ["hivemind-sqlcipher decrypt"],
   });
-  command.action(async (options: SwapOptions) => runDecrypt(await contextOf(command), options));
 }
 
 async function runDecrypt(context: Context, options: SwapOptions): Promise<void> {

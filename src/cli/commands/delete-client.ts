@@ -1,8 +1,8 @@
 import type { Command } from "commander";
 import { isRevoked } from "../../client/client.js";
 import { describeClient } from "../../text/escape.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import { openStore } from "../open.js";
 import {
   chooseClient,
@@ -15,20 +15,17 @@ export function addCommand(program: Command): void {
   const command = program
     .command("delete-client [id]")
     .description("Revoke a client and erase its credentials");
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, deleteClient, {
     details: [
       optionalIdNote,
       "The client's row stays, so that the hub does not give the id to another client. The command asks for no confirmation, and the revocation cannot be undone.",
     ],
     examples: ["hivemind-sqlcipher delete-client 3"],
   });
-  command.action(async (id: string | undefined) =>
-    deleteClient(await contextOf(command), parseOptionalId(id)),
-  );
 }
 
-async function deleteClient(context: Context, given: number | undefined): Promise<void> {
+async function deleteClient(context: Context, idText: string | undefined): Promise<void> {
+  const given = parseOptionalId(idText);
   await using store = await openStore(context);
   const id = await chooseClient(context, store, given);
   const before = await store.transaction(async () => {

@@ -2,8 +2,8 @@ import type { Command } from "commander";
 import type { Diagnosis } from "../../diagnostics/doctor.js";
 import { counted } from "../../text/count.js";
 import { escapeControlCharacters } from "../../text/escape.js";
-import { addGlobalOptions, type Context, contextOf, programLine } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import { type Context, programLine } from "../context.js";
 import { buildDoctorOptions } from "../inspect.js";
 import { addServiceOptions, type ServiceOptions } from "../options/operation.js";
 import { toJson } from "../ui/json.js";
@@ -20,8 +20,7 @@ export function addCommand(program: Command): void {
     .option("--fill-gaps", "Insert revoked rows where client ids are missing")
     .option("--hub-python <path>", "Use this Python of the hub (default: by its unit)");
   addServiceOptions(command);
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, runDoctor, {
     details: [
       "Prints each check, with a fix for each finding, and exits with 1 if there is a finding. With --quiet, as for cron, prints only the findings. Changes nothing without --fill-gaps: the hub numbers a new client by the number of rows, so after a missing id it overwrites an existing client.",
     ],
@@ -32,15 +31,16 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher doctor --json | jq '.checks[] | select(.ok | not)'",
     ],
   });
-  command.action(async (options: DoctorOptions) => {
-    const context = await contextOf(command);
-    await runDoctor(context, options, programLine(command, context));
-  });
 }
 
-async function runDoctor(context: Context, options: DoctorOptions, program: string): Promise<void> {
+async function runDoctor(
+  context: Context,
+  options: DoctorOptions,
+  command: Command,
+): Promise<void> {
   const { doctor } = await import("../../diagnostics/doctor.js");
   const { output } = context;
+  const program = programLine(command, context);
   const diagnosis = await doctor({ ...buildDoctorOptions(context, options), program });
   output.result(toJson(diagnosis), () => diagnosisLines(diagnosis, context));
   if (!diagnosis.ok) process.exitCode = 1;

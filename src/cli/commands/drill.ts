@@ -2,9 +2,9 @@ import type { Command } from "commander";
 import { StoreError } from "../../errors.js";
 import { abortOnSignal } from "../../process/signals.js";
 import type { DrillResult } from "../../restore/drill.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
-import { type MonitoredResult, orNotice, runMonitored } from "../monitored.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
+import { type MonitoredResult, monitor, orNotice } from "../monitored.js";
 import { resolveListing } from "../options/backup-directories.js";
 import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
 import { toJson } from "../ui/json.js";
@@ -16,8 +16,7 @@ export function addCommand(program: Command): void {
     .command("drill [target]")
     .description("Restore the newest backup to a temporary copy and read it");
   addBundleOptions(command);
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, monitor("drill", runDrill), {
     details: [
       "Copies the newest backup to a temporary directory ($TMPDIR), makes the checks of restore, opens the copy as a hub does, reads every client, and removes the copy. The store, its service and the keyring stay unchanged. The copy is encrypted.",
       "With --identity, opens the backup's bundle with the recovery key; doctor warns if this was not tested for half a year. Without a bundle's key, takes the passphrase that is kept for the store, and can run unattended, but proves nothing about the bundle and the recovery key.",
@@ -27,10 +26,6 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher drill /media/usb/backups --identity recovery-key.txt",
       "hivemind-sqlcipher drill rclone:nas:hivemind --identity recovery-key.txt",
     ],
-  });
-  command.action(async (directory: string | undefined, options: BundleKeyOptions) => {
-    const context = await contextOf(command);
-    await runMonitored(context, "drill", () => runDrill(context, directory, options));
   });
 }
 

@@ -1,8 +1,8 @@
 import { type Command, Option } from "commander";
 import { expandPath } from "../../config/paths.js";
 import type { EncryptResult } from "../../swap/encrypt.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import {
   addBundleTarget,
   addSwapOptions,
@@ -40,8 +40,7 @@ export function addCommand(program: Command): void {
     );
   addSwapOptions(command);
   addBundleTarget(command);
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, runEncrypt, {
     details: [
       "Format 3 is for a hub whose SQLCipher library is too old for format 4. --to and --bundle-to are saved in the settings unless the settings name such a directory already.",
     ],
@@ -49,7 +48,6 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher encrypt --to /srv/backup/hivemind --bundle-to /media/usb/bundles",
     ],
   });
-  command.action(async (options: EncryptOptions) => runEncrypt(await contextOf(command), options));
 }
 
 async function runEncrypt(context: Context, options: EncryptOptions): Promise<void> {

@@ -5,8 +5,8 @@ import { StoreError } from "../../errors.js";
 import type { Format } from "../../exchange/import.js";
 import { abortOnSignal } from "../../process/signals.js";
 import { counted } from "../../text/count.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import { openStore } from "../open.js";
 import { addSecretOption, type SecretOption } from "../options/client.js";
 import { addFileOption, type FileOption, resolveFile } from "../options/client-file.js";
@@ -29,8 +29,7 @@ export function addCommand(program: Command): void {
     );
   addFileOption(command, "Write to this new file, or in this directory (- for stdout)");
   addSecretOption(command);
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, exportClients, {
     details: [
       "CSV has the columns of hivemind-core export-clients. JSON has all fields, with permissions and metadata. Without a file, and for a file name that does not end in .json, the format is CSV.",
       "Only an export with --show-secrets includes revoked clients and can be imported again. Such an export is not encrypted.",
@@ -41,17 +40,16 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher export-clients --format json --show-secrets | age -r age1… > clients.json.age",
     ],
   });
-  command.action(async (argument: string | undefined, options: ExportOptions) => {
-    const file = resolveFile(argument, options);
-    await exportClients(await contextOf(command), file === "-" ? undefined : file, options);
-  });
 }
 
 async function exportClients(
   context: Context,
-  file: string | undefined,
-  { format: wanted, showSecrets: secrets = false }: ExportOptions,
+  argument: string | undefined,
+  options: ExportOptions,
 ): Promise<void> {
+  const { format: wanted, showSecrets: secrets = false } = options;
+  const named = resolveFile(argument, options);
+  const file = named === "-" ? undefined : named;
   const { resolveExportPath, exportText, exportToFile } = await import("../../exchange/export.js");
   const format = wanted ?? resolveFormat(file, context.output.json);
   if (file === undefined && context.output.json && format === "csv") {

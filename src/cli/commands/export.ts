@@ -5,8 +5,8 @@ import type { MediaExport } from "../../copies/media.js";
 import { StoreError } from "../../errors.js";
 import { abortOnSignal } from "../../process/signals.js";
 import { counted } from "../../text/count.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
 import { toJson } from "../ui/json.js";
 import { formatSize, parseSize } from "../ui/units.js";
@@ -25,8 +25,7 @@ export function addCommand(program: Command): void {
     .option("--device-label <label>", "Write only to the medium with this file system label")
     .option("--split <size>", "Write the backup in parts of this size, such as 100M");
   addBundleOptions(command);
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, runExport, {
     details: [
       "Exports the newest backup if none is named. The backup is verified first. The new directory has the backup, its manifest, a Python program that opens it, the description of the formats, a README.txt with the steps, and SHA256SUMS.",
       "Neither the bundle nor the recovery key is exported. Refuses a directory of bundles, as well as directories inside it and around it.",
@@ -37,9 +36,6 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher export /srv/backup/hivemind/clients.2026-11-24T18-50-00Z.db --to /media/usb",
     ],
   });
-  command.action(async (backup: string | undefined, options: ExportOptions) =>
-    runExport(await contextOf(command), backup, options),
-  );
 }
 
 async function runExport(

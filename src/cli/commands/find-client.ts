@@ -1,8 +1,8 @@
 import type { Command } from "commander";
 import { clientSchema, withoutSecrets } from "../../client/client.js";
 import { StoreError } from "../../errors.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import { openStoreToRead } from "../open.js";
 import { addSecretOption, parseBoolean, type SecretOption } from "../options/client.js";
 import { parseId } from "../ui/choose-client.js";
@@ -17,8 +17,7 @@ export function addCommand(program: Command): void {
   const command = addSecretOption(program.command("find-client <value>"))
     .description("Find clients by the value of a field")
     .option("--by <field>", "Compare this field", "api_key");
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, findClients, {
     details: [
       "Use - to read the value from standard input, which keeps an access key out of the argument list.",
     ],
@@ -28,9 +27,6 @@ export function addCommand(program: Command): void {
       "secret-tool lookup satellite kitchen | hivemind-sqlcipher find-client -",
     ],
   });
-  command.action(async (value: string, options: FindOptions) =>
-    findClients(await contextOf(command), value, options),
-  );
 }
 
 async function findClients(

@@ -6,8 +6,8 @@ import type { Plan } from "../../exchange/plan.js";
 import { abortOnSignal } from "../../process/signals.js";
 import { counted } from "../../text/count.js";
 import { describeClient, escapeControlCharacters } from "../../text/escape.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import { openStore } from "../open.js";
 import { addFileOption, type FileOption, resolveFile } from "../options/client-file.js";
 import { toJson } from "../ui/json.js";
@@ -28,8 +28,7 @@ export function addCommand(program: Command): void {
     .option("--update", "Update existing clients, found by their access key")
     .option("--dry-run", "Show what would be imported, change nothing");
   addFileOption(command, "Read this file, or standard input for -");
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, importClients, {
     details: [
       "Reads exports of export-clients --show-secrets and of hivemind-core export-clients, the output of list-clients --json or --jsonl, and the file of HiveMind's JSON plugin. A row that can be read in more than one way is refused.",
       "A row without client_id gets the next free id. If the import leaves ids unused, revoked rows fill them, because the hub would otherwise overwrite an existing client. Revoked clients stay revoked. An import that lets a client do more than before, on HiveMind 4 or 5, asks for confirmation.",
@@ -41,22 +40,20 @@ export function addCommand(program: Command): void {
       "age -d -i key.txt clients.json.age | hivemind-sqlcipher import-clients - --update --yes",
     ],
   });
-  command.action(async (argument: string | undefined, options: ImportOptions) => {
-    const file = resolveFile(argument, options);
-    if (file === undefined) {
-      throw new StoreError("usage", "no file to import", {
-        hint: "Name the file, or - for standard input.",
-      });
-    }
-    await importClients(await contextOf(command), file, options);
-  });
 }
 
 async function importClients(
   context: Context,
-  file: string,
-  { update = false, dryRun = false }: ImportOptions,
+  argument: string | undefined,
+  options: ImportOptions,
 ): Promise<void> {
+  const { update = false, dryRun = false } = options;
+  const file = resolveFile(argument, options);
+  if (file === undefined) {
+    throw new StoreError("usage", "no file to import", {
+      hint: "Name the file, or - for standard input.",
+    });
+  }
   const { applyImport, prepareImport, readImport } = await import("../../exchange/import.js");
   const path = file === "-" ? null : expandPath(file);
   const progress = new Progress(context.output);

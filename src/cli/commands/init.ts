@@ -8,8 +8,8 @@ import type { AdoptResult } from "../../setup/adopt.js";
 import type { InitResult } from "../../setup/init.js";
 import { type CipherParameters, parseCipherSettings } from "../../store/cipher-settings.js";
 import { shellQuote } from "../../text/escape.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import {
   addSwapOptions,
   assertUsableDirectory,
@@ -71,8 +71,7 @@ export function addCommand(program: Command): void {
     .option("--remove-password", "Remove the adopted store's password from server.json");
   addRecipientOptions(command);
   addSwapOptions(command);
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, runInit, {
     details: [
       "HiveMind 4 uses schema 0; HiveMind 5 uses schema 2 and upgrades a store of schema 0.",
       "--cipher-settings describes a store to adopt that was not encrypted with SQLCipher's defaults; --adopt re-encrypts it with them. Parameters: compatibility, page_size, kdf_iter, kdf_algorithm, hmac_algorithm, use_hmac, plaintext_header_size and salt. With --adopt, the passphrase file has the store's passphrase, or a raw key (x'…').",
@@ -83,19 +82,19 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher init --adopt --remove-password --bundle-to /media/usb/bundles",
     ],
   });
-  command.action(async (options: InitOptions) => {
-    const context = await contextOf(command);
-    assertOptionsFit(options);
-    await assertUsableDirectory("--to", options.to);
-    await assertUsableDirectory("--bundle-to", options.bundleTo);
-    const directories = await findMissingDirectories(context, options);
-    try {
-      await (options.adopt ? runAdopt(context, options) : runInit(context, options));
-    } catch (error) {
-      await removeDirectories(directories, context.storePath);
-      throw error;
-    }
-  });
+}
+
+async function runInit(context: Context, options: InitOptions): Promise<void> {
+  assertOptionsFit(options);
+  await assertUsableDirectory("--to", options.to);
+  await assertUsableDirectory("--bundle-to", options.bundleTo);
+  const directories = await findMissingDirectories(context, options);
+  try {
+    await (options.adopt ? adoptExisting(context, options) : createNew(context, options));
+  } catch (error) {
+    await removeDirectories(directories, context.storePath);
+    throw error;
+  }
 }
 
 /** @throws {@link StoreError} usage - for an option without effect on a new or an adopted store */
@@ -143,7 +142,7 @@ async function isMissing(path: string): Promise<boolean> {
   );
 }
 
-async function runInit(context: Context, options: InitOptions): Promise<void> {
+async function createNew(context: Context, options: InitOptions): Promise<void> {
   const { initStore } = await import("../../setup/init.js");
   const { readOrGeneratePassphrase } = await import("../../swap/prepare.js");
   const { recordDirectories } = await import("../../config/known-directories.js");
@@ -198,7 +197,7 @@ function noticeOtherDefault({ settingsSection, storePath, output }: Context): vo
   );
 }
 
-async function runAdopt(context: Context, options: InitOptions): Promise<void> {
+async function adoptExisting(context: Context, options: InitOptions): Promise<void> {
   const { adopt, readStoreSecret } = await import("../../setup/adopt.js");
   const { updateSection } = await import("../../config/settings-file.js");
   const { prepareBundleDirectory } = await import("../../swap/prepare.js");

@@ -1,8 +1,8 @@
 import type { Command } from "commander";
 import { type Client, isRevoked, withoutSecrets } from "../../client/client.js";
 import type { ClientTable } from "../../store/client-table.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import { openStoreToRead } from "../open.js";
 import { addSecretOption, type SecretOption } from "../options/client.js";
 import { printClientTable } from "../ui/client-list.js";
@@ -20,14 +20,12 @@ export function addCommand(program: Command): void {
     .description("List the clients")
     .option("--revoked", "Include revoked clients")
     .option("--jsonl", "Print one JSON record a line");
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, listClients, {
     examples: [
       "hivemind-sqlcipher list-clients",
       "hivemind-sqlcipher list-clients --revoked --jsonl",
     ],
   });
-  command.action(async (options: ListOptions) => listClients(await contextOf(command), options));
 }
 
 async function listClients(context: Context, options: ListOptions): Promise<void> {

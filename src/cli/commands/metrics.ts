@@ -1,8 +1,8 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
-import { addCommandGroup, addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { addCommandGroup, finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import { collectMetrics } from "../inspect.js";
 
 export function addCommand(program: Command): void {
@@ -15,8 +15,7 @@ function addInstall(group: Command): void {
   const command = group
     .command("install <file>")
     .description("Write the metrics to this file now and after each operation");
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, runInstall, {
     details: [
       "The file must be in the directory of node_exporter's textfile collector, its name must end in .prom, and this user must be able to write the directory. backup, prune, rotate and drill then replace the file when they end, also when they fail. The metrics contain no secret; status --format prometheus prints them.",
     ],
@@ -24,12 +23,12 @@ function addInstall(group: Command): void {
       "hivemind-sqlcipher metrics install /var/lib/prometheus/node-exporter/hivemind.prom",
     ],
   });
-  command.action(async (file: string) => runInstall(await contextOf(command), expandPath(file)));
 }
 
-async function runInstall(context: Context, file: string): Promise<void> {
+async function runInstall(context: Context, path: string): Promise<void> {
   const { updateSection } = await import("../../config/settings-file.js");
   const { writeMetrics } = await import("../../diagnostics/metrics.js");
+  const file = expandPath(path);
   if (!file.endsWith(".prom")) {
     throw new StoreError("usage", `the name of ${file} does not end in .prom`, {
       hint: "Name a file that ends in .prom: node_exporter's textfile collector reads no other file.",
@@ -44,9 +43,7 @@ function addRemove(group: Command): void {
   const command = group
     .command("remove")
     .description("Remove the file of the metrics and stop writing it");
-  addGlobalOptions(command);
-  addHelp(command, { examples: ["hivemind-sqlcipher metrics remove"] });
-  command.action(async () => runRemove(await contextOf(command)));
+  finishCommand(command, runRemove, { examples: ["hivemind-sqlcipher metrics remove"] });
 }
 
 async function runRemove(context: Context): Promise<void> {

@@ -8,8 +8,8 @@ import type { HubDatabase } from "../../migrate/switch.js";
 import { abortOnSignal } from "../../process/signals.js";
 import { defaultUnit } from "../../service/service.js";
 import { counted } from "../../text/count.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import { recoverFirst } from "../open.js";
 import { buildEndpoint, collectSetting, type Setting } from "../options/endpoint.js";
 import { toJson } from "../ui/json.js";
@@ -51,8 +51,7 @@ export function addCommand(program: Command): void {
         "none",
       ]),
     );
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, runMigrate, {
     details: [
       "Stop the hub first. Every record is read back and compared. The same command continues an interrupted migration.",
       "A database has its settings in the hub's server.json, which --from-setting and --to-setting override; hivemind-sqlcipher-db-plugin is the store of the other commands. The source of a password is keyring, file:PATH, command:CMD, credential[:NAME] or sealed[:PATH].",
@@ -63,7 +62,6 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher migrate --from hivemind-sqlcipher-db-plugin --to hivemind-redis-db-plugin --to-setting host=redis.example --to-setting use_ssl=true --to-password-source keyring",
     ],
   });
-  command.action(async (options: MigrateOptions) => runMigrate(await contextOf(command), options));
 }
 
 async function runMigrate(context: Context, options: MigrateOptions): Promise<void> {

@@ -1,4 +1,5 @@
 /** The hub's commands for the permissions of a client. */
+
 import type { Command } from "commander";
 import {
   addToBlacklist,
@@ -9,13 +10,13 @@ import {
   setBroadcast,
   setPermission,
 } from "../../client/permissions.js";
-import { addGlobalOptions } from "../context.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import { editClient } from "../edit-client.js";
-import { addHelp } from "../help.js";
 import { optionalIdNote } from "../ui/choose-client.js";
 
 /** Commands without a value: `make-admin [ID]`. */
-const switches: readonly [name: string, description: string, verb: ClientEdit][] = [
+export const switches: readonly [name: string, description: string, verb: ClientEdit][] = [
   ["make-admin", "Make a client an administrator", setPermission("is_admin", true)],
   ["revoke-admin", "Make an administrator an ordinary client", setPermission("is_admin", false)],
   ["allow-escalate", "Allow a client to send ESCALATE", setPermission("can_escalate", true)],
@@ -30,85 +31,55 @@ const switches: readonly [name: string, description: string, verb: ClientEdit][]
   ["blacklist-broadcast", "Forbid an administrator to send BROADCAST", setBroadcast(false)],
 ];
 
-interface ValuedCommand {
-  readonly name: string;
-  readonly argument: string;
-  readonly description: string;
-  readonly example: string;
-  readonly verb: (value: string) => ClientEdit;
-}
+type ValuedCommand = readonly [
+  usage: string,
+  description: string,
+  example: string,
+  verb: (value: string) => ClientEdit,
+];
 
 /** Commands with a value: `allow-msg TYPE [ID]`. */
-const valued: readonly ValuedCommand[] = [
-  {
-    name: "allow-msg",
-    argument: "type",
-    description: "Allow a client to send messages of this type",
-    example: "speak 3",
-    verb: allowMessage,
-  },
-  {
-    name: "blacklist-msg",
-    argument: "type",
-    description: "Forbid a client to send messages of this type",
-    example: "speak:b64_audio 3",
-    verb: denyMessage,
-  },
-  {
-    name: "allow-skill",
-    argument: "skill",
-    description: "Remove a skill from a client's blacklist",
-    example: "skill-weather.openvoiceos 3",
-    verb: (skill) => removeFromBlacklist("skill_blacklist", skill),
-  },
-  {
-    name: "blacklist-skill",
-    argument: "skill",
-    description: "Add a skill to a client's blacklist",
-    example: "skill-weather.openvoiceos 3",
-    verb: (skill) => addToBlacklist("skill_blacklist", skill),
-  },
-  {
-    name: "allow-intent",
-    argument: "intent",
-    description: "Remove an intent from a client's blacklist",
-    example: "skill-weather.openvoiceos:forecast 3",
-    verb: (intent) => removeFromBlacklist("intent_blacklist", intent),
-  },
-  {
-    name: "blacklist-intent",
-    argument: "intent",
-    description: "Add an intent to a client's blacklist",
-    example: "skill-weather.openvoiceos:forecast 3",
-    verb: (intent) => addToBlacklist("intent_blacklist", intent),
-  },
+export const valued: readonly ValuedCommand[] = [
+  ["allow-msg <type>", "Allow a client to send messages of this type", "speak", allowMessage],
+  [
+    "blacklist-msg <type>",
+    "Forbid a client to send messages of this type",
+    "speak:b64_audio",
+    denyMessage,
+  ],
+  ...listBlacklistCommands("skill", "a skill", "skill-weather.openvoiceos"),
+  ...listBlacklistCommands("intent", "an intent", "skill-weather.openvoiceos:forecast"),
 ];
+
+function listBlacklistCommands(
+  kind: "skill" | "intent",
+  noun: string,
+  example: string,
+): ValuedCommand[] {
+  const allow = (value: string) => removeFromBlacklist(`${kind}_blacklist`, value);
+  const forbid = (value: string) => addToBlacklist(`${kind}_blacklist`, value);
+  return [
+    [`allow-${kind} <${kind}>`, `Remove ${noun} from a client's blacklist`, example, allow],
+    [`blacklist-${kind} <${kind}>`, `Add ${noun} to a client's blacklist`, example, forbid],
+  ];
+}
 
 export function addCommand(program: Command): void {
   for (const [name, description, verb] of switches) {
-    const command = addEditing(program, `${name} [id]`, description, `${name} 3`);
-    command.action(async (id: string | undefined) => editClient(command, id, verb));
+    const command = program.command(`${name} [id]`).description(description);
+    const run = (context: Context, id?: string) => editClient(context, id, verb);
+    finishCommand(command, run, {
+      details: [optionalIdNote],
+      examples: [`hivemind-sqlcipher ${name} 3`],
+    });
   }
-  for (const { name, argument, description, example, verb } of valued) {
-    const usage = `${name} <${argument}> [id]`;
-    const command = addEditing(program, usage, description, `${name} ${example}`);
-    command.action(async (value: string, id: string | undefined) =>
-      editClient(command, id, verb(value)),
-    );
+  for (const [usage, description, example, verb] of valued) {
+    const command = program.command(`${usage} [id]`).description(description);
+    const run = (context: Context, value: string, id?: string) =>
+      editClient(context, id, verb(value));
+    finishCommand(command, run, {
+      details: [optionalIdNote],
+      examples: [`hivemind-sqlcipher ${command.name()} ${example} 3`],
+    });
   }
-}
-
-function addEditing(program: Command, usage: string, description: string, example: string) {
-  return addHelp(addGlobalOptions(program.command(usage).description(description)), {
-    details: [optionalIdNote],
-    examples: [`hivemind-sqlcipher ${example}`],
-  });
-}
-
-/** Returns the change that each command makes to a client, by the command's name. */
-export function permissionVerbs(value: string): Map<string, ClientEdit> {
-  return new Map([
-    ...switches.map(([name, , verb]): [string, ClientEdit] => [name, verb]),
-    ...valued.map(({ name, verb }): [string, ClientEdit] => [name, verb(value)]),
-  ]);
 }

@@ -1,26 +1,28 @@
 import type { Command } from "commander";
 import type { FoundPlugin } from "../../databases/discover.js";
 import { exitCodes, StoreError } from "../../errors.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import { Table } from "../ui/table.js";
 
 export function addCommand(program: Command): void {
   const command = program
     .command("plugins [names...]")
     .description("List the database plugins, and load the named plugins");
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, listPlugins, {
     details: ["Exits with 1 if a named plugin cannot be loaded."],
     examples: ["hivemind-sqlcipher plugins my-db-plugin"],
   });
-  command.action(async (names: string[]) =>
-    listPlugins(await contextOf(command), names, program.version() ?? ""),
-  );
 }
 
-async function listPlugins(context: Context, names: string[], version: string): Promise<void> {
+async function listPlugins(
+  context: Context,
+  names: string[],
+  _options: object,
+  command: Command,
+): Promise<void> {
   const { ownPluginNames, findOtherPlugins } = await import("../../databases/registry.js");
+  const version = command.parent?.version() ?? "";
   const own = ownPluginNames.map((name) => ({
     ...{ name, package: "hivemind-sqlcipher", version, folder: null, problem: null },
   }));

@@ -5,9 +5,9 @@ import type { View } from "../../copies/view.js";
 import { StoreError } from "../../errors.js";
 import { counted } from "../../text/count.js";
 import { escapeControlCharacters } from "../../text/escape.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
-import { type MonitoredResult, runMonitored } from "../monitored.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
+import { type MonitoredResult, monitor } from "../monitored.js";
 import {
   addBundleDirectoryOption,
   type BundleDirectoryOption,
@@ -39,8 +39,7 @@ export function addCommand(program: Command): void {
     .option("--bundles", "Remove bundles that no backup or store needs, too")
     .option("-n, --dry-run", "Show what would be removed, change nothing");
   addBundleDirectoryOption(command);
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, runPrune, {
     details: [
       'A rule that is not given is taken from "keep" in the settings. Days, weeks and months begin at midnight of the local time zone; a day, week or month without a backup does not count. The newest backup that verifies is always kept, and files without a valid manifest are neither counted nor removed.',
       "Keeps the backup with the newest contents even if its date is not the newest. Refuses to run if a backup is from the future, because a clock may have been wrong; --yes overrides this.",
@@ -53,12 +52,15 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher prune rclone:nas:hivemind --keep-monthly 24",
     ],
   });
-  command.action(async (directory: string | undefined, options: PruneOptions) => {
-    const context = await contextOf(command);
-    const work = () => runPrune(context, directory, options);
-    if (options.dryRun) (await work()).print();
-    else await runMonitored(context, "prune", work);
-  });
+}
+
+async function runPrune(
+  context: Context,
+  directory: string | undefined,
+  options: PruneOptions,
+): Promise<void> {
+  if (options.dryRun) (await pruneTarget(context, directory, options)).print();
+  else await monitor("prune", pruneTarget)(context, directory, options);
 }
 
 function parseCount(text: string): number {
@@ -66,7 +68,7 @@ function parseCount(text: string): number {
   return Number(text);
 }
 
-async function runPrune(
+async function pruneTarget(
   context: Context,
   directory: string | undefined,
   options: PruneOptions,

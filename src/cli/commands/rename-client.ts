@@ -1,8 +1,8 @@
 import type { Command } from "commander";
 import { rename } from "../../client/permissions.js";
-import { addGlobalOptions } from "../context.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import { editClient } from "../edit-client.js";
-import { addHelp } from "../help.js";
 import { optionalIdNote } from "../ui/choose-client.js";
 
 export function addCommand(program: Command): void {
@@ -10,12 +10,16 @@ export function addCommand(program: Command): void {
     .command("rename-client [id]")
     .description("Rename a client")
     .requiredOption("--name <name>", "Set this name");
-  addGlobalOptions(command, ["name"]);
-  addHelp(command, {
+  finishCommand(command, renameClient, {
     details: [optionalIdNote],
     examples: ["hivemind-sqlcipher rename-client 3 --name kitchen"],
   });
-  command.action(async (id: string | undefined, options: { name: string }) =>
-    editClient(command, id, rename(options.name)),
-  );
+}
+
+async function renameClient(
+  context: Context,
+  id: string | undefined,
+  { name }: { name: string },
+): Promise<void> {
+  await editClient(context, id, rename(name));
 }

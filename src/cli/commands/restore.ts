@@ -5,8 +5,8 @@ import type { BackupTarget, RestoreIntoResult } from "../../restore/into.js";
 import type { RestoreResult } from "../../restore/restore.js";
 import type { BackupChoice, BackupToVerify } from "../../restore/verified-backup.js";
 import * as z from "../../schema.js";
-import { addGlobalOptions, type Context, contextOf, withValues } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import { type Context, withValues } from "../context.js";
 import { findOtherDatabase } from "../hub-store.js";
 import { isDefaultStore } from "../open.js";
 import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
@@ -45,8 +45,7 @@ export function addCommand(program: Command): void {
     .option("--readmit-revoked", "Readmit clients that were revoked after the backup");
   addBundleOptions(command);
   addSwapOptions(command);
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, runRestore, {
     details: [
       "--from-time TIME replaces FILE. TIME is 2026-11-24T18:50Z, or a date, which means midnight UTC at the begin of that day. Clients that were revoked after the backup stay revoked. A restore that lets a client do more than now, on HiveMind 4 or 5, asks for confirmation.",
       "--into is for a hub that does not encrypt its clients. PLUGIN is the name of the hub's database plugin, whose settings are read from server.json. The present clients are backed up first, unless --discard-replaced is given.",
@@ -59,9 +58,6 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher restore FILE --into hivemind-json-db-plugin",
     ],
   });
-  command.action(async (file: string | undefined, options: RestoreOptions) =>
-    runRestore(await contextOf(command), file, options),
-  );
 }
 
 /**

@@ -1,9 +1,9 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import type { RotateResult } from "../../swap/rotate.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
-import { type MonitoredResult, runMonitored } from "../monitored.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
+import { type MonitoredResult, monitor } from "../monitored.js";
 import {
   addBundleTarget,
   addSwapOptions,
@@ -35,8 +35,7 @@ export function addCommand(program: Command): void {
     .option("--reencrypt-backups <directory>", "Re-encrypt the backups in this directory, too");
   addSwapOptions(command);
   addBundleTarget(command);
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, monitor("rotate", runRotate), {
     details: [
       "The store is re-encrypted page by page while the service runs, and each page is read back and compared; the service is stopped only for the pages that changed during the re-encryption. A store that is not in WAL mode is re-encrypted while the service is stopped.",
       "Older backups stay encrypted with the previous passphrase, which is in its own bundle. --keep-previous lets restore and verify open them without that bundle.",
@@ -45,10 +44,6 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher rotate",
       "hivemind-sqlcipher rotate --keep-previous --reencrypt-backups /srv/backup/hivemind",
     ],
-  });
-  command.action(async (options: RotateOptions) => {
-    const context = await contextOf(command);
-    await runMonitored(context, "rotate", () => runRotate(context, options));
   });
 }
 

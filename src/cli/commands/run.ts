@@ -4,8 +4,8 @@ import { isKind, StoreError } from "../../errors.js";
 import type { HubOptions } from "../../hub/run.js";
 import { engineSecretError, formatSource, isEngineSecret, parseSource } from "../../keys/source.js";
 import { restoreUmask } from "../../process/privacy.js";
+import { addHelp } from "../command.js";
 import { addGlobalOptions, type Context, contextOf, ownCommand } from "../context.js";
-import { addHelp } from "../help.js";
 import {
   assertNoEngine,
   type ContainerOptions,

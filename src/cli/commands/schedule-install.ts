@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { StoreError } from "../../errors.js";
-import { addGlobalOptions, type Context, contextOf, ownCommand, withValues } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import { type Context, ownCommand, withValues } from "../context.js";
 import { findPlainDatabase } from "../open.js";
 import {
   addServiceOptions,
@@ -29,8 +29,7 @@ export function addInstall(group: Command): void {
       .option("--random-delay <span>", "Delay each run by up to this long", "15min")
       .option("--drill <time>", "Run a restore drill at this time, too, such as monthly"),
   );
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, runInstall, {
     details: [
       "Each run reads the directories, the service and the passphrase's source from the settings file, where this command saves its options for the service. The backup's requirements are checked before the timer is installed. For a notification of failures, add OnFailure= in a drop-in with systemctl --user edit UNIT; drop-ins are never changed.",
       "Without --drill, a drill that is scheduled already stays scheduled.",
@@ -40,7 +39,6 @@ export function addInstall(group: Command): void {
       "hivemind-sqlcipher schedule install --on-calendar 'Mon..Fri 03:30' --drill monthly",
     ],
   });
-  command.action(async (options: InstallOptions) => runInstall(await contextOf(command), options));
 }
 
 async function runInstall(context: Context, options: InstallOptions): Promise<void> {

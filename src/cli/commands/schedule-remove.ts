@@ -1,18 +1,16 @@
 import type { Command } from "commander";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import { toJson } from "../ui/json.js";
 
 export function addRemove(group: Command): void {
   const command = group
     .command("remove")
     .description("Stop and remove the timers of backups and drills");
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, runRemove, {
     details: ["A backup or drill that is running continues."],
     examples: ["hivemind-sqlcipher schedule remove"],
   });
-  command.action(async () => runRemove(await contextOf(command)));
 }
 
 async function runRemove(context: Context): Promise<void> {

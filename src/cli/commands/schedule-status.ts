@@ -1,6 +1,6 @@
 import type { Command } from "commander";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import { toJson } from "../ui/json.js";
 import { lingerWarning, scheduleLines } from "../ui/schedule-text.js";
 
@@ -8,11 +8,9 @@ export function addStatus(group: Command): void {
   const command = group
     .command("status")
     .description("Show when backups run and how the last one ended");
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, printSchedule, {
     examples: ["hivemind-sqlcipher schedule status", "hivemind-sqlcipher schedule status --json"],
   });
-  command.action(async () => printSchedule(await contextOf(command)));
 }
 
 async function printSchedule({ storePath, output }: Context): Promise<void> {

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { addCommandGroup } from "../context.js";
+import { addCommandGroup } from "../command.js";
 import { addInstall } from "./schedule-install.js";
 import { addRemove } from "./schedule-remove.js";
 import { addStatus } from "./schedule-status.js";

@@ -1,6 +1,6 @@
 import type { Command } from "commander";
-import { addGlobalOptions, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 
 /**
  * Adds the hidden command that the restart timer runs. It recovers from an interrupted operation
@@ -10,12 +10,11 @@ export function addCommand(program: Command): void {
   const command = program
     .command("settle", { hidden: true })
     .description("Recover from an interrupted operation");
-  addGlobalOptions(command);
-  addHelp(command, { examples: ["hivemind-sqlcipher settle"] });
-  command.action(async () => {
-    const context = await contextOf(command);
-    const { recoverOnly } = await import("../../recovery/recover.js");
-    const messages = await recoverOnly(context.storePath);
-    context.output.result({ settled: messages }, () => messages);
-  });
+  finishCommand(command, recover, { examples: ["hivemind-sqlcipher settle"] });
+}
+
+async function recover({ storePath, output }: Context): Promise<void> {
+  const { recoverOnly } = await import("../../recovery/recover.js");
+  const messages = await recoverOnly(storePath);
+  output.result({ settled: messages }, () => messages);
 }

@@ -12,6 +12,7 @@ import type { Outage } from "../../setup/serving.js";
 import type { Survey } from "../../setup/survey.js";
 import type { UndoResult } from "../../setup/undo.js";
 import { counted } from "../../text/count.js";
+import { addHelp } from "../command.js";
 import {
   addGlobalOptions,
   type Context,
@@ -20,7 +21,6 @@ import {
   recoveryCommand,
   withValues,
 } from "../context.js";
-import { addHelp } from "../help.js";
 import { buildDoctorOptions } from "../inspect.js";
 import { recoverFirst } from "../open.js";
 import { passphraseLine, resolveServiceChoice } from "../options/operation.js";

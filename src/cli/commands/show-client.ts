@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { withoutSecrets } from "../../client/client.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import { openStoreToRead } from "../open.js";
 import { addSecretOption, type SecretOption } from "../options/client.js";
 import {
@@ -16,24 +16,21 @@ export function addCommand(program: Command): void {
   const command = addSecretOption(program.command("show-client [id]")).description(
     "Show one client",
   );
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, showClient, {
     details: [optionalIdNote],
     examples: [
       "hivemind-sqlcipher show-client 3",
       "hivemind-sqlcipher show-client 3 --show-secrets --json",
     ],
   });
-  command.action(async (id: string | undefined, options: SecretOption) =>
-    showClient(await contextOf(command), parseOptionalId(id), options),
-  );
 }
 
 async function showClient(
   context: Context,
-  given: number | undefined,
+  idText: string | undefined,
   { showSecrets = false }: SecretOption,
 ): Promise<void> {
+  const given = parseOptionalId(idText);
   await using store = await openStoreToRead(context);
   const id = await chooseClient(context, store, given);
   const client = await store.getClientById(id);

@@ -1,8 +1,8 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import { openStore, openStoreToRead } from "../open.js";
 import { hasTerminal, readStandardInput } from "../ui/prompt.js";
 import { type Mode, SqlRunner } from "../ui/sql-runner.js";
@@ -20,8 +20,7 @@ export function addCommand(program: Command): void {
     .option("--write", "Allow changes, shown and confirmed before they are saved")
     .option("--csv", "Print the result as CSV")
     .option("--history <file>", "Keep the prompt's history in this file");
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, runSql, {
     details: [
       "Without a statement, runs standard input, or on a terminal starts a prompt. The prompt knows .tables, .schema, .mode, .help and .quit, and completes names with Tab.",
       "Without --write, only queries and pragmas that read are run. ATTACH, VACUUM and pragmas that set something are never run. Secrets are printed if a query selects them: the columns api_key, password and crypto_key.",
@@ -33,9 +32,6 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher sql --write \"UPDATE clients SET name = 'hall' WHERE client_id = 3\"",
     ],
   });
-  command.action(async (statement: string | undefined, options: SqlOptions) =>
-    runSql(await contextOf(command), statement, options),
-  );
 }
 
 async function runSql(

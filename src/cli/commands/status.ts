@@ -1,8 +1,8 @@
 import { type Command, Option } from "commander";
 import type { StoreStatus } from "../../diagnostics/status.js";
 import { exitCodes, StoreError } from "../../errors.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import { buildStatusOptions, collectMetrics } from "../inspect.js";
 import { resolveListing } from "../options/backup-directories.js";
 import { toJson } from "../ui/json.js";
@@ -21,8 +21,7 @@ export function addCommand(program: Command): void {
         "prometheus",
       ]),
     );
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, runStatus, {
     details: [
       "Changes neither the store nor the settings. Without --all, exits with 0 whatever the state of the store and the settings, or with 2 if the options are invalid. doctor exits with 1 if it finds a problem.",
       "With --all, prints a line for each store that has backups in the target, which is a directory or rclone:REMOTE:PATH (default: backup.to setting). Exits with 1 if the newest backup of a store is too old, incomplete or dated in the future, if a manifest cannot be read, or if there is no backup. With --quiet, prints only the stores and manifests with such a problem. Manifests are read, but not authenticated: verify --all does that.",
@@ -33,13 +32,17 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher status --all /srv/backup/hivemind --max-age 36h",
     ],
   });
-  command.action(async (target: string | undefined, options: StatusCommandOptions) => {
-    const context = await contextOf(command);
-    assertOptionsFit(context, target, options);
-    if (options.all) await printFleet(context, target, options);
-    else if (options.format === "prometheus") process.stdout.write(await collectMetrics(context));
-    else await printStatus(context);
-  });
+}
+
+async function runStatus(
+  context: Context,
+  target: string | undefined,
+  options: StatusCommandOptions,
+): Promise<void> {
+  assertOptionsFit(context, target, options);
+  if (options.all) await printFleet(context, target, options);
+  else if (options.format === "prometheus") process.stdout.write(await collectMetrics(context));
+  else await printStatus(context);
 }
 
 interface StatusCommandOptions {

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import type { UpgradeSchemaResult } from "../../swap/upgrade-schema.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import {
   addServiceOptions,
   buildOperationOptions,
@@ -21,8 +21,7 @@ export function addCommand(program: Command): void {
     .description("Upgrade the store to schema 2 of HiveMind 5")
     .option("--hub-python <path>", "Use this Python of the hub (default: by its unit)");
   addServiceOptions(command);
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, runUpgrade, {
     details: [
       "Refuses if the hub's packages do not know schema 2. Lists the values that schema 2 cannot store, and asks for confirmation before they are dropped.",
     ],
@@ -31,7 +30,6 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher upgrade-schema --hub-python /opt/hivemind/bin/python",
     ],
   });
-  command.action(async (options: UpgradeOptions) => runUpgrade(await contextOf(command), options));
 }
 
 async function runUpgrade(context: Context, options: UpgradeOptions): Promise<void> {

@@ -6,8 +6,8 @@ import { exitCodes, StoreError } from "../../errors.js";
 import { orAbort } from "../../process/abort.js";
 import { currentInteraction } from "../../process/interaction.js";
 import { escapeControlCharacters } from "../../text/escape.js";
-import { addGlobalOptions, type Context, contextOf } from "../context.js";
-import { addHelp } from "../help.js";
+import { finishCommand } from "../command.js";
+import type { Context } from "../context.js";
 import {
   addBundleDirectoryOption,
   type BundleDirectoryOption,
@@ -27,8 +27,7 @@ export function addCommand(program: Command): void {
     .option("--all", "Verify the backups of every store in the target FILE");
   addBundleOptions(command);
   addBundleDirectoryOption(command);
-  addGlobalOptions(command);
-  addHelp(command, {
+  finishCommand(command, runVerify, {
     details: [
       "Makes the same checks as restore. Exits with 14 if a check fails.",
       "With --all, FILE is a directory or rclone:REMOTE:PATH, which several hubs may share. A backup is opened with the passphrases kept here, or, with --identity, with its bundle in the directory of bundles. Exits with 18 if a backup cannot be read, else with 14 if a backup is not intact, else with 12 if none could be opened. Backups that could not be opened are counted by store. A backup without a manifest is not complete and is left out.",
@@ -40,17 +39,17 @@ export function addCommand(program: Command): void {
       "hivemind-sqlcipher verify --all rclone:nas:hivemind -i recovery-key.txt",
     ],
   });
-  command.action(async (file: string, options: VerifyOptions) => {
-    const context = await contextOf(command);
-    await (options.all ? verifyAll : runVerify)(context, file, options);
-  });
+}
+
+async function runVerify(context: Context, file: string, options: VerifyOptions): Promise<void> {
+  await (options.all ? verifyAll : verifyOne)(context, file, options);
 }
 
 interface VerifyOptions extends BundleKeyOptions, BundleDirectoryOption {
   all?: boolean;
 }
 
-async function runVerify(context: Context, file: string, options: VerifyOptions): Promise<void> {
+async function verifyOne(context: Context, file: string, options: VerifyOptions): Promise<void> {
   const { verifyBackup } = await import("../../backup/verify.js");
   const { recordRestoreTest } = await import("../../backup/restore-test.js");
   const { withLocalFile } = await import("../../copies/view.js");

@@ -3,9 +3,10 @@
  *
  * The script contains the whole grammar. Starting Node.js at each Tab would take too long.
  */
+
 import { Argument, type Command } from "commander";
+import { addHelp } from "../command.js";
 import { addGlobalOptions, outputOf } from "../context.js";
-import { addHelp } from "../help.js";
 import { type CommandEntry, describeCommand, listCommands, type ValueKind } from "./grammar.js";
 
 const shells = ["bash", "zsh", "fish"] as const;

@@ -1,4 +1,5 @@
 /** Options, lock and output lines of commands that run an operation on the store. */
+
 import { type Command, Option } from "commander";
 import { expandPath, expandTarget, isRemote } from "../../config/paths.js";
 import { mergeServiceSettings, type ServiceSettings } from "../../config/settings.js";
@@ -11,8 +12,8 @@ import { abortOnSignal } from "../../process/signals.js";
 import type { OperationRequirements } from "../../recovery/recover.js";
 import type { ServiceChoice } from "../../service/select.js";
 import type { BundleOptions } from "../../swap/options.js";
+import { addParagraph } from "../command.js";
 import { type Context, recoveryCommand } from "../context.js";
-import { addParagraph } from "../help.js";
 import { toStoreError } from "../ui/output.js";
 import {
   addRecipientOptions,

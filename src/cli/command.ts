@@ -1,0 +1,44 @@
+/** Completes the definition of a command: its global options, its help and its action. */
+import type { Command } from "commander";
+import { addGlobalOptions, type Context, contextOf } from "./context.js";
+
+export interface HelpText {
+  /** Paragraphs, wrapped to 80 columns. */
+  readonly details?: readonly string[];
+  /** Complete command lines. */
+  readonly examples: readonly string[];
+}
+
+/**
+ * Adds the global options, the help and the action to a command with its own options.
+ *
+ * @param run - gets the context, then the command's arguments, its options and the command
+ */
+export function finishCommand<Args extends unknown[]>(
+  command: Command,
+  run: (context: Context, ...args: Args) => Promise<void>,
+  help: HelpText,
+): void {
+  addGlobalOptions(command);
+  addHelp(command, help);
+  command.action(async (...args: Args) => run(await contextOf(command), ...args));
+}
+
+/** Adds details and examples to the end of a command's help. */
+export function addHelp(command: Command, { details = [], examples }: HelpText): Command {
+  for (const paragraph of details) addParagraph(command, paragraph);
+  const heading = examples.length === 1 ? "Example:" : "Examples:";
+  const lines = examples.map((line) => `  ${line}`);
+  return command.addHelpText("after", ["", heading, ...lines].join("\n"));
+}
+
+/** Adds a paragraph to the end of a command's help. */
+export function addParagraph(command: Command, paragraph: string): Command {
+  return command.addHelpText("after", `\n${command.createHelp().boxWrap(paragraph, 80)}`);
+}
+
+/** Adds a command with subcommands. Global options may also follow its name. */
+export function addCommandGroup(program: Command, name: string, description: string): Command {
+  const group = program.command(name).description(description).enablePositionalOptions();
+  return addGlobalOptions(group);
+}
