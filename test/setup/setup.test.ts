@@ -147,7 +147,10 @@ test("a store with its password in server.json is adopted, and back", async () =
   expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
 }, 480_000);
 
-test.each(["json", "sqlite", "sqlcipher"] as const)(
+const layouts = ["json", "sqlite", "sqlcipher"] as const;
+
+// The first in scripts/test: each takes half a minute.
+test.each(proving ? layouts : layouts.slice(0, 1))(
   "%s: a hub that exits on the encrypted store runs on its former database again",
   async (layout) => {
     const hub = await installHub({ layout });
@@ -190,8 +193,8 @@ const ends = [
   { layout: "sqlite", how: "after 1.7 s", unitLines: endsAfter(1700) },
 ] as const;
 
-// A third of them in scripts/test: each waits for half a minute.
-test.each(ends.filter((_, index) => proving || index === 2 || index === 5))(
+// The last in scripts/test.
+test.each(proving ? ends : ends.slice(-1))(
   "$layout: a hub whose unit ends run $how runs as before, without the drop-in",
   async ({ layout, unitLines }) => {
     const hub = await installHub({ layout, unitLines });
