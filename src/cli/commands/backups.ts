@@ -1,5 +1,6 @@
 import { basename } from "node:path";
 import type { Command } from "commander";
+import type { FleetStore } from "../../backup/fleet.js";
 import type { FileProblem, ListedBackup } from "../../backup/listing.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { finishCommand } from "../command.js";
@@ -9,8 +10,9 @@ import {
   type BundleDirectoryOption,
   resolveListing,
 } from "../options/backup-directories.js";
+import { storeColumns } from "../ui/fleet-status.js";
 import { toJson } from "../ui/json.js";
-import { Table } from "../ui/table.js";
+import { type Column, formatTable } from "../ui/table.js";
 import { formatAge, formatSize } from "../ui/units.js";
 
 /** The width of the table with all its columns. */
@@ -59,30 +61,8 @@ async function printStores(
   const listing = await withFleet(folder, async (files, nameTarget) =>
     nameTarget(await listStores(files, storePath)),
   );
-  const rows = listing.stores.map((store) => [
-    store.storeId ?? "no id",
-    store.own ? `${store.name} (own)` : store.name,
-    store.hostnames.join(", "),
-    `${store.backups}${store.incomplete > 0 ? `, ${store.incomplete} incomplete` : ""}`,
-    formatSize(store.size),
-    formatAge(store.newest.ageSeconds),
-    `${store.newest.clients.active}`,
-  ]);
-  const table = await Table.of(
-    [
-      { title: "STORE_ID" },
-      { title: "NAME" },
-      { title: "MACHINE" },
-      { title: "BACKUPS", align: "right" },
-      { title: "SIZE", align: "right" },
-      { title: "NEWEST", align: "right" },
-      { title: "CLIENTS", align: "right" },
-    ],
-    rows,
-    output.columns,
-  );
   const lines = [
-    ...(await tableLines(context, table, rows, listing)),
+    ...(await tableLines(context, fleetColumns, listing.stores, listing)),
     ...(listing.othersCount > listing.others.length
       ? [`${listing.othersCount - listing.others.length} more files are not listed`]
       : []),
@@ -90,16 +70,29 @@ async function printStores(
   output.result(toJson(listing), () => lines);
 }
 
+const fleetColumns: readonly Column<FleetStore>[] = [
+  ...storeColumns,
+  {
+    title: "BACKUPS",
+    align: "right",
+    cell: ({ backups, incomplete }) =>
+      `${backups}${incomplete > 0 ? `, ${incomplete} incomplete` : ""}`,
+  },
+  { title: "SIZE", align: "right", cell: ({ size }) => formatSize(size) },
+  { title: "NEWEST", align: "right", cell: ({ newest }) => formatAge(newest.ageSeconds) },
+  { title: "CLIENTS", align: "right", cell: ({ newest }) => `${newest.clients.active}` },
+];
+
 /** Returns the table, or a line that there is no backup, and a line for each unreadable file. */
-async function tableLines(
+async function tableLines<Item>(
   { output }: Context,
-  table: Table,
-  rows: readonly string[][],
+  columns: readonly Column<Item>[],
+  items: readonly Item[],
   { folder, others }: { readonly folder: string; readonly others: readonly FileProblem[] },
 ): Promise<string[]> {
   return [
-    ...(rows.length > 0
-      ? [output.style("bold", table.heading()), ...(await table.rows(rows))]
+    ...(items.length > 0
+      ? await Array.fromAsync(formatTable(output, columns, items))
       : [`No backups in ${folder}`]),
     ...others.map(({ path, problem }) =>
       output.style("yellow", escapeControlCharacters(`not listed: ${path}: ${problem}`)),
@@ -124,32 +117,22 @@ async function printBackups(
   if (unchecked) output.warning(`no manifest could be checked: ${unchecked.message}`);
   // On a narrow terminal other columns give way, so that the file names stay complete.
   const isNarrow = (output.columns ?? Number.POSITIVE_INFINITY) < fullTableColumns;
-  const rows = listing.backups.map((backup) => [
-    basename(backup.path),
-    formatAge(backup.ageSeconds),
-    formatSize(backup.size),
-    `${backup.clients.active}${backup.clients.revoked > 0 ? ` +${backup.clients.revoked}` : ""}`,
-    isNarrow ? backup.keyId.slice(0, 8) : backup.keyId,
-    ...(isNarrow ? [] : [backup.method]),
-    formatManifestState(backup),
-    backup.bundle === null ? "none" : "found",
-  ]);
-  const table = await Table.of(
-    [
-      { title: "BACKUP" },
-      { title: "AGE", align: "right" },
-      { title: "SIZE", align: "right" },
-      { title: "CLIENTS", align: "right" },
-      { title: "KEY_ID" },
-      ...(isNarrow ? [] : [{ title: "METHOD" }]),
-      { title: "MANIFEST" },
-      { title: "BUNDLE" },
-    ],
-    rows,
-    output.columns,
-  );
+  const columns: Column<ListedBackup>[] = [
+    { title: "BACKUP", cell: ({ path }) => basename(path) },
+    { title: "AGE", align: "right", cell: ({ ageSeconds }) => formatAge(ageSeconds) },
+    { title: "SIZE", align: "right", cell: ({ size }) => formatSize(size) },
+    {
+      title: "CLIENTS",
+      align: "right",
+      cell: ({ clients: { active, revoked } }) => `${active}${revoked > 0 ? ` +${revoked}` : ""}`,
+    },
+    { title: "KEY_ID", cell: ({ keyId }) => (isNarrow ? keyId.slice(0, 8) : keyId) },
+    ...(isNarrow ? [] : [{ title: "METHOD", cell: ({ method }: ListedBackup) => method }]),
+    { title: "MANIFEST", cell: formatManifestState },
+    { title: "BUNDLE", cell: ({ bundle }) => (bundle === null ? "none" : "found") },
+  ];
   const lines = [
-    ...(await tableLines(context, table, rows, listing)),
+    ...(await tableLines(context, columns, listing.backups, listing)),
     ...(listing.ofOtherStores > 0
       ? [`${listing.ofOtherStores} backups of other stores: --all lists them by store`]
       : []),

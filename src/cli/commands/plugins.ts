@@ -3,7 +3,7 @@ import type { FoundPlugin } from "../../databases/discover.js";
 import { exitCodes, StoreError } from "../../errors.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
-import { Table } from "../ui/table.js";
+import { formatTable } from "../ui/table.js";
 
 export function addCommand(program: Command): void {
   const command = program
@@ -43,12 +43,11 @@ async function listPlugins(
     process.exitCode = exitCodes.failed;
   }
   const { output } = context;
-  const columns = ["name", "package", "version", "problem"].map((title) => ({ title }));
-  const rows = plugins.map((plugin) => [
-    ...[plugin.name, plugin.package, plugin.version, plugin.problem ?? ""],
-  ]);
-  const table = await Table.of(columns, rows, output.columns);
-  const lines = [output.style("bold", table.heading()), ...(await table.rows(rows))];
+  const columns = (["name", "package", "version", "problem"] as const).map((title) => ({
+    title,
+    cell: (plugin: (typeof plugins)[number]) => plugin[title] ?? "",
+  }));
+  const lines = await Array.fromAsync(formatTable(output, columns, plugins));
   output.result({ plugins }, () => lines);
 }
 

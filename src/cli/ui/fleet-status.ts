@@ -1,4 +1,5 @@
 /** Prints the stores of `status --all`, a line for each. */
+import type { FleetStore } from "../../backup/fleet.js";
 import type { FleetStatus, StoreBackups } from "../../diagnostics/fleet.js";
 import { counted } from "../../text/count.js";
 import { escapeControlCharacters } from "../../text/escape.js";
@@ -6,7 +7,7 @@ import type { Context } from "../context.js";
 import { toJson } from "./json.js";
 import { printJsonList } from "./json-list.js";
 import { escapeLines, print } from "./output.js";
-import { Table } from "./table.js";
+import { type Column, formatTable } from "./table.js";
 import { formatAge } from "./units.js";
 
 export async function printFleetStatus({ output }: Context, status: FleetStatus): Promise<void> {
@@ -16,48 +17,32 @@ export async function printFleetStatus({ output }: Context, status: FleetStatus)
     const head = JSON.stringify(toJson({ folder, maxAgeSeconds })).slice(0, -1);
     await printJsonList({
       head: `${head},"stores":[`,
-      items: iterate(stores),
+      items: stores,
       record: toJson,
       rest: () => toJson(rest),
     });
     return;
   }
   const shown = output.quiet ? stores.filter(({ problem }) => problem !== null) : stores;
-  const rows = shown.map(formatRow);
-  const table = await Table.of(
-    [
-      { title: "STORE_ID" },
-      { title: "NAME" },
-      { title: "MACHINE" },
-      { title: "BACKUPS", align: "right" },
-      { title: "NEWEST", align: "right" },
-      { title: "STATE" },
-    ],
-    rows,
-    output.columns,
-  );
-  if (rows.length > 0) output.line(output.style("bold", table.heading()));
-  for (const [at, row] of rows.entries()) {
-    const line = await table.row(row);
-    await print(`${shown[at]?.problem === null ? line : output.style("yellow", line)}\n`);
-  }
+  const columns: Column<StoreBackups>[] = [
+    ...storeColumns,
+    { title: "BACKUPS", align: "right", cell: ({ backups }) => `${backups}` },
+    { title: "NEWEST", align: "right", cell: ({ newest }) => formatAge(newest.ageSeconds) },
+    { title: "STATE", cell: ({ problem }) => problem?.toUpperCase() ?? "current" },
+  ];
+  const lines = formatTable(output, columns, shown, {
+    styleRow: (line, { problem }) => (problem === null ? line : output.style("yellow", line)),
+  });
+  for await (const line of lines) await print(`${line}\n`);
   for (const line of endLines(status, output.quiet)) output.line(escapeLines(line));
 }
 
-async function* iterate<Item>(items: readonly Item[]): AsyncGenerator<Item> {
-  yield* items;
-}
-
-function formatRow(store: StoreBackups): string[] {
-  return [
-    store.storeId ?? "no id",
-    store.own ? `${store.name} (own)` : store.name,
-    store.hostnames.join(", "),
-    `${store.backups}`,
-    formatAge(store.newest.ageSeconds),
-    store.problem?.toUpperCase() ?? "current",
-  ];
-}
+/** The columns that identify a store. */
+export const storeColumns: readonly Column<FleetStore>[] = [
+  { title: "STORE_ID", cell: ({ storeId }) => storeId ?? "no id" },
+  { title: "NAME", cell: ({ name, own }) => (own ? `${name} (own)` : name) },
+  { title: "MACHINE", cell: ({ hostnames }) => hostnames.join(", ") },
+];
 
 function endLines(status: FleetStatus, quiet: boolean): string[] {
   const { folder, stores, problems, others, unreadableManifests } = status;

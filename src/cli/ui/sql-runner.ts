@@ -6,10 +6,7 @@ import { counted } from "../../text/count.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import type { Context } from "../context.js";
 import { hasTerminal } from "./prompt.js";
-import { Table } from "./table.js";
-
-/** Rows that determine a table's column widths. */
-const widthRows = 500;
+import { type Column, formatTable } from "./table.js";
 
 export type Mode = "table" | "csv" | "json";
 export const modes: readonly Mode[] = ["table", "csv", "json"];
@@ -154,17 +151,16 @@ export class SqlRunner {
       output.notice("no rows");
       return;
     }
-    const first = rows.slice(0, widthRows).map((row) => row.map(formatCell));
-    const table = await Table.of(
-      columns.map((title, index) => ({
-        title: escapeControlCharacters(title),
-        align: rows.slice(0, widthRows).every((row) => isNumber(row[index])) ? "right" : "left",
-      })),
-      first,
-      undefined,
+    const tableColumns = columns.map(
+      (title, index): Column<readonly Cell[]> => ({
+        title,
+        align: rows.every((row) => isNumber(row[index])) ? "right" : "left",
+        cell: (row) => formatCell(row[index] ?? null),
+      }),
     );
-    output.line(output.style("bold", table.heading()));
-    for (const row of rows) output.line(await table.row(row.map(formatCell)));
+    for await (const line of formatTable(output, tableColumns, rows, { isCut: false })) {
+      output.line(line);
+    }
   }
 }
 

@@ -1,10 +1,15 @@
 /** Tables that fit the terminal: the widest columns shrink first, and cells are escaped. */
 import { escapeControlCharacters } from "../../text/escape.js";
+import type { Output } from "./output.js";
 
-export interface Column {
+export interface Column<Item> {
   readonly title: string;
   readonly align?: "left" | "right";
+  readonly cell: (item: Item) => string;
 }
+
+/** Rows that determine the column widths. Later rows are formatted as they are read. */
+const widthRows = 500;
 
 const gap = "  ";
 const minWidth = 6;
@@ -38,76 +43,73 @@ function truncate(text: string, width: number): string {
   return `${kept}…`;
 }
 
-function pad(text: string, width: number, align: Column["align"]): string {
+function pad(text: string, width: number, align: "left" | "right" | undefined): string {
   const space = " ".repeat(Math.max(0, width - widthOf(text)));
   return align === "right" ? space + text : text + space;
 }
 
-/** A table with column widths from its first rows, so that any number of rows can follow. */
-export class Table {
-  readonly #columns: readonly Column[];
-  readonly #widths: number[];
-  readonly #isCut: boolean;
+interface TableOptions<Item> {
+  /** Whether cells are cut to fit the terminal (default: true). */
+  readonly isCut?: boolean;
+  readonly styleRow?: (line: string, item: Item) => string;
+}
 
-  private constructor(columns: readonly Column[], widths: number[], isCut: boolean) {
-    this.#columns = columns;
-    this.#widths = widths;
-    this.#isCut = isCut;
+/**
+ * Yields the heading and a line for each item, or nothing without an item.
+ *
+ * The first rows determine the column widths, so that any number of rows can follow. If no cell is
+ * cut, a long cell in a later row moves the cells after it.
+ */
+export async function* formatTable<Item>(
+  output: Pick<Output, "columns" | "style">,
+  columns: readonly Column<Item>[],
+  items: Iterable<Item> | AsyncIterable<Item>,
+  { isCut = true, styleRow = (line) => line }: TableOptions<Item> = {},
+): AsyncGenerator<string> {
+  const available = isCut ? output.columns : undefined;
+  const titles = columns.map(({ title }) => escapeControlCharacters(title));
+  const cellsOf = (item: Item) => columns.map(({ cell }) => escapeControlCharacters(cell(item)));
+  const remaining = iterate(items);
+  const first: Item[] = [];
+  while (first.length < widthRows) {
+    const next = await remaining.next();
+    if (next.done) break;
+    first.push(next.value);
   }
-
-  /**
-   * @param available - the terminal's columns; if undefined, no cell is cut, and a long cell in a
-   *   later row moves the cells after it
-   */
-  static async of(
-    columns: readonly Column[],
-    firstRows: readonly string[][],
-    available: number | undefined,
-  ): Promise<Table> {
-    await loadStringWidth([...columns.map(({ title }) => title), ...firstRows.flat()]);
-    const widths = columns.map(({ title }, index) =>
-      Math.max(
-        widthOf(title),
-        ...firstRows.map((row) => widthOf(escapeControlCharacters(row[index] ?? ""))),
-      ),
-    );
-    const table = new Table(columns, widths, available !== undefined);
-    if (available !== undefined) table.#shrink(available - gap.length * (columns.length - 1));
-    return table;
-  }
-
-  #shrink(available: number): void {
-    let excess = this.#widths.reduce((sum, width) => sum + width, 0) - available;
-    while (excess > 0) {
-      const widest = this.#widths.indexOf(Math.max(...this.#widths));
-      const width = this.#widths[widest] ?? 0;
-      if (width <= minWidth) return;
-      this.#widths[widest] = width - 1;
-      excess -= 1;
-    }
-  }
-
-  heading(): string {
-    return this.#line(this.#columns.map((column) => column.title));
-  }
-
-  async row(cells: readonly string[]): Promise<string> {
-    await loadStringWidth(cells);
-    return this.#line(cells.map(escapeControlCharacters));
-  }
-
-  rows(rows: readonly string[][]): Promise<string[]> {
-    return Promise.all(rows.map((cells) => this.row(cells)));
-  }
-
-  #line(cells: string[]): string {
-    return this.#columns
-      .map((column, index) => {
-        const width = this.#widths[index] ?? 0;
-        const cell = cells[index] ?? "";
-        return pad(this.#isCut ? truncate(cell, width) : cell, width, column.align);
+  if (first.length === 0) return;
+  const firstCells = [titles, ...first.map(cellsOf)];
+  await loadStringWidth(firstCells.flat());
+  const widths = columns.map((_, index) =>
+    Math.max(...firstCells.map((cells) => widthOf(cells[index] ?? ""))),
+  );
+  if (available !== undefined) shrink(widths, available - gap.length * (columns.length - 1));
+  const format = (cells: readonly string[]) =>
+    columns
+      .map(({ align }, index) => {
+        const [cell = "", width = 0] = [cells[index], widths[index]];
+        return pad(available === undefined ? cell : truncate(cell, width), width, align);
       })
       .join(gap)
       .trimEnd();
+  yield output.style("bold", format(titles));
+  for (const item of first) yield styleRow(format(cellsOf(item)), item);
+  for await (const item of remaining) {
+    const cells = cellsOf(item);
+    await loadStringWidth(cells);
+    yield styleRow(format(cells), item);
+  }
+}
+
+async function* iterate<Item>(items: Iterable<Item> | AsyncIterable<Item>): AsyncGenerator<Item> {
+  yield* items;
+}
+
+/** Narrows the widest columns until all fit, or none is wider than `minWidth`. */
+function shrink(widths: number[], available: number): void {
+  let excess = widths.reduce((sum, width) => sum + width, 0) - available;
+  for (; excess > 0; excess -= 1) {
+    const width = Math.max(...widths);
+    if (width <= minWidth) return;
+    widths[widths.indexOf(width)] = width - 1;
   }
 }
