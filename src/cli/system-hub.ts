@@ -1,4 +1,4 @@
-/** Finds the hub for `setup`: also the hub in a container, and for root the hub of another user. */
+/** Finds the hub for `setup`: a hub in a container, and for root a hub of another user, too. */
 import type { Command } from "commander";
 import {
   type HubContainer,
@@ -8,9 +8,9 @@ import {
   workForContainer,
 } from "../config/hub-account.js";
 import { resolveStorePath } from "../config/paths.js";
-import { isKind, StoreError } from "../errors.js";
+import { ignoreKind, StoreError } from "../errors.js";
 import type { HubUnit } from "../service/hub-units.js";
-import { shortUnitName } from "../service/systemctl.js";
+import { fullUnitName, shortUnitName } from "../service/systemctl.js";
 import { type Context, contextOf, globalOptionsOf } from "./context.js";
 import { findHubStore } from "./hub-store.js";
 
@@ -21,28 +21,26 @@ export interface HubChoiceOptions {
 }
 
 /**
- * Returns the context of `setup`. Its passphrase source is the configured source. Without one, it
- * is a sealed file for a system unit with another user and, with `--headless`, for any hub if
- * systemd can seal for this user, because the keyring is locked at boot; otherwise it is the
- * keyring.
+ * Returns the context of `setup`. Without a configured passphrase source, the source is a sealed
+ * file for a system unit of another user, because root's keyring is not that user's. With
+ * `--headless` it is a sealed file for every hub if systemd can seal for this user, because the
+ * keyring is locked at boot. Otherwise it is the keyring.
  *
- * @throws {@link StoreError} refused - if several system units start a hub, or if another hub than
- *   the named one has been set up
+ * @throws {@link StoreError} refused - if several system units start a hub, or if a setup has set
+ *   up another hub than the options name
  */
 export async function resolveSetupContext(
   command: Command,
   options: HubChoiceOptions,
 ): Promise<Context> {
   const isInSystem = await workForSystemHub(options);
-  const container = isInSystem ? undefined : await workForContainerHub(command, options);
+  if (!isInSystem) await workForContainerHub(command, options);
   const { db, name, subfolder } = globalOptionsOf(command);
   const isNamed = db !== undefined || name !== undefined || subfolder !== undefined;
   const { resolveContainerStorePath } = await import("../setup/container.js");
-  const store = container
-    ? await resolveContainerStorePath()
-    : isInSystem
-      ? await resolveHubStorePath()
-      : undefined;
+  const store = isInSystem
+    ? await resolveStorePath(await findHubStore("setup"), hubEnvironment())
+    : await resolveContainerStorePath();
   const found = !isNamed && store !== undefined ? { store } : {};
   const context = await contextOf(command, found);
   if (context.settings.passphrase_source !== undefined) return context;
@@ -53,59 +51,45 @@ export async function resolveSetupContext(
 }
 
 /**
- * Lets this process work on the hub in a container. An earlier setup has recorded the hub, or it is
- * found now, unless a unit starts a hub without a container.
+ * Lets this process work on the hub in a container: the hub in the record of an earlier setup, or a
+ * hub that is found now, unless a unit starts a hub without a container.
  */
-async function workForContainerHub(
-  command: Command,
-  options: HubChoiceOptions,
-): Promise<HubContainer | undefined> {
+async function workForContainerHub(command: Command, options: HubChoiceOptions): Promise<void> {
   const { readSetupRecord, workForRecord } = await import("../setup/record.js");
   const { settingsPath, storePath } = await contextOf(command);
   const record = await readSetupRecord(settingsPath, storePath);
   if (record !== undefined) {
     workForRecord(record);
     const recorded = hubContainer();
-    if (recorded === undefined || isWantedContainer(recorded, options)) return recorded;
+    if (recorded === undefined || isWantedContainer(recorded, options)) return;
     throw new StoreError("refused", `setup has set up the hub in the container ${recorded.name}`, {
       hint: "Leave out --unit and --service, or bring that hub back first: hivemind-sqlcipher setup --undo",
     });
   }
   const { findHubUnits, startsEngine } = await import("../service/hub-units.js");
   const units = await findHubUnits();
-  if (units.some((each) => isWanted(each, options) && !startsEngine(each))) return undefined;
+  if (units.some((each) => isWanted(each, options) && !startsEngine(each))) return;
   const { findContainerHub } = await import("../setup/container.js");
   const hub = await findContainerHub(storePath);
-  if (hub === undefined || !isWantedContainer(hub, options)) return undefined;
-  workForContainer(hub);
-  return hub;
+  if (hub !== undefined && isWantedContainer(hub, options)) workForContainer(hub);
 }
 
-function isWantedContainer({ name, unit }: HubContainer, options: HubChoiceOptions): boolean {
-  const isWantedManager = ["auto", undefined, unit.manager].includes(options.service);
-  return (
-    isWantedManager && [undefined, name, unit.name, shortUnitName(unit.name)].includes(options.unit)
-  );
+function isWantedContainer(
+  { name, unit }: HubContainer,
+  { service, unit: wanted }: HubChoiceOptions,
+): boolean {
+  if (!["auto", undefined, unit.manager].includes(service)) return false;
+  return wanted === undefined || wanted === name || fullUnitName(wanted) === unit.name;
 }
 
 function isWanted({ name, isTemplate }: HubUnit, { unit }: HubChoiceOptions): boolean {
-  return !isTemplate && [undefined, name, shortUnitName(name)].includes(unit);
-}
-
-async function resolveHubStorePath(): Promise<string> {
-  return resolveStorePath(await findHubStore("setup"), hubEnvironment());
+  return !isTemplate && (unit === undefined || fullUnitName(unit) === name);
 }
 
 /** Returns whether this user can seal a passphrase. */
 async function canSeal(): Promise<boolean> {
   const { findSealingScope } = await import("../keys/sealed.js");
-  return findSealingScope().then(
-    () => true,
-    (error: unknown) => {
-      if (isKind(error, "passphraseUnavailable")) return false;
-      throw error;
-    },
-  );
+  return findSealingScope().then(() => true, ignoreKind("passphraseUnavailable", false));
 }
 
 /**
@@ -138,11 +122,11 @@ async function findSystemHub(options: HubChoiceOptions): Promise<HubUnit | undef
     return undefined;
   const units = all.filter(({ manager }) => manager === "systemd");
   const active = units.filter(({ isActive }) => isActive);
-  const [unit, ...others] = active.length > 0 ? active : units;
-  if (others.length === 0) return unit;
+  const candidates = active.length > 0 ? active : units;
+  if (candidates.length < 2) return candidates[0];
   // A unit without a user is a hub of root, which the survey finds.
-  if ([unit, ...others].some((each) => each?.user === undefined)) return undefined;
-  const names = [unit, ...others].map((each) => shortUnitName(each?.name ?? ""));
+  if (candidates.some(({ user }) => user === undefined)) return undefined;
+  const names = candidates.map((each) => shortUnitName(each.name));
   throw new StoreError("refused", `several units start a hub: ${names.join(", ")}`, {
     hint: `Name the unit: --unit ${names.join(", or --unit ")}.`,
   });

@@ -16,7 +16,15 @@ import { findHubUnits, mayUseStore, runsHub, usesOtherStore } from "./hub-units.
 import { NoService } from "./none.js";
 import { findOrigin, findUnitOf } from "./origin.js";
 import { defaultUnit, type Service, type ServiceKind } from "./service.js";
-import { describeManager, type Manager, managers, show, type UnitName } from "./systemctl.js";
+import {
+  describeManager,
+  type Manager,
+  managers,
+  serviceOptions,
+  shortUnitName,
+  show,
+  type UnitName,
+} from "./systemctl.js";
 import { SystemdUnit } from "./systemd.js";
 
 export interface ServiceChoice {
@@ -121,7 +129,7 @@ async function findNamedContainer(name: string): Promise<ContainerService | unde
   if (found === undefined) return undefined;
   if (other === undefined) return ContainerService.find(found.engine, found.name);
   throw new StoreError("refused", `both engines have a container ${name}`, {
-    hint: `Name the engine: ${serviceOptions(found)}, or ${serviceOptions(other)}.`,
+    hint: `Name the engine: ${optionsOf(found)}, or ${optionsOf(other)}.`,
   });
 }
 
@@ -152,7 +160,7 @@ async function findService(
 function toService(found: FoundService): Promise<Service> {
   const options = { isDiscovered: true };
   return "manager" in found
-    ? SystemdUnit.find(found.manager, shortName(found.name), options)
+    ? SystemdUnit.find(found.manager, shortUnitName(found.name), options)
     : ContainerService.find(found.engine, found.name, options);
 }
 
@@ -164,7 +172,7 @@ async function findServicesOfHolders(
   for (const holder of (await findHolders(storePath)).holders) {
     // An engine may not respond. `hintForHolders` reports this if no service is found.
     const service = await findServiceOf(holder).catch(ignoreKind("service", undefined));
-    if (service && kinds.includes(kindOf(service))) services.set(serviceOptions(service), service);
+    if (service && kinds.includes(kindOf(service))) services.set(optionsOf(service), service);
   }
   return [...services.values()];
 }
@@ -222,7 +230,7 @@ async function findConfiguredContainer(
     containers.map(async (container) => (await findUnitOfContainer(container)) ?? container),
   );
   const usable = found.filter((service) => kinds.includes(kindOf(service)));
-  const distinct = new Map(usable.map((service) => [serviceOptions(service), service]));
+  const distinct = new Map(usable.map((service) => [optionsOf(service), service]));
   return assertAtMostOne([...distinct.values()], storePath);
 }
 
@@ -241,7 +249,7 @@ function assertAtMostOne<Found extends FoundService>(
     "refused",
     `several ${noun}s may be the hub of ${storePath}: ${names.join(" and ")}`,
     {
-      hint: `Name the ${noun}: ${found.map(serviceOptions).join(", or ")}.`,
+      hint: `Name the ${noun}: ${found.map(optionsOf).join(", or ")}.`,
     },
   );
 }
@@ -280,8 +288,7 @@ async function resolveNoService({ unit, storePath }: ServiceChoice): Promise<NoS
 export async function hintForHolders(holders: readonly Holder[]): Promise<string> {
   for (const { pid } of holders) {
     const unit = await findUnitOf(pid);
-    if (unit)
-      return `Process ${pid} belongs to a unit. If it is the hub, add ${serviceOptions(unit)}.`;
+    if (unit) return `Process ${pid} belongs to a unit. If it is the hub, add ${optionsOf(unit)}.`;
     const origin = findOrigin(pid);
     switch (origin?.kind) {
       case "podman":
@@ -304,23 +311,16 @@ async function hintForContainer(
     const container = await findContainerOf(pid);
     const name = container?.name ?? id;
     const unit = container && (await findUnitOfContainer(container));
-    return `Process ${pid} runs in the ${engine} container ${name}. If it is the hub, add ${serviceOptions(unit ?? { engine, name })}.`;
+    return `Process ${pid} runs in the ${engine} container ${name}. If it is the hub, add ${optionsOf(unit ?? { engine, name })}.`;
   } catch (error) {
     if (!isKind(error, "service")) throw error;
     return `Process ${pid} runs in the ${engine} container ${id.slice(0, 12)}, but ${error.message}. ${error.hint}`;
   }
 }
 
-/** Returns the options that name a service. */
-function serviceOptions(service: FoundService): string {
-  const name = "manager" in service ? shortName(service.name) : service.name;
-  return `--service ${kindOf(service)} --unit ${name}`;
-}
-
-/**
- * Returns a unit's name as an operator writes it, without ".service". Keeps the suffix if the rest
- * has a dot, which systemctl would take for the type of another unit.
- */
-function shortName(name: string): string {
-  return name.replace(/^([^.]+)\.service$/, "$1");
+/** Returns the options that name a unit or a container. */
+function optionsOf(service: FoundService): string {
+  return "manager" in service
+    ? serviceOptions(service)
+    : `--service ${service.engine} --unit ${service.name}`;
 }

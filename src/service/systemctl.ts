@@ -103,9 +103,12 @@ export function fullUnitName(name: string): string {
   return name.endsWith(".service") ? name : `${name}.service`;
 }
 
-/** Returns a unit's name without its ending, as a user gives it to `--unit`. */
+/**
+ * Returns a service unit's name without its ending, as a user gives it to `--unit`. Keeps the ending
+ * of a name with another dot, because systemctl could take the rest for a unit of another type.
+ */
 export function shortUnitName(name: string): string {
-  return name.replace(/\.service$/, "");
+  return name.replace(/^([^.]+)\.service$/, "$1");
 }
 
 /** Returns the options that name a unit or a container. */

@@ -30,7 +30,7 @@ const recordSchema = z.strictObject({
   }),
   /** The drop-in that setup wrote, or the override of the compose file. */
   drop_in: z.string(),
-  /** The container of a quadlet or compose file: its hub's paths, unknown while it is stopped. */
+  /** The container of a quadlet or compose file. Podman removes that of a quadlet when it stops. */
   container: z.optional(
     z.strictObject({
       name: z.string(),
@@ -102,14 +102,10 @@ export function recordedContainer(): Pick<NewSetupRecord, "container"> {
   const container = hubContainer();
   if (container === undefined) return {};
   const { name, serverJson: server_json, inside, dataHome: data_home, mounts } = container;
-  const { project, directory, service } = container.compose ?? {};
-  const isComposed = project !== undefined && directory !== undefined && service !== undefined;
-  return {
-    container: {
-      ...{ name, server_json, inside, data_home, mounts: [...mounts] },
-      ...(isComposed && { compose: { project, directory, service } }),
-    },
-  };
+  const known = { name, server_json, inside, data_home, mounts: [...mounts] };
+  if (container.compose === undefined) return { container: known };
+  const { override: _, ...compose } = container.compose;
+  return { container: { ...known, compose } };
 }
 
 /** Writes and syncs the record. */

@@ -1,13 +1,12 @@
 /**
  * `setup --undo`: returns the hub to its former database, with the present clients.
  *
- * The encrypted store is kept in a last backup, and, unless the hub uses its file, under another
- * name.
+ * The encrypted store is kept in a last backup, and after a return to JSON also under another name.
  */
 import { backup } from "../backup/backup.js";
 import { hubContainer } from "../config/hub-account.js";
 import { loadSection } from "../config/settings-file.js";
-import { isKind, StoreError } from "../errors.js";
+import { ignoreKind, StoreError } from "../errors.js";
 import { readHubCommand } from "../hub/existing-unit.js";
 import { serverJsonPath } from "../hub/server-json.js";
 import { acquireLock } from "../operation/lock.js";
@@ -28,7 +27,7 @@ import {
   removeSetupRecord,
   type SetupRecord,
   setupRecordPath,
-  writeSetupRecord,
+  updateSetupRecord,
 } from "./record.js";
 import { type SetupRequest, toServiceChoice } from "./request.js";
 import { type Outage, waitUntilListening } from "./serving.js";
@@ -98,14 +97,14 @@ export async function undoSetup(request: SetupRequest, found: SetupRecord): Prom
   const strategy = chooseUndoStrategy(request, found);
   await strategy.check();
   const last = (await isHandedOver(storePath)) ? await backUp(request, found) : null;
-  const { format: __, version: ___, ...fields } = found;
+  // The drop-in of a complete setup would not start a sealed unit on its former database.
   if (isSealedUnit(request, found.unit)) await writeDropIn(request, found);
-  const record = await writeSetupRecord(settingsPath, { ...fields, phase: "undoing" });
+  const record = await updateSetupRecord(settingsPath, storePath, () => ({ phase: "undoing" }));
   emitStep("undo.recorded");
   await strategy.beforeStop();
   const outage = await returnHub(request, record, strategy);
   const kept = await strategy.afterStart();
-  await removeTimer(storePath);
+  await removeSchedules(storePath).catch(ignoreKind("notFound", undefined));
   emitStep("undo.schedule");
   await removeSetupRecord(settingsPath, storePath);
   const { unit, database } = record;
@@ -187,16 +186,8 @@ async function returnHub(
   );
 }
 
-/** Lets the unit start through `run`, on the database named in `server.json`. */
+/** Writes the drop-in again: the unit then starts on the database in `server.json`. */
 async function writeDropIn(request: SetupRequest, { unit, drop_in }: SetupRecord): Promise<void> {
   const command = hubContainer() || !isUnit(unit) ? [] : await readHubCommand(unit);
   await installDropIn(request, { ...unit, dropIn: drop_in, command }, "in-progress");
-}
-
-async function removeTimer(storePath: string): Promise<void> {
-  try {
-    await removeSchedules(storePath);
-  } catch (error) {
-    if (!isKind(error, "notFound")) throw error;
-  }
 }

@@ -398,10 +398,10 @@ async function assertUndoOptions(
     "Omit it: --undo returns the unit of the setup to its former database.",
   );
   const { readSetupRecord } = await import("../../setup/record.js");
-  const { shortUnitName } = await import("../../service/systemctl.js");
+  const { fullUnitName, shortUnitName } = await import("../../service/systemctl.js");
   const name = (await readSetupRecord(settingsPath, storePath))?.unit.name;
   if (options.unit === undefined || name === undefined) return;
-  if (shortUnitName(options.unit) === shortUnitName(name)) return;
+  if (fullUnitName(options.unit) === fullUnitName(name)) return;
   throw new StoreError("usage", `--unit ${options.unit}: setup has changed the unit ${name}`, {
     hint: `Omit it, or name that unit: --unit ${shortUnitName(name)}`,
   });
