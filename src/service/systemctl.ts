@@ -104,8 +104,8 @@ export function fullUnitName(name: string): string {
 }
 
 /**
- * Returns a service unit's name without its ending, as a user gives it to `--unit`. Keeps the ending
- * of a name with another dot, because systemctl could take the rest for a unit of another type.
+ * Returns a service unit's name without its ending, as a user gives it to `--unit`. Keeps the
+ * ending of a name with another dot: systemctl could take the rest for a unit of another type.
  */
 export function shortUnitName(name: string): string {
   return name.replace(/^([^.]+)\.service$/, "$1");

@@ -5,14 +5,14 @@ import { join } from "node:path";
 import { assertPlacement } from "../bundle/placement.js";
 import { expandPath } from "../config/paths.js";
 import type { Settings } from "../config/settings-file.js";
-import { StoreError } from "../errors.js";
 import { findExistingAncestor, isWritable } from "./files.js";
+import { findProblem, type Problem } from "./problem.js";
 
 export interface Directories {
   readonly backups: string;
   readonly bundles: string;
   /** Why backups and bundles must not be there. */
-  readonly problem: { readonly message: string; readonly hint: string | undefined } | undefined;
+  readonly problem: Problem | undefined;
   /** Advice for better directories. */
   readonly notices: readonly string[];
 }
@@ -23,9 +23,10 @@ const diskFileSystems =
 const diskMountPoints = /^\/(?:media|mnt|run\/media|srv)(?:\/|$)/;
 
 /**
- * Returns the directories in the options or the settings, or chooses directories: on two other
- * disks, one for backups and one for bundles; both on the only other disk, because a bundle on the
- * store's disk would be lost with it; or, without another disk, in the home directory.
+ * Returns the directories in the options or else in the settings. A directory named in neither is
+ * chosen on another disk than the store's: backups on one disk, and bundles on a second one. With
+ * only one other disk it has both, because a bundle on the store's disk would be lost with the
+ * store. Without another disk the home directory has both.
  */
 export async function chooseDirectories({
   storePath,
@@ -38,32 +39,25 @@ export async function chooseDirectories({
   to?: string | undefined;
   bundleTo?: string | undefined;
 }): Promise<Directories> {
-  const named = { to: to && expandPath(to), bundleTo: bundleTo && expandPath(bundleTo) };
-  const disks = named.to && named.bundleTo ? [] : await findOtherDisks(storePath);
+  const areNamed = to !== undefined && bundleTo !== undefined;
+  const disks = areNamed ? [] : await findOtherDisks(storePath);
   const [first = homedir(), second = first] = disks;
-  const backups = named.to ?? join(first, "hivemind-backups");
-  const bundles = named.bundleTo ?? join(second, "hivemind-bundles");
-  const areNamed = named.to !== undefined && named.bundleTo !== undefined;
-  const notices =
-    areNamed || disks.length > 1
-      ? []
-      : [
-          disks.length === 0
-            ? "no other disk was found, so a failed disk would lose all: name directories on others with --to and --bundle-to"
-            : "only one other disk was found, for backups and bundles: name another with --bundle-to",
-        ];
-  try {
-    return {
-      backups,
-      bundles,
-      problem: undefined,
-      notices: [...notices, ...(await assertPlacement(backups, bundles))],
-    };
-  } catch (error) {
-    if (!(error instanceof StoreError)) throw error;
-    const { message, hint } = error;
-    return { backups, bundles, problem: { message, hint }, notices };
-  }
+  const backups = to === undefined ? join(first, "hivemind-backups") : expandPath(to);
+  const bundles = bundleTo === undefined ? join(second, "hivemind-bundles") : expandPath(bundleTo);
+  const notices = areNamed ? [] : adviseOnDisks(disks.length);
+  const problem = await findProblem(async () => {
+    notices.push(...(await assertPlacement(backups, bundles)));
+  });
+  return { backups, bundles, problem, notices };
+}
+
+function adviseOnDisks(count: number): string[] {
+  if (count > 1) return [];
+  return count === 0
+    ? [
+        "no other disk was found, so a failed disk would lose all: name directories on others with --to and --bundle-to",
+      ]
+    : ["only one other disk was found, for backups and bundles: name another with --bundle-to"];
 }
 
 async function findOtherDisks(storePath: string): Promise<string[]> {

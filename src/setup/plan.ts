@@ -25,7 +25,7 @@ export interface PlanStep {
   readonly state: "needed" | "done";
   /** What the step changes, as a sentence without a full stop. */
   readonly changes: string;
-  /** The effect of `setup --undo` on the change. */
+  /** What `setup --undo` does with the change, as a sentence whose subject is the undo. */
   readonly undo: string;
 }
 
@@ -46,12 +46,12 @@ export interface PlanOptions extends ObstacleOptions {
 }
 
 export function planSetup(survey: Survey, options: PlanOptions): Plan {
-  const obstacles = findObstacles(survey, options);
-  const [hub, ...others] = survey.hubs;
-  const isKnown = hub !== undefined && others.length === 0 && survey.database !== undefined;
+  const { hubs, database } = survey;
+  const [hub, ...others] = hubs;
+  const isKnown = hub !== undefined && others.length === 0 && database !== undefined;
   return {
-    steps: isKnown ? planSteps(survey, survey.database, hub, options) : [],
-    obstacles,
+    steps: isKnown ? planSteps(survey, database, hub, options) : [],
+    obstacles: findObstacles(survey, options),
     notices: findNotices(survey, options),
   };
 }
@@ -160,8 +160,8 @@ function storeChange(
 ): string {
   if (former === "sqlite") return `encrypt ${storePath} in place`;
   if (former !== "json") return `take over ${storePath} with its password`;
-  const clients =
-    database?.clients === undefined ? "every client" : counted(database.clients, "client");
+  const count = database?.clientCount;
+  const clients = count === undefined ? "every client" : counted(count, "client");
   return `create ${storePath}, encrypted, and copy ${clients} from ${copy}`;
 }
 
@@ -202,36 +202,28 @@ function serverUndo(kind: DatabaseSurvey["kind"]): string {
   return kind === "sqlite" ? "leaves it as it is" : "writes the password into it again";
 }
 
-/**
- * Returns whether an earlier setup kept the JSON database, because it has changed since its copy.
- */
+/** Returns whether setup has kept the JSON database, because it has changed since its copy. */
 function isCopyKept({ record, hasPlainCopy, isHandedOver }: Survey): boolean {
   return isHandedOver && hasPlainCopy && record?.plain_copy_kept === true;
 }
 
 function findNotices(survey: Survey, options: PlanOptions): string[] {
-  return [
-    ...(isCopyKept(survey)
-      ? [
-          `${survey.record?.database.place} was changed after it was copied; it has clients' keys in plain text, so remove it if it is not needed`,
-        ]
-      : []),
-    ...survey.directories.notices,
-    ...(survey.boot === undefined || options.isHeadless
-      ? []
-      : [
-          `after a reboot without a login the hub waits for its passphrase (setup --headless): ${survey.boot.problem}`,
-        ]),
-    ...(survey.scheduleProblem === undefined
-      ? []
-      : [`no timer is installed: ${survey.scheduleProblem}`]),
-    ...(options.recoveryKeyFile === undefined || needsKeys(survey)
-      ? []
-      : [
-          `no recovery key is made in ${options.recoveryKeyFile}: bundles are encrypted to the recovery key in use`,
-        ]),
-    options.onlineBackups
+  const { record, directories, boot, scheduleProblem } = survey;
+  const { recoveryKeyFile, isHeadless, onlineBackups } = options;
+  const notices = [
+    isCopyKept(survey) &&
+      `${record?.database.place} was changed after it was copied; it has clients' keys in plain text, so remove it if it is not needed`,
+    ...directories.notices,
+    boot !== undefined &&
+      !isHeadless &&
+      `after a reboot without a login the hub waits for its passphrase (setup --headless): ${boot.problem}`,
+    scheduleProblem !== undefined && `no timer is installed: ${scheduleProblem}`,
+    recoveryKeyFile !== undefined &&
+      !needsKeys(survey) &&
+      `no recovery key is made in ${recoveryKeyFile}: bundles are encrypted to the recovery key in use`,
+    onlineBackups
       ? "Backups do not stop the hub."
       : "Each backup stops the hub: it is away for about two seconds, and a satellite reconnects after about seven; --online-backups does not stop it.",
   ];
+  return notices.filter((notice) => notice !== false);
 }

@@ -32,7 +32,7 @@ import { findSealingScope } from "../keys/sealed.js";
 import { type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import { inspectBoot, keyringUnitCommands } from "../service/boot.js";
-import { findOrigin } from "../service/origin.js";
+import { isInContainer } from "../service/origin.js";
 import {
   assertSchedulable,
   lingerCommand,
@@ -47,6 +47,7 @@ import { chooseDirectories, type Directories } from "./directories.js";
 import { findExistingAncestor, isReplaceable, readSize } from "./files.js";
 import { type HubSurvey, surveyHubs } from "./hub-survey.js";
 import { type PackagesSurvey, surveyPackages } from "./packages.js";
+import { findProblem, type Problem, toProblem } from "./problem.js";
 import { isHandedOver, readSetupRecord, type SetupRecord } from "./record.js";
 
 /** The choices from the command line, the environment and the settings. */
@@ -63,20 +64,19 @@ export interface SetupChoice {
   readonly bundleTo: string | undefined;
 }
 
-export interface Problem {
-  readonly message: string;
-  readonly hint: string | undefined;
-}
-
 /** The database that the hub uses now. */
 export interface DatabaseSurvey {
   /** `sqlite` is not encrypted, `sqlcipher` is. */
   readonly kind: "json" | "sqlite" | "sqlcipher" | "other" | "absent";
   readonly module: string;
+  /** The file; the module for `other`. */
   readonly place: string;
-  /** The clients that are not revoked; undefined where counting could change a file. */
-  readonly clients: number | undefined;
-  /** Whether a client has a blacklist; undefined where `clients` is. */
+  /**
+   * The number of clients that are not revoked, of a JSON database. Undefined for SQLite: opening
+   * the store could create files next to it.
+   */
+  readonly clientCount: number | undefined;
+  /** Whether a client has a blacklist; undefined where `clientCount` is. */
   readonly hasBlacklists: boolean | undefined;
   /** Bytes. */
   readonly size: number;
@@ -90,7 +90,7 @@ export interface ServerJsonSurvey {
   readonly problem: Problem | undefined;
   /** Whether it can be replaced. */
   readonly isWritable: boolean;
-  /** Whether the hub would complete the file when it starts, which it must not do under `run`. */
+  /** Whether the hub would complete the file at its start. Under `run`, the file is read-only. */
   readonly isIncomplete: boolean;
 }
 
@@ -108,7 +108,7 @@ export interface HubContainerSurvey {
 
 export interface BootProblem {
   readonly problem: string;
-  /** The commands of the solution. */
+  /** The commands that solve it. */
   readonly fixes: readonly string[];
 }
 
@@ -121,7 +121,7 @@ export interface Survey {
   readonly hubs: readonly HubSurvey[];
   /** The unit that the user or the settings name. */
   readonly wantedUnit: string | undefined;
-  /** A hub without a unit of this user, as an error message. */
+  /** An error message about a hub that no unit of this user starts. */
   readonly otherHub: string | undefined;
   /** A hub in a container, if no unit starts one. */
   readonly container: ContainerSurvey | undefined;
@@ -132,14 +132,15 @@ export interface Survey {
   readonly database: DatabaseSurvey | undefined;
   /** The format of the file at the store's path. */
   readonly store: "absent" | "plaintext" | "sqlcipher" | "unknown";
-  /** Whether the store was made by a setup, and no hub has used it. */
+  /** Whether a setup in progress has made the store, for the clients of a JSON database. */
   readonly hasOwnStore: boolean;
-  /** The SQLCipher format of such a store; undefined if it is not known. */
+  /** The SQLCipher format of such a store until the hub uses it; undefined if it is not known. */
   readonly ownStoreFormat: CipherCompatibility | undefined;
   /** Whether the JSON database that setup copied still exists. */
   readonly hasPlainCopy: boolean;
   /** Whether a bundle for the encrypted store exists. */
   readonly hasBundle: boolean;
+  /** Whether `server.json` names the encrypted store without a password. */
   readonly isHandedOver: boolean;
   /** Why the source of the passphrase cannot be used. */
   readonly keysProblem: Problem | undefined;
@@ -175,8 +176,10 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
   const only = others.length === 0 ? hub : undefined;
   const python = await findPython(choice, only);
   const isRoot = process.geteuid?.() === 0;
-  const isOthers = isRoot && only?.systemUser !== undefined;
-  const account = isOthers ? await findSystemUnitAccount(only.name) : currentAccount();
+  const account =
+    isRoot && only?.systemUser !== undefined
+      ? await findSystemUnitAccount(only.name)
+      : currentAccount();
   const { file, problem } = await readServerJsonIfValid();
   const identity = await identify(storePath);
   const database = file && (await surveyDatabase(file, storePath));
@@ -226,7 +229,11 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     operation: (await Journal.read(storePath).catch(() => undefined))?.entry.operation,
     schedule: await readSchedule(storePath, "backup").catch(() => undefined),
     installedCommand: await scheduledCommand(storePath, "backup").catch(() => undefined),
-    scheduleProblem: await findScheduleProblem(storePath),
+    scheduleProblem: (
+      await findProblem(() =>
+        assertSchedulable({ storePath, job: "backup", command: [], ...scheduleTimes }),
+      )
+    )?.message,
     lastBackup: await findLastBackup(identity.keyId, directories, choice),
     isRestoreTested: (await findLastRestoreTests(storePath)).withBundle?.key_id === identity.keyId,
   };
@@ -271,7 +278,7 @@ async function readServerJsonIfValid(): Promise<{
 async function surveyDatabase(file: ServerJson, storePath: string): Promise<DatabaseSurvey> {
   const { module = jsonPluginName, settings } = databaseIn(file);
   const none = {
-    ...{ module, clients: undefined, hasBlacklists: undefined },
+    ...{ module, clientCount: undefined, hasBlacklists: undefined },
     ...{ size: 0, hasPassword: false, problem: undefined },
   };
   const problem = findVolumeProblem(storePath);
@@ -316,17 +323,17 @@ function findVolumeProblem(storePath: string): Problem | undefined {
 async function countClients(name: string, config: ReturnType<typeof databaseIn>["settings"]) {
   try {
     await using database = await DatabaseFactory.create(name, config, { mode: "readonly" });
-    let clients = 0;
+    let clientCount = 0;
     let hasBlacklists = false;
     for await (const client of database) {
       if (isRevoked(client)) continue;
-      clients += 1;
+      clientCount += 1;
       hasBlacklists ||= hasBlacklist(client);
     }
-    return { clients, hasBlacklists };
+    return { clientCount, hasBlacklists };
   } catch (error) {
     // A hub without clients has not written the file yet.
-    if (isKind(error, "notFound")) return { clients: 0, hasBlacklists: false };
+    if (isKind(error, "notFound")) return { clientCount: 0, hasBlacklists: false };
     throw error;
   }
 }
@@ -340,18 +347,14 @@ async function findKeysProblem(
     const { problem } = await inspectKeyring(storePath);
     return problem && toProblem(problem);
   }
-  try {
+  return findProblem(async () => {
+    // Setup will seal a passphrase.
     const isNew = !isUsed && source.kind === "sealed" && !(await lstatIfExists(source.path));
-    if (isNew) await findSealingScope();
-    else await readFirstPassphrase(source, storePath);
-    return undefined;
-  } catch (error) {
-    if (!(error instanceof StoreError)) throw error;
-    return toProblem(error);
-  }
+    await (isNew ? findSealingScope() : readFirstPassphrase(source, storePath));
+  });
 }
 
-/** Returns the SQLCipher format of a store; undefined if its source does not open it. */
+/** Returns the SQLCipher format of a store; undefined if no passphrase of the source opens it. */
 async function findStoreFormat({
   storePath,
   source,
@@ -375,8 +378,8 @@ async function findStoreFormat({
 }
 
 /**
- * Root changes files for the hub's user. Through a symbolic link, root would change a file of
- * another user.
+ * Returns why root must not change the files of the hub's user: through a symbolic link, root would
+ * change a file of another user.
  */
 async function findOwnerProblem(
   paths: readonly (string | undefined)[],
@@ -392,7 +395,7 @@ async function findOwnerProblem(
   return undefined;
 }
 
-/** Only a keyring must be unlocked, and only a user unit needs the user's manager. */
+/** A keyring must be unlocked after a reboot; for a user unit, the user's manager must start. */
 async function findBootProblem(
   { kind }: PassphraseSource,
   hub: HubSurvey | undefined,
@@ -417,7 +420,7 @@ async function findBootProblem(
 /** The times of the timer, as by default in `schedule install`. */
 export const scheduleTimes = { onCalendar: "daily", randomDelay: "15min" };
 
-/** For the store in addition to its source, and for the SQLite log of a small store: 8 MiB. */
+/** Bytes in addition to the size of the database: the new store's overhead, and SQLite's log. */
 const spareBytes = 8 << 20;
 
 const spaceHint = "Free some space, or name other directories with --to and --bundle-to.";
@@ -427,7 +430,7 @@ async function findSpaceProblem(
   { backups, bundles }: Directories,
   size: number,
 ): Promise<Problem | undefined> {
-  try {
+  return findProblem(async () => {
     for (const [path, needed, what] of [
       [dirname(storePath), 2 * size + spareBytes, "the store"],
       [backups, size + spareBytes, "the first backup"],
@@ -435,21 +438,7 @@ async function findSpaceProblem(
     ] as const) {
       await assertFreeSpace(await findExistingAncestor(path), needed, what, spaceHint);
     }
-    return undefined;
-  } catch (error) {
-    if (!(error instanceof StoreError)) throw error;
-    return toProblem(error);
-  }
-}
-
-async function findScheduleProblem(storePath: string): Promise<string | undefined> {
-  try {
-    await assertSchedulable({ storePath, job: "backup", command: [], ...scheduleTimes });
-    return undefined;
-  } catch (error) {
-    if (!(error instanceof StoreError)) throw error;
-    return error.message;
-  }
+  });
 }
 
 async function findLastBackup(
@@ -470,16 +459,9 @@ async function findLastBackup(
 }
 
 async function findOtherHub(): Promise<string | undefined> {
-  for (const { pid } of await findHubProcesses(serverJsonPath())) {
-    const origin = findOrigin(pid);
-    if (origin?.kind === "podman" || origin?.kind === "docker" || origin?.kind === "container") {
-      return `process ${pid} is a hub in a container`;
-    }
-    return `process ${pid} is a hub that no unit of yours starts`;
-  }
-  return undefined;
-}
-
-function toProblem({ message, hint }: StoreError): Problem {
-  return { message, hint };
+  const [hub] = await findHubProcesses(serverJsonPath());
+  if (hub === undefined) return undefined;
+  return isInContainer(hub.pid)
+    ? `process ${hub.pid} is a hub in a container`
+    : `process ${hub.pid} is a hub that no unit of yours starts`;
 }

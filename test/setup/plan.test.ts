@@ -41,7 +41,7 @@ const database: NonNullable<Survey["database"]> = {
   kind: "json",
   module: "hivemind-json-db-plugin",
   place: "/home/a/.local/share/hivemind-core/clients.json",
-  clients: 5,
+  clientCount: 5,
   hasBlacklists: false,
   size: 4096,
   hasPassword: false,
