@@ -12,22 +12,14 @@ export interface BusAddresses {
 }
 
 /**
- * The first Node.js version with abstract sockets. Earlier versions pad the name with NUL bytes.
- */
-const abstractSocketVersion = [22, 12];
-
-/**
  * Returns the addresses of the session bus, in the order in which to try them.
  *
  * Without DBUS_SESSION_BUS_ADDRESS, or if it is empty, this is the bus of systemd's user manager.
  * `autolaunch:` counts as unusable, because it would start a new bus, without the user's keyring.
  */
-export function sessionBusAddresses(
-  environment: Environment,
-  nodeVersion = process.versions.node,
-): BusAddresses {
+export function sessionBusAddresses(environment: Environment): BusAddresses {
   const addresses = environment.DBUS_SESSION_BUS_ADDRESS;
-  if (addresses) return parseAddresses(addresses, environment, nodeVersion);
+  if (addresses) return parseAddresses(addresses, environment);
   const directory = environment.XDG_RUNTIME_DIR;
   if (directory) return { sockets: [`${directory}/bus`], unusable: [] };
   return {
@@ -36,11 +28,11 @@ export function sessionBusAddresses(
   };
 }
 
-function parseAddresses(text: string, environment: Environment, nodeVersion: string): BusAddresses {
+function parseAddresses(text: string, environment: Environment): BusAddresses {
   const sockets: string[] = [];
   const unusable: string[] = [];
   for (const address of text.split(";").filter((part) => part !== "")) {
-    const parsed = parseAddress(address, environment, nodeVersion);
+    const parsed = parseAddress(address, environment);
     if ("socket" in parsed) sockets.push(parsed.socket);
     else unusable.push(`${address}: ${parsed.problem}`);
   }
@@ -51,7 +43,6 @@ function parseAddresses(text: string, environment: Environment, nodeVersion: str
 function parseAddress(
   address: string,
   environment: Environment,
-  nodeVersion: string,
 ): { socket: string } | { problem: string } {
   const colon = address.indexOf(":");
   const transport = address.slice(0, colon);
@@ -68,35 +59,19 @@ function parseAddress(
   const path = values.get("path");
   if (path) return { socket: path };
   const name = values.get("abstract");
-  if (name) return abstractSocket(name, nodeVersion);
+  if (name) return { socket: `\0${name}` };
   const directory = environment.XDG_RUNTIME_DIR;
   if (values.get("runtime") === "yes" && directory) return { socket: `${directory}/bus` };
   return { problem: "no socket path" };
 }
 
-function abstractSocket(
-  name: string,
-  nodeVersion: string,
-): { socket: string } | { problem: string } {
-  const [major = 0, minor = 0] = nodeVersion.split(".").map(Number);
-  const [neededMajor = 0, neededMinor = 0] = abstractSocketVersion;
-  if (major > neededMajor || (major === neededMajor && minor >= neededMinor)) {
-    return { socket: `\0${name}` };
-  }
-  return {
-    problem: `abstract sockets need Node.js ${abstractSocketVersion.join(".")} or later, and this is ${nodeVersion}`,
-  };
-}
-
 /** Returns undefined for an invalid escape and for bytes unusable in `net.connect`. */
 function unescapeValue(text: string): string | undefined {
   if (/%(?![0-9a-f]{2})/i.test(text)) return undefined;
+  const parts = text.split(/%([0-9a-f]{2})/i);
+  // The parts with an odd index are the matched digits.
   const bytes = Buffer.concat(
-    text
-      .split(/(%[0-9a-f]{2})/i)
-      .map((part) =>
-        /^%[0-9a-f]{2}$/i.test(part) ? Buffer.from(part.slice(1), "hex") : Buffer.from(part),
-      ),
+    parts.map((part, index) => Buffer.from(part, index % 2 === 1 ? "hex" : "utf8")),
   );
   return isUtf8(bytes) && !bytes.includes(0) ? bytes.toString("utf8") : undefined;
 }

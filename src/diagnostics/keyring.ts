@@ -19,7 +19,6 @@ export async function checkKeyring(storePath: string, source: PassphraseSource):
     const where = source.kind === "command" ? "a command" : formatSource(source);
     return [good("keyring", `not used: the passphrase comes from ${where}`)];
   }
-  if (process.platform !== "linux") return [good("keyring", "the keychain of macOS")];
   const report = await inspectKeyring(storePath);
   const { provider, problem, isLocked, unattended } = report;
   if (problem !== undefined) {

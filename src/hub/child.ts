@@ -27,11 +27,11 @@ exec setpriv --pdeathsig KILL $confine -- /bin/sh -c '[ "$PPID" = "$0" ] && exec
 `;
 
 /**
- * Runs the hub with the `server.json` on the disk, until the hub ends.
+ * Runs the hub until it ends.
  *
  * @returns the hub's exit code, or 128 + n if signal n ended it
  */
-export function runUnchanged(
+export function runUntilExit(
   command: readonly string[],
   environment: Environment = process.env,
 ): Promise<number> {

@@ -2,9 +2,10 @@
  * Finds the processes and systemd units of hubs. The units may have any name. Distinguishes several
  * hubs on a machine by their `server.json`.
  */
-import { readdirSync, readFileSync } from "node:fs";
 import type { Environment } from "../config/paths.js";
 import { realPathIfExists } from "../fs/read.js";
+import { argsOf } from "../process/cgroup.js";
+import { listAllProcesses, readProc } from "../process/proc.js";
 import {
   findHubUnits as findAllHubUnits,
   type HubUnit,
@@ -38,10 +39,7 @@ export async function findHubProcesses(serverJson: string): Promise<RunningHub[]
 
 /** Returns the running hubs of every `server.json`. */
 export async function findAllHubProcesses(): Promise<RunningHub[]> {
-  const pids = readdirSync("/proc")
-    .filter((entry) => /^\d+$/.test(entry))
-    .map(Number)
-    .filter((pid) => pid !== process.pid && runsHub(readProc(pid, "cmdline").split("\0")));
+  const pids = listAllProcesses().filter((pid) => pid !== process.pid && runsHub(argsOf(pid)));
   return Promise.all(
     pids.map(async (pid) => ({
       pid,
@@ -68,17 +66,6 @@ export function formatStopCommand({ pid, unit }: RunningHub): string {
   return unit === undefined
     ? `kill ${pid}`
     : systemctlLine(unit.manager, `stop ${shellQuote(unit.name)}`);
-}
-
-/**
- * Returns a file of a process in /proc, or "" if the process has ended or belongs to another user.
- */
-function readProc(pid: number, name: string): string {
-  try {
-    return readFileSync(`/proc/${pid}/${name}`, "utf8");
-  } catch {
-    return "";
-  }
 }
 
 /**

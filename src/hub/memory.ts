@@ -24,7 +24,7 @@ export async function assertPrivateMemory(directory: string): Promise<void> {
           : "Name a directory of this user, because it will contain the passphrase.",
       });
     }
-    if (process.platform !== "linux" || (await isInMemory(directory))) return;
+    if (await isInMemory(directory)) return;
   } catch (error) {
     throw systemError(error, `cannot access ${directory}`);
   }

@@ -6,13 +6,13 @@
  * start, because files of the hub may record it. A file that the hub creates in the directory is
  * removed together with it, so the hub's identity must exist before the start.
  */
-import { type ChildProcess, spawn } from "node:child_process";
-import { readdir, readFile, rm, stat, symlink } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { readdir, readFile, rm, symlink } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
 import { configHome, type Environment } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { createFile, makeDirectory } from "../fs/atomic.js";
-import { readStartTime, supervisionScript, waitForExit } from "./child.js";
+import { readStartTime, runUntilExit } from "./child.js";
 import { assertPrivateMemory } from "./memory.js";
 
 /** The file that records the process that uses the directory: its id and start time. */
@@ -44,7 +44,7 @@ export async function runWithPrivateConfig({
   await claimDirectory(directory);
   try {
     await makeConfig(real, config, contents);
-    return await waitForExit(spawnHub(command, { ...environment, XDG_CONFIG_HOME: config }));
+    return await runUntilExit(command, { ...environment, XDG_CONFIG_HOME: config });
   } catch (error) {
     throw systemError(error, `cannot run with ${config}`);
   } finally {
@@ -60,18 +60,9 @@ async function makeConfig(real: string, config: string, contents: string): Promi
   await createFile(join(config, "hivemind-core", "server.json"), contents, 0o400);
 }
 
-function spawnHub(command: readonly string[], environment: Environment): ChildProcess {
-  if (process.platform !== "linux") {
-    const [program = "", ...args] = command;
-    return spawn(program, args, { env: environment, stdio: "inherit" });
-  }
-  const args = ["-c", supervisionScript, "hivemind-sqlcipher", `${process.pid}`, ...command];
-  return spawn("/bin/sh", args, { env: environment, stdio: "inherit" });
-}
-
 async function assertIdentity(real: string): Promise<void> {
   const identity = join(real, "hivemind", "_identity.json");
-  if (await exists(identity)) return;
+  if (existsSync(identity)) return;
   throw new StoreError("refused", `the hub has no identity yet at ${identity}`, {
     hint: "Let the hub create its identity: start hivemind-core listen once without run, then stop it.",
   });
@@ -112,11 +103,4 @@ async function linkEntries(from: string, to: string, except: string): Promise<vo
   for (const name of await readdir(from)) {
     if (name !== except) await symlink(join(from, name), join(to, name));
   }
-}
-
-async function exists(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => true,
-    () => false,
-  );
 }

@@ -100,11 +100,7 @@ export type PrepareOptions = (HubOptions | PlaintextHub) & {
  * @throws {@link StoreError} inUse - if another hub of this user has a private configuration
  */
 export async function runHub(options: HubOptions & { privateConfig?: boolean }): Promise<number> {
-  const {
-    command,
-    environment = process.env,
-    privateConfig = process.platform !== "linux",
-  } = options;
+  const { command, environment = process.env, privateConfig } = options;
   const serverJson = await assertHubStarts(options);
   const contents = withSecret(serverJson, options);
   if (privateConfig) return runWithPrivateConfig({ command, contents, environment });

@@ -9,7 +9,7 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { isKind } from "../errors.js";
 import { type CipherCompatibility, keyIdOf, StoreKey } from "../store/cipher.js";
-import { deleteEntry, getEntriesIfUnlocked, getEntryIfUnlocked, setEntry } from "./keyring.js";
+import { deleteEntry, getEntriesIfUnlocked, setEntry } from "./keyring.js";
 
 /** Version, format, salt, key, HMAC: all but the first two in hexadecimal. */
 const entryPattern = /^1:([34]):([0-9a-f]{32}):([0-9a-f]{64}):([0-9a-f]{64})$/;
@@ -83,5 +83,6 @@ export async function cacheDerivedKey(
 
 /** Returns false also if reading the current passphrase would show a dialog. */
 async function isCurrent(storePath: string, passphrase: string): Promise<boolean> {
-  return (await getEntryIfUnlocked(storePath, "current")) === passphrase;
+  const [current] = await getEntriesIfUnlocked(storePath, ["current"]);
+  return current === passphrase;
 }

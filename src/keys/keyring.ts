@@ -13,16 +13,9 @@ import {
   callInWorker,
   type KeytarCall,
   type KeytarResult,
-  loadKeytar,
 } from "./keytar.js";
 import { type Provider, unknownProvider } from "./provider.js";
-import {
-  collectionOf,
-  type Items,
-  isSessionCollection,
-  promptTimeoutMs,
-  SecretService,
-} from "./secret-service.js";
+import { collectionOf, type Items, isSessionCollection, SecretService } from "./secret-service.js";
 
 export const keyringService = "hivemind-sqlcipher";
 
@@ -50,8 +43,6 @@ const slotPattern = /^(?:pending|(?:previous|derived):[0-9a-f]+)$/;
 /** The maximum number of attempts to open a new session with the provider. */
 const maxSessionAttempts = 3;
 
-const usesSecretService = process.platform === "linux";
-
 /** Providers that show no dialog when an unlocked entry is replaced or deleted. */
 const quietProviders: readonly Provider["kind"][] = ["gnome-keyring", "oo7"];
 
@@ -78,24 +69,11 @@ export async function* readEntries(storePath: string, slot: Slot): AsyncGenerato
 }
 
 /**
- * Returns the secret of a slot, or undefined if reading it would show a dialog.
- *
- * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be reached
- */
-export async function getEntryIfUnlocked(
-  storePath: string,
-  slot: Slot,
-): Promise<string | undefined> {
-  const [secret] = await getEntriesIfUnlocked(storePath, [slot]);
-  return secret;
-}
-
-/**
  * Returns the secrets of slots over one connection, up to the first slot that is empty or that
  * would show a dialog.
  *
  * @param slots - a slot can be a promise, which is awaited when the secrets before it are read
- * @throws {@link StoreError} as `getEntryIfUnlocked`
+ * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be reached
  */
 export async function getEntriesIfUnlocked(
   storePath: string,
@@ -230,15 +208,13 @@ interface Account {
 
 /** A connection to the keyring. Its methods throw `passphraseUnavailable`. */
 class Keyring implements AsyncDisposable {
-  /** Undefined on systems without the Secret Service, where keytar uses another keyring. */
-  readonly #service: SecretService | undefined;
+  readonly #service: SecretService;
 
-  private constructor(service: SecretService | undefined) {
+  private constructor(service: SecretService) {
     this.#service = service;
   }
 
   static async open(): Promise<Keyring> {
-    if (!usesSecretService) return new Keyring(undefined);
     try {
       return new Keyring(await SecretService.connect(process.env));
     } catch (error) {
@@ -247,7 +223,7 @@ class Keyring implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#service?.[Symbol.asyncDispose]();
+    await this.#service[Symbol.asyncDispose]();
   }
 
   /** Yields the secrets of an account. Omits locked entries if `unlock` is false. */
@@ -255,67 +231,45 @@ class Keyring implements AsyncDisposable {
     account: string,
     { unlock }: { readonly unlock: boolean },
   ): AsyncGenerator<MatchingEntry> {
-    const service = this.#service;
-    if (service === undefined) {
-      const secret = await this.#callKeytar(["getPassword", keyringService, account]);
-      if (typeof secret === "string") yield { secret };
-      return;
-    }
-    const items = await this.#try(() => this.#find(service, account, unlock));
-    const [first, ...others] = [...items.unlocked, ...(unlock ? items.locked : [])];
+    const { unlocked, locked } = await this.#try(() => this.#find(account, unlock));
+    const items = { unlocked, locked: unlock ? locked : [] };
+    const [first, ...others] = [...items.unlocked, ...items.locked];
     if (first === undefined) return;
-    if (others.length === 0) {
-      const secret = await this.#try(() => this.#readItem(service, account, first, items));
-      if (secret !== undefined) yield { secret };
-      return;
-    }
-    yield* this.#readSeveral(service, unlock ? items : { ...items, locked: [] });
+    if (others.length > 0) return yield* this.#readSeveral(items);
+    const secret = await this.#try(() => this.#readItem(account, first, items));
+    if (secret !== undefined) yield { secret };
   }
 
   async store(account: string, secret: string): Promise<void> {
-    const service = this.#service;
-    const call = ["setPassword", keyringService, account, secret] as const;
-    if (service === undefined) await this.#callKeytar(call);
-    else {
-      await this.assertWritable();
-      await this.#try(async () => {
-        const { locked } = await service.search({ service: keyringService, account });
-        await this.#change(service, call, locked);
-      });
-    }
-    for await (const found of this.read(account, { unlock: true })) {
-      if (found.secret === secret) return;
-      break;
-    }
-    throw keyringError("not-kept", { provider: await this.#findProvider(), detail: account });
+    await this.assertWritable();
+    await this.#try(async () => {
+      const { locked } = await this.#service.search({ service: keyringService, account });
+      await this.#change(["setPassword", keyringService, account, secret], locked);
+    });
+    const { value } = await this.read(account, { unlock: true }).next();
+    if (value?.secret === secret) return;
+    const provider = await this.#service.findProvider();
+    throw keyringError("not-kept", { provider, detail: account });
   }
 
   async delete(account: string): Promise<boolean> {
-    const service = this.#service;
-    const call = ["deletePassword", keyringService, account] as const;
-    if (service === undefined) return (await this.#callKeytar(call)) === true;
     return await this.#try(async () => {
-      const { unlocked, locked } = await this.#find(service, account, true);
+      const { unlocked, locked } = await this.#find(account, true);
       if (unlocked.length + locked.length === 0) return false;
-      for (const item of locked) await this.#unlockCollection(service, collectionOf(item));
-      await this.#change(service, call, locked);
-      const left = await service.search({ service: keyringService, account });
+      for (const item of locked) await this.#unlockCollection(collectionOf(item));
+      await this.#change(["deletePassword", keyringService, account], locked);
+      const left = await this.#service.search({ service: keyringService, account });
       if (left.unlocked.length + left.locked.length === 0) return true;
-      const detail = `${account} was not deleted`;
-      throw keyringError("refused", { provider: await this.#findProvider(), detail });
+      const provider = await this.#service.findProvider();
+      throw keyringError("refused", { provider, detail: `${account} was not deleted` });
     });
   }
 
   async listAccounts({ unlock }: { readonly unlock: boolean }): Promise<string[]> {
-    const service = this.#service;
-    if (service === undefined) {
-      const all = await loadKeytar().findCredentials(keyringService);
-      return all.map(({ account }) => account);
-    }
     return await this.#try(async () => {
-      const { unlocked, locked } = await this.#find(service, undefined, unlock);
+      const { unlocked, locked } = await this.#find(undefined, unlock);
       const accounts = await Promise.all(
-        [...unlocked, ...locked].map((item) => service.readAttribute(item, "account")),
+        [...unlocked, ...locked].map((item) => this.#service.readAttribute(item, "account")),
       );
       return [...new Set(accounts.filter((account) => account !== undefined))];
     });
@@ -323,14 +277,12 @@ class Keyring implements AsyncDisposable {
 
   /** Checks that a new entry would be kept. Unlocks the default collection if necessary. */
   async assertWritable(): Promise<void> {
-    const service = this.#service;
-    if (service === undefined) return;
     await this.#try(async () => {
-      const collection = await service.findDefaultCollection();
-      const provider = await this.#findProvider();
+      const collection = await this.#service.findDefaultCollection();
+      const provider = await this.#service.findProvider();
       if (collection === undefined) throw keyringError("no-collection", { provider });
       if (isSessionCollection(collection)) throw keyringError("session-collection", { provider });
-      await this.#unlockCollection(service, collection);
+      await this.#unlockCollection(collection);
     });
   }
 
@@ -338,41 +290,35 @@ class Keyring implements AsyncDisposable {
    * Finds the items of an account, or of all accounts. If there are none, unlocks a locked default
    * collection first: a locked database of KeePassXC shows no items.
    */
-  async #find(
-    service: SecretService,
-    account: string | undefined,
-    unlock: boolean,
-  ): Promise<Items> {
+  async #find(account: string | undefined, unlock: boolean): Promise<Items> {
+    const service = this.#service;
     const attributes = { service: keyringService, ...(account !== undefined && { account }) };
     const items = await service.search(attributes);
-    if (items.unlocked.length + items.locked.length > 0) return items;
+    if (!unlock || items.unlocked.length + items.locked.length > 0) return items;
     const collection = await service.findDefaultCollection();
-    if (!unlock || collection === undefined || !(await service.isLocked(collection))) return items;
-    await this.#unlockCollection(service, collection);
+    if (collection === undefined || !(await service.isLocked(collection))) return items;
+    await this.#unlockCollection(collection);
     return await service.search(attributes);
   }
 
   /**
    * Reads the only item of an account. Returns undefined if the item was deleted after the search.
    */
-  async #readItem(
-    service: SecretService,
-    account: string,
-    item: string,
-    { locked }: Items,
-  ): Promise<string | undefined> {
+  async #readItem(account: string, item: string, { locked }: Items): Promise<string | undefined> {
     const call = ["getPassword", keyringService, account] as const;
     const attributes = { service: keyringService, account };
-    if (locked.includes(item)) await this.#unlockCollection(service, collectionOf(item));
-    const items = locked.includes(item) ? await service.search(attributes) : undefined;
-    // KeePassXC can ask its user before each access, also in an unlocked collection.
-    const mayPrompt = items !== undefined && items.locked.length > 0;
-    const secret = await this.#call(service, call, { mayPrompt });
+    let mayPrompt = false;
+    if (locked.includes(item)) {
+      await this.#unlockCollection(collectionOf(item));
+      // KeePassXC can ask its user before each access, also in an unlocked collection.
+      mayPrompt = (await this.#service.search(attributes)).locked.length > 0;
+    }
+    const secret = await this.#call(call, mayPrompt);
     if (typeof secret === "string") return secret;
-    const left = await service.search(attributes);
+    const left = await this.#service.search(attributes);
     if (left.unlocked.length + left.locked.length === 0) return undefined;
     // KWallet and libsecret sometimes fail to agree on a session key. keytar then returns no entry.
-    const provider = await this.#findProvider();
+    const provider = await this.#service.findProvider();
     const second = await this.#callWithNewSession(call, provider.name);
     if (typeof second === "string") return second;
     throw keyringError("no-secret", { provider, detail: account });
@@ -381,10 +327,8 @@ class Keyring implements AsyncDisposable {
   /**
    * Reads several items of an account. keytar would return only one of them, and not a chosen one.
    */
-  async *#readSeveral(
-    service: SecretService,
-    { unlocked, locked }: Items,
-  ): AsyncGenerator<MatchingEntry> {
+  async *#readSeveral({ unlocked, locked }: Items): AsyncGenerator<MatchingEntry> {
+    const service = this.#service;
     const defaultCollection = await this.#try(() => service.findDefaultCollection());
     const rank = (item: string) => {
       if (collectionOf(item) === defaultCollection) return 0;
@@ -393,10 +337,10 @@ class Keyring implements AsyncDisposable {
     const byRank = (a: string, b: string) => rank(a) - rank(b);
     let refused: StoreError | undefined;
     let count = 0;
-    for (const item of [...unlocked].sort(byRank).concat([...locked].sort(byRank))) {
+    for (const item of [...unlocked.toSorted(byRank), ...locked.toSorted(byRank)]) {
       const collection = await this.#try(() => service.readLabel(collectionOf(item)));
       if (locked.includes(item) && !(await this.#try(() => service.unlock(item)))) {
-        refused ??= await this.#try(() => this.#lockedError(service, collectionOf(item)));
+        refused ??= await this.#try(() => this.#lockedError(collectionOf(item)));
         continue;
       }
       count++;
@@ -405,17 +349,18 @@ class Keyring implements AsyncDisposable {
     if (count === 0 && refused !== undefined) throw refused;
   }
 
-  async #unlockCollection(service: SecretService, collection: string): Promise<void> {
+  async #unlockCollection(collection: string): Promise<void> {
+    const service = this.#service;
     if (!(await service.isLocked(collection))) return;
     if ((await service.unlock(collection)) && !(await service.isLocked(collection))) return;
-    throw await this.#lockedError(service, collection);
+    throw await this.#lockedError(collection);
   }
 
-  async #lockedError(service: SecretService, collection: string): Promise<StoreError> {
+  async #lockedError(collection: string): Promise<StoreError> {
     return keyringError("locked", {
-      provider: await this.#findProvider(),
-      collection: await service.readLabel(collection),
-      isOther: collection !== (await service.findDefaultCollection()),
+      provider: await this.#service.findProvider(),
+      collection: await this.#service.readLabel(collection),
+      isOther: collection !== (await this.#service.findDefaultCollection()),
     });
   }
 
@@ -424,24 +369,16 @@ class Keyring implements AsyncDisposable {
    *
    * @param locked - the account's locked items
    */
-  async #change(
-    service: SecretService,
-    call: KeytarCall,
-    locked: readonly string[],
-  ): Promise<KeytarResult> {
-    const { kind, name } = await this.#findProvider();
-    const mayPrompt = locked.length > 0 || !quietProviders.includes(kind);
+  async #change(call: KeytarCall, locked: readonly string[]): Promise<void> {
+    const { kind, name } = await this.#service.findProvider();
     // libsecret ignores a locked item when deleting, but unlocks it for reading.
     if (locked.length > 0) await callInWorker(["getPassword", call[1], call[2]], name);
-    return await this.#call(service, call, { mayPrompt });
+    await this.#call(call, locked.length > 0 || !quietProviders.includes(kind));
   }
 
-  async #call(
-    service: SecretService,
-    call: KeytarCall,
-    { mayPrompt }: { readonly mayPrompt: boolean },
-  ): Promise<KeytarResult> {
-    const name = async () => (await service.findProvider()).name;
+  /** @param mayPrompt - whether the provider may show a dialog */
+  async #call(call: KeytarCall, mayPrompt: boolean): Promise<KeytarResult> {
+    const name = async () => (await this.#service.findProvider()).name;
     try {
       return mayPrompt ? await callInWorker(call, await name()) : await callInProcess(call);
     } catch (error) {
@@ -461,21 +398,12 @@ class Keyring implements AsyncDisposable {
     }
   }
 
-  /** Calls keytar for another keyring, which shows its own dialogs. */
-  async #callKeytar(call: KeytarCall): Promise<KeytarResult> {
-    return await this.#try(() => callInProcess(call, promptTimeoutMs));
-  }
-
   async #try<T>(work: () => Promise<T>): Promise<T> {
     try {
       return await work();
     } catch (error) {
       if (error instanceof StoreError) throw error;
-      throw toKeyringError(error, await this.#findProvider());
+      throw toKeyringError(error, await this.#service.findProvider());
     }
-  }
-
-  async #findProvider(): Promise<Provider> {
-    return (await this.#service?.findProvider()) ?? unknownProvider;
   }
 }

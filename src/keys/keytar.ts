@@ -12,8 +12,6 @@ import { orAbort } from "../process/abort.js";
 import { currentInteraction } from "../process/interaction.js";
 import { announceDialog, promptTimeoutMs } from "./secret-service.js";
 
-type Keytar = typeof import("keytar");
-
 /** A call by name, which can be sent to the worker. */
 export type KeytarCall =
   | readonly ["getPassword", service: string, account: string]
@@ -37,7 +35,7 @@ export class KeytarMissingError extends Error {}
  *
  * @throws {@link KeytarMissingError} if keytar or libsecret cannot be loaded
  */
-export function loadKeytar(): Keytar {
+function loadKeytar(): Record<KeytarCall[0], (...args: string[]) => Promise<KeytarResult>> {
   // GLib treats an empty address as malformed instead of unset.
   if (process.env.DBUS_SESSION_BUS_ADDRESS === "") delete process.env.DBUS_SESSION_BUS_ADDRESS;
   try {
@@ -48,16 +46,8 @@ export function loadKeytar(): Keytar {
 }
 
 /** Calls keytar in this process, for a call without a dialog. */
-export async function callInProcess(
-  call: KeytarCall,
-  timeoutMs = replyTimeoutMs,
-): Promise<KeytarResult> {
-  const [method, ...args] = call;
-  const keytar = loadKeytar() as unknown as Record<
-    string,
-    (...args: string[]) => Promise<string | boolean | null>
-  >;
-  return await withTimeout(timeoutMs, Promise.resolve(keytar[method]?.(...args)));
+export async function callInProcess([method, ...args]: KeytarCall): Promise<KeytarResult> {
+  return await withTimeout(replyTimeoutMs, loadKeytar()[method](...args));
 }
 
 /**

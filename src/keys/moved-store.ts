@@ -10,7 +10,14 @@ import { currentInteraction, withInteraction } from "../process/interaction.js";
 import { identify, type OpenedStore, openEncrypted } from "../store/cipher.js";
 import type { ConnectionOptions } from "../store/connection.js";
 import { shellQuote } from "../text/escape.js";
-import { getEntry, listStores, readEntries, type StoreInKeyring, setEntry } from "./keyring.js";
+import {
+  getEntry,
+  listEntries,
+  listStores,
+  readEntries,
+  type StoreInKeyring,
+  setEntry,
+} from "./keyring.js";
 import { keepCurrent, keepPending, planRotation, promotePending } from "./rotation-plan.js";
 
 /** The maximum number of stores to try. Each of their passphrases takes up to half a second. */
@@ -94,12 +101,9 @@ export async function takeOverEntries(
 
 /** Copies the passphrases of older backups. Replaces no entry. */
 async function copyPrevious(from: string, to: string): Promise<void> {
-  const stores = await listStores({ unlock: true });
-  const slots = stores.find(({ storePath }) => storePath === from)?.slots ?? [];
-  for (const slot of slots.filter((name) => name.startsWith("previous:"))) {
-    const secret = await getEntry(from, slot);
-    const isFree = (await getEntry(to, slot)) === undefined;
-    if (secret !== undefined && isFree) await setEntry(to, slot, secret);
+  for (const { slot, secret } of await listEntries(from)) {
+    if (!slot.startsWith("previous:") || (await getEntry(to, slot)) !== undefined) continue;
+    await setEntry(to, slot, secret);
   }
 }
 

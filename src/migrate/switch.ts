@@ -201,14 +201,12 @@ export async function findRemainingUsers(
 ): Promise<string[]> {
   const sentences: string[] = [];
   const active: SystemdUnit[] = [];
-  if (process.platform === "linux") {
-    for (const kind of ["systemd-user", "systemd"] as const) {
-      try {
-        const found = await SystemdUnit.find(kind, unit);
-        if (found.isUsable && (await found.state()).active) active.push(found);
-      } catch (error) {
-        if (!(error instanceof StoreError)) throw error;
-      }
+  for (const kind of ["systemd-user", "systemd"] as const) {
+    try {
+      const found = await SystemdUnit.find(kind, unit);
+      if (found.isUsable && (await found.state()).active) active.push(found);
+    } catch (error) {
+      if (!(error instanceof StoreError)) throw error;
     }
   }
   for (const { kind, name: found } of active) {

@@ -1,8 +1,9 @@
 /** The downtime of the store's service during an operation. */
 import { setTimeout as delay } from "node:timers/promises";
 import { type StoreError, systemError } from "../errors.js";
-import { findHolders, listAllProcesses } from "../process/holders.js";
+import { findHolders } from "../process/holders.js";
 import { listListeningPorts, waitUntilListening } from "../process/ports.js";
+import { listAllProcesses } from "../process/proc.js";
 import { selectService } from "../service/select.js";
 import {
   defaultUnit,

@@ -1,8 +1,9 @@
 /** The processes of a control group, their arguments and their open stores. */
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { hasCode } from "../errors.js";
 import { realPathIfExists } from "../fs/read.js";
+import { listOpenFiles, readProc } from "./proc.js";
 
 /** systemd's hierarchy on a unified, a hybrid and a legacy system. */
 const groupRoots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"];
@@ -29,20 +30,12 @@ export function listGroupProcesses(group: string): number[] {
 
 /** Returns the text of `/proc/PID/cgroup`, or "" if the process has ended. */
 export function readGroups(pid: number): string {
-  try {
-    return readFileSync(`/proc/${pid}/cgroup`, "utf8");
-  } catch {
-    return "";
-  }
+  return readProc(pid, "cgroup");
 }
 
-/** Returns the arguments of a process; none if it has ended. They may be secret. */
+/** Returns the arguments of a process; only "" if it has ended. They may be secret. */
 export function argsOf(pid: number): string[] {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
-  } catch {
-    return [];
-  }
+  return readProc(pid, "cmdline").split("\0");
 }
 
 /** Returns the paths in the text of `/proc/PID/cgroup`: lines of `ID:CONTROLLERS:PATH`. */
@@ -69,24 +62,6 @@ export function findOpenStore(
   return undefined;
 }
 
-/** Returns the open files of a process; none if it has ended or belongs to another user. */
-function listOpenFiles(pid: number): string[] {
-  const directory = `/proc/${pid}/fd`;
-  try {
-    return readdirSync(directory).flatMap((fd) => readLinkIfExists(join(directory, fd)) ?? []);
-  } catch {
-    return [];
-  }
-}
-
-function readLinkIfExists(path: string): string | undefined {
-  try {
-    return readlinkSync(path);
-  } catch {
-    return undefined; // closed since the directory was read
-  }
-}
-
 /**
  * Returns the path of the default store in a process's XDG_DATA_HOME, if it is not `storePath`.
  * Returns undefined if the variable is not set or cannot be read, if `storePath` is below the
@@ -97,13 +72,7 @@ export function findOtherDefaultStore(
   storePath: string,
   names: readonly string[],
 ): string | undefined {
-  let environment: string;
-  try {
-    environment = readFileSync(`/proc/${pid}/environ`, "utf8");
-  } catch {
-    return undefined;
-  }
-  const dataHome = /(?:^|\0)XDG_DATA_HOME=([^\0]+)/.exec(environment)?.[1];
+  const dataHome = /(?:^|\0)XDG_DATA_HOME=([^\0]+)/.exec(readProc(pid ?? 0, "environ"))?.[1];
   if (!dataHome || `${realPathIfExists(storePath)}/`.startsWith(`${realPathIfExists(dataHome)}/`))
     return undefined;
   const directories = [basename(dirname(storePath)), "hivemind-core"];

@@ -5,11 +5,12 @@
  * to the same user. `/proc/locks` is readable by every user, and a connection to a store in WAL
  * mode always holds a lock.
  */
-import { type BigIntStats, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { type BigIntStats, readdirSync, readFileSync, statSync } from "node:fs";
 import { basename } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { hasCode, systemError } from "../errors.js";
 import { sidecars } from "../fs/sidecars.js";
+import { listAllProcesses, readOpenFile, readProc } from "./proc.js";
 
 export interface Holder {
   readonly pid: number;
@@ -106,12 +107,8 @@ function hasAnyOpen(
   const directory = `/proc/${pid}/fd`;
   try {
     for (const fd of readdirSync(directory)) {
-      let target: string;
-      try {
-        target = readlinkSync(`${directory}/${fd}`);
-      } catch {
-        continue; // closed since the directory was read
-      }
+      const target = readOpenFile(pid, fd);
+      if (target === undefined) continue;
       if (paths.has(target.replace(/ \(deleted\)$/, ""))) return true;
       if (!target.startsWith("/") || target.startsWith("/dev/")) continue;
       // The same file has another path through a hard link, a bind mount, or a container's file
@@ -122,15 +119,6 @@ function hasAnyOpen(
     return false;
   } catch (error) {
     return hasCode(error, "EACCES", "EPERM") ? undefined : false;
-  }
-}
-
-/** Returns the ids of all processes; none on a system without /proc. */
-export function listAllProcesses(): number[] {
-  try {
-    return readdirSync("/proc").map(Number).filter(Number.isInteger);
-  } catch {
-    return [];
   }
 }
 
@@ -174,14 +162,10 @@ function formatInode({ dev, ino }: BigIntStats): string {
  * line. The arguments after the program are dropped, because they may be secret.
  */
 function readCommandName(pid: number): string {
-  try {
-    const name = readFileSync(`/proc/${pid}/comm`, "utf8").trimEnd();
-    if (!name.endsWith("MainThread")) return name;
-    const [program = ""] = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0", 1);
-    return basename(program) || name;
-  } catch {
-    return "unknown";
-  }
+  const name = readProc(pid, "comm").trimEnd() || "unknown";
+  if (!name.endsWith("MainThread")) return name;
+  const [program = ""] = readProc(pid, "cmdline").split("\0", 1);
+  return basename(program) || name;
 }
 
 /** Formats processes for a message: "1234 (python3), 1240 (sqlite3)". */

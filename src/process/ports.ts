@@ -1,6 +1,7 @@
 /** The TCP ports on which processes of this machine listen, as `/proc` reports them. */
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { readFileSync, readlinkSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
+import { listOpenFiles } from "./proc.js";
 
 /** The state of a listening socket in `/proc/net/tcp`. */
 const listening = "0A";
@@ -13,15 +14,13 @@ const pauseMs = 50;
 export function listListeningPorts(pid: number): number[] {
   try {
     if (readlinkSync(`/proc/${pid}/ns/net`) !== readlinkSync("/proc/self/ns/net")) return [];
-    const sockets = new Set(
-      readdirSync(`/proc/${pid}/fd`).map((fd) => readSocketInode(`/proc/${pid}/fd/${fd}`)),
-    );
-    return readListeningSockets()
-      .filter(({ inode }) => sockets.has(inode))
-      .map(({ port }) => port);
   } catch {
     return []; // ended, or of another user
   }
+  const open = new Set(listOpenFiles(pid));
+  return readListeningSockets()
+    .filter(({ inode }) => open.has(`socket:[${inode}]`))
+    .map(({ port }) => port);
 }
 
 /**
@@ -42,14 +41,6 @@ export async function waitUntilListening(
     await delay(pauseMs, undefined, { ref: false });
   }
   return undefined;
-}
-
-function readSocketInode(link: string): string | undefined {
-  try {
-    return /^socket:\[(\d+)\]$/.exec(readlinkSync(link))?.[1];
-  } catch {
-    return undefined; // closed since the directory was read
-  }
 }
 
 function readListeningSockets(): { port: number; inode: string }[] {

@@ -21,7 +21,6 @@ export function hardenProcess(): void {
  * not apply it to a core piped to a program (core(5)).
  */
 function excludeMemoryFromCoreDumps(): void {
-  if (process.platform !== "linux") return;
   try {
     writeFileSync("/proc/self/coredump_filter", "0");
   } catch {

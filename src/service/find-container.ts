@@ -1,9 +1,9 @@
 /** Finds the container of the hub that uses a store, or the systemd unit that starts it. */
-import { readFileSync } from "node:fs";
 import { basename } from "node:path";
 import { ignoreKind, StoreError } from "../errors.js";
 import { argsOf, readGroups } from "../process/cgroup.js";
 import type { Holder } from "../process/holders.js";
+import { readProc } from "../process/proc.js";
 import {
   type Container,
   type Engine,
@@ -51,12 +51,9 @@ export function isHubOfContainer({ pid }: Holder, container: Container): boolean
   return false;
 }
 
+/** Returns the parent of a process; 0 if the process has ended. */
 function readParent(pid: number): number {
-  try {
-    return Number(/^PPid:\s*(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? 0);
-  } catch {
-    return 0; // the process has ended
-  }
+  return Number(/^PPid:\s*(\d+)$/m.exec(readProc(pid, "status"))?.[1] ?? 0);
 }
 
 /**

@@ -4,8 +4,8 @@ import { sessionBusAddresses } from "../../src/dbus/address.js";
 
 const runtime = { XDG_RUNTIME_DIR: "/run/user/1000" };
 
-function addresses(DBUS_SESSION_BUS_ADDRESS: string, nodeVersion = "24.0.0") {
-  return sessionBusAddresses({ ...runtime, DBUS_SESSION_BUS_ADDRESS }, nodeVersion);
+function addresses(DBUS_SESSION_BUS_ADDRESS: string) {
+  return sessionBusAddresses({ ...runtime, DBUS_SESSION_BUS_ADDRESS });
 }
 
 test("several addresses, each to be tried in turn", () => {
@@ -23,18 +23,8 @@ test("an empty variable is none: the bus is systemd's", () => {
   ]);
 });
 
-test("abstract sockets: Node.js pads their names before 22.12", () => {
-  for (const version of ["22.12.0", "22.20.1", "24.0.0", "26.1.0"]) {
-    expect(addresses("unix:abstract=/tmp/dbus-x", version).sockets).toEqual(["\0/tmp/dbus-x"]);
-  }
-  for (const version of ["20.20.2", "22.11.0"]) {
-    expect(addresses("unix:abstract=/tmp/dbus-x;unix:path=/b", version)).toEqual({
-      sockets: ["/b"],
-      unusable: [
-        `unix:abstract=/tmp/dbus-x: abstract sockets need Node.js 22.12 or later, and this is ${version}`,
-      ],
-    });
-  }
+test("an abstract socket", () => {
+  expect(addresses("unix:abstract=/tmp/dbus-x").sockets).toEqual(["\0/tmp/dbus-x"]);
 });
 
 test("escapes in a path: valid ones are resolved, others are named", () => {

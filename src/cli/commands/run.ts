@@ -106,10 +106,10 @@ async function runHubCommand(context: Context, args: string[], options: RunOptio
     options.prepare === undefined &&
     (await startsUnchanged(context.settingsPath, context.storePath))
   ) {
-    const { runUnchanged } = await import("../../hub/child.js");
+    const { runUntilExit } = await import("../../hub/child.js");
     context.output.notice("setup is in progress: the hub starts on the database in server.json");
     restoreUmask();
-    process.exitCode = await runUnchanged(args);
+    process.exitCode = await runUntilExit(args);
     return;
   }
   const { prepareServerJson, runHub } = await import("../../hub/run.js");
