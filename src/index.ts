@@ -29,13 +29,13 @@ export {
   parseJson,
 } from "./client/json.js";
 export { BaseDatabase, type SearchValue } from "./databases/base-database.js";
-export type { DatabaseConfig, DatabasePlugin, OpenOptions } from "./databases/plugin.js";
+export type { DatabaseConfig, DatabasePlugin, Endpoint, OpenOptions } from "./databases/plugin.js";
 export { DatabaseFactory } from "./databases/registry.js";
 export { type ErrorKind, exitCodes, StoreError } from "./errors.js";
 export { generatePassphrase } from "./keys/passphrase.js";
 export { type PassphraseSource, parseSource } from "./keys/source.js";
 export { unlockStore } from "./keys/unlock.js";
-export { type Endpoint, type MigrateOptions, type Migration, migrate } from "./migrate/migrate.js";
+export { type MigrateOptions, type Migration, migrate } from "./migrate/migrate.js";
 export type { Recovery } from "./operation/recovery.js";
 export type { ServiceReport } from "./operation/service.js";
 export { recover, withOperation } from "./recovery/recover.js";

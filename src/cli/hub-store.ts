@@ -1,8 +1,8 @@
 /** Finds the default store in the hub's server.json. */
 import type { StoreLocation } from "../config/paths.js";
+import type { Endpoint } from "../databases/plugin.js";
 import { isKind, StoreError, withLine, wrap } from "../errors.js";
 import type { NamedStore, ServerJson } from "../hub/server-json.js";
-import type { Endpoint } from "../migrate/migrate.js";
 
 /**
  * Commands that ignore a broken server.json: `status` and `doctor` report it, and `plugins` does

@@ -9,13 +9,10 @@ import { throwIfAborted } from "../process/abort.js";
 import { ClientTable } from "../store/client-table.js";
 import { Connection } from "../store/connection.js";
 import { createSchema, readSchema } from "../store/schema.js";
-import type { DatabaseConfig } from "./plugin.js";
+import type { Endpoint } from "./plugin.js";
 import { DatabaseFactory } from "./registry.js";
 
-/** A database: its plugin, the plugin's settings, and its location. */
-export interface LocatedDatabase {
-  readonly name: string;
-  readonly config: DatabaseConfig;
+export interface LocatedDatabase extends Endpoint {
   /** A path or URL, without secrets. */
   readonly location: string;
 }

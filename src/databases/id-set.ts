@@ -6,6 +6,12 @@ const idsPerBlock = 2 ** 15;
 export class IdSet {
   readonly #blocks = new Map<number, Uint8Array>();
   #size = 0;
+  #highest = 0;
+
+  /** The highest id; 0 if no id is positive. */
+  get highest(): number {
+    return this.#highest;
+  }
 
   get size(): number {
     return this.#size;
@@ -39,6 +45,7 @@ export class IdSet {
     if ((before & bit) !== 0) return false;
     bits[byte] = before | bit;
     this.#size += 1;
+    this.#highest = Math.max(this.#highest, id);
     return true;
   }
 }
@@ -53,12 +60,13 @@ function positionOf(id: number): { block: number; byte: number; bit: number } {
 const maxGaps = 1_000_000;
 
 /**
- * Returns the ids from 1 to `highest` that are in no set. A hub counts the records to choose the
- * next id, so with an unused id it would choose the id of an existing client and overwrite it.
+ * Returns the ids from 1 to the highest id that are in no set. A hub counts the records to choose
+ * the next id, so with an unused id it would choose the id of an existing client and overwrite it.
  *
  * @throws {@link StoreError} refused - if too many ids are unused
  */
-export function findGaps(sets: readonly IdSet[], highest: number): IdSet {
+export function findGaps(sets: readonly IdSet[]): IdSet {
+  const highest = Math.max(...sets.map((ids) => ids.highest));
   const gaps = new IdSet();
   for (let id = 1; id < highest; id++) {
     if (sets.some((ids) => ids.has(id))) continue;

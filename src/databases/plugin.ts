@@ -7,6 +7,12 @@ import * as z from "../schema.js";
 /** The settings under a plugin's name in `database` of `server.json`. */
 export type DatabaseConfig = JsonObject;
 
+/** A database: the name of its plugin and its settings. */
+export interface Endpoint {
+  readonly name: string;
+  readonly config: DatabaseConfig;
+}
+
 export interface OpenOptions {
   /**
    * `readonly` and `readwrite` throw `notFound` if the store does not exist; `create` creates it. A

@@ -1,6 +1,6 @@
 /** Finds database plugins by name, in this package and in other packages, and opens databases. */
 import type { Database } from "../client/database.js";
-import { StoreError } from "../errors.js";
+import { isKind, StoreError } from "../errors.js";
 import { type PassphraseSource, parseSource, readPassphrases } from "../keys/source.js";
 import { shellQuote } from "../text/escape.js";
 import { type FoundPlugin, findPlugins, loadPlugin } from "./discover.js";
@@ -51,8 +51,15 @@ async function getPlugin(name: string): Promise<DatabasePlugin> {
 /** Returns a database's path or URL without secrets, or the plugin's name if it has neither. */
 export async function resolveLocation(name: string, config: DatabaseConfig): Promise<string> {
   const plugin = await getPlugin(name);
-  const { password_source: _, ...settings } = config;
-  return (await plugin.place?.(settings)) ?? name;
+  return (await plugin.place?.(withoutSource(config))) ?? name;
+}
+
+/**
+ * Returns the settings that locate a database, without the source of its password. A JSON store
+ * with a password is another file, `clients.ejson`.
+ */
+export function withoutSource({ password_source, ...config }: DatabaseConfig): DatabaseConfig {
+  return (password_source ?? null) === null ? config : { ...config, password: "\0" };
 }
 
 /** Opens databases by the names of their plugins. */
@@ -81,14 +88,12 @@ export class DatabaseFactory {
   ): Promise<Database> {
     const plugin = await getPlugin(name);
     // This plugin reads its source itself, because it tries several generations of the passphrase.
-    const settings =
-      plugin === sqlcipherPlugin ? config : await resolvePassword(plugin, name, config);
+    const settings = plugin === sqlcipherPlugin ? config : await resolvePassword(name, config);
     return plugin.open(settings, options);
   }
 }
 
 async function resolvePassword(
-  plugin: DatabasePlugin,
   name: string,
   { password_source, ...config }: DatabaseConfig,
 ): Promise<DatabaseConfig> {
@@ -97,7 +102,7 @@ async function resolvePassword(
     throw new StoreError("usage", `the settings of ${name}: "password_source" is not text`);
   }
   const source = parseSource(password_source);
-  return { ...config, password: await readPassword(plugin, name, config, source) };
+  return { ...config, password: await readDatabasePassword(name, config, source) };
 }
 
 /**
@@ -111,22 +116,11 @@ export async function readDatabasePassword(
   config: DatabaseConfig,
   source: PassphraseSource,
 ): Promise<string> {
-  return readPassword(await getPlugin(name), name, config, source);
-}
-
-async function readPassword(
-  plugin: DatabasePlugin,
-  name: string,
-  config: DatabaseConfig,
-  source: PassphraseSource,
-): Promise<string> {
-  // The location of a JSON store with a password is another file, `clients.ejson`.
-  const account = (await plugin.place?.({ ...config, password: "\0" })) ?? name;
+  const account = await resolveLocation(name, { ...config, password: "\0" });
   try {
     for await (const { passphrase } of readPassphrases(source, account)) return passphrase;
   } catch (error) {
-    if (!(error instanceof StoreError) || error.kind !== "passphraseUnavailable") throw error;
-    if (source.kind !== "keyring") throw error;
+    if (!isKind(error, "passphraseUnavailable") || source.kind !== "keyring") throw error;
     throw new StoreError("passphraseUnavailable", error.message, {
       cause: error,
       // Without its last two arguments, secret-tool creates an entry that keytar does not find.

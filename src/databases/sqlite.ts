@@ -85,11 +85,14 @@ export const sqlcipherPlugin: DatabasePlugin = {
 
 /** `clients.db` in plain text, as in HiveMind's plugin without a password. */
 export const sqlitePlugin: DatabasePlugin = {
-  place: (config) =>
-    resolvePath(readConfig(sqlitePluginName, plainSchema, withoutEmptyPassword(config))),
+  place: locatePlaintext,
   async open(config, { mode }): Promise<Database> {
-    const settings = readConfig(sqlitePluginName, plainSchema, withoutEmptyPassword(config));
-    const path = await resolvePath(settings);
+    if (config.password) {
+      throw new StoreError("refused", `${sqlitePluginName} keeps its store in plain text`, {
+        hint: `Use the plugin ${sqlcipherPluginName} for a store with a password.`,
+      });
+    }
+    const path = await locatePlaintext(config);
     const { format } = await identify(path);
     if (format === "absent") {
       if (mode !== "create") throw new StoreError("notFound", `no such store: ${path}`);
@@ -109,16 +112,9 @@ export const sqlitePlugin: DatabasePlugin = {
   },
 };
 
-/**
- * Returns the settings without an empty password, which the hub's plugin ignores.
- *
- * @throws {@link StoreError} refused - if there is a password
- */
-function withoutEmptyPassword({ password, ...config }: DatabaseConfig): DatabaseConfig {
-  if (password === undefined || password === null || password === "") return config;
-  throw new StoreError("refused", `${sqlitePluginName} keeps its store in plain text`, {
-    hint: `Use the plugin ${sqlcipherPluginName} for a store with a password.`,
-  });
+/** Returns the resolved path, also of a store with a password: the hub's plugin has one name. */
+function locatePlaintext({ password: _, ...config }: DatabaseConfig): Promise<string> {
+  return resolvePath(readConfig(sqlitePluginName, plainSchema, config));
 }
 
 /**

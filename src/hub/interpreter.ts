@@ -230,16 +230,22 @@ export async function probeModule(
   return z.nullable(z.string()).parse(answer);
 }
 
-const servedSchema = z.object({ active: z.int(), found: z.boolean() });
+const servedSchema = z.object({
+  active: z.int(),
+  revoked: z.int(),
+  /** Whether the hub finds a client by its API key. */
+  found: z.boolean(),
+});
+
+export type ServedClients = z.infer<typeof servedSchema>;
 
 /**
- * Opens a database with the hub's own packages and counts the clients it would admit.
+ * Opens a database with the hub's own packages and counts its clients.
  *
  * @param database - the object `database` of `server.json`, with the password; it reaches Python
  *   through a pipe
  * @param apiKey - the key of a client that the hub must find; undefined if there is none
  * @param home - the hub's `$XDG_DATA_HOME`
- * @returns the number of clients that are not revoked, and whether the hub finds `apiKey`
  * @throws {@link StoreError} failed - if the interpreter fails or the database does not open
  */
 export async function probeClients(
@@ -248,7 +254,7 @@ export async function probeClients(
   apiKey: string | undefined,
   home: string,
   hub: Account = currentAccount(),
-): Promise<{ active: number; found: boolean }> {
+): Promise<ServedClients> {
   const input = formatJson({ database, apiKey: apiKey ?? null, home });
   return servedSchema.parse(await runProbe(python, clientsScript, hub, input));
 }
@@ -424,7 +430,8 @@ request = json.load(sys.stdin)
 os.environ["XDG_DATA_HOME"] = request["home"]
 from hivemind_core.database import ClientDatabase
 clients = ClientDatabase(request["database"])
-active = [client.api_key for client in clients.db if client.api_key != "revoked"]
+keys = [client.api_key for client in clients.db]
+revoked = keys.count("revoked")
 key = request["apiKey"]
-answer({"active": len(active), "found": key is None or clients.get_client_by_api_key(key) is not None})
+answer({"active": len(keys) - revoked, "revoked": revoked, "found": key is None or clients.get_client_by_api_key(key) is not None})
 `;

@@ -18,6 +18,7 @@ import {
   stateHome,
 } from "../config/paths.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
+import type { Endpoint } from "../databases/plugin.js";
 import { redisPluginName } from "../databases/redis-settings.js";
 import { DatabaseFactory, readDatabasePassword, resolveLocation } from "../databases/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
@@ -40,6 +41,7 @@ import {
   probeConnection,
   probeModule,
   probePackages,
+  type ServedClients,
 } from "../hub/interpreter.js";
 import { startsByRun } from "../hub/password-delivery.js";
 import { assertPackages } from "../hub/run.js";
@@ -54,7 +56,6 @@ import { systemctlLine } from "../service/systemctl.js";
 import { identify } from "../store/cipher.js";
 import { counted } from "../text/count.js";
 import { shellQuote } from "../text/escape.js";
-import type { Endpoint } from "./migrate.js";
 import type { HubDatabase } from "./switch.js";
 
 export interface HubCheckOptions {
@@ -82,44 +83,50 @@ const requirements: Readonly<Record<string, string>> = {
 /**
  * Checks that the hub could start on the target, before anything is copied.
  *
- * @returns the hub for the later check of the target, preferably of an active unit
+ * @returns the hubs for the later check of the target
  * @throws {@link StoreError} refused - if no hub is found, if the hub could not open the target or
  *   would not receive its passphrase, if it reads another `server.json` or data directory than this
  *   process, or if a hub runs on a source that will be removed
  * @throws {@link StoreError} failed - if the interpreter fails
  * @throws {@link StoreError} usage - if `hubPython` cannot be executed
  */
-export async function assertHubCanSwitch(options: HubCheckOptions): Promise<TestedHub> {
+export async function assertHubCanSwitch(options: HubCheckOptions): Promise<TestedHub[]> {
   const { from, to, database } = options;
   if (options.removeSource) await assertNoHubRuns();
+  if (options.removeSource && to.name === jsonPluginName && database.lacksPassword) {
+    throw new StoreError(
+      "refused",
+      "the hub could not open the target: server.json, the only place where it reads the password, would lack it",
+      {
+        hint: "Leave out --remove-source, and remove the source manually when the hub reads the target.",
+      },
+    );
+  }
   await assertNoOtherServerJson(from);
   const units = await findHubUnits(serverJsonPath());
-  const [hub, ...others] = await findHubs(units, options.hubPython);
-  if (hub === undefined) {
+  const hubs = await findHubs(units, options.hubPython);
+  if (hubs.length === 0) {
     throw new StoreError("refused", "no hub found to test the target with", {
       hint: "Name the Python that has hivemind-core installed: --hub-python PATH; or add --hub none if no hub uses this server.json.",
     });
   }
-  for (const each of [hub, ...others]) await assertHubLoads(each, options);
+  for (const hub of hubs) await assertHubLoads(hub, options);
   if (to.name === sqlcipherPluginName) assertUnitsUseRun(units, "passphrase");
-  if (needsRedisPassword(to, database)) assertUnitsUseRun(units, "password");
+  if (to.name === redisPluginName && database.lacksPassword) assertUnitsUseRun(units, "password");
   if ([from, to].some(isFileDatabase)) assertSameDataHome(units);
-  return hub;
+  return hubs;
 }
 
 /**
- * Returns the interpreters of the units to start the hub, active units first; without a unit, the
- * interpreter of the hub on PATH. Skips units neither active nor enabled, but uses them if there is
- * no other unit.
+ * Returns the interpreters of the units to start the hub; without a unit, the interpreter of the
+ * hub on PATH. Skips units neither active nor enabled, but uses them if there is no other unit.
  */
 async function findHubs(
   units: readonly HubUnit[],
   hubPython: string | undefined,
 ): Promise<TestedHub[]> {
   const used = units.filter(({ isActive, isEnabled }) => isActive || isEnabled);
-  const candidates = (used.length > 0 ? used : units).toSorted(
-    (one, other) => Number(other.isActive) - Number(one.isActive),
-  );
+  const candidates = used.length > 0 ? used : units;
   const starts: { args?: readonly string[]; account: Account }[] =
     candidates.length === 0
       ? [{ account: currentAccount() }]
@@ -166,12 +173,18 @@ async function assertNoOtherServerJson(from: Endpoint): Promise<void> {
 
 /** Returns whether a hub with this environment uses the source. */
 async function usesSource(from: Endpoint, environment: Environment): Promise<boolean> {
-  const { module = jsonPluginName, settings } = await readHubDatabase(environment);
-  const name = from.name === sqlcipherPluginName ? sqlitePluginName : from.name;
-  if (module !== name || (isFileDatabase(from) && !hasSameDataHome(environment))) return false;
-  return (
-    (await resolveLocation(name, settings)) === (await resolveLocation(from.name, from.config))
-  );
+  if (isFileDatabase(from) && !hasSameDataHome(environment)) return false;
+  return isSameDatabase(await readHubDatabase(environment), from);
+}
+
+/** Returns whether a hub with these settings in `server.json` uses the database. */
+async function isSameDatabase(
+  { module = jsonPluginName, settings }: ReturnType<typeof databaseIn>,
+  { name, config }: Endpoint,
+): Promise<boolean> {
+  const plugin = name === sqlcipherPluginName ? sqlitePluginName : name;
+  if (module !== plugin) return false;
+  return (await resolveLocation(plugin, settings)) === (await resolveLocation(name, config));
 }
 
 /**
@@ -217,12 +230,6 @@ function isFileDatabase({ name }: Endpoint): boolean {
   return [jsonPluginName, sqlitePluginName, sqlcipherPluginName].includes(name);
 }
 
-/** Returns whether the hub gets the password of its Redis server only through `run`. */
-function needsRedisPassword({ name, config }: Endpoint, { settings }: HubDatabase): boolean {
-  const isMissing = config.password_source !== undefined && settings.password === undefined;
-  return name === redisPluginName && isMissing;
-}
-
 /**
  * Checks that no hub runs. A running hub reads the source again on each connection, and would have
  * no clients once the source is removed.
@@ -259,61 +266,72 @@ async function assertNoUnitRestarts(): Promise<void> {
  *
  * @param before - `server.json` as it was before the switch
  * @param assertSourceUnchanged - throws if the source has changed since it was copied
- * @throws {@link StoreError} as `assertHubServes`, `assertNoHubRuns` and `assertSourceUnchanged`;
+ * @throws {@link StoreError} as `assertHubsServe`, `assertNoHubRuns` and `assertSourceUnchanged`;
  *   the source stays
  */
 export async function assertServedOrSwitchBack(
-  hub: TestedHub,
+  hubs: readonly TestedHub[],
   to: Endpoint,
   database: HubDatabase,
   before: ServerJson,
   assertSourceUnchanged: () => Promise<void>,
 ): Promise<void> {
   try {
-    await assertHubServes(hub, to, database);
+    await assertHubsServe(hubs, to, database);
     await assertNoHubRuns();
     await assertSourceUnchanged();
   } catch (error) {
     await replaceFile(before.file, before.text);
+    const wasSwitched = await isSameDatabase(databaseIn(before), to).catch(() => false);
+    const state = wasSwitched
+      ? "names the target since an earlier attempt"
+      : "names the old database again";
     const { kind, message, hint } = systemError(error, "the target cannot be read", "failed");
-    throw new StoreError(
-      kind,
-      `${message}; ${before.path} names the old database again, and the source stays`,
-      { hint, cause: error },
-    );
+    throw new StoreError(kind, `${message}; ${before.path} ${state}, and the source stays`, {
+      hint,
+      cause: error,
+    });
   }
 }
 
 /**
- * Reads the clients from the target with the hub's own packages. A file is copied first and the
+ * Reads the clients from the target with the packages of each hub. A file is copied first and the
  * copy opened, because a hub may upgrade the schema when it opens a database.
  *
  * @throws {@link StoreError} failed - if the packages do not open the target or do not find its
  *   clients
  */
-async function assertHubServes(
-  { python, account }: TestedHub,
+async function assertHubsServe(
+  hubs: readonly TestedHub[],
   to: Endpoint,
-  { module, settings }: HubDatabase,
+  database: HubDatabase,
 ): Promise<void> {
-  const expected = await countActive(to);
-  const home = await createPrivateDirectory();
-  let served: { active: number; found: boolean };
-  try {
-    const block = await buildSettings(to, settings, home);
-    const database: JsonObject = { module, [module]: block };
-    served = await probeClients(python, database, expected.apiKey, home, account);
-  } finally {
-    await rm(home, { recursive: true, force: true });
+  const expected = await countClients(to);
+  for (const { python, account } of hubs) {
+    const home = await createPrivateDirectory();
+    let served: ServedClients;
+    try {
+      const named = await buildDatabase(to, database, home);
+      served = await probeClients(python, named, expected.apiKey, home, account);
+    } finally {
+      await rm(home, { recursive: true, force: true });
+    }
+    const problem = describeMissing(served, expected);
+    if (problem === undefined) continue;
+    throw new StoreError("failed", `the hub's packages in ${python[0]} ${problem}`, {
+      hint: "Stop every program that writes to the target, then run the same command again.",
+    });
   }
-  if (served.found && served.active === expected.active) return;
-  const problem =
-    served.active === expected.active
-      ? "do not find a client of the target by its API key"
-      : `read ${counted(served.active, "client")} from the target; expected: ${expected.active}`;
-  throw new StoreError("failed", `the hub's packages in ${python[0]} ${problem}`, {
-    hint: "Stop every program that writes to the target, then run the same command again.",
-  });
+}
+
+function describeMissing(served: ServedClients, expected: ExpectedClients): string | undefined {
+  if (served.active !== expected.active) {
+    return `read ${counted(served.active, "client")} from the target; expected: ${expected.active}`;
+  }
+  if (served.revoked !== expected.revoked) {
+    return `read ${counted(served.revoked, "revoked client")} from the target; expected: ${expected.revoked}`;
+  }
+  return served.found ? undefined : "do not find a client of the target by its API key";
 }
 
 async function assertHubLoads(hub: TestedHub, options: HubCheckOptions): Promise<void> {
@@ -402,16 +420,22 @@ function assertUnitsUseRun(units: readonly HubUnit[], secret: "passphrase" | "pa
   );
 }
 
-async function countActive(to: Endpoint): Promise<{ active: number; apiKey: string | undefined }> {
+interface ExpectedClients {
+  readonly active: number;
+  readonly revoked: number;
+  /** The API key of an active client. */
+  readonly apiKey: string | undefined;
+}
+
+async function countClients(to: Endpoint): Promise<ExpectedClients> {
   await using database = await DatabaseFactory.create(to.name, to.config, { mode: "readwrite" });
-  let active = 0;
+  const count = { active: 0, revoked: 0 };
   let apiKey: string | undefined;
   for await (const client of database) {
-    if (isRevoked(client)) continue;
-    active += 1;
-    apiKey = client.api_key;
+    count[isRevoked(client) ? "revoked" : "active"] += 1;
+    if (!isRevoked(client)) apiKey = client.api_key;
   }
-  return { active, apiKey };
+  return { ...count, apiKey };
 }
 
 /**
@@ -437,15 +461,15 @@ async function removeLeftovers(parent: string): Promise<void> {
   }
 }
 
-/** Returns the hub's settings for the target, or for a copy of the target's file below `home`. */
-async function buildSettings(
+/** Returns the hub's database: the target, or a copy of the target's file below `home`. */
+async function buildDatabase(
   to: Endpoint,
-  settings: JsonObject,
+  { module, settings }: HubDatabase,
   home: string,
 ): Promise<JsonObject> {
   const password = await readPassword(to);
   const withPassword = password === undefined ? {} : { password };
-  if (to.name === redisPluginName) return { ...settings, ...withPassword };
+  if (to.name === redisPluginName) return { module, [module]: { ...settings, ...withPassword } };
   const files =
     to.name === jsonPluginName ? await jsonFiles({ ...to.config, ...withPassword }) : undefined;
   const path = files?.store ?? (await resolveLocation(to.name, to.config));
@@ -455,7 +479,7 @@ async function buildSettings(
   if (files !== undefined && (await lstatIfExists(files.version))) {
     await copyFile(files.version, join(directory, "copy.schema_version"));
   }
-  return { name: "copy", subfolder: "hivemind-core", ...withPassword };
+  return { module, [module]: { name: "copy", subfolder: "hivemind-core", ...withPassword } };
 }
 
 async function readPassword({ name, config }: Endpoint): Promise<string | undefined> {

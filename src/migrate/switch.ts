@@ -4,10 +4,15 @@ import { basename, dirname, isAbsolute, relative } from "node:path";
 import { formatJson, type JsonObject, type JsonValue } from "../client/json.js";
 import { hubDataHome, toHub } from "../config/hub-account.js";
 import { expandPath } from "../config/paths.js";
-import { type JsonFiles, jsonFiles, jsonPluginName } from "../databases/json.js";
-import type { DatabaseConfig } from "../databases/plugin.js";
+import { jsonFiles, jsonPluginName } from "../databases/json.js";
+import type { Endpoint } from "../databases/plugin.js";
 import { redisPluginName } from "../databases/redis-settings.js";
-import { DatabaseFactory, readDatabasePassword, resolveLocation } from "../databases/registry.js";
+import {
+  DatabaseFactory,
+  readDatabasePassword,
+  resolveLocation,
+  withoutSource,
+} from "../databases/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
 import { StoreError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
@@ -18,7 +23,6 @@ import { findLastingHolders, type Holder } from "../process/holders.js";
 import { systemctlLine } from "../service/systemctl.js";
 import { SystemdUnit } from "../service/systemd.js";
 import { shellQuote } from "../text/escape.js";
-import type { Endpoint } from "./migrate.js";
 
 /**
  * The `database` settings in `server.json` for a hub on the target. They contain a password only if
@@ -27,6 +31,8 @@ import type { Endpoint } from "./migrate.js";
 export interface HubDatabase {
   readonly module: string;
   readonly settings: JsonObject;
+  /** Whether the target has a password that the settings lack. */
+  readonly lacksPassword: boolean;
   /** The operator's next steps, for a notice after the switch. */
   readonly notice: string;
 }
@@ -43,20 +49,19 @@ export function resolveHubDatabase({ name, config }: Endpoint): HubDatabase {
     return {
       module: sqliteModule,
       settings: toPathSettings(config),
+      lacksPassword: true,
       notice: `${restart} Start the hub through "hivemind-sqlcipher run", which passes the passphrase to it.`,
     };
   }
   if (name === sqlitePluginName) {
-    return { module: sqliteModule, settings: toPathSettings(config), notice: restart };
+    const settings = toPathSettings(config);
+    return { module: sqliteModule, settings, lacksPassword: false, notice: restart };
   }
   if (name === jsonPluginName || name === redisPluginName) {
     const { password_source, ...settings } = config;
-    const missing = password_source !== undefined && settings.password === undefined;
-    return {
-      module: name,
-      settings,
-      notice: missing ? `${restart} ${passwordNotice(name)}` : restart,
-    };
+    const lacksPassword = password_source !== undefined && settings.password === undefined;
+    const notice = lacksPassword ? `${restart} ${passwordNotice(name)}` : restart;
+    return { module: name, settings, lacksPassword, notice };
   }
   throw new StoreError("refused", `no hub has the database plugin ${name}`, {
     hint: "Leave out --switch: the hub would fail on an unknown module.",
@@ -135,20 +140,23 @@ async function isTargetPassword({ name, config }: Endpoint, password: string): P
   }
 }
 
+/**
+ * Returns the database with the password that `server.json` has for the target. A hub reads the
+ * password of a JSON store only from there.
+ */
+export function keepJsonPassword(database: HubDatabase, file: ServerJson): HubDatabase {
+  const { module, settings, lacksPassword } = database;
+  const password = passwordIn(file, module);
+  if (module !== jsonPluginName || !lacksPassword || password === undefined) return database;
+  return { module, settings: { ...settings, password }, lacksPassword: false, notice: restart };
+}
+
 /** @throws {@link StoreError} usage - if the source is not a JSON store */
 export function assertRemovable({ name }: Endpoint): void {
   if (name === jsonPluginName) return;
   throw new StoreError("usage", `--remove-source only removes the files of ${jsonPluginName}`, {
     hint: "Leave out --remove-source, and remove the old database manually.",
   });
-}
-
-/** Returns the files of a JSON store. With a password, the store's file has a different name. */
-function findJsonFiles({
-  password_source: source,
-  ...settings
-}: DatabaseConfig): Promise<JsonFiles> {
-  return jsonFiles(typeof source === "string" ? { ...settings, password: "\0" } : settings);
 }
 
 /**
@@ -159,7 +167,7 @@ function findJsonFiles({
  */
 export async function checksumSource({ name, config }: Endpoint): Promise<string | undefined> {
   if (name === jsonPluginName) {
-    const { store } = await findJsonFiles(config);
+    const store = await resolveLocation(name, config);
     return (await lstatIfExists(store)) && (await sha256File(store));
   }
   await using source = await DatabaseFactory.create(name, config, { mode: "readonly" });
@@ -178,11 +186,7 @@ export async function checksumSource({ name, config }: Endpoint): Promise<string
  */
 export async function assertUnchanged(from: Endpoint, sum: string | undefined): Promise<void> {
   if ((await checksumSource(from)) === sum) return;
-  const { name, config } = from;
-  const location =
-    name === jsonPluginName
-      ? (await findJsonFiles(config)).store
-      : await resolveLocation(name, config);
+  const location = await resolveLocation(from.name, from.config);
   throw new StoreError("refused", `${location} has changed since the start of the migration`, {
     hint: "Stop the hub that writes to it, then run the command again with --merge.",
   });
@@ -234,7 +238,7 @@ export async function findRemainingUsers(
  * @throws {@link StoreError} io - if a file cannot be removed
  */
 export async function removeSource(from: Endpoint, sum: string | undefined): Promise<string[]> {
-  const { store, version } = await findJsonFiles(from.config);
+  const { store, version } = await jsonFiles(withoutSource(from.config));
   await assertUnchanged(from, sum);
   const removed: string[] = [];
   for (const path of [store, version]) {

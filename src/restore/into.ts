@@ -267,17 +267,14 @@ async function* listClientsToWrite(
   stayedRevoked: ReadonlySet<number>,
 ): AsyncGenerator<Client> {
   const ids = new IdSet();
-  let highest = 0;
   for await (const client of backup) {
     ids.add(client.client_id);
-    highest = Math.max(highest, client.client_id);
     yield stayedRevoked.has(client.client_id) ? revoked(client.client_id) : client;
   }
   for await (const { client_id: id } of now) {
-    highest = Math.max(highest, id);
     if (ids.add(id)) yield revoked(id);
   }
-  for (const id of findGaps([ids], highest)) yield revoked(id);
+  for (const id of findGaps([ids])) yield revoked(id);
 }
 
 /** Runs `work`, for a plain SQLite store in a transaction. */

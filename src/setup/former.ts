@@ -2,6 +2,7 @@
 import { basename, dirname, join } from "node:path";
 import { toHub } from "../config/hub-account.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
+import type { Endpoint } from "../databases/plugin.js";
 import { StoreError } from "../errors.js";
 import { assertReplaceable, moveFile, removeFile, syncDirectory } from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
@@ -16,7 +17,7 @@ import {
   switchModule,
 } from "../hub/server-json-edit.js";
 import { unlockStore } from "../keys/unlock.js";
-import { type Endpoint, migrate } from "../migrate/migrate.js";
+import { migrate } from "../migrate/migrate.js";
 import { resolveHubDatabase } from "../migrate/switch.js";
 import { assertNoHolders } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";

@@ -3,6 +3,7 @@
  * the store.
  */
 import { isRevoked } from "../client/client.js";
+import type { Endpoint } from "../databases/plugin.js";
 import { DatabaseFactory } from "../databases/registry.js";
 import { isKind, StoreError, wrap } from "../errors.js";
 import { assertReplaceable } from "../fs/atomic.js";
@@ -14,7 +15,8 @@ import {
   switchModule,
 } from "../hub/server-json-edit.js";
 import { unlockStore } from "../keys/unlock.js";
-import { type Endpoint, listIds, migrate } from "../migrate/migrate.js";
+import { listIds } from "../migrate/check.js";
+import { migrate } from "../migrate/migrate.js";
 import {
   assertNoOtherPassword,
   assertUnchanged,

@@ -300,6 +300,64 @@ test("a JSON store that a hub wrote to after it was read is not removed, and the
   expect(document).toMatchObject({ clients: [{ client_id: 99 }] });
 });
 
+test("a password that is written into server.json during a migration is not removed", async () => {
+  const { machine, server } = await jsonHub();
+  await machine.init();
+  const own = await readFile(server, "utf8");
+  await writeFile(server, own.replace(/"password": "[^"]*"/, ""));
+  const written = machine.path("late.json");
+  await writeFile(written, own);
+  const refused = await machine.run(
+    ["migrate", "--from", json, "--to", sqlcipher, "--switch", ...(await hubPython())],
+    {
+      env: {
+        NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+        HIVEMIND_TEST_AT_STEP: JSON.stringify({ "migrate.compared": `cp ${written} ${server}` }),
+      },
+    },
+  );
+  expect([refused.code, refused.stderr]).toEqual([
+    17,
+    expect.stringContaining("that is not the target's; --switch would remove it"),
+  ]);
+  expect(await readFile(server, "utf8")).toBe(own);
+});
+
+test("the password of a JSON store stays in server.json, and its file is encrypted beside the other", async () => {
+  const { machine, server, clients } = await jsonHub();
+  const password = "sixteen letters!";
+  const file = machine.path("password");
+  await writeFile(file, password, { mode: 0o600 });
+  const before = await readFile(clients, "utf8");
+  const args = ["migrate", "--to", json, "--to-password-source", `file:${file}`, "--json"];
+  const { stdout } = await machine.run([...args, "--from", json]);
+  const encrypted = clients.replace(/json$/, "ejson");
+  expect(JSON.parse(stdout)).toMatchObject({ migrated: { to: { place: encrypted }, copied: 5 } });
+  expect(await readFile(clients, "utf8")).toBe(before);
+  expect((await stat(encrypted)).mode & 0o777).toBe(0o600);
+
+  const text = await readFile(server, "utf8");
+  await writeFile(
+    server,
+    text
+      .replace('"name": "clients"', `"password": "${password}", "name": "clients"`)
+      .replace('{"password": "plain as day"}', "{}"),
+  );
+  const plain = ["--from", sqlite, "--from-setting", `db_path=${machine.path("plain.db")}`];
+  {
+    await using source = await DatabaseFactory.create(sqlite, {
+      db_path: machine.path("plain.db"),
+    });
+    await source.addItem(newClient({ client_id: 1, api_key: "one" }));
+  }
+  await rm(encrypted);
+  const switched = await machine.run([...args, ...plain, "--switch", "--hub", "none"]);
+  expect(switched.stderr).not.toContain("No password was written");
+  expect(switched.code).toBe(0);
+  const { settings } = await readServerJson(server);
+  expect(settings.database).toMatchObject({ module: json, [json]: { password } });
+});
+
 test("a source with a client that is revoked in the target stays", async () => {
   const { machine, server, clients } = await jsonHub();
   await machine.init();

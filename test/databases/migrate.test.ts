@@ -14,8 +14,9 @@ import {
 import { normalizeClient } from "../../src/client/compare.js";
 import type { JsonObject } from "../../src/client/json.js";
 import { awkwardClients } from "../../src/databases/conformance.js";
+import type { Endpoint } from "../../src/databases/plugin.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
-import { type Endpoint, migrate } from "../../src/migrate/migrate.js";
+import { migrate } from "../../src/migrate/migrate.js";
 import { stepChannelName } from "../../src/operation/step.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { clusterIsUp, RedisServer, startCluster } from "./redis-server.js";

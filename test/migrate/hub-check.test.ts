@@ -168,21 +168,15 @@ test("the source goes once the hub's own packages have read the clients from the
 });
 
 test.each([
-  [{ active: 1, found: true }, "read 1 client from the target; expected: 2"],
-  [{ active: 2, found: false }, "do not find a client of the target by its API key"],
+  [{ active: 1, revoked: 0, found: true }, "read 1 client from the target; expected: 2"],
+  [{ active: 2, revoked: 1, found: true }, "read 1 revoked client from the target; expected: 0"],
+  [{ active: 2, revoked: 0, found: false }, "do not find a client of the target by its API key"],
 ])(
   "if the hub's packages do not read the clients from the target (%j), server.json is put back and the source stays",
   async (served, problem) => {
     const hub = await jsonHub();
     const before = await hub.files();
-    const interpreter = hub.machine.path("python");
-    const real = await python("development");
-    // It answers as the real packages do, until it is to read the target.
-    await writeFile(
-      interpreter,
-      `#!/bin/sh\ncase "$*" in *ClientDatabase\\(request*) echo '${JSON.stringify(served)}';; *) exec ${real} "$@";; esac\n`,
-      { mode: 0o755 },
-    );
+    const interpreter = await standIn(hub.machine, JSON.stringify(served));
     const { code, stderr } = await hub.machine.run([...removing, "--hub-python", interpreter]);
     expect(stderr).toContain(problem);
     expect(stderr).toContain("names the old database again, and the source stays");
@@ -190,6 +184,46 @@ test.each([
     expect(await hub.files()).toEqual(before);
   },
 );
+
+/** Returns an interpreter that answers as the real packages do, until it is to read the target. */
+async function standIn(machine: Machine, served: string): Promise<string> {
+  const interpreter = machine.path("python");
+  const real = await python("development");
+  await writeFile(
+    interpreter,
+    `#!/bin/sh\ncase "$*" in *ClientDatabase\\(request*) echo '${served}';; *) exec ${real} "$@";; esac\n`,
+    { mode: 0o755 },
+  );
+  return interpreter;
+}
+
+test("a hub that reads no record does not pass for a target without active clients", async () => {
+  const hub = await jsonHub();
+  {
+    await using source = await DatabaseFactory.create(json, { subfolder: dirname(hub.clients) });
+    for (const id of [1, 2]) await source.deleteItem(id);
+  }
+  const before = await hub.files();
+  const served = '{"active": 0, "revoked": 0, "found": true}';
+  const interpreter = await standIn(hub.machine, served);
+  const { code, stderr } = await hub.machine.run([...removing, "--hub-python", interpreter]);
+  expect(stderr).toContain("read 0 revoked clients from the target; expected: 2");
+  expect(code).toBe(1);
+  expect(await hub.files()).toEqual(before);
+});
+
+test("after an attempt that was killed between switch and removal, a failed check does not claim to switch back", async () => {
+  const hub = await jsonHub();
+  const real = await python("development");
+  expect((await hub.machine.run([...switching, "--hub-python", real])).code).toBe(0);
+  const before = await hub.files();
+  const interpreter = await standIn(hub.machine, '{"active": 0, "revoked": 0, "found": true}');
+  const args = [...removing, "--merge", "--hub-python", interpreter];
+  const { code, stderr } = await hub.machine.run(args);
+  expect(stderr).toContain("names the target since an earlier attempt, and the source stays");
+  expect(code).toBe(1);
+  expect(await hub.files()).toEqual(before);
+});
 
 /** Writes a unit whose hub uses this home, and removes it after the test. */
 async function writeHubUnit(name: string, environment: string, command: string): Promise<void> {
@@ -326,6 +360,24 @@ test("a hub that reads another server.json keeps the database that it shares, an
   expect(await hub.files()).toEqual(before);
 });
 
+test("a hub with a password for another store is no obstacle", async () => {
+  const hub = await jsonHub();
+  const elsewhere = hub.machine.path("elsewhere");
+  const other = join(elsewhere, "hivemind-core", "server.json");
+  await mkdir(dirname(other), { recursive: true });
+  const settings = { module: sqlite, [sqlite]: { name: "another", password: "another" } };
+  await writeFile(other, JSON.stringify({ database: settings }));
+  await writeHubUnit(
+    `${uniqueName()}.service`,
+    environmentLines(hub.machine, { XDG_CONFIG_HOME: elsewhere }),
+    `${await hubScript("development")} listen`,
+  );
+  const to = ["--to", json, "--to-setting", "name=copy", "--switch", "--dry-run"];
+  const args = ["migrate", "--from", sqlcipher, ...to, "--hub-python", await python("development")];
+  const { code, stderr } = await hub.machine.run(args);
+  expect([code, stderr]).toEqual([0, expect.any(String)]);
+});
+
 test("each unit's Python is asked, and a copy that a killed check left is removed", async () => {
   const hub = await jsonHub();
   const before = await hub.files();
@@ -354,6 +406,40 @@ test("each unit's Python is asked, and a copy that a killed check left is remove
   expect([code, stderr]).toEqual([0, expect.any(String)]);
   const names = await readdir(state);
   expect(names.filter((name) => name.startsWith("hub-check-"))).toEqual([basename(used)]);
+});
+
+test("each unit's Python has to read the target before the source is removed", async () => {
+  const hub = await jsonHub();
+  const before = await hub.files();
+  const script = hub.machine.path("hivemind-core");
+  const served = '{"active": 0, "revoked": 0, "found": true}';
+  const interpreter = await standIn(hub.machine, served);
+  await writeFile(script, `#!${interpreter}\n`, { mode: 0o755 });
+  const name = uniqueName();
+  const scripts = { a: script, b: await hubScript("development"), c: script };
+  for (const [suffix, each] of Object.entries(scripts)) {
+    const command = `/bin/true hivemind-sqlcipher run -- ${each} listen`;
+    await writeHubUnit(`${name}-${suffix}.service`, environmentLines(hub.machine), command);
+  }
+  const { code, stderr } = await hub.machine.run(removing);
+  expect(stderr).toContain(`the hub's packages in ${interpreter} read 0 clients from the target`);
+  expect(code).toBe(1);
+  expect(await hub.files()).toEqual(before);
+});
+
+test("a JSON store whose password the hub would not get is no reason to remove the source", async () => {
+  const hub = await jsonHub();
+  const before = await hub.files();
+  const file = hub.machine.path("password");
+  await writeFile(file, "sixteen letters!\n", { mode: 0o600 });
+  const args = ["--to-password-source", `file:${file}`, "--switch", "--remove-source"];
+  const { code, stderr } = await hub.machine.run([
+    ...["migrate", "--from", json, "--to", json, ...args],
+    ...["--hub-python", await python("development")],
+  ]);
+  expect(stderr).toContain("the only place where it reads the password, would lack it");
+  expect(code).toBe(17);
+  expect(await hub.files()).toEqual(before);
 });
 
 test.for(["released", "development"] as const)(

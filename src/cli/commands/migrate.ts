@@ -1,9 +1,9 @@
 import { setFlagsFromString } from "node:v8";
 import { type Command, Option } from "commander";
+import type { Endpoint } from "../../databases/plugin.js";
 import { StoreError } from "../../errors.js";
-import type { ServerJson } from "../../hub/server-json.js";
 import type { TestedHub } from "../../migrate/hub-check.js";
-import type { Endpoint, Migration } from "../../migrate/migrate.js";
+import type { Migration } from "../../migrate/migrate.js";
 import type { HubDatabase } from "../../migrate/switch.js";
 import { abortOnSignal } from "../../process/signals.js";
 import { defaultUnit } from "../../service/service.js";
@@ -131,10 +131,10 @@ async function assertSourceRemovable(from: Endpoint, options: MigrateOptions): P
 /** A switch of the hub to the target, whose requirements are met. */
 interface SwitchPlan {
   readonly database: HubDatabase;
-  /** `server.json` before the switch. */
-  readonly before: ServerJson;
-  /** The hub that can open the target; undefined with `--hub none`. */
-  readonly testedHub: TestedHub | undefined;
+  /** The path of `server.json`. */
+  readonly path: string;
+  /** The hubs that can open the target; none with `--hub none`. */
+  readonly testedHubs: readonly TestedHub[];
   /** The checksum of the source, if it is a file; undefined for a dry run. */
   readonly sum: string | undefined;
   readonly removeSource: boolean;
@@ -142,23 +142,23 @@ interface SwitchPlan {
 
 /** Checks the requirements of the switch before anything is copied. */
 async function planSwitch({ from, to }: Endpoints, options: MigrateOptions): Promise<SwitchPlan> {
-  const { assertNoOtherPassword, checksumSource, resolveHubDatabase } = await import(
-    "../../migrate/switch.js"
-  );
+  const { assertNoOtherPassword, checksumSource, keepJsonPassword, resolveHubDatabase } =
+    await import("../../migrate/switch.js");
   const { assertHubCanSwitch } = await import("../../migrate/hub-check.js");
   const { assertReplaceable } = await import("../../fs/atomic.js");
   const { readServerJson, serverJsonPath } = await import("../../hub/server-json.js");
   const { removeSource = false, dryRun = false, hubPython } = options;
-  const database = resolveHubDatabase(to);
+  const target = resolveHubDatabase(to);
   const before = await readServerJson(serverJsonPath());
-  await assertNoOtherPassword(before, database, to);
+  await assertNoOtherPassword(before, target, to);
+  const database = keepJsonPassword(target, before);
   if (!dryRun) await assertReplaceable(before.file);
-  const testedHub =
+  const testedHubs =
     options.hub === "none"
-      ? undefined
+      ? []
       : await assertHubCanSwitch({ from, to, database, removeSource, hubPython });
   const sum = dryRun ? undefined : await checksumSource(from);
-  return { database, before, testedHub, sum, removeSource };
+  return { database, path: before.path, testedHubs, sum, removeSource };
 }
 
 interface SwitchOutcome {
@@ -174,16 +174,21 @@ async function switchHub(
   plan: SwitchPlan,
   keptRevoked: readonly number[],
 ): Promise<SwitchOutcome> {
-  const { assertUnchanged, removeSource } = await import("../../migrate/switch.js");
+  const { assertNoOtherPassword, assertUnchanged, removeSource } = await import(
+    "../../migrate/switch.js"
+  );
   const { assertServedOrSwitchBack } = await import("../../migrate/hub-check.js");
+  const { readServerJson } = await import("../../hub/server-json.js");
   const { switchModule } = await import("../../hub/server-json-edit.js");
-  const { database, before, testedHub, sum } = plan;
-  const switched = before.path;
+  const { database, path: switched, testedHubs, sum } = plan;
   const assertSourceUnchanged = () => assertUnchanged(from, sum);
   await assertSourceUnchanged();
+  // A password may have been written during the copy.
+  const before = await readServerJson(switched);
+  await assertNoOtherPassword(before, database, to);
   await switchModule(switched, database.module, database.settings);
-  if (!plan.removeSource || testedHub === undefined) return { switched, removed: [] };
-  await assertServedOrSwitchBack(testedHub, to, database, before, assertSourceUnchanged);
+  if (!plan.removeSource) return { switched, removed: [] };
+  await assertServedOrSwitchBack(testedHubs, to, database, before, assertSourceUnchanged);
   // The source may have the only copy of a client that a hub has added since an earlier attempt.
   if (keptRevoked.length > 0) return { switched, removed: [] };
   return { switched, removed: await removeSource(from, sum) };

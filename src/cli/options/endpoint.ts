@@ -4,9 +4,8 @@
 import { InvalidArgumentError } from "commander";
 import type { JsonObject } from "../../client/json.js";
 import { isStoreNamed } from "../../config/settings.js";
-import type { DatabaseConfig } from "../../databases/plugin.js";
+import type { DatabaseConfig, Endpoint } from "../../databases/plugin.js";
 import { isKind, StoreError } from "../../errors.js";
-import type { Endpoint } from "../../migrate/migrate.js";
 import type { Context } from "../context.js";
 import { findHubStore } from "../hub-store.js";
 
