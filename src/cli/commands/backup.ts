@@ -13,7 +13,6 @@ import {
   addServiceOptions,
   buildOperationOptions,
   createAndRecordDirectories,
-  downtimeLines,
   listKnownDirectories,
   operate,
   rememberDirectories,
@@ -23,6 +22,7 @@ import {
 } from "../options/operation.js";
 import { addRecipientOptions, type RecipientCommandOptions } from "../options/recovery-key.js";
 import { toJson } from "../ui/json.js";
+import { describeDowntime, fieldLines, formatCounts } from "../ui/lines.js";
 import { errorToJson } from "../ui/output.js";
 import { formatSize } from "../ui/units.js";
 
@@ -262,20 +262,20 @@ function countByCheck(copied: CopyReport["copied"]): string[] {
 }
 
 function backupLines({ backup, bundle, service, copies }: BackupWithCopies): string[] {
-  const { active, revoked } = backup.clients;
   return [
     `Backed up and verified: ${backup.path}`,
-    `  clients     ${active} active, ${revoked} revoked`,
-    `  size        ${formatSize(backup.size)}`,
-    `  sha256      ${backup.sha256}`,
-    ...downtimeLines(service),
-    ...(service.stoppedMs === null
-      ? []
-      : [
-          "              satellites reconnect some seconds later; with --online they notice nothing",
-        ]),
+    ...fieldLines({
+      clients: formatCounts(backup.clients),
+      size: formatSize(backup.size),
+      sha256: backup.sha256,
+      service: describeDowntime(service),
+      "":
+        service.stoppedMs === null
+          ? null
+          : "satellites reconnect some seconds later; with --online they notice nothing",
+    }),
     `Passphrase bundle: ${bundle.path}`,
-    ...bundle.recipients.map((recipient) => `  opens with  ${recipient}`),
+    ...fieldLines({ "opens with": bundle.recipients }),
     ...copyLines(copies),
     "",
     "Keep the backup, the bundle and the recovery key in three separate places.",

@@ -15,6 +15,7 @@ import {
   type RecipientCommandOptions,
 } from "../options/recovery-key.js";
 import { toJson } from "../ui/json.js";
+import { fieldLines } from "../ui/lines.js";
 
 interface ExportOptions extends RecipientCommandOptions {
   bundleTo?: string;
@@ -64,8 +65,7 @@ async function runExport(context: Context, options: ExportOptions): Promise<void
   for (const notice of notices) context.output.notice(notice);
   context.output.result(toJson({ bundle }), () => [
     `${bundle.reused ? "Bundle exists and is valid" : "Bundle written and verified"}: ${bundle.path}`,
-    `  key_id      ${bundle.keyId}`,
-    ...bundle.recipients.map((recipient) => `  opens with  ${recipient}`),
+    ...fieldLines({ key_id: bundle.keyId, "opens with": bundle.recipients }),
   ]);
 }
 

@@ -4,11 +4,11 @@ import type { Context } from "../context.js";
 import {
   addSwapOptions,
   buildOperationOptions,
-  downtimeLines,
   operateWithService,
   type SwapOptions,
 } from "../options/operation.js";
 import { toJson } from "../ui/json.js";
+import { describeDowntime, fieldLines } from "../ui/lines.js";
 
 export function addCommand(program: Command): void {
   const command = program
@@ -28,6 +28,6 @@ async function runDecrypt(context: Context, options: SwapOptions): Promise<void>
   );
   context.output.result(toJson(result), () => [
     `Decrypted: ${result.decrypted.path}, readable without a passphrase`,
-    ...downtimeLines(result.service),
+    ...fieldLines({ service: describeDowntime(result.service) }),
   ]);
 }

@@ -8,6 +8,7 @@ import { type MonitoredResult, monitor, orNotice } from "../monitored.js";
 import { resolveListing } from "../options/backup-directories.js";
 import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
 import { toJson } from "../ui/json.js";
+import { fieldLines, formatCounts } from "../ui/lines.js";
 import { toStoreError } from "../ui/output.js";
 import { formatSize } from "../ui/units.js";
 
@@ -120,8 +121,10 @@ async function runRecorded(
 function drillLines({ backup, createdAt, size, clients }: DrillResult, opener: string): string[] {
   return [
     `Restored and read: ${backup}`,
-    `  made        ${createdAt}, ${formatSize(size)}`,
-    `  clients     ${clients.active} active, ${clients.revoked} revoked`,
-    `  opened with ${opener}`,
+    ...fieldLines({
+      made: `${createdAt}, ${formatSize(size)}`,
+      clients: formatCounts(clients),
+      "opened with": opener,
+    }),
   ];
 }

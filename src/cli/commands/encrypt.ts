@@ -9,16 +9,14 @@ import {
   assertUsableDirectory,
   type BundleTargetOptions,
   buildOperationOptions,
-  bundleLines,
   createNamedDirectories,
-  downtimeLines,
   operateWithService,
-  passphraseLine,
   rememberDirectories,
   type SwapOptions,
   withBundleTarget,
 } from "../options/operation.js";
 import { toJson } from "../ui/json.js";
+import { describeDowntime, describePassphrase, fieldLines } from "../ui/lines.js";
 
 interface EncryptOptions extends SwapOptions, BundleTargetOptions {
   to?: string;
@@ -75,10 +73,12 @@ function encryptLines({ encrypted, bundle, service }: EncryptResult): string[] {
   const { path, from, caution } = encrypted;
   return [
     `Encrypted: ${path}, from ${from} to SQLCipher ${encrypted.cipherCompatibility}`,
-    `  key_id      ${encrypted.keyId}`,
-    passphraseLine(encrypted.passphraseSource),
-    ...bundleLines(bundle),
-    ...downtimeLines(service),
+    ...fieldLines({
+      key_id: encrypted.keyId,
+      passphrase: describePassphrase(encrypted.passphraseSource),
+      bundle: bundle?.path,
+      service: describeDowntime(service),
+    }),
     ...(caution === null ? [] : ["", caution]),
   ];
 }

@@ -9,6 +9,7 @@ import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
 import { toJson } from "../ui/json.js";
+import { fieldLines } from "../ui/lines.js";
 import { formatSize, parseSize } from "../ui/units.js";
 
 interface ExportOptions extends BundleKeyOptions {
@@ -106,9 +107,11 @@ function exportLines({ path, backup, size, parts, keyId, deviceLabel }: MediaExp
   const split = parts > 1 ? `, in ${counted(parts, "part")}` : "";
   return [
     `Exported and compared: ${path}`,
-    `  backup      ${basename(backup)}, ${formatSize(size)}${split}`,
-    ...(deviceLabel === null ? [] : [`  device      ${deviceLabel}`]),
-    `  key_id      ${keyId}`,
+    ...fieldLines({
+      backup: `${basename(backup)}, ${formatSize(size)}${split}`,
+      device: deviceLabel,
+      key_id: keyId,
+    }),
     "  README.txt has the steps. The bundle and the recovery key are not there: keep them elsewhere.",
   ];
 }

@@ -14,11 +14,9 @@ import {
   addSwapOptions,
   assertUsableDirectory,
   buildOperationOptions,
-  bundleLines,
   createNamedDirectories,
   findBackupDirectory,
   operate,
-  passphraseLine,
   resolveBundleDirectory,
   type SwapOptions,
   withNamedService,
@@ -30,6 +28,7 @@ import {
 } from "../options/recovery-key.js";
 import { assertUnused } from "../options/unused.js";
 import { toJson } from "../ui/json.js";
+import { describePassphrase, fieldLines } from "../ui/lines.js";
 import { askSecret } from "../ui/prompt.js";
 
 interface InitOptions extends RecipientCommandOptions, SwapOptions {
@@ -170,11 +169,13 @@ async function createNew(context: Context, options: InitOptions): Promise<void> 
 function initLines(result: InitResult): string[] {
   return [
     `Created an encrypted store: ${result.path}`,
-    `  key_id      ${result.keyId}`,
-    passphraseLine(result.passphraseSource),
-    `  settings    ${result.settings}`,
-    ...recipientLines(result.recipients),
-    ...bundleLines(result.bundle),
+    ...fieldLines({
+      key_id: result.keyId,
+      passphrase: describePassphrase(result.passphraseSource),
+      settings: result.settings,
+      bundles: result.recipients.map((recipient) => `open with the key of ${recipient}`),
+      bundle: result.bundle?.path,
+    }),
     ...(result.bundle
       ? []
       : [
@@ -183,10 +184,6 @@ function initLines(result: InitResult): string[] {
           "  hivemind-sqlcipher bundle export --bundle-to DIRECTORY",
         ]),
   ];
-}
-
-function recipientLines(recipients: readonly string[]): string[] {
-  return recipients.map((recipient) => `  bundles     open with the key of ${recipient}`);
 }
 
 /** Prints a notice if commands without --db use another store. */
@@ -235,10 +232,12 @@ async function adoptExisting(context: Context, options: InitOptions): Promise<vo
 function adoptLines({ adopted, bundle }: AdoptResult): string[] {
   return [
     `Adopted: ${adopted.path}, SQLCipher ${adopted.cipherCompatibility}`,
-    `  key_id      ${adopted.keyId}`,
-    passphraseLine(adopted.passphraseSource),
-    ...bundleLines(bundle),
-    ...recipientLines(bundle?.recipients ?? []),
+    ...fieldLines({
+      key_id: adopted.keyId,
+      passphrase: describePassphrase(adopted.passphraseSource),
+      bundle: bundle?.path,
+      bundles: bundle?.recipients.map((recipient) => `open with the key of ${recipient}`),
+    }),
     ...(adopted.passwordRemoved
       ? ["", "Removed the password from server.json: start the hub with hivemind-sqlcipher run."]
       : []),

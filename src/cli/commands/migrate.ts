@@ -13,6 +13,7 @@ import type { Context } from "../context.js";
 import { recoverFirst } from "../open.js";
 import { buildEndpoint, collectSetting, type Setting } from "../options/endpoint.js";
 import { toJson } from "../ui/json.js";
+import { fieldLines, formatCounts } from "../ui/lines.js";
 import { Progress } from "../ui/progress.js";
 
 interface MigrateOptions {
@@ -207,31 +208,26 @@ async function printNextSteps(
 }
 
 function switchLines({ switched, removed }: SwitchOutcome, plan: SwitchPlan | undefined): string[] {
-  return [
-    ...(switched === null ? [] : [`  server.json ${switched} names ${plan?.database.module}`]),
-    ...removed.map((path) => `  removed     ${path}`),
-    ...(removed.length > 0
-      ? ["              Snapshots, backups and the disk may still have copies of it."]
-      : []),
-  ];
+  return fieldLines({
+    "server.json": switched && `${switched} names ${plan?.database.module}`,
+    removed,
+    "": removed.length > 0 ? "Snapshots, backups and the disk may still have copies of it." : null,
+  });
 }
 
 function migrationLines(migration: Migration): string[] {
   const { from, to, clients, keptRevoked: kept, filledGaps: filled, dryRun } = migration;
+  const someKept = `${kept.slice(0, 10).join(", ")}${kept.length > 10 ? ", …" : ""}`;
   const verb = dryRun ? "would be copied" : "copied";
   return [
     `${dryRun ? "Nothing changed; would migrate" : "Migrated"} from ${from.place}`,
-    `  to          ${to.place}`,
-    `  clients     ${clients.active} active, ${clients.revoked} revoked`,
-    `  copied      ${migration.copied} ${verb}, ${migration.unchanged} already there`,
-    ...(filled > 0
-      ? [`  gaps        ${counted(filled, "missing id")} filled with revoked rows`]
-      : []),
-    ...(kept.length > 0
-      ? [
-          `  revoked     ${kept.slice(0, 10).join(", ")}${kept.length > 10 ? ", …" : ""} stay revoked in the target`,
-        ]
-      : []),
-    ...(migration.verified ? ["  compared    every record was read back and is identical"] : []),
+    ...fieldLines({
+      to: to.place,
+      clients: formatCounts(clients),
+      copied: `${migration.copied} ${verb}, ${migration.unchanged} already there`,
+      gaps: filled > 0 ? `${counted(filled, "missing id")} filled with revoked rows` : null,
+      revoked: kept.length > 0 ? `${someKept} stay revoked in the target` : null,
+      compared: migration.verified ? "every record was read back and is identical" : null,
+    }),
   ];
 }

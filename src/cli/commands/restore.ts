@@ -14,13 +14,13 @@ import { buildEndpoint, collectSetting, type Setting } from "../options/endpoint
 import {
   addSwapOptions,
   buildOperationOptions,
-  downtimeLines,
   listKnownDirectories,
   operateWithService,
   type SwapOptions,
 } from "../options/operation.js";
 import { assertUnused } from "../options/unused.js";
 import { toJson } from "../ui/json.js";
+import { describeDowntime, fieldLines, formatCounts } from "../ui/lines.js";
 
 interface RestoreOptions extends SwapOptions, BundleKeyOptions {
   to?: string;
@@ -225,18 +225,20 @@ function resolveBackupTarget(context: Context): BackupTarget {
 }
 
 function restoreLines({ restored, service }: RestoreResult | RestoreIntoResult): string[] {
-  const { active, revoked } = restored.clients;
   const stayedRevoked = restored.stayedRevoked.join(", ");
   return [
     `Restored: ${restored.path}, from ${restored.backup}`,
-    ...(restored.createdAt === null ? [] : [`  made        ${restored.createdAt}`]),
-    `  key_id      ${restored.keyId}`,
-    `  clients     ${active} active, ${revoked} revoked`,
-    ...(stayedRevoked === ""
-      ? []
-      : [`  revoked     stayed revoked: ${stayedRevoked} (--readmit-revoked readmits them)`]),
-    ...(restored.replaced === null ? [] : [`  replaced    kept as ${restored.replaced}`]),
-    ...downtimeLines(service),
+    ...fieldLines({
+      made: restored.createdAt,
+      key_id: restored.keyId,
+      clients: formatCounts(restored.clients),
+      revoked:
+        stayedRevoked === ""
+          ? null
+          : `stayed revoked: ${stayedRevoked} (--readmit-revoked readmits them)`,
+      replaced: restored.replaced && `kept as ${restored.replaced}`,
+      service: describeDowntime(service),
+    }),
   ];
 }
 

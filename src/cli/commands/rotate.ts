@@ -9,14 +9,12 @@ import {
   addSwapOptions,
   type BundleTargetOptions,
   buildOperationOptions,
-  bundleLines,
-  downtimeLines,
   operateWithService,
-  passphraseLine,
   type SwapOptions,
   withBundleTarget,
 } from "../options/operation.js";
 import { toJson } from "../ui/json.js";
+import { describeDowntime, describePassphrase, fieldLines } from "../ui/lines.js";
 
 interface RotateOptions extends SwapOptions, BundleTargetOptions {
   passphraseFile?: string;
@@ -85,16 +83,14 @@ function backupAdvice({ rotated }: RotateResult, { settings }: Context): string 
 function rotateLines({ rotated, bundle, service, backups }: RotateResult): string[] {
   return [
     `Rotated: ${rotated.path} has a new passphrase`,
-    passphraseLine(rotated.passphraseSource),
-    `  key_id      ${rotated.keyId} (was ${rotated.previousKeyId})`,
-    `  previous    ${rotated.previousKept ? "kept in the keyring" : "only in its bundle"}, opens older backups`,
-    ...bundleLines(bundle),
-    ...downtimeLines(service),
-    ...(backups
-      ? [
-          `  backups     ${backups.reencrypted.length} re-encrypted`,
-          ...backups.left.map(({ path, reason }) => `              unchanged: ${path} (${reason})`),
-        ]
-      : []),
+    ...fieldLines({
+      passphrase: describePassphrase(rotated.passphraseSource),
+      key_id: `${rotated.keyId} (was ${rotated.previousKeyId})`,
+      previous: `${rotated.previousKept ? "kept in the keyring" : "only in its bundle"}, opens older backups`,
+      bundle: bundle?.path,
+      service: describeDowntime(service),
+      backups: backups && `${backups.reencrypted.length} re-encrypted`,
+      "": backups?.left.map(({ path, reason }) => `unchanged: ${path} (${reason})`),
+    }),
   ];
 }

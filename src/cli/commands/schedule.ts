@@ -1,12 +1,204 @@
 import type { Command } from "commander";
-import { addCommandGroup } from "../command.js";
-import { addInstall } from "./schedule-install.js";
-import { addRemove } from "./schedule-remove.js";
-import { addStatus } from "./schedule-status.js";
+import { StoreError } from "../../errors.js";
+import type { Schedule, ScheduledJob } from "../../service/schedule.js";
+import { addCommandGroup, finishCommand } from "../command.js";
+import { type Context, ownCommand, withValues } from "../context.js";
+import { findPlainDatabase } from "../open.js";
+import {
+  addServiceOptions,
+  buildOperationOptions,
+  listKnownDirectories,
+  operate,
+  type ServiceOptions,
+  saveService,
+} from "../options/operation.js";
+import { toJson } from "../ui/json.js";
+import { fieldLines, formatLastRun } from "../ui/lines.js";
 
 export function addCommand(program: Command): void {
   const group = addCommandGroup(program, "schedule", "Schedule backups with a systemd user timer");
   addInstall(group);
   addRemove(group);
   addStatus(group);
+}
+
+interface InstallOptions extends ServiceOptions {
+  drill?: string;
+  onCalendar: string;
+  randomDelay: string;
+}
+
+function addInstall(group: Command): void {
+  const command = addServiceOptions(
+    group
+      .command("install")
+      .description("Install a timer that backs up this store")
+      .option("--on-calendar <time>", "Run at this time, as in systemd.time(7)", "daily")
+      .option("--random-delay <span>", "Delay each run by up to this long", "15min")
+      .option("--drill <time>", "Run a restore drill at this time, too, such as monthly"),
+  );
+  finishCommand(command, runInstall, {
+    details: [
+      "Each run reads the directories, the service and the passphrase's source from the settings file, where this command saves its options for the service. The backup's requirements are checked before the timer is installed. For a notification of failures, add OnFailure= in a drop-in with systemctl --user edit UNIT; drop-ins are never changed.",
+      "Without --drill, a drill that is scheduled already stays scheduled.",
+    ],
+    examples: [
+      "hivemind-sqlcipher schedule install",
+      "hivemind-sqlcipher schedule install --on-calendar 'Mon..Fri 03:30' --drill monthly",
+    ],
+  });
+}
+
+async function runInstall(context: Context, options: InstallOptions): Promise<void> {
+  const { assertSchedulable, installSchedule, readSchedule } = await import(
+    "../../service/schedule.js"
+  );
+  const { storePath, output } = context;
+  const { onCalendar, randomDelay } = options;
+  const command = buildBackupCommand(context);
+  const request = { storePath, job: "backup", command, onCalendar, randomDelay } as const;
+  const drillTime = options.drill ?? (await readSchedule(storePath, "drill"))?.onCalendar;
+  const drillRequest = drillTime && {
+    ...{ ...request, job: "drill" as const, onCalendar: drillTime },
+    command: ownCommand(context, "drill"),
+  };
+  await assertSchedulable(request);
+  if (drillRequest) await assertSchedulable(drillRequest);
+  await assertBackupPossible(context, options);
+  await saveService(context, options);
+  const schedule = await installSchedule(request);
+  const drill = drillRequest ? await installSchedule(drillRequest) : null;
+  const lines = [
+    "Scheduled backups",
+    ...(await scheduleLines(storePath, "backup", schedule)),
+    ...(drill ? ["Scheduled drills", ...(await scheduleLines(storePath, "drill", drill))] : []),
+  ];
+  output.result(toJson({ schedule, drill }), () => lines);
+  await warnWithoutLinger(context, schedule);
+}
+
+/**
+ * Returns the command line of the scheduled backup.
+ *
+ * A timer has neither this shell's options nor its environment, so both directories must be in the
+ * settings file.
+ *
+ * @throws {@link StoreError} usage - if the settings file lacks a directory
+ */
+function buildBackupCommand(context: Context): string[] {
+  const { settingsPath, settingsInFile } = context;
+  const { to, bundle_to } = settingsInFile?.backup ?? {};
+  if (to === undefined || bundle_to === undefined) {
+    const key = to === undefined ? "backup.to" : "backup.bundle_to";
+    throw new StoreError("usage", `${settingsPath} has no ${key}, which a scheduled backup needs`, {
+      hint: "Make a backup now, which saves both: hivemind-sqlcipher backup --to DIRECTORY --bundle-to OTHER-DIRECTORY.",
+    });
+  }
+  return ownCommand(context, "backup");
+}
+
+/**
+ * Checks the scheduled backup's requirements with the options and the settings of the timer's run.
+ */
+async function assertBackupPossible(context: Context, options: InstallOptions): Promise<void> {
+  const { checkBackup } = await import("../../backup/backup.js");
+  const { checkDatabaseBackup } = await import("../../backup/database-backup.js");
+  const { resolveSettings } = await import("../../config/settings.js");
+  const { HOME } = process.env;
+  const { settings } = await resolveSettings(
+    { store: { path: context.storePath } },
+    { config: context.settingsPath, environment: { HOME } },
+  );
+  const { to = "", bundle_to: bundleTo = "" } = settings.backup ?? {};
+  const scheduled = withValues(context, { settings });
+  const plain = await findPlainDatabase(context);
+  const { reporter } = context;
+  const common = {
+    knownDirectories: listKnownDirectories(scheduled),
+    to,
+    bundleTo,
+    recipients: settings.recipients ?? [],
+  };
+  await operate(
+    context,
+    (lock, signal) =>
+      plain
+        ? checkDatabaseBackup({
+            ...{ ...common, ...plain, lock, signal, reporter },
+            source: context.source,
+          })
+        : checkBackup({ ...buildOperationOptions(scheduled, options, lock, signal), ...common }),
+    { makeDirectory: plain !== undefined },
+  );
+}
+
+function addRemove(group: Command): void {
+  const command = group
+    .command("remove")
+    .description("Stop and remove the timers of backups and drills");
+  finishCommand(command, runRemove, {
+    details: ["A backup or drill that is running continues."],
+    examples: ["hivemind-sqlcipher schedule remove"],
+  });
+}
+
+async function runRemove(context: Context): Promise<void> {
+  const { removeSchedules } = await import("../../service/schedule.js");
+  const { units, dropIns } = await removeSchedules(context.storePath);
+  const [unit = null] = units;
+  context.output.result(toJson({ removed: { unit, units, dropIns } }), () => [
+    `Removed ${units.join(" and ")}; nothing is scheduled for this store any more`,
+    ...dropIns.map((path) => `Your drop-in was kept: ${path}`),
+  ]);
+}
+
+function addStatus(group: Command): void {
+  const command = group
+    .command("status")
+    .description("Show when backups run and how the last one ended");
+  finishCommand(command, printSchedule, {
+    examples: ["hivemind-sqlcipher schedule status", "hivemind-sqlcipher schedule status --json"],
+  });
+}
+
+async function printSchedule(context: Context): Promise<void> {
+  const { readSchedule } = await import("../../service/schedule.js");
+  const { storePath, output } = context;
+  const schedule = (await readSchedule(storePath, "backup")) ?? null;
+  const drill = (await readSchedule(storePath, "drill")) ?? null;
+  const lines = [
+    ...(schedule
+      ? await scheduleLines(storePath, "backup", schedule)
+      : [`No backups of ${storePath} are scheduled: hivemind-sqlcipher schedule install`]),
+    ...(drill ? ["Drills:", ...(await scheduleLines(storePath, "drill", drill))] : []),
+  ];
+  output.result(toJson({ schedule, drill }), () => lines);
+  await warnWithoutLinger(context, schedule);
+}
+
+async function scheduleLines(
+  storePath: string,
+  job: ScheduledJob,
+  schedule: Schedule,
+): Promise<string[]> {
+  const { scheduledService } = await import("../../service/schedule.js");
+  const { journalctlLine } = await import("../../service/systemctl.js");
+  const { unit, enabled, active, onCalendar, nextRun, lastRun, dropIns } = schedule;
+  const fields = {
+    timer: `${unit}, ${enabled ? "enabled" : "not enabled"}, ${active ? "active" : "not active"}`,
+    when: onCalendar ?? "see its unit file",
+    "next run": nextRun ?? "none",
+    "last run": formatLastRun(lastRun),
+    "drop-in": dropIns,
+    log: journalctlLine(scheduledService(storePath, job)),
+  };
+  return fieldLines(fields, 14, "");
+}
+
+async function warnWithoutLinger({ output }: Context, schedule: Schedule | null): Promise<void> {
+  const { lingerCommand } = await import("../../service/schedule.js");
+  if (schedule === null || schedule.lingers) return;
+  output.warning(
+    `the timer runs only while you are logged in; to start it at boot: ${lingerCommand()}`,
+  );
 }

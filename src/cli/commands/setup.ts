@@ -23,7 +23,7 @@ import {
 } from "../context.js";
 import { buildDoctorOptions } from "../inspect.js";
 import { recoverFirst } from "../open.js";
-import { passphraseLine, resolveServiceChoice } from "../options/operation.js";
+import { resolveServiceChoice } from "../options/operation.js";
 import {
   addRecipientOptions,
   buildRecipientOptions,
@@ -32,6 +32,7 @@ import {
 import { assertUnused } from "../options/unused.js";
 import { resolveSetupContext } from "../system-hub.js";
 import { toJson } from "../ui/json.js";
+import { describePassphrase, fieldLines } from "../ui/lines.js";
 
 interface SetupOptions extends RecipientCommandOptions {
   dryRun?: boolean;
@@ -337,7 +338,7 @@ function summary(
   const names = findings.map(({ name }) => name).join(", ");
   return [
     `${result.unit} runs on the encrypted store ${result.store}`,
-    passphraseLine(describeSource(source)),
+    ...fieldLines({ passphrase: describePassphrase(describeSource(source)) }),
     ...outageLines(outage),
     `  backups     ${backups}${result.schedule === null ? "" : `, ${describeTimes(found)}${known.onlineBackups ? ", without stopping the hub" : ""}`}`,
     ...(backup === null

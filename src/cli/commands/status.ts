@@ -6,7 +6,7 @@ import type { Context } from "../context.js";
 import { buildStatusOptions, collectMetrics } from "../inspect.js";
 import { resolveListing } from "../options/backup-directories.js";
 import { toJson } from "../ui/json.js";
-import { formatLastRun } from "../ui/schedule-text.js";
+import { fieldLines, formatCounts, formatLastRun } from "../ui/lines.js";
 import { parseAge } from "../ui/units.js";
 
 export function addCommand(program: Command): void {
@@ -98,54 +98,46 @@ async function printStatus(context: Context): Promise<void> {
 }
 
 function statusLines(status: StoreStatus, { output }: Context): string[] {
-  const { clients, lastBackup: backup, schedule, pending } = status;
-  const optional = (value: unknown, line: () => string) => (value === null ? [] : [line()]);
+  const { clients, database, lastBackup: backup, schedule, pending } = status;
+  const lines = (fields: Parameters<typeof fieldLines>[0]) => fieldLines(fields, 15, "");
   const warning = (line: string) => output.style("yellow", line);
+  const failed = [...status.runs].filter(([, run]) => run.exit_code !== 0);
   return [
-    `store          ${status.path}`,
-    `format         ${formatName(status)}`,
-    ...optional(
-      status.database,
-      () =>
-        `hub's database ${status.database?.location} (${status.database?.module}), not encrypted`,
-    ),
-    ...optional(status.keyId, () => `key_id         ${status.keyId}`),
-    ...optional(status.schemaVersion, () => `schema         ${status.schemaVersion}`),
-    ...optional(
-      clients,
-      () => `clients        ${clients?.active} active, ${clients?.revoked} revoked`,
-    ),
-    ...optional(status.service, () => `service        ${serviceText(status.service)}`),
-    `last backup    ${backup ? `${backup.path}, ${backup.createdAt}` : "none known"}`,
-    ...[...status.runs]
-      .filter(([, run]) => run.exit_code !== 0)
-      .map(([operation, run]) =>
-        warning(`failed         ${operation}, ${run.at}, exit code ${run.exit_code}`),
-      ),
+    ...lines({
+      store: status.path,
+      format: formatName(status),
+      "hub's database": database && `${database.location} (${database.module}), not encrypted`,
+      key_id: status.keyId,
+      schema: status.schemaVersion,
+      clients: clients && formatCounts(clients),
+      service: status.service && serviceText(status.service),
+      "last backup": backup ? `${backup.path}, ${backup.createdAt}` : "none known",
+    }),
+    ...lines({
+      failed: failed.map(([name, run]) => `${name}, ${run.at}, exit code ${run.exit_code}`),
+    }).map(warning),
     ...status.copies.map((copy) => {
       const line = `copied         ${copy.contents} to ${copy.target}, ${copy.succeededAt ?? "never"}`;
       const problem = copy.skipped ?? copy.error;
       return problem === null ? line : warning(`${line}; the last run: ${problem}`);
     }),
-    ...(schedule
-      ? [
-          `schedule       ${schedule.onCalendar ?? schedule.unit}, next run ${schedule.nextRun ?? "never: the timer is not active"}`,
-          `  last run     ${formatLastRun(schedule.lastRun)}`,
-        ]
-      : []),
-    ...(pending
-      ? [
-          warning(
-            `unfinished     ${pending.operation}, since ${pending.startedAt}: it is running, or the next command recovers it`,
-          ),
-        ]
-      : []),
-    ...status.problems.map((problem) => warning(`problem        ${problem}`)),
+    ...lines({
+      schedule:
+        schedule &&
+        `${schedule.onCalendar ?? schedule.unit}, next run ${schedule.nextRun ?? "never: the timer is not active"}`,
+      "  last run": schedule && formatLastRun(schedule.lastRun),
+    }),
+    ...lines({
+      unfinished:
+        pending &&
+        `${pending.operation}, since ${pending.startedAt}: it is running, or the next command recovers it`,
+      problem: status.problems,
+    }).map(warning),
   ];
 }
 
-function serviceText(service: StoreStatus["service"]): string {
-  if (service === null || service.kind === "none") return "none";
+function serviceText(service: NonNullable<StoreStatus["service"]>): string {
+  if (service.kind === "none") return "none";
   return `${service.unit ?? service.kind}, ${service.active ? "running" : "not running"}`;
 }
 

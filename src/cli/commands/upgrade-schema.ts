@@ -5,11 +5,11 @@ import type { Context } from "../context.js";
 import {
   addServiceOptions,
   buildOperationOptions,
-  downtimeLines,
   operateWithService,
   type ServiceOptions,
 } from "../options/operation.js";
 import { toJson } from "../ui/json.js";
+import { describeDowntime, fieldLines } from "../ui/lines.js";
 
 interface UpgradeOptions extends ServiceOptions {
   hubPython?: string;
@@ -48,7 +48,9 @@ function upgradeLines({ upgraded, service }: UpgradeSchemaResult): string[] {
   if (from === to) return [`${path} has schema ${to} already; nothing changed`];
   return [
     `Upgraded: ${path}, from schema ${from} to ${to}`,
-    ...dropped.map(({ clientId, what }) => `  dropped     client ${clientId}: ${what}`),
-    ...downtimeLines(service),
+    ...fieldLines({
+      dropped: dropped.map(({ clientId, what }) => `client ${clientId}: ${what}`),
+      service: describeDowntime(service),
+    }),
   ];
 }

@@ -1,4 +1,4 @@
-/** Options, lock and output lines of commands that run an operation on the store. */
+/** Options and lock of commands that run an operation on the store. */
 
 import { type Command, Option } from "commander";
 import { expandPath, expandTarget, isRemote } from "../../config/paths.js";
@@ -6,7 +6,6 @@ import { mergeServiceSettings, type ServiceSettings } from "../../config/setting
 import { type Settings, serviceKinds } from "../../config/settings-file.js";
 import { isKind, StoreError, systemError, withLine, wrap } from "../../errors.js";
 import type { OperationLock } from "../../operation/lock.js";
-import type { ServiceReport } from "../../operation/service.js";
 import { throwIfAborted } from "../../process/abort.js";
 import { abortOnSignal } from "../../process/signals.js";
 import type { OperationRequirements } from "../../recovery/recover.js";
@@ -427,22 +426,4 @@ export async function operateWithService<Result>(
       "If nothing has the store open, add --service none: the service is then neither stopped nor started.";
     throw wrap(error, { hint: withLine(error.hint, line) });
   }
-}
-
-export function passphraseLine(source: string): string {
-  return `  passphrase  in ${source === "keyring" ? "the keyring" : source}`;
-}
-
-export function bundleLines(bundle: { path: string } | null): string[] {
-  return bundle ? [`  bundle      ${bundle.path}`] : [];
-}
-
-export function downtimeLines({
-  unit,
-  stoppedMs,
-  listeningMs,
-}: Pick<ServiceReport, "unit" | "stoppedMs" | "listeningMs">): string[] {
-  if (stoppedMs === null) return [];
-  const again = listeningMs === null ? "" : `; it listened again after ${listeningMs} ms`;
-  return [`  service     ${unit ?? "the service"} was stopped for ${stoppedMs} ms${again}`];
 }

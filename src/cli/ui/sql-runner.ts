@@ -1,10 +1,12 @@
 /** Runs the statements and dot commands of `sql`, and prints their results. */
+
 import { StoreError } from "../../errors.js";
 import type { Cell, Counts, Effect, Rows, SqlSession } from "../../sql/session.js";
 import type { Statement } from "../../sql/statements.js";
 import { counted } from "../../text/count.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import type { Context } from "../context.js";
+import { formatCounts } from "./lines.js";
 import { hasTerminal } from "./prompt.js";
 import { type Column, formatTable } from "./table.js";
 
@@ -171,11 +173,10 @@ function isNumber(cell: Cell | undefined): boolean {
 /** Returns the effect of a transaction as lines of text. */
 function effectLines({ changes, clients: { before, after } }: Effect): string[] {
   const rows = changes.map(({ text, rows }) => `${counted(rows, "row")} changed: ${shorten(text)}`);
-  const counts = ({ active, revoked }: Counts) => `${active} active, ${revoked} revoked`;
   const fewer = after.active + after.revoked < before.active + before.revoked;
   return [
     ...rows,
-    `clients before: ${counts(before)}; after: ${counts(after)}`,
+    `clients before: ${formatCounts(before)}; after: ${formatCounts(after)}`,
     ...(fewer
       ? [
           "This deletes rows. The hub gives a new client the number of rows plus one as its id, which then overwrites an existing client. Use delete-client, which keeps the row.",
