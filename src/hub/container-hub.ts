@@ -8,10 +8,11 @@
 import { dirname, join } from "node:path";
 import { throughMounts } from "../config/hub-account.js";
 import { isKind } from "../errors.js";
-import { argsOf, listGroupProcesses, parseGroups, readGroups } from "../process/cgroup.js";
+import { argsOf, listGroupProcesses } from "../process/cgroup.js";
 import {
   type Container,
   engines,
+  findGroups,
   inspectContainer,
   listContainers,
   mayHaveContainers,
@@ -31,11 +32,11 @@ export interface ContainerHub {
   readonly serverJson: string | undefined;
   /** The copy in memory, mounted over the hub's own file. It may not exist. */
   readonly copy: string | undefined;
-  /** The container's path of the hub's data. */
+  /** The hub's `$XDG_DATA_HOME`, a path in the container. */
   readonly dataHome: string;
 }
 
-/** Reads from the mounts of a container where its hub has its files. */
+/** Finds the files of a container's hub by the mounts of the container. */
 export async function readContainerHub(container: Container): Promise<ContainerHub> {
   const { mounts, environment } = container;
   const configHome = configHomeOf(container);
@@ -52,7 +53,7 @@ export async function readContainerHub(container: Container): Promise<ContainerH
   };
 }
 
-/** Prefers the mounts: an image may omit the variables. */
+/** Returns the hub's `$XDG_CONFIG_HOME`. Prefers the mounts: an image may omit the variables. */
 function configHomeOf({ mounts, environment }: Container): string {
   const destinations = mounts.map(({ destination }) => destination);
   const file = destinations.find((path) => path.endsWith("/hivemind-core/server.json"));
@@ -87,11 +88,10 @@ function isHub(container: Container): boolean {
   return runsHub(container.args) || findRunningHub(container) !== undefined;
 }
 
-/** Returns the arguments of the hub's process in a container. */
-function findRunningHub({ id, pid, status }: Container): string[] | undefined {
-  if (status !== "running") return undefined;
-  const groups = parseGroups(readGroups(pid)).filter((group) => group.includes(id));
-  return groups.flatMap(listGroupProcesses).map(argsOf).find(runsHub);
+/** Returns the arguments of the hub's process in a container; undefined unless the hub runs. */
+function findRunningHub(container: Container): string[] | undefined {
+  if (container.status !== "running") return undefined;
+  return findGroups(container).flatMap(listGroupProcesses).map(argsOf).find(runsHub);
 }
 
 /** Returns the container of a service: the running container of a unit, or the named container. */

@@ -31,9 +31,10 @@ export function renderQuadlet(unit: ContainerUnit): string {
 ${renderQuadletDropIn(unit)}`;
 }
 
-/** Returns the same as a drop-in, which generators since Podman 5.0 read. */
+/** Returns the same lines as a drop-in for the quadlet, which Podman reads since version 5.0. */
 export function renderQuadletDropIn(unit: ContainerUnit): string {
-  return `${order(unit)}[Container]
+  const order = unit.kind === "user" ? `[Unit]\nAfter=${keyringUnit}\n\n` : "";
+  return `${order}[Container]
 Volume=%t/${copy}:${escapeSetting(unit.inside)}:ro
 
 [Service]
@@ -56,12 +57,11 @@ ${renderVolume(`${runtime}/${copy}`, unit.inside).replace(/^(?=.)/gm, "# ")}`;
 
 /** Returns the compose file that adds the copy to a service, at its path on this machine. */
 export function renderComposeOverride(service: string, source: string, inside: string): string {
-  const [path, target] = [source, inside].map((each) =>
-    JSON.stringify(each.replaceAll("$", "$$$$")),
-  );
+  // Compose expands variables in all values.
+  const quote = (path: string) => JSON.stringify(path.replaceAll("$", "$$$$"));
   return `services:
   ${JSON.stringify(service)}:
-${renderVolume(`${path}`, `${target}`)}`;
+${renderVolume(quote(source), quote(inside))}`;
 }
 
 /** The long syntax: with the short one, Docker creates a directory if the file is missing. */
@@ -97,10 +97,6 @@ ${preparation(unit)}ExecStart=${prepareLine(unit)}
 [Install]
 WantedBy=${target}
 `;
-}
-
-function order({ kind }: ContainerUnit): string {
-  return kind === "user" ? `[Unit]\nAfter=${keyringUnit}\n\n` : "";
 }
 
 function preparation({ credential }: ContainerUnit): string {

@@ -3,10 +3,10 @@ import { readFileSync } from "node:fs";
 import { basename } from "node:path";
 import { StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
-import { findOpenStore, listGroupProcesses, parseGroups, readGroups } from "../process/cgroup.js";
+import { findOpenStore, listGroupProcesses } from "../process/cgroup.js";
 import { findHolders } from "../process/holders.js";
 import { shellQuote } from "../text/escape.js";
-import { type Container, type ContainerName, isActive, mountsStore } from "./engine.js";
+import { type Container, type ContainerName, findGroups, isActive, mountsStore } from "./engine.js";
 import { findUnitOfContainer } from "./find-container.js";
 import { findOrigin } from "./origin.js";
 import { serviceOptions } from "./systemctl.js";
@@ -105,11 +105,10 @@ function isInside(pid: number, { engine, id }: Container): boolean {
   return origin?.kind === engine && origin.id === id;
 }
 
-/** Throws `refused` if the container uses another store. */
+/** Returns notices about a running container. Throws `refused` if it uses another store. */
 function checkStore(container: Container, storePath: string): string[] {
-  const { engine, name, pid } = container;
-  const groups = pid > 0 ? parseGroups(readGroups(pid)) : [];
-  const pids = groups.filter((group) => group.includes(container.id)).flatMap(listGroupProcesses);
+  const { engine, name } = container;
+  const pids = findGroups(container).flatMap(listGroupProcesses);
   const other = findOpenStore(pids, [basename(storePath), "clients.db"]);
   if (other !== undefined || !mountsStore(container, storePath)) {
     const fault =

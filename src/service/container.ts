@@ -7,7 +7,7 @@
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
-import { listGroupProcesses, parseGroups, readGroups } from "../process/cgroup.js";
+import { listGroupProcesses } from "../process/cgroup.js";
 import { withInheritedUmask } from "../process/privacy.js";
 import { type Outcome, run } from "../process/run.js";
 import { checkContainer } from "./container-checks.js";
@@ -16,6 +16,7 @@ import {
   type ContainerName,
   type Engine,
   engineLine,
+  findGroups,
   inspectContainer,
   isActive,
   listDependents,
@@ -235,8 +236,7 @@ export class ContainerService implements Service {
   #remember(container: Container | undefined): void {
     this.#container = container;
     if (!container || container.pid === 0) return;
-    const groups = parseGroups(readGroups(container.pid));
-    this.#groups = groups.filter((group) => group.includes(container.id));
+    this.#groups = findGroups(container);
   }
 
   #error(message: string): StoreError {

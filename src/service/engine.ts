@@ -6,6 +6,7 @@ import type { Mount } from "../config/hub-account.js";
 import { dataHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { realPathIfExists } from "../fs/read.js";
+import { parseGroups, readGroups } from "../process/cgroup.js";
 import { type Outcome, run } from "../process/run.js";
 import * as z from "../schema.js";
 import { shellQuote } from "../text/escape.js";
@@ -109,6 +110,12 @@ const inspectedSchema = z.array(
 );
 
 type Inspected = z.infer<typeof inspectedSchema>[number];
+
+/** Returns the control groups of a running container; none if it does not run. */
+export function findGroups({ id, pid }: Pick<Container, "id" | "pid">): string[] {
+  if (pid === 0) return [];
+  return parseGroups(readGroups(pid)).filter((group) => group.includes(id));
+}
 
 /** Runs an engine. No argument may be a secret. */
 export function runEngine(

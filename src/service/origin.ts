@@ -18,7 +18,7 @@ export type Origin =
 const id = "([0-9a-f]{64})(?:\\.scope)?(?=/|$)";
 const otherEngine = (engine: string) => () => ({ kind: "container", engine }) as const;
 
-/** The control groups of containers, and the origin for the identifier in their names. */
+/** Patterns of the control groups of containers, each with the origin for the matched identifier. */
 const containers: readonly (readonly [RegExp, (id: string) => Origin])[] = [
   // "payload" is podman's group with --cgroups=split, below the group of the unit.
   [new RegExp(`/libpod-(?:payload-)?${id}`), (id) => ({ kind: "podman", id })],
@@ -34,7 +34,7 @@ const containers: readonly (readonly [RegExp, (id: string) => Origin])[] = [
  * of a login session.
  *
  * A container takes precedence over the units in its path: units above it belong to the engine,
- * units below it to a manager inside. Of nested containers, the outermost belongs to this machine's
+ * units below it to a manager inside. The outermost of nested containers belongs to this machine's
  * engine.
  */
 export function parseOrigin(text: string): Origin | undefined {

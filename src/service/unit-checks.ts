@@ -226,7 +226,7 @@ async function checkLauncher({ name }: UnitName, storePath: string): Promise<str
   return inContainers.length === 0
     ? [`${name} is active, but no container has ${storePath} open at the moment`]
     : [
-        `${name} starts containers: ${formatHolders(inContainers)} in a container must stop with ${name}`,
+        `${name} starts containers: it must also stop ${formatHolders(inContainers)}, which runs in a container`,
       ];
 }
 
@@ -244,7 +244,7 @@ async function checkStore(
     (startsContainers(properties)
       ? undefined
       : findOtherDefaultStore(Number(properties.MainPID) || pids[0], storePath, names));
-  // The unit may have opened the store since `isHolder` was determined.
+  // The unit may have opened the store since `checkUnit` searched for its holders.
   if (other === storePath && (await holdsStore(properties, storePath))) return [];
   const { name } = unit;
   if (other === undefined) {

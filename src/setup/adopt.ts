@@ -58,7 +58,7 @@ export interface AdoptOptions extends OperationOptions {
   readonly backupDirectory?: string | undefined;
   readonly recipientPlan: RecipientPlan;
   /** Default: the password in the `server.json` of the service's hub. */
-  readonly passphrase?: StoreSecret | string | undefined;
+  readonly passphrase?: StoreSecret | undefined;
   /** Asks for the passphrase if `server.json` has none. */
   readonly askPassphrase?: (() => Promise<string>) | undefined;
   /** Whether to remove the plaintext password from `server.json`. */
@@ -77,7 +77,7 @@ export interface AdoptResult {
     readonly passwordRemoved: boolean;
   };
   readonly bundle: BundleReport | null;
-  /** Only for a store that was encrypted again: this stops the service. */
+  /** Only for a store that was encrypted again, which stops the service. */
   readonly service?: ServiceReport;
 }
 
@@ -110,7 +110,7 @@ async function chooseCandidate(
       const { connection } = await openEncrypted(storePath, candidate, { mode: "readwrite" });
       await connection.close();
       if (candidate !== likeliest) {
-        reporter.notice(`${path}: the whole text opens the store, not the first line alone`);
+        reporter.notice(`${path}: the store opens with the whole text, not with its first line`);
       }
       return candidate;
     } catch (error) {
@@ -195,10 +195,7 @@ async function resolvePassphrase(
   inServerJson: string | undefined,
 ): Promise<string> {
   const { storePath } = lock;
-  const given =
-    typeof passphrase === "object"
-      ? await chooseCandidate(storePath, passphrase, reporter)
-      : passphrase;
+  const given = passphrase && (await chooseCandidate(storePath, passphrase, reporter));
   const found = given ?? inServerJson ?? (await askPassphrase?.());
   if (found !== undefined) return found;
   throw new StoreError("passphraseUnavailable", `${serverJson} has no password for ${storePath}`, {
@@ -361,8 +358,9 @@ async function assertEncrypted(storePath: string): Promise<void> {
 }
 
 /**
- * Returns the environment of the service's hub, by which its `server.json` is found. Adopting does
- * not stop the service, so without a service the environment of this process counts.
+ * Returns the environment and container of the service's hub, by which its `server.json` is found.
+ * Adopting does not stop the service, so an unknown service is no error: the environment of the hub
+ * that this process works for is used instead.
  */
 async function findHub({
   service: choice,
@@ -400,9 +398,9 @@ async function assertHubKeepsAccess(
   passwordFile: string,
   { cipherCompatibility }: StoreKey,
 ): Promise<void> {
+  if (hub === "none") return;
   const service = await selectService(choice);
   const delivery = await findPasswordDelivery({ service, choice, wasActive: false }, hub);
-  if (hub === "none") return;
   if (delivery.how === "run") {
     return assertHubOpens({ service, choice }, delivery, cipherCompatibility, reporter);
   }

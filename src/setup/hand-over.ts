@@ -31,7 +31,7 @@ import { shellQuote } from "../text/escape.js";
 import { isStartedByRun } from "./hub-survey.js";
 import { assertNotNamed, isHandedOver, updateSetupRecord } from "./record.js";
 import { type SetupScope, toServiceChoice } from "./request.js";
-import { isServing, type Outage, waitUntilServing } from "./serving.js";
+import { type Outage, waitUntilServing } from "./serving.js";
 import { encryptedStore, readPassphrase } from "./store.js";
 import { withHubStopped } from "./window.js";
 
@@ -62,7 +62,7 @@ export async function restartOnStore(
     withHubStopped({
       ...{ lock, service: toServiceChoice(storePath, hub), recoveryCommand, reporter, signal },
       ...change,
-      waitUntilServing: (service) => waitUntilServing(service, () => isServing(storePath, hub)),
+      waitUntilServing: (service) => waitUntilServing(service, storePath, hub),
       mayBeStopped: false,
     }),
   );
@@ -76,7 +76,7 @@ async function waitForEarlierStart({ request: { storePath }, hub }: SetupScope):
   if (!(await isStartedByRun(hub))) return false;
   try {
     const service = await selectService(toServiceChoice(storePath, hub));
-    await waitUntilServing(service, () => isServing(storePath, hub));
+    await waitUntilServing(service, storePath, hub);
     return true;
   } catch (error) {
     if (isKind(error, "service")) return false;
@@ -85,8 +85,8 @@ async function waitForEarlierStart({ request: { storePath }, hub }: SetupScope):
 }
 
 /**
- * Returns the change that this run has to make. It does not revert changes of an earlier run,
- * because the store may have new clients since.
+ * Returns the change that this run has to make. Its reversal does not revert changes of an earlier
+ * run, because the store may have new clients since.
  */
 async function planChange(scope: SetupScope, isPasswordRemoved: boolean): Promise<Change> {
   const { former, request } = scope;
@@ -164,8 +164,8 @@ async function copyUnchanged(
 }
 
 /**
- * Deletes all clients of the store: the hub may have changed clients since a killed setup copied
- * them.
+ * Deletes all clients of the store, because the hub may have changed clients since a killed setup
+ * copied them.
  *
  * @throws {@link StoreError} refused - if the store has clients missing from the hub's database,
  *   because a hub has used the store
@@ -173,36 +173,29 @@ async function copyUnchanged(
 async function emptyStore({ request, found, database }: SetupScope, from: Endpoint): Promise<void> {
   const { storePath, source } = request;
   await using store = await unlockStore(storePath, source, { mode: "readwrite" });
-  const lacking = await findMissingIds(from, await listActiveIds(store));
+  const lacking = await findMissingIds(store, from);
   if (lacking.length > 0) {
     throw new StoreError(
       "refused",
       `${storePath} has clients that ${database.place} lacks: ${listIds(lacking)}`,
       {
-        hint: `Nothing was removed. To keep these clients, let the database in ${found.server.path} be the store again, or add them to the hub's database.\nTo discard them, move the store away: mv ${shellQuote(storePath)} ${shellQuote(`${storePath}.old`)}`,
+        hint: `Nothing was removed. To keep these clients, let ${found.server.path} name the store again, or add them to the hub's database.\nTo discard them, move the store away: mv ${shellQuote(storePath)} ${shellQuote(`${storePath}.old`)}`,
       },
     );
   }
   await store.connection.run("DELETE FROM clients");
 }
 
-/**
- * Returns the ids of the clients that are not revoked. A copy creates revoked rows for unused ids,
- * which the source does not have.
- */
-async function listActiveIds(store: ClientStore): Promise<Set<number>> {
-  const ids = new Set<number>();
-  for await (const client of store) if (!isRevoked(client)) ids.add(client.client_id);
-  return ids;
-}
-
-/** Returns the ids that a database lacks: all of them if its file does not exist yet. */
-async function findMissingIds({ name, config }: Endpoint, ids: Set<number>): Promise<number[]> {
-  const lacking = new Set(ids);
+/** Returns the ids of the store's clients that another database lacks. */
+async function findMissingIds(store: ClientStore, { name, config }: Endpoint): Promise<number[]> {
+  const lacking = new Set<number>();
+  // A copy creates revoked rows for unused ids, which its source does not have.
+  for await (const client of store) if (!isRevoked(client)) lacking.add(client.client_id);
   try {
     await using database = await DatabaseFactory.create(name, config, { mode: "readonly" });
     for await (const { client_id } of database) lacking.delete(client_id);
   } catch (error) {
+    // A hub without clients has not written the file yet.
     if (!isKind(error, "notFound")) throw error;
   }
   return [...lacking];

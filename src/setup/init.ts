@@ -3,8 +3,8 @@
  *
  * The order makes a kill harmless. First everything is checked. Then the passphrase is stored in
  * the keyring and read back, then the recovery key is delivered, then the store is written under
- * another name and renamed when it is complete. The next `init` uses a stored passphrase without a
- * store. A failure removes what was created.
+ * another name and renamed when it is complete. If a kill leaves a stored passphrase without a
+ * store, the next `init` uses this passphrase. A failure removes what was created.
  */
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
@@ -72,7 +72,8 @@ export interface InitResult {
 /**
  * Creates the store.
  *
- * @throws {@link StoreError} refused - if there is a store, or its path has another passphrase
+ * @throws {@link StoreError} refused - if there is a file at the path, or the keyring has another
+ *   passphrase for it than the given one
  * @throws {@link StoreError} usage - for a malformed recipient
  * @throws {@link StoreError} passphraseUnavailable - if the passphrase cannot be stored or read
  * @throws {@link StoreError} io - if a file cannot be written
@@ -212,14 +213,14 @@ async function createPassphrase(options: InitOptions): Promise<string> {
   return await readFirstPassphrase(source, storePath);
 }
 
-/** Throws if the file does not exist, because this program writes no passphrase to a disk. */
+/** Checks that the file exists: this program writes no unencrypted passphrase to a disk. */
 async function assertPassphraseFile(path: string): Promise<void> {
   try {
     await stat(path);
   } catch (error) {
     if (!hasCode(error, "ENOENT", "ENOTDIR")) throw systemError(error, `cannot inspect ${path}`);
     throw new StoreError("passphraseUnavailable", `no such file: the passphrase file ${path}`, {
-      hint: `Create it: (umask 077; openssl rand -base64 33 > ${shellQuote(path)}). Only for the keyring is a passphrase generated.`,
+      hint: `Create it: (umask 077; openssl rand -base64 33 > ${shellQuote(path)}). This program generates passphrases only for the keyring and for sealed files.`,
     });
   }
 }

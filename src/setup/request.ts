@@ -103,14 +103,11 @@ function rememberKey(recoveryKey: RecoveryKeyDelivery): RememberedKey {
   return {
     identity: () => delivered,
     delivery: {
-      isRequested: recoveryKey.isRequested,
-      assertPossible: () => recoveryKey.assertPossible(),
+      ...recoveryKey,
       deliver: async (identity, recipient) => {
         await recoveryKey.deliver(identity, recipient);
         delivered = identity;
       },
-      report: () => recoveryKey.report(),
-      revoke: () => recoveryKey.revoke(),
     },
   };
 }

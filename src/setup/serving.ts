@@ -11,7 +11,7 @@ import { isHandedOver } from "./record.js";
 /** A hub opens its database after Python's imports, which take seconds on a small board. */
 const limitMs = 120_000;
 const pauseMs = 500;
-/** A hub is observed for longer than it is up in a crash loop, some seconds each time. */
+/** Longer than a hub in a crash loop is up, which is some seconds each time. */
 const observationMs = 10_000;
 
 /** The outage of the hub, in milliseconds from the request to stop. */
@@ -27,22 +27,18 @@ export function toOutage({ stoppedMs, listeningMs }: ServiceReport): Outage | nu
   return stoppedMs === null ? null : { stoppedMs, listeningMs };
 }
 
-/** Returns whether the hub has the encrypted store open, with the passphrase from `run`. */
-export async function isServing(storePath: string, hub: ServiceName): Promise<boolean> {
-  return (await isHandedOver(storePath)) && (await isHubServing(hub, storePath));
-}
-
 /**
- * Waits until the hub has opened the encrypted store.
+ * Waits until the hub has opened the encrypted store with the passphrase from `run`.
  *
  * @throws {@link StoreError} service - if the hub ends, or has not opened the store in time
  */
 export async function waitUntilServing(
   service: Service,
-  isServing: () => Promise<boolean>,
+  storePath: string,
+  hub: ServiceName,
 ): Promise<void> {
   const deadline = performance.now() + limitMs;
-  while (!(await isServing())) {
+  while (!(await isHandedOver(storePath)) || !(await isHubServing(hub, storePath))) {
     await assertUp(service);
     if (performance.now() > deadline) {
       throw notServing(
@@ -57,7 +53,7 @@ export async function waitUntilServing(
 /**
  * Waits until the hub listens on its ports again, for at most 30 s.
  *
- * A hub on a JSON database reads the file and closes it, so its port is all that shows its work.
+ * A hub on a JSON database reads the file and closes it, so only its ports show that it works.
  *
  * @throws {@link StoreError} service - if the hub ends
  */

@@ -78,9 +78,9 @@ export async function setUp(
   emitStep("setup.handed-over");
   throwIfAborted(request.signal);
   // The plain copy is removed only if a backup of its clients opens.
-  const isBackupVerified = needed.has("backup") || needed.has("plain-copy");
-  const makesKeys = needed.has("keys") && !isStoreMade(scope, needed);
-  const backup = isBackupVerified ? await makeFirstBackup(scope, { makesKeys }) : null;
+  const isBackupNeeded = needed.has("backup") || needed.has("plain-copy");
+  const makesKeys = needed.has("keys") && !makesStore(scope, needed);
+  const backup = isBackupNeeded ? await makeFirstBackup(scope, { makesKeys }) : null;
   const kept = needed.has("plain-copy") ? await removePlainCopy(scope) : null;
   const schedule = needed.has("schedule") ? await installTimer(scope) : found.schedule;
   const record = await completeRecord(scope);
@@ -108,8 +108,10 @@ async function prepareHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promi
   const isMissing = needed.has("packages");
   if (isMissing) await assertBlacklistsKept(scope);
   const packages = isMissing ? await installPackages(scope) : found.packages;
-  if (packages && !isMissing && found.hubContainer === undefined)
+  if (packages && !isMissing && found.hubContainer === undefined) {
+    // Remembers the packages for `run`, which starts the hub.
     await surveyPackages([packages.python], currentAccount(), { remember: true });
+  }
   const known = [settings.backup?.to, settings.backup?.bundle_to].filter(
     (path) => path !== undefined,
   );
@@ -120,9 +122,9 @@ async function prepareHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promi
 }
 
 /**
- * Checks the clients of a plain store. The hub opens it with the new packages at its next start.
+ * Checks the clients of a plain store, which the hub opens with the new packages at its next start.
  *
- * @throws {@link StoreError} refused - if the hub would not enforce their blacklists
+ * @throws {@link StoreError} refused - if the hub would not enforce the clients' blacklists
  */
 async function assertBlacklistsKept({ found, database }: SetupScope): Promise<void> {
   const finding = found.packages && findHiveMind4Obstacle(found.packages);
@@ -132,7 +134,7 @@ async function assertBlacklistsKept({ found, database }: SetupScope): Promise<vo
   throw new StoreError(finding.kind, finding.problem, { hint: finding.fix });
 }
 
-/** Installs the hub's packages, and inspects them again: they determine the store's format. */
+/** Installs the hub's packages, and inspects them again, because they determine the format. */
 async function installPackages({ request, found }: SetupScope): Promise<PackagesSurvey> {
   const { python } = found.packages ?? {};
   if (python === undefined) throw new Error("the plan has obstacles");
@@ -171,7 +173,7 @@ function buildSettings({ request, found, hub }: SetupScope, saved: Settings | un
  * Returns whether this setup creates, encrypts or adopts the store, which generates its keys.
  * Otherwise the first backup generates the missing keys.
  */
-function isStoreMade({ former }: SetupScope, needed: ReadonlySet<StepId>): boolean {
+function makesStore({ former }: SetupScope, needed: ReadonlySet<StepId>): boolean {
   return needed.has(former === "sqlcipher" ? "server.json" : "store");
 }
 
@@ -185,15 +187,19 @@ async function moveHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
   const changesHub = (["drop-in", "store", "server.json", "restart"] as const).some((id) =>
     needed.has(id),
   );
-  if (changesHub) await beginRecord(scope);
-  if (changesHub) await sealPassphrase(scope);
+  if (changesHub) {
+    await beginRecord(scope);
+    await sealPassphrase(scope);
+  }
   // A JSON hub does not notice the new store, so the store comes first and may fail.
   if (former === "json" && needed.has("store")) {
     await createStore(scope, buildSettings(scope, await loadSection(request.section)));
   }
-  // The drop-in of a finished setup would not start the hub on its former database.
-  if (needed.has("drop-in") || (changesHub && isSealedUnit(scope.request, scope.hub)))
-    await writeDropIn(scope);
+  // The drop-in of a complete setup would not start a sealed unit on its former database.
+  if (needed.has("drop-in") || (changesHub && isSealedUnit(request, scope.hub))) {
+    await installDropIn(request, scope.hub, "in-progress");
+    emitStep("setup.drop-in");
+  }
   if (former === "sqlite" && needed.has("store")) return encryptStore(scope);
   const isPasswordRemoved = former === "sqlcipher" && needed.has("server.json");
   if (isPasswordRemoved) await adoptStore(scope);
@@ -201,12 +207,12 @@ async function moveHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
 }
 
 /**
- * Removes the drop-in of this run if the hub does not stay up with it, for example because other
- * settings of the unit break Node.js. The hub then starts as before.
+ * Removes the drop-in that this run wrote if the hub does not stay up with it, for example because
+ * other settings of the unit break Node.js. The hub then starts as before.
  *
  * The drop-in stays if the hub uses the encrypted store, because only `run` passes the passphrase.
  *
- * @throws `error`, with what was done
+ * @throws `error`, with what was done in its message
  */
 async function removeBrokenDropIn(
   error: unknown,
@@ -275,19 +281,11 @@ async function readFormerDatabase(scope: SetupScope): Promise<SetupRecord["datab
   return { kind, place: database.place, ...named };
 }
 
-async function writeDropIn({ hub, request }: SetupScope): Promise<void> {
-  await installDropIn(request, hub, "in-progress");
-  emitStep("setup.drop-in");
-}
-
 async function installTimer({ request, found }: SetupScope): Promise<Schedule> {
   const { storePath, backupCommand: command } = request;
   const { active, onCalendar } = found.schedule ?? {};
-  const installed = await installSchedule({
-    ...{ storePath, job: "backup", command },
-    ...scheduleTimes,
-    ...(active && onCalendar && { onCalendar }),
-  });
+  const times = { ...scheduleTimes, ...(active && onCalendar && { onCalendar }) };
+  const installed = await installSchedule({ storePath, job: "backup", command, ...times });
   emitStep("setup.scheduled");
   return installed;
 }
@@ -297,7 +295,8 @@ async function completeRecord(scope: SetupScope): Promise<SetupRecord | undefine
   const { settingsPath, storePath } = scope.request;
   const record = await readSetupRecord(settingsPath, storePath);
   if (record === undefined || record.phase === "complete") return record;
-  if (isSealedUnit(scope.request, scope.hub))
+  if (isSealedUnit(scope.request, scope.hub)) {
     await installDropIn(scope.request, scope.hub, "complete");
+  }
   return updateSetupRecord(settingsPath, storePath, () => ({ phase: "complete" }));
 }

@@ -28,11 +28,11 @@ import { adopt } from "./adopt.js";
 import { initStore } from "./init.js";
 import { assertNotNamed } from "./record.js";
 import { type SetupRequest, type SetupScope, toServiceChoice } from "./request.js";
-import { isServing, type Outage, toOutage, waitUntilServing } from "./serving.js";
+import { type Outage, toOutage, waitUntilServing } from "./serving.js";
 
 /**
- * Seals a passphrase before a unit loads it, unless one is sealed already: a new passphrase, or the
- * password in `server.json`.
+ * Seals the password in `server.json` or a new passphrase, unless a passphrase is sealed already.
+ * Must run before the drop-in is written, whose unit loads the sealed file.
  */
 export async function sealPassphrase({ request, found, former }: SetupScope): Promise<void> {
   const { source } = request;
@@ -110,7 +110,7 @@ export async function encryptStore(scope: SetupScope): Promise<Outage | null> {
   await narrowAccess(storePath);
   const choice = toServiceChoice(storePath, hub);
   try {
-    await waitUntilServing(await selectService(choice), () => isServing(storePath, hub));
+    await waitUntilServing(await selectService(choice), storePath, hub);
   } catch (error) {
     throw withRecovery(error, { messages: [] }, await returnToPlainStore(request, choice));
   }
@@ -177,18 +177,17 @@ export function recipientOptions({ request, recoveryKey }: SetupScope) {
 }
 
 /**
- * Converts the store to plain SQLite. The operation stops and starts the hub itself. The drop-in
- * stays: while the record is not complete, `run` starts the hub of a plain store without a
- * passphrase.
+ * Converts the store to plain SQLite; the operation restarts the hub. The drop-in stays: while the
+ * record is not complete, `run` starts the hub of a plain store without a passphrase.
  */
 export async function decryptStore(request: SetupRequest, service: ServiceChoice): Promise<void> {
   const { storePath, source, recoveryCommand, signal } = request;
-  // Setup has asked already.
+  // The user has confirmed the plan already.
   const reporter = { ...request.reporter, confirm: async () => undefined };
   await withOperation(storePath, reporter, (lock) =>
     decrypt({
       ...{ lock, source, service, recoveryCommand, reporter, signal },
-      // The unit of a quadlet writes the copy at each start, and no unit starts this container.
+      // A quadlet's unit writes the copy at each start. No unit starts a container of compose.
       ...(hubContainer()?.compose ? { hub: "auto", clearsCopy: true } : { hub: "none" }),
     }),
   );
@@ -198,10 +197,10 @@ export async function decryptStore(request: SetupRequest, service: ServiceChoice
 async function returnToPlainStore(request: SetupRequest, choice: ServiceChoice): Promise<string> {
   try {
     await decryptStore(request, choice);
-    // The operation starts only a unit that ran. systemd may have stopped restarting this one.
+    // The operation starts only a unit that ran. This unit may have failed and stopped.
     const service = await selectService(choice);
     if (!(await service.state()).active) await service.start([]);
-    return `${request.storePath} is not encrypted again, and the hub uses it`;
+    return `${request.storePath} is plain SQLite again, and the hub uses it`;
   } catch (error) {
     return systemError(error, `${request.storePath} could not be decrypted again`).message;
   }

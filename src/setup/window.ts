@@ -1,8 +1,8 @@
 /**
  * Stops the hub for a part of setup.
  *
- * After a kill only the service must be started, which the journal names: while the record is not
- * complete, the hub's unit starts on the database named in `server.json`.
+ * After a kill, the service in the journal must be started, and nothing else: while the record is
+ * not complete, the hub's unit starts on the database named in `server.json`.
  */
 import { hubContainer } from "../config/hub-account.js";
 import { isKind, StoreError, systemError } from "../errors.js";
@@ -24,7 +24,7 @@ import { type Outage, toOutage } from "./serving.js";
 
 /** The time for the work until the restart timer starts the hub, in addition to the stop. */
 const workLimitMs = 60_000;
-/** The same for a container of compose: it is created again, and its copy is written. */
+/** The same for a container of compose, which is created again, and whose copy is written. */
 const composeWorkLimitMs = workLimitMs + createLimitMs + renewLimitMs;
 
 export interface HubWindow {
@@ -55,14 +55,14 @@ export interface HubWindow {
  * Stops the hub, runs `work`, and starts the hub again, also after a failure. If the hub does not
  * work then, reverts `work` and starts the hub as before.
  *
- * @returns null if the hub did not run
+ * @returns the outage; null if the hub did not run
  * @throws {@link StoreError} service - if the hub did not work, or did not start
  * @throws what `work` throws
  */
 export async function withHubStopped(window: HubWindow): Promise<Outage | null> {
   const { lock, reporter, recoveryCommand, signal } = window;
   const { storePath } = lock;
-  // The hub does not use the store yet, which `check` would report.
+  // The hub need not use the store yet, so the notice about this is a detail here.
   const service = await resolveService(window.service, { ...reporter, notice: reporter.detail });
   if (!service.wasActive && !window.mayBeStopped) {
     throw new StoreError("service", `${service.service.name ?? "the hub"} is not running`, {
@@ -140,7 +140,7 @@ async function removeCopyOfCompose(): Promise<void> {
   if (hubContainer()?.compose) await removeFile(copyPath());
 }
 
-/** No unit starts the container of compose and writes the copy before. */
+/** Writes the copy for a container of compose. A quadlet's unit writes it at each start. */
 async function renewCopyOfCompose(): Promise<void> {
   if (hubContainer()?.compose) await renewCopy();
 }

@@ -162,7 +162,7 @@ test.each(proving ? layouts : layouts.slice(0, 1))(
     const outcome = {
       json: /the hub uses its former database/,
       // If the hub exits at once, encrypt notices it; else, setup does.
-      sqlite: /the replaced store was put back|is not encrypted again, and the hub uses it/,
+      sqlite: /the replaced store was put back|is plain SQLite again, and the hub uses it/,
       sqlcipher: /the password was written back to .*server\.json/,
     }[layout];
     expect([failed.code, failed.stderr]).toEqual([15, expect.stringMatching(outcome)]);
