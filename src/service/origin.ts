@@ -18,7 +18,7 @@ export type Origin =
 const id = "([0-9a-f]{64})(?:\\.scope)?(?=/|$)";
 const otherEngine = (engine: string) => () => ({ kind: "container", engine }) as const;
 
-/** Patterns of the control groups of containers, each with the origin for the matched identifier. */
+/** Patterns of the control groups of containers, each with the origin for the matched id. */
 const containers: readonly (readonly [RegExp, (id: string) => Origin])[] = [
   // "payload" is podman's group with --cgroups=split, below the group of the unit.
   [new RegExp(`/libpod-(?:payload-)?${id}`), (id) => ({ kind: "podman", id })],
