@@ -22,9 +22,10 @@ export interface HubChoiceOptions {
 
 /**
  * Returns the context of `setup`. Without a configured passphrase source, the source is a sealed
- * file for a system unit of another user, because root's keyring is not that user's. With
- * `--headless` it is a sealed file for every hub if systemd can seal for this user, because the
- * keyring is locked at boot. Otherwise it is the keyring.
+ * file for a system unit of another user, because root's keyring is not that user's, and for the
+ * unit of a container of root's Podman, which has no keyring. With `--headless` it is a sealed file
+ * for every hub if systemd can seal for this user, because the keyring is locked at boot. Otherwise
+ * it is the keyring.
  *
  * @throws {@link StoreError} refused - if several system units start a hub, or if a setup has set
  *   up another hub than the options name
@@ -33,12 +34,13 @@ export async function resolveSetupContext(
   command: Command,
   options: HubChoiceOptions,
 ): Promise<Context> {
-  const isInSystem = await workForSystemHub(options);
-  if (!isInSystem) await workForContainerHub(command, options);
+  const isOfUnit = await workForSystemHub(options);
+  if (!isOfUnit) await workForContainerHub(command, options);
+  const isInSystem = isOfUnit || (await workForContainerAccount());
   const { db, name, subfolder } = globalOptionsOf(command);
   const isNamed = db !== undefined || name !== undefined || subfolder !== undefined;
   const { resolveContainerStorePath } = await import("../setup/container.js");
-  const store = isInSystem
+  const store = isOfUnit
     ? await resolveStorePath(await findHubStore("setup"), hubEnvironment())
     : await resolveContainerStorePath();
   const found = !isNamed && store !== undefined ? { store } : {};
@@ -72,6 +74,19 @@ async function workForContainerHub(command: Command, options: HubChoiceOptions):
   const { findContainerHub } = await import("../setup/container.js");
   const hub = await findContainerHub(storePath);
   if (hub !== undefined && isWantedContainer(hub, options)) workForContainer(hub);
+}
+
+/**
+ * Lets root work in the account of the hub in a container of its Podman.
+ *
+ * @returns whether this process works in such an account from now on
+ */
+async function workForContainerAccount(): Promise<boolean> {
+  const container = hubContainer();
+  if (container?.unit.manager !== "systemd") return false;
+  const { findContainerAccount } = await import("../hub/container-hub.js");
+  workFor(await findContainerAccount(container));
+  return true;
 }
 
 function isWantedContainer(

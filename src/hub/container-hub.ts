@@ -5,8 +5,9 @@
  * over the hub's own file. `run --prepare` writes the copy. `rotate` and other changes of the
  * passphrase write it, too, before they start the container.
  */
+import { stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { throughMounts } from "../config/hub-account.js";
+import { type HubAccount, type HubContainer, throughMounts } from "../config/hub-account.js";
 import { isKind } from "../errors.js";
 import { argsOf, listGroupProcesses } from "../process/cgroup.js";
 import {
@@ -88,10 +89,26 @@ function isHub(container: Container): boolean {
   return runsHub(container.args) || findRunningHub(container) !== undefined;
 }
 
-/** Returns the arguments of the hub's process in a container; undefined unless the hub runs. */
-function findRunningHub(container: Container): string[] | undefined {
+/** Returns the hub's process in a container; undefined unless the hub runs. */
+function findRunningHub(container: Container): number | undefined {
   if (container.status !== "running") return undefined;
-  return findGroups(container).flatMap(listGroupProcesses).map(argsOf).find(runsHub);
+  return findGroups(container)
+    .flatMap(listGroupProcesses)
+    .find((pid) => runsHub(argsOf(pid)));
+}
+
+/**
+ * Returns the account on this machine that the hub of a container has, for a process of root: that
+ * of its process, or, while it does not run, of its `server.json`.
+ */
+export async function findContainerAccount({
+  unit,
+  serverJson,
+}: HubContainer): Promise<HubAccount> {
+  const container = await findContainerOfService(unit);
+  const pid = container && findRunningHub(container);
+  const { uid, gid } = await stat(pid === undefined ? serverJson : `/proc/${pid}`);
+  return { uid, gid, environment: process.env };
 }
 
 /** Returns the container of a service: the running container of a unit, or the named container. */
@@ -115,7 +132,8 @@ export async function findContainerOfUnit({
  */
 export function findContainerPython(container: Container): HubPython | undefined {
   const { engine, id } = container;
-  const [program = ""] = findRunningHub(container) ?? [];
+  const pid = findRunningHub(container);
+  const [program = ""] = pid === undefined ? [] : argsOf(pid);
   if (!isPython(program)) return undefined;
   const python = shellQuote(program);
   // The last argument is a temporary directory of this machine, absent in the container.

@@ -23,7 +23,10 @@ export interface ContainerUnit {
   readonly credential: string | undefined;
 }
 
-const copy = "hivemind-sqlcipher/server.json";
+const composeDirectory = "hivemind-sqlcipher";
+
+/** Several quadlets on a machine must not share a directory. */
+const quadletDirectory = "hivemind-sqlcipher-%N";
 
 /** Returns the lines for a quadlet. Its unit writes the copy at each start. */
 export function renderQuadlet(unit: ContainerUnit): string {
@@ -35,10 +38,10 @@ ${renderQuadletDropIn(unit)}`;
 export function renderQuadletDropIn(unit: ContainerUnit): string {
   const order = unit.kind === "user" ? `[Unit]\nAfter=${keyringUnit}\n\n` : "";
   return `${order}[Container]
-Volume=%t/${copy}:${escapeSetting(unit.inside)}:ro
+Volume=%t/${quadletDirectory}/server.json:${escapeSetting(unit.inside)}:ro
 
 [Service]
-${preparation(unit)}ExecStartPre=${prepareLine(unit)}
+${preparation(unit, quadletDirectory)}ExecStartPre=${prepareLine(unit, quadletDirectory)}
 `;
 }
 
@@ -52,7 +55,7 @@ export function renderCompose(unit: ContainerUnit): string {
 ${renderCopyUnit(unit)}
 # In the compose file, for the hub's service:
 #
-${renderVolume(`${runtime}/${copy}`, unit.inside).replace(/^(?=.)/gm, "# ")}`;
+${renderVolume(`${runtime}/${composeDirectory}/server.json`, unit.inside).replace(/^(?=.)/gm, "# ")}`;
 }
 
 /** Returns the compose file that adds the copy to a service, at its path on this machine. */
@@ -92,22 +95,22 @@ Type=oneshot
 RemainAfterExit=yes
 # the container mounts the copy for as long as it runs
 RuntimeDirectoryPreserve=yes
-${preparation(unit)}ExecStart=${prepareLine(unit)}
+${preparation(unit, composeDirectory)}ExecStart=${prepareLine(unit, composeDirectory)}
 
 [Install]
 WantedBy=${target}
 `;
 }
 
-function preparation({ credential }: ContainerUnit): string {
+function preparation({ credential }: ContainerUnit, directory: string): string {
   const sealed =
     credential === undefined
       ? ""
       : `LoadCredentialEncrypted=hivemind-sqlcipher:${escapeSetting(credential)}\n`;
-  return `${sealed}RuntimeDirectory=hivemind-sqlcipher\nRuntimeDirectoryMode=0700\n`;
+  return `${sealed}RuntimeDirectory=${directory}\nRuntimeDirectoryMode=0700\n`;
 }
 
-function prepareLine({ run, serverJson, owner }: ContainerUnit): string {
+function prepareLine({ run, serverJson, owner }: ContainerUnit, directory: string): string {
   const options = ["--server-json", serverJson, ...(owner === undefined ? [] : ["--owner", owner])];
-  return `${quoteCommand(...run, "--prepare")} %t/${copy} ${quoteCommand(...options)}`;
+  return `${quoteCommand(...run, "--prepare")} %t/${directory}/server.json ${quoteCommand(...options)}`;
 }

@@ -12,6 +12,7 @@ import { statIfExists } from "../fs/read.js";
 import { findHubContainers, readContainerHub, toHost } from "../hub/container-hub.js";
 import { copyPath, startsByRun } from "../hub/password-delivery.js";
 import { databaseIn, namedStore, readServerJson, sqliteModule } from "../hub/server-json.js";
+import { resolveSealedPath } from "../keys/reseal.js";
 import {
   findComposeProgram,
   findComposeService,
@@ -43,7 +44,9 @@ export interface ContainerSurvey extends ContainerName {
   readonly hasCopy: boolean;
   /** The unit that Podman generates from the container's quadlet. */
   readonly quadletUnit: UnitName | undefined;
-  /** Why setup cannot change the quadlet or compose file; undefined for any other container. */
+  /** The passphrase source of root, who has no keyring at boot; undefined for another user. */
+  readonly source: string | undefined;
+  /** Why setup cannot let the container mount a copy of `server.json`. */
   readonly problem: string | undefined;
 }
 
@@ -74,14 +77,15 @@ interface Inspection {
 async function inspectContainerHub(container: Container): Promise<Inspection> {
   const unit = await findUnitOfContainer(container);
   if (unit !== undefined) return inspectQuadlet(container, unit);
-  return container.compose === undefined ? {} : inspectCompose(container, container.compose);
+  if (container.compose !== undefined) return inspectCompose(container, container.compose);
+  return { problem: `${container.engine} run or create has made it, and ${unmountable}` };
 }
 
+const unmountable = "a mount cannot be added to an existing container";
+
 async function inspectQuadlet(container: Container, unit: UnitName): Promise<Inspection> {
-  if ((await findQuadlet(unit)) === undefined) return {};
-  // Root's timer and the seal of the passphrase would belong to the system.
-  if (unit.manager === "systemd") {
-    return { unit, problem: "setup changes no quadlet of the system" };
+  if ((await findQuadlet(unit)) === undefined) {
+    return { problem: `no quadlet generates ${unit.name}, and ${unmountable}` };
   }
   const version = await quadletVersion(unit.manager);
   if (!readsDropIns(version) && !(await hasRunCommand(unit))) {
@@ -186,7 +190,8 @@ export async function surveyContainer(path: string): Promise<ContainerSurvey | u
   const { serverJson, dataHome, copy } = await readContainerHub(container);
   const { unit: quadletUnit, problem } = await inspectContainerHub(container);
   const unknown = { engine, name, hasCopy: copy !== undefined, quadletUnit, problem } as const;
-  const other = { ...unknown, database: "other", store: undefined, hasPassword: false } as const;
+  const none = { database: "other", store: undefined, hasPassword: false } as const;
+  const other = { ...unknown, ...none, source: undefined };
   if (serverJson === undefined) return other;
   try {
     const file = await readServerJson(serverJson);
@@ -195,7 +200,10 @@ export async function surveyContainer(path: string): Promise<ContainerSurvey | u
     const named = await namedStore(file, { XDG_DATA_HOME: dataHome }, locate);
     const { storePath: store, passwordSet: hasPassword } = named;
     const isEncrypted = store !== undefined && (await identify(store)).format === "sqlcipher";
-    return { ...unknown, database: isEncrypted ? "sqlcipher" : "sqlite", store, hasPassword };
+    const database = isEncrypted ? "sqlcipher" : "sqlite";
+    const isRoots = process.geteuid?.() === 0 && store !== undefined;
+    const source = isRoots ? `sealed:${await resolveSealedPath(store)}` : undefined;
+    return { ...unknown, database, store, hasPassword, source };
   } catch (error) {
     if (!isKind(error, "notFound", "io", "refused")) throw error;
     return other;
@@ -204,7 +212,7 @@ export async function surveyContainer(path: string): Promise<ContainerSurvey | u
 
 /** Returns the steps that encrypt the store of a container, one on a line. */
 export function containerSteps(
-  { engine, name, database, store, hasPassword, hasCopy, quadletUnit, problem }: ContainerSurvey,
+  { engine, name, database, store, hasPassword, hasCopy, quadletUnit, source }: ContainerSurvey,
   { backups, bundles }: Directories,
 ): string {
   const guide = "docs/guide/containers.md explains the steps.";
@@ -214,10 +222,13 @@ export function containerSteps(
   if (store === undefined) {
     return `Put the store onto a volume first: hivemind-sqlcipher doctor names the commands. ${guide}`;
   }
-  const own = `hivemind-sqlcipher${store === unresolvedStorePath({}) ? "" : ` --db ${shellQuote(store)}`}`;
+  const own = [
+    "hivemind-sqlcipher",
+    ...(store === unresolvedStorePath({}) ? [] : ["--db", shellQuote(store)]),
+    ...(source === undefined ? [] : ["--passphrase-source", shellQuote(source)]),
+  ].join(" ");
   const service =
     quadletUnit === undefined ? `--service ${engine} --unit ${name}` : serviceOptions(quadletUnit);
-  const isPlain = quadletUnit === undefined && problem === undefined;
   const bundleTo = `--bundle-to ${shellQuote(bundles)}`;
   const adopt = `${own} init --adopt ${service} ${bundleTo}`;
   const mount = quadletUnit
@@ -231,7 +242,7 @@ export function containerSteps(
         "Enable the unit that this prints, and create the container again with the lines for its compose file.",
       ];
   return [
-    `${isPlain ? "Setup does not create a container again. " : ""}${guide} They are:`,
+    `${guide} They are:`,
     `mkdir -p -m 700 ${shellQuote(backups)} ${shellQuote(bundles)}`,
     ...(database === "sqlcipher" && hasPassword ? [adopt] : []),
     ...(hasCopy ? [] : mount),

@@ -1,4 +1,5 @@
 /** Pure functions of a survey. */
+import { hubContainer } from "../config/hub-account.js";
 import type { PassphraseSource } from "../keys/source.js";
 import type { ServiceName } from "../service/systemctl.js";
 import type { DatabaseSurvey, Survey } from "./survey.js";
@@ -41,10 +42,10 @@ export function formerKind({
   return former ?? database?.kind ?? "absent";
 }
 
-/** Returns whether systemd unseals the passphrase for the unit. */
+/** Returns whether systemd unseals the passphrase for the unit. For a container, `run` does it. */
 export function isSealedUnit(
   { source }: { readonly source: PassphraseSource },
   { manager }: Pick<ServiceName, "manager">,
 ): boolean {
-  return source.kind === "sealed" && manager === "systemd";
+  return source.kind === "sealed" && manager === "systemd" && hubContainer() === undefined;
 }

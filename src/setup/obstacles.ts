@@ -32,9 +32,18 @@ export interface ObstacleOptions {
 type Finding = Obstacle | undefined;
 
 export function findObstacles(survey: Survey, options: ObstacleOptions): Obstacle[] {
+  // The rest of the survey is not about the hub in this container.
+  const findings =
+    survey.hubs.length === 0 && survey.container !== undefined
+      ? [findInterruptedObstacle(survey), findHubChoiceObstacle(survey), findSecretObstacle(survey)]
+      : findAllObstacles(survey, options);
+  return findings.filter((finding) => finding !== undefined);
+}
+
+function findAllObstacles(survey: Survey, options: ObstacleOptions): Finding[] {
   const [hub, ...others] = survey.hubs;
   const only = others.length === 0 ? hub : undefined;
-  const findings: Finding[] = [
+  return [
     findInterruptedObstacle(survey),
     ...(only === undefined ? [findHubChoiceObstacle(survey)] : findHubObstacles(only, survey)),
     findOwnerObstacle(survey),
@@ -42,7 +51,7 @@ export function findObstacles(survey: Survey, options: ObstacleOptions): Obstacl
     findDatabaseObstacle(survey, only),
     findPackageObstacle(survey, options),
     findBlacklistObstacle(survey),
-    findKeysObstacle(survey),
+    findSecretObstacle(survey) ?? findKeysObstacle(survey),
     findBootObstacle(survey, options),
     findRecoveryKeyObstacle(survey, options),
     findDirectoriesObstacle(survey),
@@ -51,7 +60,6 @@ export function findObstacles(survey: Survey, options: ObstacleOptions): Obstacl
       fix: survey.spaceProblem.hint ?? "Free some space.",
     },
   ];
-  return findings.filter((finding) => finding !== undefined);
 }
 
 const ignoresPassword = "its SQLite plugin ignores a password and writes plain text";
@@ -376,10 +384,19 @@ export function findHiveMind4Obstacle(packages: PackagesSurvey): Obstacle | unde
   );
 }
 
-function findKeysObstacle({ keysProblem, source }: Survey): Finding {
-  if (isEngineSecret(source)) {
-    const { message, hint = "" } = engineSecretError();
-    return refused("secret", message, hint);
+function findSecretObstacle({ source }: Survey): Finding {
+  if (!isEngineSecret(source)) return undefined;
+  const { message, hint = "" } = engineSecretError();
+  return refused("secret", message, hint);
+}
+
+function findKeysObstacle({ keysProblem, source, hubContainer, hubs }: Survey): Finding {
+  if (source.kind === "keyring" && hubContainer !== undefined && hubs[0]?.manager === "systemd") {
+    return refused(
+      "keys",
+      "the unit of a container of root's Podman has no keyring",
+      "Leave out --passphrase-source: setup seals the passphrase, and run unseals it for the container.",
+    );
   }
   if (keysProblem === undefined) return undefined;
   const other = "Or keep the passphrase in a file: --passphrase-source file:PATH";

@@ -401,6 +401,12 @@ describe("what is in the way is named with its fix", () => {
       "--passphrase-source file:PATH",
     ],
     [
+      "a keyring for a container of root",
+      { hubs: [{ ...hub, manager: "systemd" }], hubContainer, source: { kind: "keyring" } },
+      "has no keyring",
+      "Leave out --passphrase-source",
+    ],
+    [
       "no room",
       { spaceProblem: { message: "no space left", hint: undefined } },
       "no space",
@@ -424,12 +430,12 @@ describe("what is in the way is named with its fix", () => {
     const box: NonNullable<Survey["container"]> = {
       ...{ engine: "docker" as const, name: "hub", store: "/volume/clients.db" },
       ...{ database: "sqlite" as const, hasPassword: false, hasCopy: false },
-      ...{ quadletUnit: undefined, problem: undefined },
+      ...{ quadletUnit: undefined, problem: "a reason", source: undefined },
     };
     const fixOf = (container: Survey["container"]) => {
       const { obstacles } = plan({ hubs: [], container });
       expect(obstacles).toMatchObject([
-        { id: "container", problem: "the hub runs in the container hub (docker)" },
+        { id: "container", problem: "the hub runs in the container hub (docker): a reason" },
       ]);
       return obstacles[0]?.fix;
     };
@@ -443,6 +449,9 @@ describe("what is in the way is named with its fix", () => {
         ...["run --print-unit compose --container hub", "--remove-password"],
         ...["rotate --service docker", "backup --service docker --unit hub", "schedule install"],
       ),
+    );
+    expect(fixOf({ ...box, source: "sealed:/etc/sealed" })).toContain(
+      "--passphrase-source 'sealed:/etc/sealed' run --print-unit compose",
     );
     expect(fixOf({ ...box, store: undefined })).toContain("Put the store onto a volume first");
     expect(fixOf({ ...box, database: "other" })).toContain("other-databases.md");

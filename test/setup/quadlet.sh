@@ -3,6 +3,18 @@
 
 quadlet=$user_home/.config/containers/systemd/hivemind-listener.container
 home_inside=/home/hivemind
+copy=/run/user/$uid/hivemind-sqlcipher-${unit%.service}/server.json
+# The hub's files, and its ids on this machine.
+mounted=%h
+mapping=UserNS=keep-id
+mapping_option=--userns=keep-id
+unit_files=$user_home/.config/systemd/user
+settings=$user_home/.config/hivemind-sqlcipher
+target=default.target
+scope=user
+
+# systemctl of the manager with the unit
+units() { as_user systemctl --user "$@"; }
 
 # The user's ids for containers, and settings that fit into a session.
 install_podman() {
@@ -23,9 +35,11 @@ CONF
   printf '[storage]\ndriver = "vfs"\n' >$user_home/.config/containers/storage.conf
 }
 
+# The generator of Podman 5 for the units of a manager.
 install_generator() {
-  mkdir -p /run/systemd/user-generators
-  cp "$TOOLS/../../.cache/engines/quadlet" /run/systemd/user-generators/podman-user-generator
+  mkdir -p /run/systemd/$scope-generators
+  cp "$TOOLS/../../.cache/engines/quadlet" /run/systemd/$scope-generators/podman-$scope-generator
+  units daemon-reload
 }
 
 # The hub's Python, this program, and the assistant that the hub connects to.
@@ -71,11 +85,11 @@ write_quadlet() {
 ContainerName=hivemind_listener
 Image=localhost/hub
 Network=host
-UserNS=keep-id
+$mapping
 Tmpfs=/tmp
 Environment=HOME=$home_inside XDG_CONFIG_HOME=
-Volume=%h/.local/share/hivemind-core:$home_inside/.local/share/hivemind-core
-Volume=%h/.config/hivemind-core:$home_inside/.config/hivemind-core
+Volume=$mounted/.local/share/hivemind-core:$home_inside/.local/share/hivemind-core
+Volume=$mounted/.config/hivemind-core:$home_inside/.config/hivemind-core
 $volumes
 $(printf '%s\n' "$@")
 Exec=$environment/bin/hivemind-core listen
@@ -86,16 +100,15 @@ Restart=always
 ExecStartPre=-rm -f %t/%N.cid
 
 [Install]
-WantedBy=default.target
+WantedBy=$target
 QUADLET
-  chown $uid:$uid $quadlet
 }
 
 # The unit as a generator writes it, for Podman 4.3, which has none.
 write_unit() {
-  local option="--cidfile=%t/%N.cid --replace --rm --cgroups=split --sdnotify=conmon --detach --network=host --userns=keep-id"
-  as_user mkdir -p $user_home/.config/systemd/user
-  cat >$user_home/.config/systemd/user/$unit <<UNIT
+  local option="--cidfile=%t/%N.cid --replace --rm --cgroups=split --sdnotify=conmon --detach --network=host $mapping_option"
+  mkdir -p $unit_files
+  cat >$unit_files/$unit <<UNIT
 [Unit]
 SourcePath=$quadlet
 
@@ -110,12 +123,11 @@ $(sed -n 's/^Volume=\(.*\)/  --volume=\1 \\/p' $quadlet)
   localhost/hub $(sed -n 's/^Exec=//p' $quadlet)
 ExecStop=/usr/bin/podman rm -v -f -i --cidfile=%t/%N.cid
 UNIT
-  chown -R $uid:$uid $user_home/.config/systemd
 }
 
 start_hub() {
-  as_user systemctl --user daemon-reload
-  as_user systemctl --user start $unit
+  units daemon-reload
+  units start $unit
   wait_for_port
 }
 
@@ -146,7 +158,7 @@ json_names() {
 is_undone() {
   wait_for_port
   in_container cat $home_inside/.config/hivemind-core/server.json | cmp - $config/server.json || true
-  [[ ! -e $quadlet.d ]] && [[ ! -e /run/user/$uid/hivemind-sqlcipher/server.json ]] && echo gone
+  [[ ! -e $quadlet.d ]] && [[ ! -e $copy ]] && echo gone
 }
 
 # in_container COMMAND ...

@@ -1,4 +1,4 @@
-/** A hub in a container of rootless Podman, whose unit is generated from a quadlet. */
+/** A hub in a container of Podman, rootless or root's, whose unit is generated from a quadlet. */
 import { expect, test } from "vitest";
 import { root } from "../built.js";
 import { proving } from "../prove-report.js";
@@ -21,29 +21,71 @@ const login = `
 const begin = `${login}
   install_generator`;
 
-test("a Podman whose quadlets have no drop-ins: the lines are named, and nothing has changed", async () => {
-  const machine = await HeadlessMachine.make();
-  const output = await machine.boot(`${login}
+const optionsOfRoot =
+  "--to $disk/backups --bundle-to $disk/bundles --recovery-key-file $HOME/key.txt --yes";
+
+const sealed = "/etc/credstore.encrypted/hivemind-sqlcipher";
+
+/** A machine with root's Podman, whose disk has been used before. */
+const bootOfRoot = `
+  . ${root}test/setup/rootful.sh
+  boot_podman
+  install_generator
+  start_enabled`;
+
+const loginOfRoot = `
+  . ${root}test/setup/rootful.sh
+  install_podman
+  boot_podman
+  install_assistant
+  start_enabled
+  make_image
+  mkdir -m 700 $disk/bundles`;
+
+const beginOfRoot = `${loginOfRoot}
+  install_generator`;
+
+/** Prints the files of the hub that belong to another user. */
+const strangers = `(cd $user_home && find .config .local ! -user $user | grep -v keyrings || true)`;
+
+const podmans = [
+  { podman: "rootless Podman", begin, options },
+  { podman: "root's Podman", begin: beginOfRoot, options: optionsOfRoot },
+];
+
+test.each([
+  { login, options, manager: "systemd-user", systemctl: "systemctl --user", own: "" },
+  {
+    ...{ login: loginOfRoot, options: optionsOfRoot, manager: "systemd", systemctl: "systemctl" },
+    own: `--db '/var/tmp/resident/.local/share/hivemind-core/clients.db' --passphrase-source 'sealed:${sealed}' `,
+  },
+])(
+  "a Podman whose quadlets have no drop-ins: the lines are named in $manager",
+  async ({ login, options, manager, systemctl, own }) => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${login}
     configure hivemind-sqlite-db-plugin
     add_clients kitchen
     write_quadlet
     write_unit
     start_hub
     command setup ${options} 2>&1 || echo "code $?"
-    [[ ! -e $quadlet.d && ! -e $user_home/.config/hivemind-sqlcipher ]] && echo untouched`);
-  expect(output).toEqual([
-    expect.stringContaining("reads no drop-ins for quadlets"),
-    expect.stringContaining("docs/guide/containers.md explains the steps."),
-    expect.stringContaining("mkdir -p"),
-    "  hivemind-sqlcipher run --print-unit quadlet --container hivemind_listener",
-    expect.stringContaining("systemctl --user restart hivemind-listener.service"),
-    expect.stringContaining("encrypt --service systemd-user --unit hivemind-listener"),
-    expect.stringContaining("backup --service systemd-user --unit hivemind-listener"),
-    "  hivemind-sqlcipher schedule install",
-    "code 17",
-    "untouched",
-  ]);
-}, 120_000);
+    [[ ! -e $quadlet.d && ! -e $settings ]] && echo untouched`);
+    expect(output).toEqual([
+      expect.stringContaining("reads no drop-ins for quadlets"),
+      expect.stringContaining("docs/guide/containers.md explains the steps."),
+      expect.stringContaining("mkdir -p"),
+      `  hivemind-sqlcipher ${own}run --print-unit quadlet --container hivemind_listener`,
+      expect.stringContaining(`${systemctl} restart hivemind-listener.service`),
+      expect.stringContaining(`encrypt --service ${manager} --unit hivemind-listener`),
+      expect.stringContaining(`backup --service ${manager} --unit hivemind-listener`),
+      `  hivemind-sqlcipher ${own}schedule install`,
+      "code 17",
+      "untouched",
+    ]);
+  },
+  120_000,
+);
 
 // scripts/prove containers installs the generator.
 if (proving) {
@@ -64,13 +106,13 @@ if (proving) {
     [[ ! -e $data/clients.json ]]
     stat -c %a $data/clients.db
     ls $user_home/backups | grep -c "db$"
-    as_user systemctl --user is-active hivemind-sqlcipher-backup-*.timer
+    units is-active hivemind-sqlcipher-backup-*.timer
     command setup ${options} | grep -o "^Nothing to do"
     command add-client --name attic >/dev/null
     command rotate --quiet >/dev/null
     serves_encrypted
     command backup --quiet | grep -o "stopped for"
-    as_user systemctl --user restart $unit
+    units restart $unit
     serves_encrypted
     command setup --undo --yes | tail -1
     is_undone
@@ -93,9 +135,88 @@ if (proving) {
     ]);
   }, 300_000);
 
-  test.each(["sqlite", "sqlcipher"])(
-    "setup of a hub on %s, and back",
-    async (layout) => {
+  test("setup of a JSON hub by root: sealed, served after a reboot, undone", async () => {
+    const machine = await HeadlessMachine.make();
+    const installed = await machine.boot(`${beginOfRoot}
+    configure hivemind-json-db-plugin
+    add_clients kitchen hall
+    write_quadlet
+    start_hub
+    cp $config/server.json $HOME/
+    command setup --dry-run ${optionsOfRoot} >$HOME/dry.log
+    grep -o "seal a passphrase to this machine in .*credstore.encrypted" $HOME/dry.log
+    grep -o "50-hivemind-sqlcipher.conf, which lets the container mount .*" $HOME/dry.log
+    [[ ! -e $quadlet.d && ! -e ${sealed} ]]
+    command setup ${optionsOfRoot} >$HOME/setup.log
+    serves_encrypted
+    names
+    ${strangers}
+    [[ ! -e $data/clients.json ]]
+    stat -c "%U %a" $data/clients.db $copy $(dirname $copy) ${sealed}
+    command setup ${optionsOfRoot} | grep -o "^Nothing to do"
+    findings
+    command add-client --name attic >/dev/null
+    passphrase=$(systemd-creds decrypt --name=hivemind-sqlcipher ${sealed} -)
+    command rotate --quiet | grep -o "sealed:.*"
+    serves_encrypted
+    rotated=$(systemd-creds decrypt --name=hivemind-sqlcipher ${sealed} -)
+    [[ $rotated != $passphrase ]]
+    printf '%s\n' "$passphrase" "$rotated" >/dev/shm/patterns
+    grep -rlaFf /dev/shm/patterns $HOME /etc /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null || echo nowhere
+    command backup --quiet | grep -o "stopped for"
+    command restore $(ls $disk/backups/*.db | tail -1) --yes --quiet >/dev/null
+    serves_encrypted
+    ${strangers}`);
+    expect(installed).toEqual([
+      "seal a passphrase to this machine in /etc/credstore.encrypted",
+      "50-hivemind-sqlcipher.conf, which lets the container mount a copy of server.json with the passphrase, in memory",
+      "hall kitchen",
+      ...["resident 600", "resident 600", "root 700", "root 600"],
+      "Nothing to do",
+      "findings: bundle-disk",
+      `sealed:${sealed}`,
+      "nowhere",
+      "stopped for",
+    ]);
+    const rebooted = await machine.boot(`${bootOfRoot}
+    serves_encrypted
+    names
+    findings
+    units show --value --property=ActiveState hivemind-sqlcipher-backup-*.timer
+    timer=$(basename /etc/systemd/system/hivemind-sqlcipher-backup-*.service)
+    units start $timer
+    units show --value --property=Result,ExecMainStatus $timer
+    serves_encrypted
+    command setup --undo --yes | tail -1
+    is_undone
+    json_names
+    cmp $config/server.json $HOME/server.json
+    ${strangers}
+    ls -d /etc/systemd/system/hivemind-sqlcipher-* 2>/dev/null || echo removed
+    command setup --undo --yes
+    command setup --yes --recovery-key-file $HOME/other.txt | head -1
+    serves_encrypted
+    names`);
+    expect(rebooted).toEqual([
+      "attic hall kitchen",
+      "findings: copies bundle-disk bundle-tried",
+      "active",
+      ...["success", "0"],
+      "The settings, the passphrase, backups and bundles stay.",
+      "gone",
+      "attic hall kitchen",
+      "removed",
+      expect.stringMatching(/^Nothing to undo/),
+      "Plan for hivemind-listener.service (systemd):",
+      "attic hall kitchen",
+    ]);
+  }, 400_000);
+
+  test.each(
+    podmans.flatMap((each) => ["sqlite", "sqlcipher"].map((layout) => ({ ...each, layout }))),
+  )(
+    "setup of a hub of $podman on $layout, and back",
+    async ({ begin, options, layout }) => {
       const machine = await HeadlessMachine.make();
       const password = layout === "sqlcipher" ? `"password=in 'plain' text"` : "";
       const output = await machine.boot(`${begin}
@@ -125,9 +246,11 @@ if (proving) {
     ...["undo.recorded", "undo.copied", "undo.switched", "undo.drop-in", "undo.moved"],
   ];
 
-  test("killed at steps of setup and undo, the container starts, and the same command goes on", async () => {
-    const machine = await HeadlessMachine.make();
-    const output = await machine.boot(`${begin}
+  test.each(podmans)(
+    "killed at steps of setup and undo, the container of $podman starts, and the same command goes on",
+    async ({ begin, options }) => {
+      const machine = await HeadlessMachine.make();
+      const output = await machine.boot(`${begin}
     configure hivemind-json-db-plugin
     add_clients kitchen hall
     # Tests start it more often than five times in ten seconds.
@@ -145,15 +268,17 @@ if (proving) {
       ! grep -h "^error:" $HOME/killed.log || echo "$step: failed"
       [[ $step != undo.recorded || ! -e $data/clients.json ]] || echo "the hub was not set up"
       # As after a power failure: no timer of this boot starts the hub.
-      as_user systemctl --user stop 'hivemind-sqlcipher-restart-*.timer' 2>/dev/null || true
-      as_user systemctl --user restart $unit || echo "$step: the hub does not start"
+      units stop 'hivemind-sqlcipher-restart-*.timer' 2>/dev/null || true
+      units restart $unit || echo "$step: the hub does not start"
       wait_for_port || echo "$step: not listening"
     done
     command setup --undo --yes >$HOME/undo.log 2>&1 || cat $HOME/undo.log
     is_undone
     json_names`);
-    expect(output).toEqual(["gone", "hall kitchen"]);
-  }, 580_000);
+      expect(output).toEqual(["gone", "hall kitchen"]);
+    },
+    580_000,
+  );
 
   test("what is in the way is named with its fix, and nothing has changed", async () => {
     const machine = await HeadlessMachine.make();
