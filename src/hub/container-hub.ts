@@ -86,11 +86,11 @@ export async function findHubContainers(): Promise<Container[]> {
 }
 
 function isHub(container: Container): boolean {
-  return runsHub(container.args) || findRunningHub(container) !== undefined;
+  return runsHub(container.args) || findHubProcess(container) !== undefined;
 }
 
 /** Returns the hub's process in a container; undefined unless the hub runs. */
-function findRunningHub(container: Container): number | undefined {
+function findHubProcess(container: Container): number | undefined {
   if (container.status !== "running") return undefined;
   return findGroups(container)
     .flatMap(listGroupProcesses)
@@ -106,7 +106,7 @@ export async function findContainerAccount({
   serverJson,
 }: HubContainer): Promise<HubAccount> {
   const container = await findContainerOfService(unit);
-  const pid = container && findRunningHub(container);
+  const pid = container && findHubProcess(container);
   const { uid, gid } = await stat(pid === undefined ? serverJson : `/proc/${pid}`);
   return { uid, gid, environment: process.env };
 }
@@ -132,7 +132,7 @@ export async function findContainerOfUnit({
  */
 export function findContainerPython(container: Container): HubPython | undefined {
   const { engine, id } = container;
-  const pid = findRunningHub(container);
+  const pid = findHubProcess(container);
   const [program = ""] = pid === undefined ? [] : argsOf(pid);
   if (!isPython(program)) return undefined;
   const python = shellQuote(program);
