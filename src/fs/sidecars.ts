@@ -1,9 +1,17 @@
+import { dirname } from "node:path";
 import { StoreError } from "../errors.js";
 import { shellQuote } from "../text/escape.js";
+import { removeFile, syncDirectory } from "./atomic.js";
 import { lstatIfExists } from "./read.js";
 
 /** Suffixes of the files that SQLite keeps next to a database. */
 export const sidecars = ["-journal", "-wal", "-shm"] as const;
+
+/** Removes a database and its sidecars. */
+export async function removeDatabase(path: string): Promise<void> {
+  for (const suffix of ["", ...sidecars]) await removeFile(path + suffix);
+  await syncDirectory(dirname(path));
+}
 
 /**
  * Checks that no sidecar of a removed database is left at the path of a new database: SQLite would

@@ -28,7 +28,6 @@ import { adoptPendingIfEqual, planRotation, readFirstPassphrase } from "../keys/
 import { describeSource, formatSource } from "../keys/source.js";
 import type { ServiceReport } from "../operation/service.js";
 import { throwIfAborted } from "../process/abort.js";
-import type { Reporter } from "../reporter.js";
 import { selectService } from "../service/select.js";
 import {
   type CipherCompatibility,
@@ -97,29 +96,6 @@ export interface StoreSecret {
   readonly candidates: readonly [string, ...string[]];
 }
 
-/** Returns the candidate that opens the store; the first line if none does. */
-async function chooseCandidate(
-  storePath: string,
-  { path, candidates }: StoreSecret,
-  reporter: Reporter,
-): Promise<string> {
-  const [likeliest, ...others] = candidates;
-  if (others.length === 0) return likeliest;
-  for (const candidate of candidates) {
-    try {
-      const { connection } = await openEncrypted(storePath, candidate, { mode: "readwrite" });
-      await connection.close();
-      if (candidate !== likeliest) {
-        reporter.notice(`${path}: the store opens with the whole text, not with its first line`);
-      }
-      return candidate;
-    } catch (error) {
-      if (!isKind(error, "wrongPassphrase")) throw error;
-    }
-  }
-  return likeliest;
-}
-
 /**
  * Adopts the store. Generates a recovery key only after the passphrase has opened the store.
  *
@@ -137,19 +113,24 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   await assertBundleDirectory(bundleTo);
   const server = await findServerJson(await findHub(options));
   const inServerJson = await findPassword(server, storePath);
-  const passphrase = await resolvePassphrase(options, server.path, inServerJson?.password);
-  const passwordFrom = passphrase === inServerJson?.password ? "server.json" : "given";
+  const candidates = await findCandidates(options, server.path, inServerJson?.password);
+  const origin = (secret: string) => (secret === inServerJson?.password ? "server.json" : "given");
   if (options.cipherSettings !== undefined) {
-    return adoptForeign(options, passphrase, options.cipherSettings, passwordFrom);
+    const [secret] = candidates;
+    return adoptForeign(options, secret, options.cipherSettings, origin(secret));
   }
   if (backupDirectory !== undefined) {
     for (const notice of await assertPlacement(backupDirectory, bundleTo)) reporter.notice(notice);
   }
-  const { key, keyId } = await openWithPassphrase(
+  const { passphrase, key, keyId } = await openWithPassphrase(
     storePath,
-    passphrase,
+    candidates,
     options.passphrase === undefined ? inServerJson?.path : undefined,
   );
+  if (passphrase !== candidates[0]) {
+    const { path } = options.passphrase ?? {};
+    reporter.notice(`${path}: the whole text opens the store, not its first line`);
+  }
   await assertSourceKeeps(options, passphrase);
   const passwordFile = removePassword ? inServerJson?.path : undefined;
   if (passwordFile !== undefined) await assertHubKeepsAccess(options, passwordFile, key);
@@ -181,24 +162,24 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
       keyId,
       cipherCompatibility: key.cipherCompatibility,
       passphraseSource: formatSource(source),
-      passwordFrom,
+      passwordFrom: origin(passphrase),
       passwordRemoved: passwordFile !== undefined,
     },
     bundle: bundle ? bundleReport(bundle) : null,
   };
 }
 
-/** Returns the given passphrase, or the password in `server.json`, or asks for the passphrase. */
-async function resolvePassphrase(
-  { lock, passphrase, askPassphrase, reporter }: AdoptOptions,
+/** Returns the given passphrases, or the password in `server.json`, or asks for the passphrase. */
+async function findCandidates(
+  { lock, passphrase: given, askPassphrase }: AdoptOptions,
   serverJson: string,
   inServerJson: string | undefined,
-): Promise<string> {
-  const { storePath } = lock;
-  const given = passphrase && (await chooseCandidate(storePath, passphrase, reporter));
-  const found = given ?? inServerJson ?? (await askPassphrase?.());
-  if (found !== undefined) return found;
-  throw new StoreError("passphraseUnavailable", `${serverJson} has no password for ${storePath}`, {
+): Promise<StoreSecret["candidates"]> {
+  if (given !== undefined) return given.candidates;
+  const found = inServerJson ?? (await askPassphrase?.());
+  if (found !== undefined) return [found];
+  const problem = `${serverJson} has no password for ${lock.storePath}`;
+  throw new StoreError("passphraseUnavailable", problem, {
     hint: "Give the passphrase with --passphrase-file FILE, or on a terminal.",
   });
 }
@@ -268,27 +249,29 @@ async function openWithParameters(
 }
 
 /**
- * Opens the store with SQLCipher's defaults, checks its schema, and closes it.
+ * Opens the store with SQLCipher's defaults and the first of some passphrases that opens it, checks
+ * its schema, and closes it.
  *
  * @param passwordFile - the `server.json` with this passphrase, for the error
  */
 async function openWithPassphrase(
   storePath: string,
-  passphrase: string,
+  candidates: StoreSecret["candidates"],
   passwordFile: string | undefined,
-): Promise<{ key: StoreKey; keyId: string }> {
-  if (isRawKey(passphrase)) throw await otherParametersError(storePath, passphrase);
-  try {
-    const { connection, key, keyId } = await openEncrypted(storePath, passphrase, {
-      mode: "readwrite",
-    });
-    await using opened = connection;
-    await readSchema(opened);
-    return { key, keyId };
-  } catch (error) {
-    if (!isKind(error, "wrongPassphrase")) throw error;
-    throw await otherParametersError(storePath, passphrase, passwordFile);
+): Promise<{ passphrase: string; key: StoreKey; keyId: string }> {
+  const [likeliest] = candidates;
+  if (isRawKey(likeliest)) throw await otherParametersError(storePath, likeliest);
+  for (const passphrase of candidates) {
+    try {
+      const opened = await openEncrypted(storePath, passphrase, { mode: "readwrite" });
+      await using connection = opened.connection;
+      await readSchema(connection);
+      return { passphrase, key: opened.key, keyId: opened.keyId };
+    } catch (error) {
+      if (!isKind(error, "wrongPassphrase")) throw error;
+    }
   }
+  throw await otherParametersError(storePath, likeliest, passwordFile);
 }
 
 /**

@@ -4,7 +4,13 @@ import { toHub } from "../config/hub-account.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import type { Endpoint } from "../databases/plugin.js";
 import { StoreError } from "../errors.js";
-import { assertReplaceable, moveFile, removeFile, syncDirectory } from "../fs/atomic.js";
+import {
+  assertReplaceable,
+  moveFile,
+  removeFile,
+  replacedName,
+  syncDirectory,
+} from "../fs/atomic.js";
 import { copyFile } from "../fs/copy.js";
 import { copyMetadata } from "../fs/metadata.js";
 import { lstatIfExists, sha256File, statIfExists } from "../fs/read.js";
@@ -30,25 +36,25 @@ import { decryptStore, encryptedStore, readPassphrase } from "./store.js";
 /** The parts of an undo that depend on the former database. */
 export interface UndoStrategy {
   /** Removes the leftovers of a killed undo, and checks in advance what can fail. */
-  check(): Promise<void>;
+  check?(): Promise<void>;
   /** Runs before the hub is stopped for `work`. */
-  beforeStop(): Promise<void>;
+  beforeStop?(): Promise<void>;
   /** Returns whether the hub still uses the encrypted store. */
   isPending(): Promise<boolean>;
   /** Returns the hub to its former database while it is stopped. */
-  work(): Promise<void>;
+  work?(): Promise<void>;
   /**
    * Returns the hub to the encrypted store, if it does not work on its former database.
    *
    * @returns the state, for the error message; undefined if nothing was changed
    */
-  revert(): Promise<string | undefined>;
+  revert?(): Promise<string | undefined>;
   /**
-   * Moves the encrypted store away if no hub uses its path.
+   * Moves the encrypted store away, which no hub uses any more.
    *
-   * @returns its new path; null if it was not moved
+   * @returns its new path; null if it was moved earlier
    */
-  afterStart(): Promise<string | null>;
+  afterStart?(): Promise<string | null>;
 }
 
 export function chooseUndoStrategy(request: SetupRequest, record: SetupRecord): UndoStrategy {
@@ -61,16 +67,12 @@ function undoSqlite(request: SetupRequest, { unit }: SetupRecord): UndoStrategy 
   const { storePath } = request;
   const isEncrypted = async () => (await identify(storePath)).format === "sqlcipher";
   return {
-    check: async () => undefined,
     beforeStop: async () => {
       if (!(await isEncrypted())) return;
       await decryptStore(request, toServiceChoice(storePath, unit));
       emitStep("undo.decrypted");
     },
     isPending: isEncrypted,
-    work: async () => undefined,
-    revert: async () => undefined,
-    afterStart: async () => null,
   };
 }
 
@@ -81,7 +83,6 @@ function undoSqlcipher(request: SetupRequest): UndoStrategy {
   let isWritten = false;
   return {
     check: async () => assertReplaceable((await readServerJson(path)).file),
-    beforeStop: async () => undefined,
     isPending: () => isHandedOver(storePath),
     work: async () => {
       const passphrase = await readPassphrase(request);
@@ -94,7 +95,6 @@ function undoSqlcipher(request: SetupRequest): UndoStrategy {
       await removePassword(path);
       return "the hub gets its passphrase from run again";
     },
-    afterStart: async () => null,
   };
 }
 
@@ -112,7 +112,6 @@ function undoJson(request: SetupRequest, record: SetupRecord): UndoStrategy {
       const to = { name: jsonModule(record), config: await readStagedConfig(record) };
       await migrate({ from: encryptedStore(request), to, dryRun: true, signal });
     },
-    beforeStop: async () => undefined,
     isPending: () => isHandedOver(storePath),
     work: async () => {
       if (!(await isHandedOver(storePath))) return;
@@ -159,7 +158,7 @@ async function moveChangedAside(
   { database: { place, checksum } }: SetupRecord,
 ): Promise<void> {
   if (!(await lstatIfExists(place)) || (await sha256File(place)) === checksum) return;
-  const kept = `${place}.changed.${formatTimestamp()}`;
+  const kept = await replacedName(place, "changed");
   await moveFile(place, kept);
   await syncDirectory(dirname(place));
   reporter.notice(
@@ -178,9 +177,8 @@ async function writeJson(request: SetupRequest, record: SetupRecord): Promise<vo
   try {
     await makeDirectoryAs(currentAccount(), directory);
     if (await lstatIfExists(former.version)) await copyFile(former.version, staged.version);
-    await migrate({
-      ...{ from: encryptedStore(request), to: { name: jsonModule(record), config }, signal },
-    });
+    const to = { name: jsonModule(record), config };
+    await migrate({ from: encryptedStore(request), to, signal });
     // By this checksum, the next undo recognizes the file as its own, and overwrites it.
     const checksum = await sha256File(staged.store);
     await updateSetupRecord(settingsPath, storePath, ({ database }) => ({
@@ -195,7 +193,6 @@ async function writeJson(request: SetupRequest, record: SetupRecord): Promise<vo
   }
 }
 
-/** @returns the new name of the encrypted store, which no hub uses any more */
 async function moveStoreAside({
   storePath,
   source,
@@ -211,18 +208,10 @@ async function moveStoreAside({
         hint: "End the program that uses the store, then run setup --undo again.",
       });
     }
-    const kept = `${storePath}.undone.${formatTimestamp()}`;
+    const kept = await replacedName(storePath, "undone");
     await moveFile(storePath, kept);
     await syncDirectory(dirname(storePath));
     emitStep("undo.moved");
     return kept;
   });
-}
-
-/** Returns the time in seconds, as a part of a file's name. */
-function formatTimestamp(): string {
-  return new Date()
-    .toISOString()
-    .replace(/\.\d+Z$/, "Z")
-    .replaceAll(":", "-");
 }

@@ -20,8 +20,8 @@ import { planRecipients, type RecipientOptions } from "../bundle/recipients.js";
 import { type Settings, updateSection } from "../config/settings-file.js";
 import { readStoreId, recordStoreId } from "../config/store-id.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { makeDirectory, removeFile, removePartials } from "../fs/atomic.js";
-import { assertNoStraySidecars, sidecars } from "../fs/sidecars.js";
+import { makeDirectory, removePartials } from "../fs/atomic.js";
+import { assertNoStraySidecars, removeDatabase } from "../fs/sidecars.js";
 import {
   assertKeyringUsable,
   deleteEntry,
@@ -169,7 +169,7 @@ async function createStore(
   } catch (error) {
     if (bundle?.reused === false) await removeBundle(dirname(bundle.path), keyId);
     // No other program has the passphrase yet, so the store is empty.
-    for (const suffix of ["", ...sidecars]) await removeFile(storePath + suffix);
+    await removeDatabase(storePath);
     throw error;
   }
   emitStep("init.settings-saved");

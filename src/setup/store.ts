@@ -9,9 +9,9 @@ import type { Settings } from "../config/settings-file.js";
 import type { Endpoint } from "../databases/plugin.js";
 import { sourceConfig, sqlcipherPluginName } from "../databases/sqlite.js";
 import { StoreError, systemError } from "../errors.js";
-import { moveFile, removeFile, replacedName, syncDirectory } from "../fs/atomic.js";
+import { moveFile, replacedName, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
-import { sidecars } from "../fs/sidecars.js";
+import { removeDatabase, sidecars } from "../fs/sidecars.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
 import { readOrSealPassphrase } from "../keys/sealed.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -63,10 +63,7 @@ export async function createStore(scope: SetupScope, settings: Settings): Promis
 /** Removes a store that no hub uses. Moves a store with clients away. */
 async function removeOwnStore({ storePath, source, reporter }: SetupRequest): Promise<void> {
   await assertNotNamed(storePath);
-  if (await isEmpty(storePath, source)) {
-    for (const suffix of ["", ...sidecars]) await removeFile(storePath + suffix);
-    return;
-  }
+  if (await isEmpty(storePath, source)) return removeDatabase(storePath);
   const kept = await replacedName(storePath);
   for (const suffix of ["", ...sidecars]) {
     if (await lstatIfExists(storePath + suffix)) await moveFile(storePath + suffix, kept + suffix);

@@ -95,15 +95,15 @@ export async function undoSetup(request: SetupRequest, found: SetupRecord): Prom
   await using _ = await acquireLock(setupRecordPath(settingsPath, storePath));
   await assertUndoable(found);
   const strategy = chooseUndoStrategy(request, found);
-  await strategy.check();
+  await strategy.check?.();
   const last = (await isHandedOver(storePath)) ? await backUp(request, found) : null;
   // The drop-in of a complete setup would not start a sealed unit on its former database.
   if (isSealedUnit(request, found.unit)) await writeDropIn(request, found);
   const record = await updateSetupRecord(settingsPath, storePath, () => ({ phase: "undoing" }));
   emitStep("undo.recorded");
-  await strategy.beforeStop();
+  await strategy.beforeStop?.();
   const outage = await returnHub(request, record, strategy);
-  const kept = await strategy.afterStart();
+  const kept = (await strategy.afterStart?.()) ?? null;
   await removeSchedules(storePath).catch(ignoreKind("notFound", undefined));
   emitStep("undo.schedule");
   await removeSetupRecord(settingsPath, storePath);
@@ -171,13 +171,13 @@ async function returnHub(
     withHubStopped({
       ...{ lock, service: toServiceChoice(storePath, unit), recoveryCommand, reporter, signal },
       work: async () => {
-        await strategy.work();
+        await strategy.work?.();
         await removeDropIn(unit.manager, dropIn);
         emitStep("undo.drop-in");
       },
       revert: async () => {
         await writeDropIn(request, record);
-        return strategy.revert();
+        return strategy.revert?.();
       },
       waitUntilServing: waitUntilListening,
       // A hub that fails on the encrypted store is a reason to undo.

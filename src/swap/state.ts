@@ -14,7 +14,7 @@ import { findSection, updateSection } from "../config/settings-file.js";
 import { StoreError, systemError, withLine } from "../errors.js";
 import { moveFile, removeFile, removePartials, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
-import { sidecars } from "../fs/sidecars.js";
+import { removeDatabase, sidecars } from "../fs/sidecars.js";
 import { readServerJson } from "../hub/server-json.js";
 import { restoreLostCopy } from "../hub/server-json-copy.js";
 import { removePassword, setPassword } from "../hub/server-json-edit.js";
@@ -474,12 +474,6 @@ async function changeSource(path: string, storePath: string, source: string): Pr
  */
 function isSameFile(a: BigIntStats, b: BigIntStats): boolean {
   return a.ino === b.ino || (a.size === b.size && a.mtimeNs === b.mtimeNs);
-}
-
-/** Removes a database and its sidecars. */
-async function removeDatabase(path: string): Promise<void> {
-  for (const suffix of ["", ...sidecars]) await removeFile(path + suffix);
-  await syncDirectory(dirname(path));
 }
 
 /**
