@@ -15,7 +15,7 @@ export interface ContainerOptions {
   credentialFile?: string;
 }
 
-/** Returns whether the options are about a container. */
+/** Returns whether the options name the hub of a container. */
 export function isForContainer({ container, serverJson }: ContainerOptions): boolean {
   return container !== undefined || serverJson !== undefined;
 }

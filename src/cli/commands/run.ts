@@ -52,14 +52,14 @@ export function addCommand(program: Command): void {
     .option("--credential-file <path>", "Name the sealed credential in the printed unit")
     .option("--user <name>", "Name the hub's account in the printed unit")
     .option("--prepare <path>", "Write only the server.json that a unit or container mounts")
-    .option("--container <name>", "Write it for the hub of this container")
-    .option("--server-json <path>", "Read this file of a container's hub, before it exists")
-    .option("--owner <uid:gid>", "Write it for this user (default: the owner of the store)");
+    .option("--container <name>", "Use the paths and the Python of this container's hub")
+    .option("--server-json <path>", "Read this server.json, before the container exists")
+    .option("--owner <uid:gid>", "Let this user read the copy (default: the store's owner)");
   addGlobalOptions(command);
   addHelp(command, {
     details: [
       "The hub reads the store's passphrase, or the password of its Redis server, from a server.json that exists only in memory. Without mount namespaces, use --private-config. The exit code is the hub's.",
-      "A unit of kind user or system starts the hub; a unit of kind keyring unlocks the keyring at boot. A drop-in adds the passphrase to the unit that already starts the hub; its first line is its path. For a hub in a container, quadlet prints the lines of a Podman quadlet, and compose a unit and the lines of a compose file: both write a copy of server.json into memory, which the container mounts. The credential of system and keyring units is sealed with systemd-creds. A source is keyring, file:PATH, command:CMD, credential[:NAME] or sealed[:PATH].",
+      "A unit of kind user or system starts the hub; a unit of kind keyring unlocks the keyring at boot. A drop-in adds the passphrase to the unit that already starts the hub; the first line is the drop-in's path. For a hub in a container, quadlet prints the lines of a Podman quadlet, and compose a unit and the lines of a compose file: both write a copy of server.json into memory, which the container mounts. The credential of system and keyring units is sealed with systemd-creds. A source is keyring, file:PATH, command:CMD, credential[:NAME] or sealed[:PATH].",
     ],
     examples: [
       "hivemind-sqlcipher run -- hivemind-core listen",
@@ -79,9 +79,13 @@ export function addCommand(program: Command): void {
 async function runHubCommand(context: Context, args: string[], options: RunOptions): Promise<void> {
   const isContainer = isForContainer(options);
   if ((isContainer || options.owner !== undefined) && options.prepare === undefined) {
-    throw new StoreError("usage", "--container, --server-json and --owner belong to --prepare", {
-      hint: "Name the file to write: --prepare PATH.",
-    });
+    throw new StoreError(
+      "usage",
+      "--container, --server-json and --owner belong to --prepare or --print-unit",
+      {
+        hint: "Name the file to write: --prepare PATH.",
+      },
+    );
   }
   if (options.prepare !== undefined && isContainer) {
     if (await isSettingUp(context)) {
@@ -127,7 +131,7 @@ async function runHubCommand(context: Context, args: string[], options: RunOptio
   });
 }
 
-/** Returns whether a setup is in progress, and its container starts on the former database. */
+/** Returns whether a setup is in progress, and the container must start on the former database. */
 async function isSettingUp({ settingsPath, storePath }: Context): Promise<boolean> {
   const { readSetupRecord, startsUnchanged, workForRecord } = await import("../../setup/record.js");
   const record = await readSetupRecord(settingsPath, storePath).catch(() => undefined);
@@ -136,7 +140,7 @@ async function isSettingUp({ settingsPath, storePath }: Context): Promise<boolea
   return startsUnchanged(settingsPath, storePath);
 }
 
-/** Returns the store's passphrase, or none for a store that is not encrypted yet. */
+/** Returns the store's passphrase; without one for a store that is not encrypted yet. */
 async function readStoreSecretIfEncrypted(context: Context) {
   const { identify } = await import("../../store/cipher.js");
   const { storePath, output } = context;
@@ -189,13 +193,12 @@ async function printUnit(context: Context, args: string[], options: RunOptions):
     throw engineSecretError();
   }
   const print = {
-    ...{
-      user: renderUserUnit,
-      system: renderSystemUnit,
-      keyring: renderUnlockUnit,
-      dropin: renderHubDropIn,
-    },
-    ...{ quadlet: renderQuadletUnit, compose: renderComposeUnit },
+    user: renderUserUnit,
+    system: renderSystemUnit,
+    keyring: renderUnlockUnit,
+    dropin: renderHubDropIn,
+    quadlet: renderQuadletUnit,
+    compose: renderComposeUnit,
   };
   const kind = options.printUnit ?? "user";
   const unit = await print[kind](context, args, options);
@@ -212,7 +215,7 @@ async function warnOfSecondUnit({ output }: Context): Promise<void> {
   const [unit] = units;
   if (unit === undefined) return;
   output.notice(
-    `${unit.name} starts the hub already, and another unit would start a second hub on its store; change that unit with --print-unit dropin, or replace its file with this unit`,
+    `${unit.name} starts the hub already, and another unit would start a second hub on its store; change ${unit.name} with --print-unit dropin, or replace its file with the printed unit`,
   );
 }
 

@@ -72,7 +72,7 @@ export function addCommand(program: Command): void {
   addHelp(command, {
     details: [
       "Inspects the hub's unit, packages, database and server.json, prints a plan, and asks once. Then it creates or converts the store, switches server.json, starts the hub through run by a drop-in, makes and verifies the first backup and its bundle, and installs a daily timer. If it is interrupted, the hub runs, and the same command continues.",
-      "Root sets up a system unit that runs as another user: systemd-creds seals the passphrase to this machine, and systemd unseals it for the unit. --headless does so for each system unit. For a user unit it needs systemd 256, or names the commands that let the keyring be unlocked at boot.",
+      "Root sets up a system unit that runs as another user: systemd-creds seals the passphrase to this machine, and systemd unseals it for the unit. --headless does so for every system unit, and with systemd 256 or later for a user unit; otherwise it names the commands that unlock the keyring at boot.",
       "For a hub in a container of Podman, it writes a drop-in for the quadlet (since Podman 5.0; for root's Podman as root) or, without root, an override of the compose file, and prints the steps for any other container.",
       "With --yes it needs --recovery-key-file, or --recipient. --undo keeps the clients that were added since, and the encrypted store.",
     ],
@@ -190,12 +190,13 @@ function buildRequest(
 
 /** The state of the recovery key file. */
 interface KeyState {
-  /** Whether the file exists, and no setup in progress has created it. */
+  /** Whether a file exists that setup must not use: another key, or no recovery key. */
   readonly isTaken: boolean;
   /** Whether a killed setup has left the file without the whole key. */
   readonly isIncomplete: boolean;
+  /** The recipients, and the file for a new key. */
   readonly options: RecipientCommandOptions;
-  /** Removes the incomplete file. Nothing is encrypted to its key. */
+  /** Removes an incomplete file. Nothing is encrypted to its key. */
   readonly removeIncomplete: () => Promise<void>;
 }
 
@@ -302,7 +303,7 @@ function stepLines(steps: readonly PlanStep[]): string[] {
   });
 }
 
-/** Returns the steps of an undo. Their own undo, setup, is left out. */
+/** Returns the steps of an undo, without the way to undo them: setup. */
 function undoStepLines(steps: readonly PlanStep[]): string[] {
   return steps.map(({ changes }, index) => `  ${index + 1}. ${abbreviateHome(changes)}`);
 }
