@@ -54,7 +54,7 @@ export function addCommand(program: Command): void {
     .option("--prepare <path>", "Write only the server.json that a unit or container mounts")
     .option("--container <name>", "Use the paths and the Python of this container's hub")
     .option("--server-json <path>", "Read this server.json, before the container exists")
-    .option("--owner <uid:gid>", "Let this user read the copy (default: the store's owner)");
+    .option("--owner <uid:gid>", "Write the copy for this user (default: the store's owner)");
   addGlobalOptions(command);
   addHelp(command, {
     details: [
