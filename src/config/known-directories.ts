@@ -59,11 +59,7 @@ export async function prepareDirectories(
   await recordDirectories(paths, options.storePath);
 }
 
-/**
- * Checks and creates directories like `prepareDirectories`, but does not record them.
- *
- * @throws {@link StoreError} as `prepareDirectories`
- */
+/** Checks and creates directories like `prepareDirectories`, but does not record them. */
 export async function createDirectories(
   paths: readonly string[],
   { storePath, known, reporter }: DirectoryOptions,

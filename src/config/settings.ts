@@ -70,8 +70,6 @@ export interface SettingsSources {
  *
  * @param options - settings from the command line
  * @throws {@link StoreError} usage - for an invalid file, variable or path of the store
- * @throws {@link StoreError} what {@link loadSettings}, {@link resolveStorePath} and `defaultStore`
- *   throw
  */
 export async function resolveSettings(
   options: Settings = {},

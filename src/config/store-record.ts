@@ -1,6 +1,6 @@
 /**
- * Records of a store in `$XDG_STATE_HOME/hivemind-sqlcipher`: one file for each store and subject,
- * named after a hash of the store's path, without secrets. A lost record loses no data.
+ * Records in `$XDG_STATE_HOME/hivemind-sqlcipher`, without secrets. A lost record loses no data.
+ * Each store has a file for each subject, named after a hash of the store's path.
  */
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -8,7 +8,7 @@ import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { sha256Hex } from "../fs/read.js";
 import type * as z from "../schema.js";
-import { stateHome } from "./paths.js";
+import { type Environment, stateHome } from "./paths.js";
 
 /**
  * Reads a record. Returns undefined if there is none, if it is damaged, or if it belongs to another
@@ -23,7 +23,7 @@ export async function readStoreRecord<Contents extends { readonly store: string 
   subject: string,
   schema: z.ZodMiniType<Contents>,
 ): Promise<Contents | undefined> {
-  const path = recordPathOf(storePath, subject);
+  const path = statePath(subject, storePath);
   try {
     const { data } = schema.safeParse(JSON.parse(await readFile(path, "utf8")));
     return data?.store === storePath ? data : undefined;
@@ -33,25 +33,30 @@ export async function readStoreRecord<Contents extends { readonly store: string 
   }
 }
 
-/**
- * Writes a record. Ignores a failure, for example an unwritable state directory, because the
- * operation that is recorded has succeeded.
- */
+/** Writes a record of a store, as {@link writeState} does. */
 export async function writeStoreRecord(
   storePath: string,
   subject: string,
   contents: Readonly<Record<string, unknown>>,
 ): Promise<void> {
-  const path = recordPathOf(storePath, subject);
+  await writeState(statePath(subject, storePath), { store: storePath, ...contents });
+}
+
+/**
+ * Writes a file of the state directory. Ignores a failure, for example an unwritable directory,
+ * because what is recorded has succeeded.
+ */
+export async function writeState(path: string, contents: object): Promise<void> {
   try {
     await makeDirectory(dirname(path));
-    await replaceFile(path, `${JSON.stringify({ store: storePath, ...contents })}\n`);
+    await replaceFile(path, `${JSON.stringify(contents)}\n`);
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
   }
 }
 
-function recordPathOf(storePath: string, subject: string): string {
-  const name = sha256Hex(storePath).slice(0, 16);
-  return join(stateHome(), "hivemind-sqlcipher", `${subject}-${name}.json`);
+/** Returns the path of a file in the state directory. Its name has a hash of `key`. */
+export function statePath(subject: string, key: string, environment?: Environment): string {
+  const name = `${subject}-${sha256Hex(key).slice(0, 16)}.json`;
+  return join(stateHome(environment), "hivemind-sqlcipher", name);
 }

@@ -89,7 +89,6 @@ export class Bus implements AsyncDisposable {
    *
    * @param signal - when aborted, rejects pending and later calls
    * @throws {@link NoBusError} if no address works
-   * @throws what {@link abortReason} returns, if the signal is aborted
    */
   static async session(environment: Environment, signal?: AbortSignal): Promise<Bus> {
     const { sockets, unusable } = sessionBusAddresses(environment);

@@ -53,6 +53,28 @@ const maxArraySize = 64 * 1024 * 1024;
 /** The maximal nesting of containers in a value, as in the reference implementation. */
 const maxDepth = 64;
 
+/** The size of a type in bytes, which is its alignment, too, and a function to read a value. */
+type FixedType = readonly [
+  size: 1 | 2 | 4 | 8,
+  read: (view: DataView, isLittleEndian: boolean) => unknown,
+];
+
+const byte: FixedType = [1, (view) => view.getUint8(0)];
+const uint32: FixedType = [4, (view, isLittleEndian) => view.getUint32(0, isLittleEndian)];
+
+const fixedTypes: Readonly<Record<string, FixedType>> = {
+  y: byte,
+  b: [4, (view, isLittleEndian) => view.getUint32(0, isLittleEndian) !== 0],
+  n: [2, (view, isLittleEndian) => view.getInt16(0, isLittleEndian)],
+  q: [2, (view, isLittleEndian) => view.getUint16(0, isLittleEndian)],
+  i: [4, (view, isLittleEndian) => view.getInt32(0, isLittleEndian)],
+  u: uint32,
+  h: uint32,
+  x: [8, (view, isLittleEndian) => view.getBigInt64(0, isLittleEndian)],
+  t: [8, (view, isLittleEndian) => view.getBigUint64(0, isLittleEndian)],
+  d: [8, (view, isLittleEndian) => view.getFloat64(0, isLittleEndian)],
+};
+
 /** Header fields by code, with their types in the specification. */
 const headerFields = new Map<number, { name: keyof Message | "destination"; type: string }>([
   [1, { name: "path", type: "o" }],
@@ -146,32 +168,16 @@ class Reader {
   /** @param type - a single complete type */
   value(type: string, depth = 0): unknown {
     if (depth > maxDepth) throw new ProtocolError("a value is nested too deeply");
+    const fixed = fixedTypes[type];
+    if (fixed !== undefined) return this.#fixed(fixed);
     switch (type[0]) {
-      case "y":
-        return this.#take(1).readUInt8();
-      case "b":
-        return this.u32() !== 0;
-      case "n":
-      case "q":
-        return this.#number(2, type[0] === "n");
-      case "i":
-        return this.#number(4, true);
-      case "u":
-      case "h":
-        return this.u32();
-      case "x":
-      case "t":
-        return this.#bigint(type[0] === "x");
-      case "d":
-        this.#align(8);
-        return this.#isLittleEndian ? this.#take(8).readDoubleLE() : this.#take(8).readDoubleBE();
       case "s":
       case "o":
         return this.#text(this.u32());
       case "g":
-        return this.#text(this.#take(1).readUInt8());
+        return this.#signature();
       case "v": {
-        const signature = this.#text(this.#take(1).readUInt8());
+        const signature = this.#signature();
         if (splitSignature(signature).length !== 1) {
           throw new ProtocolError(`a variant has the signature "${signature}"`);
         }
@@ -189,7 +195,7 @@ class Reader {
   }
 
   u32(): number {
-    return this.#number(4, false);
+    return Number(this.#fixed(uint32));
   }
 
   #array(type: string, depth: number): unknown {
@@ -206,18 +212,14 @@ class Reader {
     return type.startsWith("{") ? new Map(values as [unknown, unknown][]) : values;
   }
 
-  #number(size: 2 | 4, isSigned: boolean): number {
+  #fixed([size, read]: FixedType): unknown {
     this.#align(size);
-    const bytes = this.#take(size);
-    if (isSigned) return this.#isLittleEndian ? bytes.readIntLE(0, size) : bytes.readIntBE(0, size);
-    return this.#isLittleEndian ? bytes.readUIntLE(0, size) : bytes.readUIntBE(0, size);
+    const { buffer, byteOffset } = this.#take(size);
+    return read(new DataView(buffer, byteOffset, size), this.#isLittleEndian);
   }
 
-  #bigint(isSigned: boolean): bigint {
-    this.#align(8);
-    const bytes = this.#take(8);
-    const value = this.#isLittleEndian ? bytes.readBigUInt64LE() : bytes.readBigUInt64BE();
-    return isSigned ? BigInt.asIntN(64, value) : value;
+  #signature(): string {
+    return this.#text(Number(this.#fixed(byte)));
   }
 
   /** Reads a text of `length` bytes and the NUL after it. */
@@ -363,9 +365,9 @@ function findTypeEnd(signature: string, start: number, depth = 0): number {
 }
 
 function alignmentOf(type: string): number {
-  if ("ygv".includes(type[0] ?? "")) return 1;
-  if ("nq".includes(type[0] ?? "")) return 2;
-  return "xtd({".includes(type[0] ?? "") ? 8 : 4;
+  const [code = ""] = type;
+  if ("gv".includes(code)) return 1;
+  return fixedTypes[code]?.[0] ?? ("({".includes(code) ? 8 : 4);
 }
 
 function align(offset: number, to: number): number {

@@ -248,7 +248,6 @@ export async function replaceFile(
  * Tries every step of `replaceFile` except the rename: the directory must be writable, and it must
  * be possible to give a new file the owner and mode of the old file.
  *
- * @throws {@link StoreError} as `replaceFile`
  * @throws {@link StoreError} refused - if the path is a mount point
  */
 export async function assertReplaceable(path: string): Promise<void> {

@@ -25,7 +25,6 @@ export interface SecretFileOptions {
  * Returns the text of a file with a secret, without its final newline.
  *
  * @throws {@link StoreError} refused - if it is not text
- * @throws {@link StoreError} what {@link readSecretBytes} throws
  */
 export async function readSecretFile(
   path: string,

@@ -33,8 +33,6 @@ export async function findSystemUnitAccount(name: string): Promise<HubAccount> {
 /**
  * Returns the account in which a unit runs. Contains a user only for a system unit, and only if
  * this process is root.
- *
- * @throws {@link StoreError} as `findSystemUnitAccount`
  */
 export async function findUnitAccount(unit: UnitName): Promise<Account> {
   if (unit.manager === "systemd" && process.geteuid?.() === 0)

@@ -185,7 +185,6 @@ async function readFirstCharacters(path: string): Promise<string> {
  * write no file of the user.
  *
  * @throws {@link StoreError} failed - if the interpreter fails
- * @throws {@link StoreError} what `resolvePythonAccount` throws
  */
 export async function probePackages(
   python: HubPython,

@@ -5,10 +5,9 @@
  * than a second to each start on a PC, and several seconds on a small board.
  */
 import { readdir, readFile, realpath, stat } from "node:fs/promises";
-import { dirname, join } from "node:path";
-import { type Environment, stateHome } from "../config/paths.js";
-import { isKind, StoreError } from "../errors.js";
-import { makeDirectory, replaceFile } from "../fs/atomic.js";
+import type { Environment } from "../config/paths.js";
+import { statePath, writeState } from "../config/store-record.js";
+import { isKind } from "../errors.js";
 import { sha256Hex } from "../fs/read.js";
 import type { Account } from "../process/run.js";
 import type { Reporter } from "../reporter.js";
@@ -54,7 +53,7 @@ export async function probePackagesCached(
   if (isInContainer(python)) return probePackages(python, account);
   const hub = await resolvePythonAccount(python[0], account);
   const { environment } = hub;
-  const path = recordPathOf(python, environment);
+  const path = statePath("hub-packages", JSON.stringify(python), environment);
   const known = await readRecord(path);
   if (known && known.fingerprint === (await fingerprint(python, known.paths, environment))) {
     return known.packages;
@@ -69,8 +68,7 @@ export async function probePackagesCached(
     packages.problem === null
   ) {
     const found = await fingerprint(python, paths, environment);
-    const record = { format, version: 2, paths, fingerprint: found, packages } as const;
-    await writeRecord(path, record);
+    await writeState(path, { format, version: 2, paths, fingerprint: found, packages });
   }
   return packages;
 }
@@ -106,26 +104,11 @@ function isOtherUser({ uid }: Account): boolean {
   return uid !== undefined && uid !== process.geteuid?.();
 }
 
-function recordPathOf(python: HubPython, environment: Environment): string {
-  const name = sha256Hex(JSON.stringify(python)).slice(0, 16);
-  return join(stateHome(environment), "hivemind-sqlcipher", `hub-packages-${name}.json`);
-}
-
 async function readRecord(path: string): Promise<z.infer<typeof recordSchema> | undefined> {
   try {
     return recordSchema.safeParse(JSON.parse(await readFile(path, "utf8"))).data;
   } catch {
     return undefined; // absent, unreadable or damaged: the packages are tested again
-  }
-}
-
-/** Writes the cache. Ignores a failure: the state directory is unwritable in a hardened unit. */
-async function writeRecord(path: string, record: z.infer<typeof recordSchema>): Promise<void> {
-  try {
-    await makeDirectory(dirname(path));
-    await replaceFile(path, `${JSON.stringify(record)}\n`);
-  } catch (error) {
-    if (!(error instanceof StoreError)) throw error;
   }
 }
 

@@ -101,11 +101,7 @@ export async function findServerJson({
   return { path, environment: { XDG_DATA_HOME: hub.dataHome }, container: hub.container };
 }
 
-/**
- * Returns the store in a hub's `server.json`, as a path of this machine.
- *
- * @throws {@link StoreError} what `readServerJson` and `namedStore` throw
- */
+/** Returns the store in a hub's `server.json`, as a path of this machine. */
 export async function storeOf({ path, environment, container }: HubFile): Promise<NamedStore> {
   const file = await readServerJson(path);
   return namedStore(file, environment, (named) =>

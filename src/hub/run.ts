@@ -114,7 +114,6 @@ export async function runHub(options: HubOptions & { privateConfig?: boolean }):
  * after the checks of `runHub`. The caller removes the file. With the generated unit, systemd
  * removes it together with the unit's runtime directory.
  *
- * @throws {@link StoreError} as `runHub`
  * @throws {@link StoreError} refused - if the directory is not in memory or not private
  */
 export async function prepareServerJson(options: HubOptions, target: string): Promise<void> {
@@ -125,8 +124,6 @@ export async function prepareServerJson(options: HubOptions, target: string): Pr
 /**
  * Writes a copy of `server.json` as `prepareServerJson` does, for the hub of a container. The copy
  * of a `PlaintextHub` has no password.
- *
- * @throws {@link StoreError} as `prepareServerJson`
  */
 export async function prepareCopy(options: PrepareOptions, target: string): Promise<void> {
   const { owner } = options;

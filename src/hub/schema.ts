@@ -27,7 +27,6 @@ export interface HubSchema {
  * @returns undefined if the hub's Python is not found
  * @throws {@link StoreError} usage - if `hubPython` cannot be executed
  * @throws {@link StoreError} failed - if the interpreter fails
- * @throws {@link StoreError} what `readServiceHub` throws
  */
 export async function probeHubSchema(
   service: ResolvedService,

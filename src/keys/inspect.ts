@@ -1,9 +1,9 @@
 /** Inspects the keyring without reading a secret and without a dialog. */
 import type { Environment } from "../config/paths.js";
 import type { StoreError } from "../errors.js";
-import { type AutoLock, findAutoLock } from "./auto-lock.js";
+import { findAutoLock } from "./auto-lock.js";
 import { keyringService } from "./keyring.js";
-import { type KeyringProblem, keyringError, toKeyringError } from "./keyring-error.js";
+import { keyringError, toKeyringError } from "./keyring-error.js";
 import { type Provider, unknownProvider, unlocksItself } from "./provider.js";
 import { collectionOf, isSessionCollection, SecretService } from "./secret-service.js";
 
@@ -56,81 +56,70 @@ async function inspect(service: SecretService, storePath: string): Promise<Keyri
   const items = await service.search({ service: keyringService, account: storePath });
   const provider = await service.findProvider();
   const hasEntry = items.unlocked.length + items.locked.length > 0;
-  const problem = async (name: KeyringProblem, collection: string) => {
-    const isOther = collection !== (await service.findDefaultCollection());
-    const label = await service.readLabel(collection);
-    const error = keyringError(name, { provider, collection: label, isOther });
-    return {
-      ...reportUnusable(error, provider, hasEntry),
-      isLocked: name === "locked" && !isOther,
-    };
-  };
   if (items.unlocked.length > 0) return await reportUsable(provider, hasEntry);
   const [lockedItem] = items.locked;
-  if (lockedItem !== undefined) {
-    const collection = collectionOf(lockedItem);
-    if (await service.isLocked(collection)) return await problem("locked", collection);
-    return reportConfirmation(provider);
-  }
-  const collection = await service.findDefaultCollection();
+  const defaultCollection = await service.findDefaultCollection();
+  const collection = lockedItem === undefined ? defaultCollection : collectionOf(lockedItem);
   if (collection === undefined) {
     return reportUnusable(keyringError("no-collection", { provider }), provider, hasEntry);
   }
-  if (isSessionCollection(collection)) return await problem("session-collection", collection);
-  if (await service.isLocked(collection)) return await problem("locked", collection);
-  return await reportUsable(provider, hasEntry);
+  const isLocked = await service.isLocked(collection);
+  if (!isLocked && lockedItem !== undefined) return reportConfirmation(provider);
+  const isLost = lockedItem === undefined && isSessionCollection(collection);
+  if (!isLocked && !isLost) return await reportUsable(provider, hasEntry);
+  const isOther = collection !== defaultCollection;
+  const problem = keyringError(isLost ? "session-collection" : "locked", {
+    ...{ provider, collection: await service.readLabel(collection), isOther },
+  });
+  const report = reportUnusable(problem, provider, hasEntry);
+  return { ...report, isLocked: !isLost && !isOther };
 }
 
 async function reportUsable(provider: Provider, hasEntry: boolean): Promise<KeyringReport> {
+  const { kind, name } = provider;
   const autoLock = await findAutoLock(provider);
-  const unattended: Unattended = autoLock
-    ? describeAutoLock(provider, autoLock)
-    : { isPossible: true, condition: describeCondition(provider) };
-  return {
-    ...{ provider: provider.name, hasEntry, problem: undefined, isLocked: false, unattended },
+  const condition =
+    kind === "keepassxc" ? "while its database is open" : `while ${name} is unlocked`;
+  return report(provider, {
+    hasEntry,
     unlocksItself: await unlocksItself(provider),
-  };
-}
-
-function describeCondition({ kind, name }: Provider): string {
-  return kind === "keepassxc" ? "while its database is open" : `while ${name} is unlocked`;
-}
-
-function describeAutoLock({ name }: Provider, { behaviour, fix }: AutoLock): Unattended {
-  return {
-    isPossible: false,
-    reason: `${name} ${behaviour}`,
-    fix: `${fix}, ${anotherSource}`,
-  };
+    unattended: autoLock
+      ? impossible(`${name} ${autoLock.behaviour}`, autoLock.fix)
+      : { isPossible: true, condition },
+  });
 }
 
 /**
  * Reports a locked entry in an unlocked collection: the provider asks its user before each process
  * reads the entry.
  */
-function reportConfirmation({ kind, name }: Provider): KeyringReport {
+function reportConfirmation(provider: Provider): KeyringReport {
+  const { kind, name } = provider;
   const setting =
     kind === "keepassxc"
       ? "In KeePassXC, turn off Tools > Settings > Secret Service Integration > Confirm when passwords are retrieved by clients"
       : `Turn off the confirmation of each access in ${name}`;
-  return {
-    ...{ provider: name, hasEntry: true, problem: undefined },
-    ...{ isLocked: false, unlocksItself: false },
-    unattended: {
-      isPossible: false,
-      reason: `${name} asks its user before each process reads a passphrase`,
-      fix: `${setting}, ${anotherSource}`,
-    },
-  };
+  const reason = `${name} asks its user before each process reads a passphrase`;
+  return report(provider, { hasEntry: true, unattended: impossible(reason, setting) });
 }
 
 function reportUnusable(
   problem: StoreError,
-  { name }: Provider,
-  hasEntry: boolean | undefined = undefined,
+  provider: Provider,
+  hasEntry?: boolean,
 ): KeyringReport {
-  return {
-    ...{ provider: name, hasEntry, problem, isLocked: false, unlocksItself: false },
-    unattended: { isPossible: false, reason: problem.message, fix: problem.hint ?? "" },
-  };
+  const { message: reason, hint: fix = "" } = problem;
+  return report(provider, { hasEntry, problem, unattended: { isPossible: false, reason, fix } });
+}
+
+function impossible(reason: string, fix: string): Unattended {
+  return { isPossible: false, reason, fix: `${fix}, ${anotherSource}` };
+}
+
+/** Returns a report about a provider without a problem that does not unlock itself. */
+function report(
+  { name }: Provider,
+  found: Pick<KeyringReport, "hasEntry" | "unattended"> & Partial<KeyringReport>,
+): KeyringReport {
+  return { provider: name, problem: undefined, isLocked: false, unlocksItself: false, ...found };
 }

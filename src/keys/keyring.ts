@@ -60,8 +60,6 @@ export async function getEntry(storePath: string, slot: Slot): Promise<string | 
 /**
  * Yields the secrets of all entries for a slot. The default collection comes first, and locked
  * collections come last.
- *
- * @throws {@link StoreError} as `getEntry`
  */
 export async function* readEntries(storePath: string, slot: Slot): AsyncGenerator<MatchingEntry> {
   await using keyring = await Keyring.open();

@@ -5,7 +5,7 @@
  * opens the file. Entries with the file's key_id are tried first.
  */
 import { resolveStorePath } from "../config/paths.js";
-import { isKind, StoreError, withLine, wrap } from "../errors.js";
+import { ignoreKind, isKind, StoreError, withLine, wrap } from "../errors.js";
 import { currentInteraction, withInteraction } from "../process/interaction.js";
 import { identify, type OpenedStore, openEncrypted } from "../store/cipher.js";
 import type { ConnectionOptions } from "../store/connection.js";
@@ -18,7 +18,7 @@ import {
   type StoreInKeyring,
   setEntry,
 } from "./keyring.js";
-import { keepCurrent, keepPending, planRotation, promotePending } from "./rotation-plan.js";
+import { keepCurrent, planRotation, promotePending } from "./rotation-plan.js";
 
 /** The maximum number of stores to try. Each of their passphrases takes up to half a second. */
 const maxCandidates = 8;
@@ -47,12 +47,10 @@ export async function openMovedStore(
   for (const store of await findCandidates(path, keyId)) {
     for (const slot of store.slots.filter((name) => !name.startsWith("derived:"))) {
       for await (const { secret: passphrase } of readEntries(store.storePath, slot)) {
-        try {
-          const opened = await openEncrypted(path, passphrase, options);
-          return { opened, passphrase, from: store.storePath };
-        } catch (error) {
-          if (!isKind(error, "wrongPassphrase")) throw error;
-        }
+        const opened = await openEncrypted(path, passphrase, options).catch(
+          ignoreKind("wrongPassphrase", undefined),
+        );
+        if (opened !== undefined) return { opened, passphrase, from: store.storePath };
       }
     }
   }
@@ -90,7 +88,7 @@ export async function takeOverEntries(
   }
   const plan = await planRotation(path, { kind: "keyring" }, passphrase, {}, true);
   if (plan === undefined) return;
-  await keepPending(path, passphrase);
+  await setEntry(path, "pending", passphrase);
   await keepCurrent(path, plan);
   await promotePending(path, plan);
   await copyPrevious(from, path);

@@ -14,7 +14,6 @@ const possibleKinds: readonly FileKind[] = ["passphrase", "recipients", "raw key
  * text, and their stores must open.
  *
  * @throws {@link StoreError} refused - if the file is of another kind, or has no usable passphrase
- * @throws {@link StoreError} what {@link readSecretBytes} throws
  */
 export async function readPassphrasesInFile(
   path: string,

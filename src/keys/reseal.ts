@@ -35,9 +35,6 @@ async function isSealedFor(storePath: string, path: string): Promise<boolean> {
  * Seals the next passphrase of a store in front of the present passphrases, and runs `work`, which
  * re-encrypts the store. Afterwards only the store's passphrase stays. If the source is not a
  * sealed file, only runs `work`.
- *
- * @throws {@link StoreError} as `seal`, before `work`
- * @throws what `work` throws
  */
 export async function withSealed<Result>(
   source: PassphraseSource,
@@ -63,11 +60,7 @@ interface PresentPassphrases {
   readonly movedTo?: string;
 }
 
-/**
- * Seals a passphrase in front of the passphrases in the file, and returns these.
- *
- * @throws {@link StoreError} as `seal`
- */
+/** Seals a passphrase in front of the passphrases in the file, and returns these. */
 export async function sealInFront(path: string, next: string): Promise<PresentPassphrases> {
   const present = await readPresentPassphrases(path);
   const { passphrases } = present;

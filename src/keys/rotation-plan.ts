@@ -95,11 +95,6 @@ async function makePendingCurrent(storePath: string): Promise<void> {
   await promotePending(storePath, plan);
 }
 
-/** Stores the new passphrase as pending and reads it back. */
-export async function keepPending(storePath: string, passphrase: string): Promise<void> {
-  await setEntry(storePath, "pending", passphrase);
-}
-
 /** Stores the current passphrase under the plan's previous entry and reads it back. */
 export async function keepCurrent(storePath: string, plan: KeyringPlan): Promise<void> {
   if (plan.previous === null) return;
@@ -149,15 +144,6 @@ export async function resolvePasswordSlot(
   }
   if ((await getEntry(storePath, "current")) === password) return undefined;
   return await resolvePreviousName(storePath, password);
-}
-
-/** Stores a password of `server.json` and reads it back. */
-export async function keepPassword(
-  storePath: string,
-  name: string,
-  password: string,
-): Promise<void> {
-  await setEntry(storePath, `previous:${name}`, password);
 }
 
 /**

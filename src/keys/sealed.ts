@@ -138,7 +138,6 @@ export async function seal(path: string, passphrases: readonly string[]): Promis
  *
  * @param wanted - the user's passphrase; default: a generated passphrase
  * @throws {@link StoreError} refused - if another passphrase than `wanted` is sealed
- * @throws {@link StoreError} as `readSealed` and `seal`
  */
 export async function readOrSealPassphrase(path: string, wanted?: string): Promise<string> {
   if (await lstatIfExists(path)) {

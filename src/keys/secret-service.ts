@@ -32,9 +32,17 @@ const serviceInterface = "org.freedesktop.Secret.Service";
 const collectionInterface = "org.freedesktop.Secret.Collection";
 const itemInterface = "org.freedesktop.Secret.Item";
 const promptInterface = "org.freedesktop.Secret.Prompt";
+const propertiesInterface = "org.freedesktop.DBus.Properties";
 const sessionCollection = `${servicePath}/collection/session`;
 /** The object path for "none". */
 const noPath = "/";
+
+type MethodCall = [
+  member: string,
+  signature: string,
+  args: readonly unknown[],
+  replySignature: string,
+];
 
 /** The provider ended while a dialog was open. */
 export class ProviderEndedError extends Error {}
@@ -160,13 +168,8 @@ export class SecretService implements AsyncDisposable {
    */
   async readSecret(item: string): Promise<string> {
     const session = await this.#openSession();
-    const [secret] = await this.#bus.call(
-      {
-        ...{ destination: serviceName, path: item, interface: itemInterface, member: "GetSecret" },
-        ...{ signature: "o", args: [session] },
-      },
-      "(oayays)",
-    );
+    const args = [session];
+    const [secret] = await this.#callOn(item, itemInterface, "GetSecret", "o", args, "(oayays)");
     return ((secret as unknown[])[2] as Buffer).toString("utf8");
   }
 
@@ -196,7 +199,7 @@ export class SecretService implements AsyncDisposable {
       return await new Promise<boolean>((resolve, reject) => {
         const dismiss = () => {
           if (undismissable.includes(kind)) return;
-          this.#promptCall(path, "Dismiss", "", []).catch(() => undefined);
+          this.#callOn(path, promptInterface, "Dismiss", "", [], "").catch(() => undefined);
         };
         const timer = setTimeout(() => {
           dismiss();
@@ -231,7 +234,7 @@ export class SecretService implements AsyncDisposable {
             },
             () => reject(new ProviderEndedError("the keyring's program ended")),
           );
-          await this.#promptCall(path, "Prompt", "s", [""]).catch((error) => {
+          await this.#callOn(path, promptInterface, "Prompt", "s", [""], "").catch((error) => {
             throw error instanceof BusError ? new NoPromptError(error.message) : error;
           });
         };
@@ -246,49 +249,28 @@ export class SecretService implements AsyncDisposable {
   /** Returns whether a prompt object exists. */
   async #isPrompt(path: string): Promise<boolean> {
     try {
-      await this.#bus.call(
-        {
-          ...{ destination: serviceName, path, interface: "org.freedesktop.DBus.Properties" },
-          ...{ member: "GetAll", signature: "s", args: [promptInterface] },
-        },
-        "a{sv}",
-      );
+      await this.#callOn(path, propertiesInterface, "GetAll", "s", [promptInterface], "a{sv}");
       return true;
     } catch (error) {
       return !(error instanceof BusError && /\.Unknown\w+$/.test(error.errorName));
     }
   }
 
-  async #promptCall(
+  /** Calls a method of an object of the provider. */
+  #callOn(
     path: string,
-    member: string,
-    signature: string,
-    args: readonly unknown[],
-  ): Promise<void> {
-    await this.#bus.call(
-      {
-        ...{ destination: serviceName, path, interface: promptInterface, member },
-        ...{ signature, args },
-      },
-      "",
-    );
+    interfaceName: string,
+    ...[member, signature, args, replySignature]: MethodCall
+  ): Promise<readonly unknown[]> {
+    const object = { destination: serviceName, path, interface: interfaceName };
+    return this.#bus.call({ ...object, member, signature, args }, replySignature);
   }
 
-  async #call(
-    member: string,
-    signature: string,
-    args: readonly unknown[],
-    replySignature: string,
-  ): Promise<readonly unknown[]> {
+  /** Calls a method of the service itself. */
+  async #call(...call: MethodCall): Promise<readonly unknown[]> {
     for (let count = 1; ; count++) {
       try {
-        return await this.#bus.call(
-          {
-            ...{ destination: serviceName, path: servicePath, interface: serviceInterface },
-            ...{ member, signature, args },
-          },
-          replySignature,
-        );
+        return await this.#callOn(servicePath, serviceInterface, ...call);
       } catch (error) {
         // Under load, gnome-keyring sometimes replies that the method does not exist.
         const isTransient = error instanceof BusError && error.errorName.endsWith(".UnknownMethod");
@@ -304,13 +286,8 @@ export class SecretService implements AsyncDisposable {
     name: string,
     signature: string,
   ): Promise<unknown> {
-    const [variant] = await this.#bus.call(
-      {
-        ...{ destination: serviceName, path, interface: "org.freedesktop.DBus.Properties" },
-        ...{ member: "Get", signature: "ss", args: [interfaceName, name] },
-      },
-      "v",
-    );
+    const args = [interfaceName, name];
+    const [variant] = await this.#callOn(path, propertiesInterface, "Get", "ss", args, "v");
     const { signature: found, value } = variant as Variant;
     if (found !== signature) throw new BusError("", `${name} has the type ${found}`);
     return value;

@@ -208,18 +208,6 @@ function* asCurrent(passphrases: readonly string[]): Generator<KeptPassphrase> {
   for (const passphrase of passphrases) yield { passphrase, generation: "current" };
 }
 
-/**
- * Returns the likeliest passphrase of a file: its first line.
- *
- * @throws {@link StoreError} passphraseUnavailable - if the file does not exist
- * @throws {@link StoreError} refused - if other users can read it, or it has no usable passphrase
- * @throws {@link StoreError} io - if it cannot be read
- */
-export async function readPassphraseFile(path: string): Promise<string> {
-  const [passphrase] = await readPassphrasesInFile(path, { missing: "passphraseUnavailable" });
-  return passphrase;
-}
-
 async function readCredential(name: string): Promise<readonly string[]> {
   const directory = process.env.CREDENTIALS_DIRECTORY;
   if (!directory) {

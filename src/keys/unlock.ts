@@ -1,5 +1,5 @@
 /** Opens a store with the first passphrase of its source that decrypts it. */
-import { isKind, StoreError } from "../errors.js";
+import { ignoreKind, StoreError } from "../errors.js";
 import { currentInteraction, withInteraction } from "../process/interaction.js";
 import {
   identify,
@@ -24,6 +24,8 @@ import {
   readPassphrases,
 } from "./source.js";
 
+const notOpened = ignoreKind("wrongPassphrase", undefined);
+
 /** An open store with the passphrase that opened it. */
 export interface UnlockedStore extends OpenedStore {
   readonly passphrase: string;
@@ -40,7 +42,6 @@ export interface UnlockedStore extends OpenedStore {
  *
  * @throws {@link StoreError} passphraseUnavailable - if the source has no passphrase
  * @throws {@link StoreError} wrongPassphrase - if no passphrase of the source opens the store
- * @throws {@link StoreError} what `openEncrypted` throws
  */
 export async function unlock(
   path: string,
@@ -57,7 +58,7 @@ export async function unlock(
           (each) => each.keyId === keyId && each.passphrase === kept.passphrase,
         );
         if (isTried) continue;
-        const opened = await tryToOpen(path, kept.passphrase, options);
+        const opened = await openEncrypted(path, kept.passphrase, options).catch(notOpened);
         if (opened !== undefined) return await finishUnlock(path, source, opened, kept, tried);
         tried.push({ ...kept, keyId });
       }
@@ -122,19 +123,6 @@ async function unlockMoved(
   return { ...opened, passphrase, generation: "current" };
 }
 
-async function tryToOpen(
-  path: string,
-  passphrase: string,
-  options: ConnectionOptions,
-): Promise<OpenedStore | undefined> {
-  try {
-    return await openEncrypted(path, passphrase, options);
-  } catch (error) {
-    if (isKind(error, "wrongPassphrase")) return undefined;
-    throw error;
-  }
-}
-
 interface Tried extends KeptPassphrase {
   /** The file's key_id when the passphrase was tried. */
   readonly keyId: string | undefined;
@@ -145,7 +133,6 @@ interface Tried extends KeptPassphrase {
  *
  * @throws {@link StoreError} notFound - if there is no file
  * @throws {@link StoreError} refused - if the file is not encrypted or has a plaintext header
- * @throws {@link StoreError} what `unknownFormatError` returns - if it is not a database
  * @throws {@link StoreError} newerVersion - if the schema of an unencrypted file is unknown
  */
 async function readKeyId(path: string): Promise<string> {
@@ -216,12 +203,7 @@ async function openWithCachedKey(
   }
   const key = await cachedKey;
   if (key === undefined) return undefined;
-  try {
-    return await openEncrypted(path, key, options);
-  } catch (error) {
-    if (isKind(error, "wrongPassphrase")) return undefined;
-    throw error;
-  }
+  return await openEncrypted(path, key, options).catch(notOpened);
 }
 
 async function deleteCachedKeys(path: string, { connection }: OpenedStore): Promise<void> {
@@ -275,11 +257,7 @@ export function noneOpensError(
   );
 }
 
-/**
- * Returns the passphrase of a source that opens the store.
- *
- * @throws {@link StoreError} as {@link unlock}
- */
+/** Returns the passphrase of a source that opens the store. */
 export async function findOpeningPassphrase(
   source: PassphraseSource,
   storePath: string,

@@ -6,11 +6,7 @@ export function abortReason({ reason }: AbortSignal): StoreError {
   return reason instanceof StoreError ? reason : new StoreError("interrupted", "interrupted");
 }
 
-/**
- * Throws if the signal is aborted.
- *
- * @throws {@link StoreError} what {@link abortReason} returns
- */
+/** Throws if the signal is aborted. */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw abortReason(signal);
 }

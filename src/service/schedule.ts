@@ -125,7 +125,6 @@ export async function assertSchedulable(request: ScheduleRequest): Promise<void>
 /**
  * Writes both units, or replaces them, and starts the timer.
  *
- * @throws {@link StoreError} as {@link assertSchedulable}
  * @throws {@link StoreError} service - if the manager rejects the units
  * @throws {@link StoreError} io - if the files cannot be written
  */

@@ -9,11 +9,10 @@ import { assertReplaceable, removePartials } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import { readServerJson } from "../hub/server-json.js";
 import { removePassword } from "../hub/server-json-edit.js";
-import { deleteDerivedKeys } from "../keys/keyring.js";
+import { deleteDerivedKeys, setEntry } from "../keys/keyring.js";
 import {
   type KeyringPlan,
   keepCurrent,
-  keepPending,
   keyringPlanSchema,
   promotePending,
   restoreKeyring,
@@ -108,7 +107,7 @@ async function prepare(request: AdoptPassphraseRequest): Promise<Bundle | undefi
   const { operation, storePath, passphrase, key, keyring, bundle: plan, serverJson } = request;
   emit(operation, "beginning");
   if (serverJson !== undefined) await assertReplaceable((await readServerJson(serverJson)).file);
-  if (keyring) await keepPending(storePath, passphrase);
+  if (keyring) await setEntry(storePath, "pending", passphrase);
   emit(operation, "pending-kept");
   const bundle =
     plan &&

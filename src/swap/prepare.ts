@@ -7,7 +7,7 @@ import { type DirectoryOptions, prepareDirectories } from "../config/known-direc
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { createFile } from "../fs/atomic.js";
 import { checkPassphrase, generatePassphrase } from "../keys/passphrase.js";
-import { readPassphraseFile } from "../keys/source.js";
+import { readPassphrasesInFile } from "../keys/passphrase-file.js";
 import type { Reporter } from "../reporter.js";
 import {
   type CipherCompatibility,
@@ -94,7 +94,8 @@ export async function assertBundleDirectory(bundleTo: string): Promise<void> {
  */
 export async function readOrGeneratePassphrase(file: string | undefined): Promise<string> {
   if (file === undefined) return generatePassphrase();
-  const checked = checkPassphrase(await readPassphraseFile(file));
+  const [passphrase] = await readPassphrasesInFile(file, { missing: "passphraseUnavailable" });
+  const checked = checkPassphrase(passphrase);
   if (checked.kind === "mistyped") {
     throw new StoreError(
       "refused",

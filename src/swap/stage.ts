@@ -6,12 +6,8 @@ import { assertReplaceable } from "../fs/atomic.js";
 import { copyMetadata } from "../fs/metadata.js";
 import { lstatIfExists } from "../fs/read.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
-import {
-  assertPassphraseKept,
-  keepCurrent,
-  keepPassword,
-  keepPending,
-} from "../keys/rotation-plan.js";
+import { setEntry } from "../keys/keyring.js";
+import { assertPassphraseKept, keepCurrent } from "../keys/rotation-plan.js";
 import { throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
 import { keyIdOf, type Secret, type StoreKey } from "../store/cipher.js";
@@ -51,7 +47,9 @@ export async function stage<Key extends Secret>(
     });
     reporter.detail(`${reused ? "found" : "wrote"} the bundle of the old passphrase: ${path}`);
   }
-  if (keyring?.pending && passphrase !== undefined) await keepPending(storePath, passphrase);
+  if (keyring?.pending && passphrase !== undefined) {
+    await setEntry(storePath, "pending", passphrase);
+  }
   state.emitStep("pending-kept");
   const key = await request.stage(data.staged);
   await copyMetadata(storePath, data.staged);
@@ -78,7 +76,7 @@ async function keepReplacedPassword(state: SwapState, reporter: Reporter): Promi
   if (serverJson?.previous === undefined) return;
   const password = passwordIn(await readServerJson(serverJson.path));
   if (password === undefined) return;
-  await keepPassword(state.storePath, serverJson.previous, password);
+  await setEntry(state.storePath, `previous:${serverJson.previous}`, password);
   reporter.notice(
     `kept the present password of ${serverJson.path} in the keyring, as a previous passphrase`,
   );
