@@ -30,7 +30,7 @@ export async function prepareForContainer(
   { storePath, output }: Context,
   options: ContainerOptions,
   target: string,
-  readSecret: (serverJson: string | undefined) => Promise<Secret>,
+  readSecret: (serverJson: string | undefined) => Promise<PrepareOptions["secret"]>,
 ): Promise<void> {
   const { prepareCopy } = await import("../hub/run.js");
   const { statIfExists } = await import("../fs/read.js");
@@ -42,7 +42,7 @@ export async function prepareForContainer(
   const owner = named ?? (isRoot ? await statIfExists(storePath) : undefined);
   await prepareCopy(
     {
-      ...{ command: [], serverJson, container, ...secret },
+      ...{ serverJson, container, secret },
       ...(owner && { owner: { uid: owner.uid, gid: owner.gid } }),
       onNotice: (text: string) => output.notice(text),
     },
@@ -57,8 +57,6 @@ export async function prepareUnchanged(options: ContainerOptions, target: string
   const { serverJson = serverJsonPath() } = await findContainerHub(options);
   await copyUnchanged(serverJson, expandPath(target));
 }
-
-type Secret = { storePath: string; passphrase?: string } | { redisPassword: string };
 
 /** Returns what an operator adds to the container's configuration to pass the secret to the hub. */
 type RenderUnit = (context: Context, args: string[], options: ContainerOptions) => Promise<string>;

@@ -8,6 +8,7 @@
  */
 import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import { isKind, StoreError, systemError } from "../errors.js";
 import { makeDirectory } from "../fs/atomic.js";
 import { statIfExists } from "../fs/read.js";
@@ -18,7 +19,6 @@ import { realPath } from "./paths.js";
 import { readStoreRecord, writeStoreRecord } from "./store-record.js";
 
 const recordSchema = z.object({
-  /** The store's resolved path. */
   store: z.string(),
   /** The mount point of each directory. */
   directories: z.record(z.string(), z.string()),
@@ -75,14 +75,15 @@ export async function createDirectories(
   }
 }
 
-/** Records existing directories as used by a store. */
 export async function recordDirectories(
   paths: readonly string[],
   storePath: string,
 ): Promise<void> {
-  const current: Record<string, string> = {};
-  for (const path of paths) current[path] = await mountPointOf(path);
-  await writeRecord(storePath, { ...(await readRecord(storePath)), ...current });
+  const recorded = await readRecord(storePath);
+  const directories: Record<string, string> = { ...recorded };
+  for (const path of paths) directories[path] = await mountPointOf(path);
+  if (isDeepStrictEqual(directories, recorded)) return;
+  await writeStoreRecord(storePath, "directories", { directories });
 }
 
 /**
@@ -125,10 +126,8 @@ export async function findMissingDirectories(
   known = paths,
 ): Promise<MissingDirectory[]> {
   const mountPoints = await readRecord(storePath);
-  const missing = await Promise.all(
-    paths.map((path) => findMissing(path, mountPoints, known.includes(path))),
-  );
-  return missing.filter((directory) => directory !== undefined);
+  const missing = paths.map((path) => findMissing(path, mountPoints, known.includes(path)));
+  return (await Promise.all(missing)).filter((directory) => directory !== undefined);
 }
 
 /** Returns the directories used by earlier operations on a store. They may no longer exist. */
@@ -169,7 +168,6 @@ function missingError(missing: MissingDirectory): StoreError {
   return new StoreError("io", missing.message, { hint: missingHint(missing) });
 }
 
-/** Returns what to do about a missing directory. */
 export function missingHint(missing: MissingDirectory): string {
   const { path, exists } = missing;
   const otherwise = exists
@@ -202,7 +200,6 @@ async function confirmMove(
   reporter.notice(`the new file system of ${path} is recorded`);
 }
 
-/** Returns the mount point of the path's file system. */
 async function mountPointOf(path: string): Promise<string> {
   let current = await realPath(path);
   try {
@@ -223,9 +220,4 @@ function isBelow(path: string, ancestor: string): boolean {
 
 async function readRecord(storePath: string): Promise<MountPoints> {
   return (await readStoreRecord(storePath, "directories", recordSchema))?.directories ?? {};
-}
-
-async function writeRecord(storePath: string, directories: MountPoints): Promise<void> {
-  if (JSON.stringify(await readRecord(storePath)) === JSON.stringify(directories)) return;
-  await writeStoreRecord(storePath, "directories", { directories });
 }

@@ -102,7 +102,6 @@ export const settingsSchema = z.strictObject({
   stores: z.optional(z.record(path, z.strictObject(storeSettings))),
 });
 
-/** The contents of a settings file. */
 export type SettingsFile = z.infer<typeof settingsSchema>;
 
 /**
@@ -110,7 +109,6 @@ export type SettingsFile = z.infer<typeof settingsSchema>;
  */
 export type Settings = Omit<SettingsFile, "stores">;
 
-/** The part of a settings file for a store. */
 export interface SettingsSection {
   /** Path of the file. */
   readonly path: string;
@@ -175,7 +173,6 @@ function parseSettings(text: string, path: string, onProblem?: OnProblem): Setti
   return valid.success ? valid.data : {};
 }
 
-/** Returns a copy without invalid keys and values. */
 function withoutInvalid(json: unknown, issues: readonly z.core.$ZodIssue[]): unknown {
   const copy = structuredClone(json);
   for (const issue of issues) {
@@ -237,13 +234,11 @@ export async function updateSection(
   return { isChanged };
 }
 
-/** Returns whether a store has a section of its own in the file. */
 export async function hasSection({ path, store: key }: SettingsSection): Promise<boolean> {
   const stores = (await loadSettings(path))?.stores ?? {};
   return key !== undefined && Object.hasOwn(stores, key);
 }
 
-/** Removes a store's own section from the file. */
 export async function removeSection({ path, store: key }: SettingsSection): Promise<void> {
   const { stores = {}, ...file } = (await loadSettings(path)) ?? {};
   const others = Object.entries(stores).filter(([name]) => name !== key);

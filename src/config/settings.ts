@@ -21,14 +21,12 @@ import {
   serviceKinds,
 } from "./settings-file.js";
 
-/** The settings of a command, and where they are stored. */
 export interface ResolvedSettings {
   /** Path of the settings file. */
   readonly path: string;
   /** Path of the store, with all symbolic links resolved. */
   readonly storePath: string;
   readonly settings: Settings;
-  /** The settings in the file for this store; undefined without a file. */
   readonly inFile: Settings | undefined;
   readonly section: SettingsSection;
   /** Whether an option or variable names a settings file that does not exist. */
@@ -53,7 +51,6 @@ export const environmentKeys = {
 } as const;
 
 export interface SettingsSources {
-  /** The option `--config`. */
   readonly config?: string | undefined;
   readonly environment?: Environment;
   /** Returns the default store, used if no option, variable or file names a store. */

@@ -15,7 +15,6 @@ import { readStoreRecord, writeStoreRecord } from "./store-record.js";
 export const storeIdSchema = z.string().check(z.regex(/^[0-9a-f]{16}$/));
 
 const recordSchema = z.object({
-  /** The store's resolved path. */
   store: z.string(),
   id: storeIdSchema,
   since: z.iso.datetime(),

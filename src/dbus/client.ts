@@ -22,7 +22,6 @@ export const replyTimeoutMs = 5_000;
 export const busName = "org.freedesktop.DBus";
 const busPath = "/org/freedesktop/DBus";
 
-/** The peer replied with an error. */
 export class BusError extends Error {
   /** @param errorName - such as `org.freedesktop.DBus.Error.ServiceUnknown` */
   constructor(
@@ -44,7 +43,6 @@ export class NoBusError extends Error {
   }
 }
 
-/** The peer did not reply in time. */
 export class BusTimeoutError extends Error {}
 
 interface PendingCall {
@@ -61,7 +59,6 @@ export interface SignalFilter {
   readonly arg0?: string;
 }
 
-/** A connection to a message bus. */
 export class Bus implements AsyncDisposable {
   readonly #socket: Socket;
   readonly #signal: AbortSignal | undefined;
@@ -164,7 +161,6 @@ export class Bus implements AsyncDisposable {
     });
   }
 
-  /** Calls a method of the bus itself. */
   async callBus(member: string, arg: string, replySignature: string): Promise<readonly unknown[]> {
     return await this.call(
       {

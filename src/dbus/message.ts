@@ -9,7 +9,6 @@
 /** The peer sent bytes that are not a D-Bus message. */
 export class ProtocolError extends Error {}
 
-/** A value with its signature. */
 export class Variant {
   constructor(
     readonly signature: string,
@@ -38,7 +37,6 @@ export interface Call {
   readonly path: string;
   readonly interface: string;
   readonly member: string;
-  /** The signature of the arguments. */
   readonly signature?: string;
   readonly args?: readonly unknown[];
 }
@@ -129,7 +127,6 @@ function readHeaderFields(data: Buffer): Partial<Message> {
   return found;
 }
 
-/** Encodes a method call. */
 export function encodeCall(serial: number, call: Call): Buffer {
   const body = new Writer();
   const signature = call.signature ?? "";

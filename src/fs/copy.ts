@@ -45,7 +45,6 @@ export async function copyFile(
   await syncFile(to);
 }
 
-/** Writes a whole buffer at an offset. */
 export async function writeAll(file: FileHandle, bytes: Buffer, offset: number): Promise<void> {
   for (let done = 0; done < bytes.length; ) {
     done += (await file.write(bytes, done, bytes.length - done, offset + done)).bytesWritten;

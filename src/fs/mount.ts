@@ -16,7 +16,6 @@ export async function assertNotMountPoint(path: string): Promise<void> {
   });
 }
 
-/** A mounted file system. */
 interface Mount {
   readonly point: string;
   /** The device, such as `/dev/sdb1`, or another text, such as `tmpfs`. */

@@ -92,7 +92,6 @@ export async function resolvePythonAccount(python: string, hub: Account): Promis
   return hub;
 }
 
-/** Returns the package directories of a virtual environment. */
 async function packageDirectories(python: string): Promise<string[]> {
   const lib = join(dirname(dirname(python)), "lib");
   const names = await readdir(lib).catch(() => []);
@@ -127,13 +126,11 @@ async function findOtherOwner(path: string, links = longestChain): Promise<numbe
 /** The time limit of a program that inspects, creates or removes a directory. */
 const directoryLimitMs = 60_000;
 
-/** Creates a temporary directory as the user of a hub. */
 export async function makeTemporaryDirectory(hub: Account): Promise<string> {
   const parent = hub.uid === undefined ? tmpdir() : "/tmp";
   return (await runAs(hub, "mktemp", "-d", join(parent, "hivemind-sqlcipher-XXXXXXXX"))).trim();
 }
 
-/** Creates a private directory as the user of a hub. */
 export async function makeDirectoryAs(hub: Account, path: string): Promise<void> {
   await runAs(hub, "mkdir", "-m", "700", "--", path);
 }
@@ -146,7 +143,6 @@ export async function removeDirectoryAs(hub: Account, path: string): Promise<voi
   await runAs(hub, "rm", "-rf", "--", path);
 }
 
-/** Returns whether the user of a hub can write to a path. */
 export async function canWriteAs({ uid, gid }: Account, path: string): Promise<boolean> {
   const account = { uid, gid, environment: {} };
   const { code } = await run("test", ["-w", path], { timeoutMs: directoryLimitMs, account });

@@ -100,7 +100,6 @@ export function readStartTime(pid: number): string | undefined {
   }
 }
 
-/** Reads a pipe until its end. */
 export async function readAll(pipe: Readable): Promise<string> {
   let text = "";
   for await (const part of pipe.setEncoding("utf8")) text += part;

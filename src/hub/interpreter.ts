@@ -6,7 +6,8 @@
  * lets the interpreter create a store with a password in a temporary directory, with the hub's own
  * code.
  */
-import { access, constants, open } from "node:fs/promises";
+import { accessSync, constants } from "node:fs";
+import { open } from "node:fs/promises";
 import { basename, delimiter, dirname, isAbsolute, join, resolve } from "node:path";
 import { formatJson, type JsonObject } from "../client/json.js";
 import { hubEnvironment } from "../config/hub-account.js";
@@ -34,7 +35,6 @@ export function isInContainer([program]: HubPython): boolean {
   return isEngine(program);
 }
 
-/** Returns the name of an interpreter for messages. */
 export function describePython(python: HubPython): string {
   return isInContainer(python) ? `the container of ${python[0]}` : python[0];
 }
@@ -139,14 +139,16 @@ export async function findProgram(
     : (environment.PATH ?? "/usr/local/bin:/usr/bin:/bin")
         .split(delimiter)
         .map((directory) => resolve(directory, program));
-  for (const candidate of candidates) {
-    const isExecutable = await access(candidate, constants.X_OK).then(
-      () => true,
-      () => false,
-    );
-    if (isExecutable) return candidate;
+  return candidates.find(isExecutable);
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false;
   }
-  return undefined;
 }
 
 async function readShebang(
@@ -170,14 +172,10 @@ async function readShebang(
 }
 
 async function readFirstCharacters(path: string): Promise<string> {
-  const file = await open(path).catch(() => undefined);
+  await using file = await open(path).catch(() => undefined);
   if (file === undefined) return "";
-  try {
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(4096), 0, 4096, 0);
-    return buffer.toString("latin1", 0, bytesRead);
-  } finally {
-    await file.close();
-  }
+  const { buffer, bytesRead } = await file.read(Buffer.alloc(4096), 0, 4096, 0);
+  return buffer.toString("latin1", 0, bytesRead);
 }
 
 /**

@@ -6,10 +6,8 @@
  * has to be cleaned up, however the hub or this process ends.
  */
 import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
-import { stat } from "node:fs/promises";
+import { readFileSync, statSync } from "node:fs";
 import { Readable, Writable } from "node:stream";
-import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { readAll, supervisionScript, waitForExit } from "./child.js";
 
@@ -56,35 +54,22 @@ const capSysAdmin = 1n << 21n;
  *
  * @throws {@link StoreError} refused - if the system does not allow such a namespace
  */
-export async function startInNamespace({
-  command,
-  file,
-  contents,
-  environment,
-}: {
-  command: readonly string[];
-  file: string;
-  contents: string;
-  environment: Environment;
-}): Promise<{ exitCode: Promise<number> }> {
+export async function startInNamespace(
+  command: readonly string[],
+  file: string,
+  contents: string,
+): Promise<{ exitCode: Promise<number> }> {
   const bytes = Buffer.from(contents);
   const { unshare, confine } = canMount() ? asRoot : asUser;
-  const args = [
-    file,
-    `${bytes.length}`,
-    await findStageDirectory(file),
-    confine,
-    `${process.pid}`,
-    ...command,
-  ];
+  const args = [file, `${bytes.length}`, findStageDirectory(file), confine, `${process.pid}`];
   const hub = spawn(
     "/bin/sh",
     // Redirect first: errors of unshare must reach descriptor 4 too.
     [
       ...["-c", 'exec 5>&2 2>&4; exec unshare "$@"', "sh", ...unshare, "--"],
-      ...["/bin/sh", "-c", setUpScript, "hivemind-sqlcipher", ...args],
+      ...["/bin/sh", "-c", setUpScript, "hivemind-sqlcipher", ...args, ...command],
     ],
-    { env: environment, stdio: ["inherit", "inherit", "inherit", "pipe", "pipe"] },
+    { stdio: ["inherit", "inherit", "inherit", "pipe", "pipe"] },
   );
   const exitCode = waitForExit(hub);
   const [input, report] = [hub.stdio[3], hub.stdio[4]];
@@ -112,13 +97,10 @@ function canMount(): boolean {
 }
 
 /** Returns an existing directory for a temporary mount. The file must not be below it. */
-async function findStageDirectory(file: string): Promise<string> {
+function findStageDirectory(file: string): string {
   for (const directory of ["/dev/shm", "/tmp", "/mnt"]) {
-    const isDirectory = await stat(directory).then(
-      (found) => found.isDirectory(),
-      () => false,
-    );
-    if (isDirectory && !file.startsWith(`${directory}/`)) return directory;
+    const stats = statSync(directory, { throwIfNoEntry: false });
+    if (stats?.isDirectory() && !file.startsWith(`${directory}/`)) return directory;
   }
   throw new StoreError(
     "refused",

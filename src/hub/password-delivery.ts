@@ -60,7 +60,6 @@ export async function findPasswordDelivery(
   return { how: "none" };
 }
 
-/** Returns the delivery by a copy of `server.json`. */
 async function deliveryByCopy({ copy: path, serverJson }: ContainerHub): Promise<PasswordDelivery> {
   const stats = path === undefined ? undefined : await lstatIfExists(path);
   // After a reboot, the next `run --prepare` writes the copy, before the container starts.

@@ -9,7 +9,7 @@
 import { existsSync } from "node:fs";
 import { readdir, readFile, rm, symlink } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
-import { configHome, type Environment } from "../config/paths.js";
+import { configHome } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { createFile, makeDirectory } from "../fs/atomic.js";
 import { readStartTime, runUntilExit } from "./child.js";
@@ -28,23 +28,18 @@ const ownerFile = "config.owner";
  *   identity yet
  * @throws {@link StoreError} inUse - if another hub of this user runs this way
  */
-export async function runWithPrivateConfig({
-  command,
-  contents,
-  environment,
-}: {
-  command: readonly string[];
-  contents: string;
-  environment: Environment;
-}): Promise<number> {
-  const real = configHome(environment);
+export async function runWithPrivateConfig(
+  command: readonly string[],
+  contents: string,
+): Promise<number> {
+  const real = configHome();
   await assertIdentity(real);
-  const directory = await runtimeDirectory(environment);
+  const directory = await runtimeDirectory();
   const config = join(directory, "config");
   await claimDirectory(directory);
   try {
     await makeConfig(real, config, contents);
-    return await runUntilExit(command, { ...environment, XDG_CONFIG_HOME: config });
+    return await runUntilExit(command, { ...process.env, XDG_CONFIG_HOME: config });
   } catch (error) {
     throw systemError(error, `cannot run with ${config}`);
   } finally {
@@ -68,8 +63,8 @@ async function assertIdentity(real: string): Promise<void> {
   });
 }
 
-async function runtimeDirectory(environment: Environment): Promise<string> {
-  const runtime = environment.XDG_RUNTIME_DIR;
+async function runtimeDirectory(): Promise<string> {
+  const runtime = process.env.XDG_RUNTIME_DIR;
   if (runtime === undefined || !isAbsolute(runtime)) {
     throw new StoreError("refused", "XDG_RUNTIME_DIR is not set to an absolute path", {
       hint: "Run this in a login session; for a service, log in once and run: loginctl enable-linger",

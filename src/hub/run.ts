@@ -45,45 +45,41 @@ import { withPassword } from "./server-json-edit.js";
 const upgradePlugin =
   "pip install --pre --upgrade 'hivemind-sqlite-database>=0.3.0a3' 'sqlcipher3>=0.6.2'";
 
-export interface HubCommand {
-  /** The hub's command and its arguments, as typed. */
-  readonly command: readonly string[];
-  /** The path of `server.json`. Default: determined by `environment`. */
-  readonly serverJson?: string | undefined;
-  /** The hub's Python, if the command does not show it. */
-  readonly hubPython?: string | undefined;
-  /** The hub's environment. Default: of this process. */
-  readonly environment?: Environment | undefined;
-  /** Receives a notice about a check that is impossible, or about ignored blacklists. */
-  readonly onNotice?: ((text: string) => void) | undefined;
-}
-
-/** A hub on the encrypted store. */
-export interface StoreHub extends HubCommand {
-  /** The store that the passphrase opens. */
+export interface StoreSecret {
   readonly storePath: string;
   readonly passphrase: string;
   /** The store's format, if known: the hub's `sqlcipher3` must read it. */
   readonly cipherCompatibility?: CipherCompatibility | undefined;
 }
 
-/** A hub on the Redis server of its `server.json`. */
-export interface RedisHub extends HubCommand {
+/** The secret of the Redis server in `server.json`. */
+export interface RedisSecret {
   readonly redisPassword: string;
 }
 
-export type HubOptions = StoreHub | RedisHub;
+export type HubSecret = StoreSecret | RedisSecret;
 
-/** A hub on a store that `encrypt` will encrypt, and that has no password until then. */
-export interface PlaintextHub extends HubCommand {
-  readonly storePath: string;
+interface CheckOptions {
+  /** Receives a notice about a check that is impossible, or about ignored blacklists. */
+  readonly onNotice?: ((text: string) => void) | undefined;
 }
 
+export type HubOptions = HubSecret &
+  CheckOptions & {
+    /** The hub's command and its arguments, as typed. */
+    readonly command: readonly string[];
+    /** The hub's Python, if the command does not show it. */
+    readonly hubPython?: string | undefined;
+  };
+
 /** Options of `run --prepare` for a container. */
-export type PrepareOptions = (HubOptions | PlaintextHub) & {
+export type PrepareOptions = CheckOptions & {
+  /** Only a path for a store that `encrypt` will encrypt, and that has no password until then. */
+  readonly secret: HubSecret | Pick<StoreSecret, "storePath">;
+  /** The path of the hub's `server.json`. Default: of the container. */
+  readonly serverJson?: string | undefined;
   /** The container of the hub, if it exists. */
   readonly container?: ContainerHub | undefined;
-  /** The owner of the copy. */
   readonly owner?: { readonly uid: number; readonly gid: number } | undefined;
 };
 
@@ -100,12 +96,11 @@ export type PrepareOptions = (HubOptions | PlaintextHub) & {
  * @throws {@link StoreError} inUse - if another hub of this user has a private configuration
  */
 export async function runHub(options: HubOptions & { privateConfig?: boolean }): Promise<number> {
-  const { command, environment = process.env, privateConfig } = options;
+  const { command, privateConfig } = options;
   const serverJson = await assertHubStarts(options);
   const contents = withSecret(serverJson, options);
-  if (privateConfig) return runWithPrivateConfig({ command, contents, environment });
-  const { file } = serverJson;
-  const { exitCode } = await startInNamespace({ command, file, contents, environment });
+  if (privateConfig) return runWithPrivateConfig(command, contents);
+  const { exitCode } = await startInNamespace(command, serverJson.file, contents);
   return exitCode;
 }
 
@@ -122,22 +117,19 @@ export async function prepareServerJson(options: HubOptions, target: string): Pr
 }
 
 /**
- * Writes a copy of `server.json` as `prepareServerJson` does, for the hub of a container. The copy
- * of a `PlaintextHub` has no password.
+ * Writes a copy of `server.json` as `prepareServerJson` does, for the hub of a container.
  */
 export async function prepareCopy(options: PrepareOptions, target: string): Promise<void> {
-  const { owner } = options;
+  const { owner, secret } = options;
   await makeCopyDirectory(dirname(target));
   const serverJson = await assertContainerHubStarts(options);
-  const hasSecret = "redisPassword" in options || "passphrase" in options;
-  await replaceFile(target, hasSecret ? withSecret(serverJson, options) : serverJson.text);
+  await replaceFile(target, withSecret(serverJson, secret));
   if (owner) await giveTo(target, owner);
 }
 
-function withSecret(serverJson: ServerJson, options: HubOptions): string {
-  return "redisPassword" in options
-    ? withPassword(serverJson, options.redisPassword, redisModule)
-    : withPassword(serverJson, options.passphrase);
+function withSecret(serverJson: ServerJson, secret: PrepareOptions["secret"]): string {
+  if ("redisPassword" in secret) return withPassword(serverJson, secret.redisPassword, redisModule);
+  return "passphrase" in secret ? withPassword(serverJson, secret.passphrase) : serverJson.text;
 }
 
 /**
@@ -145,7 +137,8 @@ function withSecret(serverJson: ServerJson, options: HubOptions): string {
  * hub's `server.json`.
  */
 async function assertHubStarts(options: HubOptions): Promise<ServerJson> {
-  const { command, hubPython, environment = process.env, onNotice = () => undefined } = options;
+  const { command, hubPython, onNotice = () => undefined } = options;
+  const environment = process.env;
   const program = await findProgram(command[0] ?? "", environment);
   if (program === undefined) {
     throw new StoreError("notFound", `no such command: ${command[0] ?? ""}`, {
@@ -160,9 +153,7 @@ async function assertHubStarts(options: HubOptions): Promise<ServerJson> {
       hint: "Run hivemind-core print-config without run: it needs no passphrase.",
     });
   }
-  const serverJson = await readExistingServerJson(
-    options.serverJson ?? serverJsonPath(environment),
-  );
+  const serverJson = await readExistingServerJson(serverJsonPath(environment));
   if ("redisPassword" in options) assertRedisModule(serverJson);
   else await assertSameStore(serverJson, options.storePath, environment);
 
@@ -187,7 +178,7 @@ async function assertHubStarts(options: HubOptions): Promise<ServerJson> {
  * container does not exist), and its packages if the hub runs. Returns the hub's `server.json`.
  */
 async function assertContainerHubStarts(options: PrepareOptions): Promise<ServerJson> {
-  const { container: hub, onNotice = () => undefined } = options;
+  const { secret, container: hub, onNotice = () => undefined } = options;
   const path = options.serverJson ?? hub?.serverJson;
   if (path === undefined) {
     const name = hub?.container.name;
@@ -196,9 +187,9 @@ async function assertContainerHubStarts(options: PrepareOptions): Promise<Server
     });
   }
   const serverJson = await readExistingServerJson(path);
-  if ("redisPassword" in options) assertRedisModule(serverJson);
+  if ("redisPassword" in secret) assertRedisModule(serverJson);
   else {
-    const { storePath } = options;
+    const { storePath } = secret;
     const locate = (named: string) => {
       if (hub !== undefined) return toHost(hub.container, named);
       return basename(named) === basename(storePath) ? storePath : named;
@@ -207,7 +198,7 @@ async function assertContainerHubStarts(options: PrepareOptions): Promise<Server
     await assertSameStore(serverJson, storePath, { XDG_DATA_HOME: home }, locate);
   }
   const python = hub && findContainerPython(hub.container);
-  if (hub === undefined || !("storePath" in options)) return serverJson;
+  if (hub === undefined || !("storePath" in secret)) return serverJson;
   const { name } = hub.container;
   if (python === undefined) {
     onNotice(uncheckedContainer(name));
@@ -215,7 +206,7 @@ async function assertContainerHubStarts(options: PrepareOptions): Promise<Server
   }
   const packages = await probeContainerPackages(python, name, { notice: onNotice });
   if (packages === undefined) return serverJson;
-  assertStorePackages(packages, python, options);
+  assertStorePackages(packages, python, { ...secret, onNotice });
   await assertComplete(serverJson, python);
   return serverJson;
 }
@@ -226,7 +217,7 @@ function assertStorePackages(
   {
     cipherCompatibility,
     onNotice = () => undefined,
-  }: Pick<StoreHub, "cipherCompatibility" | "onNotice">,
+  }: Pick<StoreSecret, "cipherCompatibility"> & CheckOptions,
 ): void {
   assertPackages(packages, describePython(python), cipherCompatibility);
   const problem = blacklistProblem(packages);

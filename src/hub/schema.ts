@@ -105,7 +105,6 @@ export function installLine(python: string, ...requirements: readonly string[]):
   return `build the container's image with ${install}, then create the container again`;
 }
 
-/** Returns whether a client has an entry on any blacklist. */
 export function hasBlacklist({ metadata }: Client): boolean {
   return blacklistKeys.some((key) => {
     const list = metadata[key];

@@ -46,7 +46,6 @@ export async function copyUnchanged(serverJson: string, path: string): Promise<v
   await chmod(path, mode & 0o777);
 }
 
-/** Changes the owner of a copy, so that the hub can read it. */
 export async function giveTo(
   path: string,
   { uid, gid }: { uid: number; gid: number },

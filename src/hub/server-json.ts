@@ -15,10 +15,8 @@ import { detectEncoding } from "../fs/encoding.js";
 import { recogniseContent, withFileKind } from "../fs/file-kind.js";
 import { shellQuote } from "../text/escape.js";
 
-/** The module name of HiveMind's SQLite store in `server.json`. */
 export const sqliteModule = "hivemind-sqlite-db-plugin";
 
-/** The module name of HiveMind's Redis store in `server.json`. */
 export const redisModule = "hivemind-redis-db-plugin";
 
 export interface ServerJson {

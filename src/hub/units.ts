@@ -33,7 +33,6 @@ export interface UserUnit {
 
 export interface SystemUnit extends Omit<UserUnit, "kind"> {
   readonly kind: "system";
-  /** The hub's user. */
   readonly user?: string;
   /** The hub's `server.json`, with symbolic links resolved. */
   readonly serverJson: string;
@@ -46,7 +45,6 @@ export interface SystemUnit extends Omit<UserUnit, "kind"> {
   readonly mayFail?: boolean;
 }
 
-/** Returns the text of the hub's unit. */
 export function renderUnit(unit: UserUnit | SystemUnit): string {
   return unit.kind === "user" ? renderUserUnit(unit) : renderSystemUnit(unit);
 }
@@ -136,24 +134,22 @@ ${commonSettings}`;
 
 export interface KeyringUnit {
   /**
-   * `user`: for the user manager, which opens sealed credentials since systemd 256. `system`: for
-   * the system manager, since systemd 250.
-   */
-  readonly kind: "user" | "system";
-  /**
    * The keyring's password, sealed to this machine by `systemd-creds encrypt
    * --name=hivemind-keyring - FILE`.
    */
   readonly credential: string;
-  /** The user of the keyring; only for `system`. */
+  /**
+   * The user of the keyring, for a unit of the system manager, which opens sealed credentials since
+   * systemd 250. Absent for a unit of the user manager, which does since systemd 256.
+   */
   readonly owner?: { readonly user: string; readonly uid: number };
 }
 
 /** Returns a unit that unlocks the user's keyring at boot. */
-export function renderKeyringUnit({ kind, credential, owner }: KeyringUnit): string {
+export function renderKeyringUnit({ credential, owner }: KeyringUnit): string {
   const unlock = `gnome-keyring-daemon --replace --unlock --components=secrets`;
   const where =
-    kind === "system" && owner !== undefined
+    owner !== undefined
       ? {
           unit: `Requires=user@${owner.uid}.service\nAfter=user@${owner.uid}.service\n`,
           service: `User=${escapeSetting(owner.user)}

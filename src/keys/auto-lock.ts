@@ -4,7 +4,7 @@
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Provider, readEnvironment } from "./provider.js";
+import { type Provider, readVariable } from "./provider.js";
 
 export interface AutoLock {
   /** What the provider does, as the rest of a sentence that begins with its name. */
@@ -92,9 +92,8 @@ export async function findAutoLock(provider: Provider): Promise<AutoLock | undef
  * if the provider's environment, which determines the directory, cannot be read.
  */
 async function readSettings(provider: Provider, file: string): Promise<string | undefined> {
-  const valueOfVariable = await readEnvironment(provider);
-  const home = valueOfVariable("HOME");
-  const directory = valueOfVariable("XDG_CONFIG_HOME") || (home && join(home, ".config"));
+  const home = readVariable(provider, "HOME");
+  const directory = readVariable(provider, "XDG_CONFIG_HOME") || (home && join(home, ".config"));
   if (!directory) return undefined;
   return await readFile(join(directory, file), "utf8").catch(() => "");
 }

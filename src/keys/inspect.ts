@@ -82,7 +82,7 @@ async function reportUsable(provider: Provider, hasEntry: boolean): Promise<Keyr
     kind === "keepassxc" ? "while its database is open" : `while ${name} is unlocked`;
   return report(provider, {
     hasEntry,
-    unlocksItself: await unlocksItself(provider),
+    unlocksItself: unlocksItself(provider),
     unattended: autoLock
       ? impossible(`${name} ${autoLock.behaviour}`, autoLock.fix)
       : { isPossible: true, condition },

@@ -144,7 +144,6 @@ export async function deleteDerivedKeys(storePath: string): Promise<void> {
   }
 }
 
-/** A store with entries in the keyring. */
 export interface StoreInKeyring {
   readonly storePath: string;
   readonly slots: readonly Slot[];

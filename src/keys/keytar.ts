@@ -146,7 +146,6 @@ class Worker {
     });
   }
 
-  /** Rejects the waiting calls after the worker has ended. */
   #rejectWaiting(error: Error): void {
     this.#isAlive = false;
     for (const finish of this.#waiting.values()) finish(error);

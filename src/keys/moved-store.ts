@@ -29,7 +29,6 @@ const hintTimeoutMs = 1_000;
 export interface MovedStore {
   readonly opened: OpenedStore;
   readonly passphrase: string;
-  /** The other path. */
   readonly from: string;
 }
 

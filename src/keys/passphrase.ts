@@ -20,9 +20,13 @@ const groups = 13;
 /** Four symbols and their check symbol. */
 const groupLength = 5;
 
-/** x⁵ + x² + 1: a root of it generates all 31 non-zero elements. */
+/** α is a root of x⁵ + x² + 1, so its powers are all 31 non-zero elements. */
 const fieldPolynomial = 0b100101;
-const powers = computePowersOfAlpha();
+const powers = [1];
+for (let power = 2; power !== 1; ) {
+  powers.push(power);
+  power = power < 16 ? power * 2 : (power * 2) ^ fieldPolynomial;
+}
 
 export type CheckedPassphrase =
   /** All check symbols match; `passphrase` is in canonical form. */
@@ -112,30 +116,15 @@ function isValidGroup(group: string, position: number): boolean {
 
 /** Returns the check symbol of a group, or undefined if a character is not in the alphabet. */
 function computeCheckSymbol(four: string, position: number): string | undefined {
-  let sum = powers[position] ?? 0;
+  let sum = powerOfAlpha(position);
   for (const [index, symbol] of [...four].entries()) {
     const value = alphabet.indexOf(symbol);
     if (value === -1) return undefined;
-    sum ^= multiply(value, powers[index + 1] ?? 0);
+    if (value !== 0) sum ^= powerOfAlpha(powers.indexOf(value) + index + 1);
   }
   return alphabet[sum];
 }
 
-function multiply(a: number, b: number): number {
-  let product = 0;
-  for (let shift = 0; shift < 5; shift++) {
-    if ((b >> shift) & 1) product ^= a << shift;
-  }
-  for (let bit = 9; bit >= 5; bit--) {
-    if ((product >> bit) & 1) product ^= fieldPolynomial << (bit - 5);
-  }
-  return product;
-}
-
-function computePowersOfAlpha(): number[] {
-  const all = [1];
-  for (let exponent = 1; exponent < 31; exponent++) {
-    all.push(multiply(all[exponent - 1] ?? 0, 2));
-  }
-  return all;
+function powerOfAlpha(exponent: number): number {
+  return powers[exponent % powers.length] ?? 0;
 }

@@ -44,13 +44,10 @@ type MethodCall = [
   replySignature: string,
 ];
 
-/** The provider ended while a dialog was open. */
 export class ProviderEndedError extends Error {}
 
-/** The dialog was not answered in time. */
 export class PromptTimeoutError extends Error {}
 
-/** The provider cannot show a dialog. */
 export class NoPromptError extends Error {}
 
 export interface Items {
@@ -61,7 +58,6 @@ export interface Items {
 
 export type Attributes = Readonly<Record<string, string>>;
 
-/** A connection to the Secret Service. */
 export class SecretService implements AsyncDisposable {
   readonly #bus: Bus;
 
@@ -246,7 +242,6 @@ export class SecretService implements AsyncDisposable {
     }
   }
 
-  /** Returns whether a prompt object exists. */
   async #isPrompt(path: string): Promise<boolean> {
     try {
       await this.#callOn(path, propertiesInterface, "GetAll", "s", [promptInterface], "a{sv}");
@@ -256,7 +251,6 @@ export class SecretService implements AsyncDisposable {
     }
   }
 
-  /** Calls a method of an object of the provider. */
   #callOn(
     path: string,
     interfaceName: string,
@@ -306,7 +300,6 @@ export function announceDialog(
   return () => clearTimeout(timer);
 }
 
-/** Returns the collection of an item. */
 export function collectionOf(item: string): string {
   return item.slice(0, item.lastIndexOf("/"));
 }

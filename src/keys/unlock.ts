@@ -26,7 +26,6 @@ import {
 
 const notOpened = ignoreKind("wrongPassphrase", undefined);
 
-/** An open store with the passphrase that opened it. */
 export interface UnlockedStore extends OpenedStore {
   readonly passphrase: string;
   readonly generation: Generation;

@@ -15,7 +15,6 @@ export interface Outcome {
   readonly failure?: "timeout" | "missing" | "signal";
 }
 
-/** The user and the environment of a program. */
 export interface Account {
   /** Default: the user of this process. */
   readonly uid?: number | undefined;

@@ -12,7 +12,6 @@ export interface UnattendedBoot {
   readonly hasDesktop: boolean;
   /** Whether the user manager starts at boot. */
   readonly lingers: boolean;
-  /** Whether the unit to unlock the keyring is enabled. */
   readonly hasKeyringUnit: boolean;
 }
 

@@ -35,7 +35,6 @@ export interface ComposeLabels {
   readonly isImitated: boolean;
 }
 
-/** A container, as `inspect` reports it. */
 export interface Container extends ContainerName {
   readonly id: string;
   /** The status in the engine's terms, such as "running", "paused", "stopping" or "exited". */
@@ -126,7 +125,6 @@ export function runEngine(
   return run(engine, args, { timeoutMs });
 }
 
-/** Returns a shell command that runs an engine. */
 export function engineLine(engine: Engine, args: readonly string[]): string {
   return [engine, ...args].map(shellQuote).join(" ");
 }
@@ -293,7 +291,6 @@ export function mayHaveContainers(engine: Engine, environment = process.env): bo
   );
 }
 
-/** Returns the error for a failed call of an engine. */
 function engineError(engine: Engine, outcome: Outcome): StoreError {
   const { failure, stderr } = outcome;
   if (failure === "missing") {

@@ -5,7 +5,6 @@ import type { UnitCommand } from "./properties.js";
 import type { UnitName } from "./systemctl.js";
 import { readCommands } from "./unit-commands.js";
 
-/** A program or script in a command of a unit. */
 export interface UnitProgram extends UnitName {
   readonly path: string;
   readonly isPresent: boolean;

@@ -8,7 +8,6 @@
  * The operator's changes, such as `OnFailure=`, belong in drop-ins, which are never changed. See
  * systemd.timer(5) and systemd.unit(5).
  */
-import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { userInfo } from "node:os";
@@ -17,6 +16,7 @@ import { hubAccount } from "../config/hub-account.js";
 import { configHome, realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
+import { sha256Hex } from "../fs/read.js";
 import { type Outcome, run } from "../process/run.js";
 import { type Properties, parseList } from "./properties.js";
 import {
@@ -36,7 +36,6 @@ import { escapeSetting, keyringUnit, quoteCommand } from "./unit-file.js";
 const mark = "# Made by hivemind-sqlcipher schedule install";
 const header = `${mark}, which replaces this file each time.`;
 
-/** The job of a timer. */
 export type ScheduledJob = "backup" | "drill";
 
 const jobs: readonly ScheduledJob[] = ["backup", "drill"];
@@ -50,7 +49,6 @@ export interface ScheduleRequest {
   readonly command: readonly string[];
   /** The value of OnCalendar=. */
   readonly onCalendar: string;
-  /** The value of RandomizedDelaySec=. */
   readonly randomDelay: string;
 }
 
@@ -67,13 +65,11 @@ export interface LastRun {
 }
 
 export interface Schedule {
-  /** The timer's name. */
   readonly unit: string;
   /** The name of the timer's service. */
   readonly service: string;
   readonly onCalendar: string | null;
   readonly enabled: boolean;
-  /** Whether the timer runs. */
   readonly active: boolean;
   readonly nextRun: string | null;
   readonly lastRun: LastRun | null;
@@ -91,7 +87,7 @@ interface ScheduleUnits {
 }
 
 function resolveUnits(storePath: string, job: ScheduledJob): ScheduleUnits {
-  const store = createHash("sha256").update(storePath).digest("hex").slice(0, 8);
+  const store = sha256Hex(storePath).slice(0, 8);
   const timerOf = (each: ScheduledJob) => `hivemind-sqlcipher-${each}-${store}.timer`;
   const timer = timerOf(job);
   const units = { timer, service: timer.replace(/timer$/, "service") };

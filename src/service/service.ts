@@ -76,7 +76,6 @@ export interface Service {
    */
   check(storePath: string): Promise<string[]>;
 
-  /** Returns whether the process belongs to the service. */
   owns(pid: number): Promise<boolean>;
 
   /**
@@ -138,7 +137,6 @@ export interface Service {
  */
 export const recoveryLimitSeconds = 60;
 
-/** Returns a unique name for a restart timer. */
 export function newRestartName(): string {
   return `hivemind-sqlcipher-restart-${randomBytes(6).toString("hex")}`;
 }

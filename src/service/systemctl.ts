@@ -8,7 +8,6 @@ export const managers = ["systemd-user", "systemd"] as const;
 
 export type Manager = (typeof managers)[number];
 
-/** The directory of the administrator's system units. */
 export const systemUnits = "/etc/systemd/system";
 
 export interface UnitName {
@@ -59,7 +58,6 @@ export async function isManagerRunning(manager: Manager): Promise<boolean> {
   return (await systemctl(manager, ["show", "--property=Version"])).code === 0;
 }
 
-/** Returns the error for a manager that does not respond. */
 export function managerError(manager: Manager, outcome: Outcome): StoreError {
   return new StoreError(
     "service",
@@ -116,7 +114,6 @@ export function serviceOptions({ manager, name }: ServiceName): string {
   return `--service ${manager} --unit ${shortUnitName(name)}`;
 }
 
-/** Returns the command line that prints the log of a unit. */
 export function journalctlLine({ manager, name }: UnitName): string {
   return ["journalctl", ...scopeOf(manager), "--unit", name].join(" ");
 }
@@ -136,7 +133,6 @@ export function redirectToFile(command: string, path: string, sudo: string): str
   return `text=$(${command}) && printf '%s\\n' "$text" | ${sudo}tee ${file} >/dev/null`;
 }
 
-/** Returns the name of a manager for messages. */
 export function describeManager(manager: Manager): string {
   return manager === "systemd-user" ? "the user manager" : "the system manager";
 }

@@ -21,7 +21,6 @@ export function describeClient(id: number, name: string | null): string {
   return `${id} (${escapeControlCharacters(shown)})`;
 }
 
-/** Quotes an argument for a POSIX shell. */
 export function shellQuote(argument: string): string {
   return `'${argument.replaceAll("'", "'\\''")}'`;
 }

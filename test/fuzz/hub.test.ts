@@ -316,7 +316,7 @@ campaign("a unit holds the words it was given and no line more", {
     const units = [
       () => renderUnit({ kind: "user", run, hub }),
       () => renderUnit({ kind: "system", run, hub, user, serverJson: path, credential: path }),
-      () => renderKeyringUnit({ kind: "system", credential: path, owner: { user, uid: 1000 } }),
+      () => renderKeyringUnit({ credential: path, owner: { user, uid: 1000 } }),
     ];
     for (const render of units) {
       const text = await answerOf(render);

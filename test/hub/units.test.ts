@@ -66,12 +66,11 @@ describe("the text of a unit", () => {
           credential: "/etc/credstore.encrypted/hivemind-sqlcipher",
         }),
     ],
-    ["user", () => renderKeyringUnit({ kind: "user", credential: "/etc/credstore.encrypted/k" })],
+    ["user", () => renderKeyringUnit({ credential: "/etc/credstore.encrypted/k" })],
     [
       "system",
       () =>
         renderKeyringUnit({
-          kind: "system",
           credential: "/etc/credstore.encrypted/k",
           owner: { user: "daemon", uid: 1 },
         }),
@@ -248,10 +247,7 @@ describe("on a machine where nobody logs in, with the system's manager", () => {
 
   test("the keyring is unlocked by a sealed credential, and run finds the passphrase in it", async () => {
     const credential = join(outer, "sealed");
-    await writeFile(
-      join(outer, "keyring.service"),
-      renderKeyringUnit({ kind: "system", credential, owner: user }),
-    );
+    await writeFile(join(outer, "keyring.service"), renderKeyringUnit({ credential, owner: user }));
     const bus = "dbus-daemon --session --fork --address=unix:path=/run/user/1/bus";
     const wait = "until busctl --user status org.freedesktop.secrets; do sleep 0.1; done";
     const output = await inSystem(`

@@ -296,9 +296,8 @@ async function renderUnlockUnit(_: Context, _args: string[], options: RunOptions
   const { renderKeyringUnit } = await import("../../hub/units.js");
   const credential = resolveCredential(options, "hivemind-keyring");
   const { user } = options;
-  if (user === undefined) return renderKeyringUnit({ kind: "user", credential });
-  const owner = { user, uid: await findUserId(user) };
-  return renderKeyringUnit({ kind: "system", credential, owner });
+  const owner = user === undefined ? undefined : { user, uid: await findUserId(user) };
+  return renderKeyringUnit({ credential, ...(owner && { owner }) });
 }
 
 /** Returns the hub's command for a unit, with the absolute path of its program. */
