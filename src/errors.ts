@@ -138,6 +138,11 @@ export function systemError(error: unknown, doing: string, kind: ErrorKind = "io
   return new StoreError(kind, `${doing}: ${systemMessage(error)}`, { cause: error });
 }
 
+/** Returns the message of anything that was thrown. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
 /** Appends a line to a hint. Returns only the line if there is no hint. */
 export function withLine(hint: string | undefined, line: string): string {
   return hint ? `${hint}\n${line}` : line;

@@ -7,9 +7,9 @@
  * directories, unit and recipients of another.
  */
 import { dirname, isAbsolute } from "node:path";
-import { hasCode, isKind, StoreError, systemError } from "../errors.js";
+import { hasCode, isKind, messageOf, StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
-import { decodeText } from "../fs/encoding.js";
+import { detectEncoding } from "../fs/encoding.js";
 import { recogniseFile, withFileKind } from "../fs/file-kind.js";
 import { assertNotWritableByOthers } from "../fs/private.js";
 import { readSmallFile } from "../fs/read.js";
@@ -135,7 +135,9 @@ export async function loadSettings(
   try {
     const { bytes, stats } = await readSmallFile(path, maxSettingsBytes);
     assertNotWritableByOthers(path, stats);
-    return parseSettings(decodeLeniently(bytes), path, onProblem);
+    // Bytes that are not text are reported as text that is not JSON.
+    const text = new TextDecoder(detectEncoding(bytes)).decode(bytes);
+    return parseSettings(text, path, onProblem);
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
     const problem = systemError(error, `cannot read the settings file ${path}`);
@@ -147,19 +149,10 @@ export async function loadSettings(
   }
 }
 
-/** Decodes any bytes. If they are not text, `parseSettings` reports that they are not JSON. */
-function decodeLeniently(bytes: Buffer): string {
-  try {
-    return decodeText(bytes);
-  } catch {
-    return bytes.toString("utf8");
-  }
-}
-
 function parseSettings(text: string, path: string, onProblem?: OnProblem): SettingsFile {
   let json: unknown;
   try {
-    json = JSON.parse(text.replace(/^\uFEFF/, ""));
+    json = JSON.parse(text);
   } catch (error) {
     throw new StoreError("usage", `${path} is not JSON: ${locateSyntaxError(text, error)}`, {
       hint: `Correct it there, or write new settings: mv ${shellQuote(path)} ${shellQuote(`${path}.broken`)} && hivemind-sqlcipher backup --to DIRECTORY --bundle-to DIRECTORY --recipient RECIPIENT`,
@@ -304,7 +297,7 @@ function listKnownKeys(path: readonly PropertyKey[]): string[] {
  * unexpected end of the text.
  */
 function locateSyntaxError(text: string, error: unknown): string {
-  const message = error instanceof Error ? error.message : String(error);
+  const message = messageOf(error);
   const offset = /at position (\d+)/.exec(message)?.[1];
   const before = text.slice(0, offset === undefined ? text.length : Number(offset));
   const line = before.split("\n").length;

@@ -269,38 +269,31 @@ function withAbsolutePaths(settings: Settings, environment: Environment): Settin
     path === undefined ? undefined : expandPath(path, environment);
   const absoluteTargets = (targets: readonly string[] | undefined) =>
     targets?.map((target) => expandTarget(target, environment));
+  const absoluteProgram = (hook: Program | undefined): Program | undefined =>
+    hook && [expandPath(hook[0], environment), ...hook.slice(1)];
+  const { store, backup, bundle, hooks, metrics } = settings;
+  const { before, success, failure } = hooks ?? {};
   return {
     ...settings,
-    store: { ...settings.store, ...omitUndefined({ path: absolute(settings.store?.path) }) },
+    store: { ...store, ...omitUndefined({ path: absolute(store?.path) }) },
     backup: {
-      ...settings.backup,
+      ...backup,
       ...omitUndefined({
-        to: absolute(settings.backup?.to),
-        bundle_to: absolute(settings.backup?.bundle_to),
-        copies: absoluteTargets(settings.backup?.copies),
+        ...{ to: absolute(backup?.to), bundle_to: absolute(backup?.bundle_to) },
+        copies: absoluteTargets(backup?.copies),
       }),
     },
-    ...(settings.bundle?.copies && {
-      bundle: { copies: absoluteTargets(settings.bundle.copies) },
+    ...omitUndefined({
+      bundle: bundle && omitUndefined({ copies: absoluteTargets(bundle.copies) }),
+      metrics: metrics && omitUndefined({ file: absolute(metrics.file) }),
     }),
-    ...(settings.hooks && { hooks: withAbsolutePrograms(settings.hooks, environment) }),
-    ...(settings.metrics?.file !== undefined && {
-      metrics: { file: absolute(settings.metrics.file) },
+    ...(hooks && {
+      hooks: omitUndefined({
+        ...{ before: absoluteProgram(before), success: absoluteProgram(success) },
+        ...{ failure: absoluteProgram(failure), ping: hooks.ping },
+      }),
     }),
   };
 }
 
 type Program = NonNullable<NonNullable<Settings["hooks"]>["before"]>;
-
-function withAbsolutePrograms(
-  hooks: NonNullable<Settings["hooks"]>,
-  environment: Environment,
-): NonNullable<Settings["hooks"]> {
-  const absolute = (hook: Program | undefined): Program | undefined =>
-    hook && [expandPath(hook[0], environment), ...hook.slice(1)];
-  const { before, success, failure, ping } = hooks;
-  return omitUndefined({
-    ...{ before: absolute(before), success: absolute(success), failure: absolute(failure) },
-    ping,
-  });
-}

@@ -2,11 +2,10 @@
  * Records in `$XDG_STATE_HOME/hivemind-sqlcipher`, without secrets. A lost record loses no data.
  * Each store has a file for each subject, named after a hash of the store's path.
  */
-import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { StoreError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
-import { sha256Hex } from "../fs/read.js";
+import { readTextIfExists, sha256Hex } from "../fs/read.js";
 import type * as z from "../schema.js";
 import { type Environment, stateHome } from "./paths.js";
 
@@ -23,13 +22,12 @@ export async function readStoreRecord<Contents extends { readonly store: string 
   subject: string,
   schema: z.ZodMiniType<Contents>,
 ): Promise<Contents | undefined> {
-  const path = statePath(subject, storePath);
+  const text = await readTextIfExists(statePath(subject, storePath));
   try {
-    const { data } = schema.safeParse(JSON.parse(await readFile(path, "utf8")));
+    const { data } = schema.safeParse(JSON.parse(text ?? ""));
     return data?.store === storePath ? data : undefined;
-  } catch (error) {
-    if (hasCode(error, "ENOENT", "ENOTDIR") || error instanceof SyntaxError) return undefined;
-    throw systemError(error, `cannot read ${path}`);
+  } catch {
+    return undefined; // missing, or not JSON
   }
 }
 

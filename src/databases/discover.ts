@@ -12,7 +12,7 @@ import { readFile, realpath, stat } from "node:fs/promises";
 import { delimiter, dirname, join, relative, sep } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { promisify } from "node:util";
-import { hasCode, StoreError } from "../errors.js";
+import { hasCode, messageOf, StoreError } from "../errors.js";
 import { listDirectory } from "../fs/read.js";
 import * as z from "../schema.js";
 import type { DatabasePlugin } from "./plugin.js";
@@ -77,7 +77,7 @@ export async function loadPlugin(found: FoundPlugin): Promise<DatabasePlugin> {
   try {
     module = await import(pathToFileURL(found.file).href);
   } catch (error) {
-    throw loadError(found, error instanceof Error ? error.message : String(error), error);
+    throw loadError(found, messageOf(error), error);
   }
   const plugin = module[found.exported];
   if (!isPlugin(plugin)) {

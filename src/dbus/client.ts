@@ -2,6 +2,7 @@
 import { lstatSync } from "node:fs";
 import { createConnection, type Socket } from "node:net";
 import type { Environment } from "../config/paths.js";
+import { messageOf } from "../errors.js";
 import { abortReason } from "../process/abort.js";
 import { sessionBusAddresses } from "./address.js";
 import {
@@ -339,8 +340,4 @@ function findForeignOwner(path: string): number | undefined {
 /** Returns an abstract socket's path in its usual form, with @ instead of the initial NUL. */
 function formatSocketPath(path: string): string {
   return path.replace(/^\0/, "@");
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

@@ -1,7 +1,7 @@
 /** Reads files, directories and metadata, and computes hashes. */
 import { createHash } from "node:crypto";
 import { type BigIntStats, constants, realpathSync, type Stats } from "node:fs";
-import { type FileHandle, lstat, open, readdir, stat } from "node:fs/promises";
+import { type FileHandle, lstat, open, readdir, readFile, stat } from "node:fs/promises";
 import { hasCode, StoreError, systemError } from "../errors.js";
 
 /** Bytes in a read of a large file: 1 MiB. */
@@ -62,6 +62,20 @@ export async function listDirectory(path: string): Promise<string[] | undefined>
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
     throw systemError(error, `cannot read the directory ${path}`);
+  }
+}
+
+/**
+ * Returns the text of a file, or undefined if it does not exist.
+ *
+ * @throws {@link StoreError} io - if it cannot be read
+ */
+export async function readTextIfExists(path: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (error) {
+    if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
+    throw systemError(error, `cannot read ${path}`);
   }
 }
 

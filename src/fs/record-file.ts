@@ -1,8 +1,8 @@
 /** Reads, writes and removes small JSON files with the state of an operation. */
-import { readFile } from "node:fs/promises";
 import { dirname } from "node:path";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { StoreError } from "../errors.js";
 import { makeDirectory, removeFile, replaceFile, syncDirectory } from "./atomic.js";
+import { readTextIfExists } from "./read.js";
 
 /**
  * Reads a record; returns undefined if the file does not exist.
@@ -19,13 +19,8 @@ export async function readRecord<Content>(
   what: string,
   hint: string,
 ): Promise<Content | undefined> {
-  let text: string;
-  try {
-    text = await readFile(path, "utf8");
-  } catch (error) {
-    if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
-    throw systemError(error, `cannot read ${path}`);
-  }
+  const text = await readTextIfExists(path);
+  if (text === undefined) return undefined;
   try {
     return parse(JSON.parse(text));
   } catch (cause) {

@@ -5,7 +5,7 @@
 import { join } from "node:path";
 import { hubContainer, hubEnvironment } from "../config/hub-account.js";
 import type { Environment } from "../config/paths.js";
-import { StoreError } from "../errors.js";
+import { ignoreKind, StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { ResolvedService } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
@@ -50,14 +50,9 @@ export async function findPasswordDelivery(
   if (startsByRun(service.args.join(" "))) return { how: "run" };
   if (service.container?.copy !== undefined) return deliveryByCopy(service.container);
   const hubFile = await findServerJson(service);
-  const { path } = hubFile;
-  try {
-    const { storePath, passwordSet } = await storeOf(hubFile);
-    if (storePath === known.choice.storePath && passwordSet) return { how: "server.json", path };
-  } catch (error) {
-    if (!(error instanceof StoreError && error.kind === "notFound")) throw error;
-  }
-  return { how: "none" };
+  const named = await storeOf(hubFile).catch(ignoreKind("notFound", undefined));
+  const isRead = named?.passwordSet && named.storePath === known.choice.storePath;
+  return isRead ? { how: "server.json", path: hubFile.path } : { how: "none" };
 }
 
 async function deliveryByCopy({ copy: path, serverJson }: ContainerHub): Promise<PasswordDelivery> {

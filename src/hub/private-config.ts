@@ -7,11 +7,12 @@
  * removed together with it, so the hub's identity must exist before the start.
  */
 import { existsSync } from "node:fs";
-import { readdir, readFile, rm, symlink } from "node:fs/promises";
+import { readdir, rm, symlink } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
 import { configHome } from "../config/paths.js";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { StoreError, systemError } from "../errors.js";
 import { createFile, makeDirectory } from "../fs/atomic.js";
+import { readTextIfExists } from "../fs/read.js";
 import { readStartTime, runUntilExit } from "./child.js";
 import { assertPrivateMemory } from "./memory.js";
 
@@ -79,11 +80,8 @@ async function runtimeDirectory(): Promise<string> {
 /** Claims the directory for this process. Removes what a killed process has left there. */
 async function claimDirectory(directory: string): Promise<void> {
   const path = join(directory, ownerFile);
-  const owner = await readFile(path, "utf8").catch((error: unknown) => {
-    if (hasCode(error, "ENOENT")) return "";
-    throw systemError(error, `cannot read ${path}`);
-  });
-  const [pid = "", started] = owner.split(" ");
+  const owner = await readTextIfExists(path);
+  const [pid = "", started] = (owner ?? "").split(" ");
   if (pid !== "" && readStartTime(Number(pid)) === started) {
     throw new StoreError("inUse", `process ${pid} runs a hub with a private configuration`, {
       hint: "Stop that hub first: a user can run only a single hub this way.",

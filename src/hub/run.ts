@@ -8,7 +8,7 @@
 import { basename, dirname } from "node:path";
 import { isJsonObject } from "../client/json.js";
 import { dataHome, type Environment, realPath } from "../config/paths.js";
-import { StoreError } from "../errors.js";
+import { isKind, StoreError } from "../errors.js";
 import { replaceFile } from "../fs/atomic.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { type ContainerHub, findContainerPython, toHost } from "./container-hub.js";
@@ -250,7 +250,7 @@ async function readExistingServerJson(path: string): Promise<ServerJson> {
   try {
     return await readServerJson(path);
   } catch (error) {
-    if (!(error instanceof StoreError) || error.kind !== "notFound") throw error;
+    if (!isKind(error, "notFound")) throw error;
     throw new StoreError(
       "refused",
       `${error.message}: the hub would create one and use another store`,

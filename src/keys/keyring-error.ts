@@ -1,7 +1,7 @@
 /** Errors of a keyring, with advice for its provider. */
 import { BusError, BusTimeoutError, NoBusError } from "../dbus/client.js";
 import { ProtocolError } from "../dbus/message.js";
-import { StoreError } from "../errors.js";
+import { messageOf, StoreError } from "../errors.js";
 import { shellQuote } from "../text/escape.js";
 import { KeytarMissingError, KeytarTimeoutError } from "./keytar.js";
 import { type Provider, unknownProvider } from "./provider.js";
@@ -77,8 +77,7 @@ export function findLockedProvider(error: unknown): Provider | undefined {
 /** Converts an error of the bus, the Secret Service or keytar. Returns a `StoreError` unchanged. */
 export function toKeyringError(error: unknown, provider: Provider): StoreError {
   if (error instanceof StoreError) return error;
-  const detail = error instanceof Error ? error.message : String(error);
-  return keyringError(classifyError(error), { provider, detail, cause: error });
+  return keyringError(classifyError(error), { provider, detail: messageOf(error), cause: error });
 }
 
 /**

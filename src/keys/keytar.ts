@@ -8,6 +8,7 @@ import { type ChildProcess, fork } from "node:child_process";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { replyTimeoutMs } from "../dbus/client.js";
+import { messageOf } from "../errors.js";
 import { orAbort } from "../process/abort.js";
 import { currentInteraction } from "../process/interaction.js";
 import { announceDialog, promptTimeoutMs } from "./secret-service.js";
@@ -62,7 +63,7 @@ let worker: Worker | undefined;
  * @param provider - for the notice
  */
 export async function callInWorker(call: KeytarCall, provider: string): Promise<KeytarResult> {
-  worker = worker?.isAlive ? worker : new Worker();
+  if (worker === undefined || worker.hasEnded) worker = new Worker();
   return await worker.call(call, provider);
 }
 
@@ -81,7 +82,6 @@ interface Reply {
 class Worker {
   readonly #process: ChildProcess;
   readonly #waiting = new Map<number, (reply: Reply | Error) => void>();
-  #isAlive = true;
   #lastId = 0;
 
   constructor() {
@@ -102,12 +102,12 @@ class Worker {
     this.#process.channel?.unref();
   }
 
-  get isAlive(): boolean {
-    return this.#isAlive;
+  get hasEnded(): boolean {
+    const { pid, killed, connected } = this.#process;
+    return pid === undefined || killed || !connected;
   }
 
   kill(): void {
-    this.#isAlive = false;
     this.#process.kill("SIGKILL");
   }
 
@@ -147,7 +147,6 @@ class Worker {
   }
 
   #rejectWaiting(error: Error): void {
-    this.#isAlive = false;
     for (const finish of this.#waiting.values()) finish(error);
   }
 }
@@ -165,8 +164,4 @@ async function withTimeout<T>(timeoutMs: number, work: Promise<T>): Promise<T> {
   } finally {
     clearTimeout(timer);
   }
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

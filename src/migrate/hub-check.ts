@@ -49,7 +49,7 @@ import { assertBlacklistsKept } from "../hub/schema.js";
 import { databaseIn, readServerJson, type ServerJson, serverJsonPath } from "../hub/server-json.js";
 import { parseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
-import { isAlive } from "../process/alive.js";
+import { isAlive } from "../process/proc.js";
 import type { Account } from "../process/run.js";
 import { findHubUnits as findAllHubUnits, type HubUnit } from "../service/hub-units.js";
 import { systemctlLine } from "../service/systemctl.js";

@@ -1,5 +1,15 @@
-/** Reads the files and links of processes in `/proc`. */
+/** Finds processes, and reads their files and links in `/proc`. */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { hasCode } from "../errors.js";
+
+/** Returns whether there is a process with this id. It may belong to another user. */
+export function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return hasCode(error, "EPERM");
+  }
+}
 
 /** Returns a file of a process; "" if the process has ended or belongs to another user. */
 export function readProc(pid: number, name: string): string {

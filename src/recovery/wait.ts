@@ -11,7 +11,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { BackupStep } from "../backup/recover.js";
 import { StoreError } from "../errors.js";
 import { Journal, type JournalEntry } from "../operation/journal.js";
-import { isAlive } from "../process/alive.js";
+import { isAlive } from "../process/proc.js";
 import * as z from "../schema.js";
 import type { SwapStep } from "../swap/state.js";
 

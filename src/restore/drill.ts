@@ -15,7 +15,7 @@ import { StoreError, systemError } from "../errors.js";
 import { assertFreeSpace, copyFile } from "../fs/copy.js";
 import { statIfExists } from "../fs/read.js";
 import { throwIfAborted } from "../process/abort.js";
-import { isAlive } from "../process/alive.js";
+import { isAlive } from "../process/proc.js";
 import { ClientStore } from "../store/client-store.js";
 import { shellQuote } from "../text/escape.js";
 

@@ -7,7 +7,7 @@ import { StoreError } from "../errors.js";
 import { findHolders, formatHolders } from "../process/holders.js";
 import { withInheritedUmask } from "../process/privacy.js";
 import { type Outcome, run } from "../process/run.js";
-import type { RestartTimer, Service, ServiceState, Started } from "./service.js";
+import type { RestartOptions, RestartTimer, Service, ServiceState, Started } from "./service.js";
 import { armWatcher } from "./watcher.js";
 
 /**
@@ -21,18 +21,20 @@ const startLimitMs = 120_000;
 
 const pollMs = 50;
 
+interface CommandOptions {
+  readonly stopCommand: string;
+  readonly startCommand: string;
+  readonly storePath: string;
+}
+
 export class CommandService implements Service {
   readonly kind = "command";
   readonly name = null;
   readonly stopTimeoutMs = stopLimitMs;
-  readonly #stopCommand: string;
-  readonly #startCommand: string;
-  readonly #storePath: string;
+  readonly #options: CommandOptions;
 
-  constructor(options: { stopCommand: string; startCommand: string; storePath: string }) {
-    this.#stopCommand = options.stopCommand;
-    this.#startCommand = options.startCommand;
-    this.#storePath = options.storePath;
+  constructor(options: CommandOptions) {
+    this.#options = options;
   }
 
   /**
@@ -40,7 +42,7 @@ export class CommandService implements Service {
    * unnecessary stop does less harm than work on a store in use.
    */
   async state(): Promise<ServiceState> {
-    const { holders, isComplete } = await findHolders(this.#storePath);
+    const { holders, isComplete } = await findHolders(this.#options.storePath);
     return { active: holders.length > 0 || !isComplete };
   }
 
@@ -59,15 +61,15 @@ export class CommandService implements Service {
 
   async stop(): Promise<void> {
     const deadline = performance.now() + stopLimitMs;
-    const outcome = await runShell(this.#stopCommand, stopLimitMs);
+    const outcome = await runShell(this.#options.stopCommand, stopLimitMs);
     if (outcome.code !== 0) throw commandError("stop", outcome);
     for (;;) {
-      const { holders } = await findHolders(this.#storePath);
+      const { holders } = await findHolders(this.#options.storePath);
       if (holders.length === 0) return;
       if (performance.now() > deadline) {
         throw new StoreError(
           "service",
-          `the stop command succeeded, but ${this.#storePath} is still open in ${formatHolders(holders)}`,
+          `the stop command succeeded, but ${this.#options.storePath} is still open in ${formatHolders(holders)}`,
           { hint: "Use a --stop-command that ends every process with the store open." },
         );
       }
@@ -76,14 +78,14 @@ export class CommandService implements Service {
   }
 
   async start(): Promise<Started> {
-    const outcome = await runShell(this.#startCommand, startLimitMs);
+    const outcome = await runShell(this.#options.startCommand, startLimitMs);
     const upAt = performance.now();
     if (outcome.code !== 0) throw commandError("start", outcome);
     return { upAt };
   }
 
-  armRestart(options: { afterMs: number; command: readonly string[] }): Promise<RestartTimer> {
-    return armWatcher({ ...options, start: ["/bin/sh", "-c", this.#startCommand] });
+  armRestart(options: RestartOptions): Promise<RestartTimer> {
+    return armWatcher({ ...options, start: ["/bin/sh", "-c", this.#options.startCommand] });
   }
 
   /** Reports the restart as fired: a watcher acts as soon as its process is killed. */

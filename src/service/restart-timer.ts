@@ -1,7 +1,12 @@
 /** A dead-man's switch in systemd: a transient timer that starts a service again. */
 import { run } from "../process/run.js";
 import { shellQuote } from "../text/escape.js";
-import { newRestartName, type RestartTimer, recoveryLimitSeconds } from "./service.js";
+import {
+  newRestartName,
+  type RestartOptions,
+  type RestartTimer,
+  recoveryLimitSeconds,
+} from "./service.js";
 import {
   formatFailure,
   type Manager,
@@ -12,16 +17,11 @@ import {
   unitError,
 } from "./systemctl.js";
 
-export interface TimerOptions {
+export interface TimerOptions extends RestartOptions {
   /** The unit or container that was stopped. */
   readonly subject: string;
-  /** The command to start it. */
+  /** The command to start it, run after `command`. */
   readonly start: readonly string[];
-  /** Milliseconds from the arming until the timer fires. */
-  readonly afterMs: number;
-  /** The recovery command, run before `start`. */
-  readonly command: readonly string[];
-  readonly name?: string;
 }
 
 /**

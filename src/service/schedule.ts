@@ -9,14 +9,14 @@
  * systemd.timer(5) and systemd.unit(5).
  */
 import { existsSync } from "node:fs";
-import { readdir, readFile } from "node:fs/promises";
+import { readdir } from "node:fs/promises";
 import { userInfo } from "node:os";
 import { join } from "node:path";
 import { hubAccount } from "../config/hub-account.js";
 import { configHome, realPath } from "../config/paths.js";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { StoreError } from "../errors.js";
 import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
-import { sha256Hex } from "../fs/read.js";
+import { readTextIfExists, sha256Hex } from "../fs/read.js";
 import { type Outcome, run } from "../process/run.js";
 import { type Properties, parseList } from "./properties.js";
 import {
@@ -224,7 +224,7 @@ export async function scheduledCommand(
   job: ScheduledJob,
 ): Promise<string | undefined> {
   const { directory, service } = resolveUnits(storePath, job);
-  const text = await readUnit(join(directory, service));
+  const text = await readTextIfExists(join(directory, service));
   return text?.startsWith(mark) ? /^ExecStart=(.*)$/m.exec(text)?.[1] : undefined;
 }
 
@@ -365,16 +365,7 @@ async function assertOwnUnit(path: string): Promise<boolean> {
 
 /** Returns whether this program wrote the file, or undefined if there is none. */
 async function isOwnUnit(path: string): Promise<boolean | undefined> {
-  return (await readUnit(path))?.startsWith(mark);
-}
-
-async function readUnit(path: string): Promise<string | undefined> {
-  try {
-    return await readFile(path, "utf8");
-  } catch (error) {
-    if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
-    throw systemError(error, `cannot read ${path}`);
-  }
+  return (await readTextIfExists(path))?.startsWith(mark);
 }
 
 /** Parses a time such as "Tue 2026-11-24 18:50:00 UTC". Returns null if there is none. */

@@ -26,6 +26,18 @@ export interface ServiceState {
   readonly mainPid?: number;
 }
 
+export interface RestartOptions {
+  /** Milliseconds until the restart fires. */
+  readonly afterMs: number;
+  /**
+   * The argument list to recover the operation and start the service. The command must fail if it
+   * cannot, and must contain no secret.
+   */
+  readonly command: readonly string[];
+  /** The timer's name, for a journal written before the timer exists. */
+  readonly name?: string;
+}
+
 export interface RestartTimer {
   /** The name of the timer or watcher for the operation's journal; null if nothing was armed. */
   readonly name: string | null;
@@ -111,16 +123,9 @@ export interface Service {
    * `command` as soon as this process ends, and starts the service only if `command` failed:
    * running a start command twice could start two hubs.
    *
-   * @param options.command - argument list to recover the operation and start the service; must
-   *   fail if it cannot, and must contain no secret
-   * @param options.name - the timer's name, for a journal written before the timer exists
    * @throws {@link StoreError} service - if this is not possible; nothing has been stopped
    */
-  armRestart(options: {
-    afterMs: number;
-    command: readonly string[];
-    name?: string;
-  }): Promise<RestartTimer>;
+  armRestart(options: RestartOptions): Promise<RestartTimer>;
 
   /**
    * Cancels a restart left behind by a killed process, as {@link RestartTimer.disarm} does. If the

@@ -11,7 +11,7 @@ import type { Outcome } from "../process/run.js";
 import { isInContainer } from "./origin.js";
 import type { Properties } from "./properties.js";
 import { armTimer, disarmTimer } from "./restart-timer.js";
-import type { RestartTimer, Service, ServiceState, Started } from "./service.js";
+import type { RestartOptions, RestartTimer, Service, ServiceState, Started } from "./service.js";
 import {
   formatFailure,
   type Manager,
@@ -200,11 +200,7 @@ export class SystemdUnit implements Service {
     return start();
   }
 
-  armRestart(options: {
-    afterMs: number;
-    command: readonly string[];
-    name?: string;
-  }): Promise<RestartTimer> {
+  armRestart(options: RestartOptions): Promise<RestartTimer> {
     const units = this.#startOrder(this.#dependents);
     const start = ["systemctl", ...scopeOf(this.kind), "start", "--", ...units];
     return armTimer(this.kind, { ...options, subject: this.name, start });

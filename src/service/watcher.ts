@@ -14,18 +14,14 @@ import { once } from "node:events";
 import { StoreError } from "../errors.js";
 import { withInheritedUmask } from "../process/privacy.js";
 import { shellQuote } from "../text/escape.js";
-import { type RestartTimer, recoveryLimitSeconds } from "./service.js";
+import { type RestartOptions, type RestartTimer, recoveryLimitSeconds } from "./service.js";
 
 /** The watcher's exit codes: disarmed in time, or fired and started the service. */
 const disarmed = 0;
 const fired = 1;
 
-export interface WatcherOptions {
-  /** Time limit in milliseconds, after which the watcher fires even if this process is alive. */
-  readonly afterMs: number;
-  /** The recovery command, run before `start`. If it succeeds, it has started the service, too. */
-  readonly command: readonly string[];
-  /** Runs if the recovery command failed. */
+export interface WatcherOptions extends RestartOptions {
+  /** Runs if `command` failed. */
   readonly start: readonly string[];
 }
 

@@ -201,7 +201,10 @@ describe.each(providers)("%s", (_name, provider) => {
       await running.desktop.shown();
       child.kill("SIGINT");
       expect(await once(child, "exit")).toEqual([null, "SIGINT"]);
-      await vi.waitFor(async () => expect(await processesWith(machine.path("data"))).toEqual([]));
+      await vi.waitFor(
+        async () => expect(await processesWith(machine.path("data"))).toEqual([]),
+        10_000,
+      );
       running.desktop.answer(provider.allow);
       expect((await machine.run(["list-clients"])).code).toBe(0);
     },

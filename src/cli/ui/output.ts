@@ -3,7 +3,7 @@
  * everything else to standard error.
  */
 import { once } from "node:events";
-import { StoreError } from "../../errors.js";
+import { messageOf, StoreError } from "../../errors.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { formatDocument, type Json } from "./json.js";
 
@@ -143,7 +143,7 @@ export function errorToJson({ exitCode: code, message, hint }: StoreError) {
 /** Converts any thrown value to an error with an exit code. */
 export function toStoreError(error: unknown): StoreError {
   if (error instanceof StoreError) return error;
-  const message = error instanceof Error ? error.message : String(error);
+  const message = messageOf(error);
   // Thrown by the package `bindings`, which searches for the output of the install script.
   if (message.startsWith("Could not locate the bindings file")) {
     return new StoreError("failed", "the native part of @journeyapps/sqlcipher is missing", {
