@@ -89,9 +89,7 @@ export async function copyMetadata(path: string, staged: string): Promise<void> 
     throw new StoreError(
       "refused",
       `${dirname(path)} gives each new file an access control list, and ${path} has none`,
-      {
-        hint: `Remove that default from the directory: setfacl -k ${shellQuote(dirname(path))}.`,
-      },
+      { hint: `Remove that default from the directory: setfacl -k ${shellQuote(dirname(path))}.` },
     );
   }
 }

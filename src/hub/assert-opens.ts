@@ -41,22 +41,22 @@ export async function assertHubOpens(
   const hub = await readServiceHub(known);
   const name = hub.container?.container.name ?? known.service.name;
   const python = await findServicePython(hub);
-  const packages =
-    hub.container && python
-      ? await probeContainerPackages(python, name, reporter)
-      : python && (await probePackagesCached(python, hub));
-  if (python !== undefined && packages !== undefined) {
-    const where = describePython(python);
-    assertPackagesWithHint(packages, where, cipherCompatibility);
-    if (clients) await assertBlacklistsKept(packages, where, clients);
+  if (python === undefined) {
+    if (hub.container) reporter.notice(uncheckedContainer(name));
+    if (runsHub(hub.command)) {
+      reporter.notice(
+        `cannot determine which Python runs the hub of ${name}: its SQLite plugin is not checked for encryption`,
+      );
+    }
     return;
   }
-  if (python !== undefined) return;
-  if (hub.container) reporter.notice(uncheckedContainer(name));
-  if (!runsHub(hub.command)) return;
-  reporter.notice(
-    `cannot determine which Python runs the hub of ${name}: its SQLite plugin is not checked for encryption`,
-  );
+  const packages = hub.container
+    ? await probeContainerPackages(python, name, reporter)
+    : await probePackagesCached(python, hub);
+  if (packages === undefined) return;
+  const where = describePython(python);
+  assertPackagesWithHint(packages, where, cipherCompatibility);
+  if (clients) await assertBlacklistsKept(packages, where, clients);
 }
 
 /** Like `assertPackages`, with a hint for stores without a hub. */

@@ -316,18 +316,14 @@ export function assertPackages(
     throw new StoreError(
       "refused",
       `the hub in ${python} cannot open an encrypted store: ${problem}`,
-      {
-        hint: `Repair its packages with the hub's own pip: ${upgradePlugin}`,
-      },
+      { hint: `Repair its packages with the hub's own pip: ${upgradePlugin}` },
     );
   }
   if (!packages.takesPassword) {
     throw new StoreError(
       "refused",
       `hivemind-sqlite-database ${sqlitePlugin ?? ""} in ${python} ignores the password and would write plain text`,
-      {
-        hint: `Upgrade it with the hub's own pip: ${upgradePlugin}`,
-      },
+      { hint: `Upgrade it with the hub's own pip: ${upgradePlugin}` },
     );
   }
   const hubFormat = cipherFormat(packages);

@@ -36,7 +36,7 @@ export async function setPassword(path: string, password: string): Promise<void>
 /** Removes the SQLite plugin's password from the file. Returns whether there was a password. */
 export async function removePassword(path: string): Promise<boolean> {
   const file = await readServerJson(path);
-  const text = removeAt(file, ["database", sqliteModule, "password"]);
+  const { text } = removeAt(file, ["database", sqliteModule, "password"]);
   if (text === file.text) return false;
   await replaceFile(file.file, text);
   return true;
@@ -68,13 +68,11 @@ export interface FormerDatabase {
 /** Returns what `restoreDatabase` needs. Omits the plugin's password. */
 export function formerDatabase({ settings }: ServerJson): FormerDatabase {
   const database = isJsonObject(settings.database) ? settings.database : undefined;
-  const { password: _, ...block } = isJsonObject(database?.[sqliteModule])
-    ? database[sqliteModule]
-    : {};
-  const { module } = database ?? {};
+  const { module, [sqliteModule]: block } = database ?? {};
+  const withoutPassword = ({ password: _, ...others }: JsonObject) => others;
   return {
     module: typeof module === "string" ? module : null,
-    sqlite_block: isJsonObject(database?.[sqliteModule]) ? formatJson(block) : null,
+    sqlite_block: isJsonObject(block) ? formatJson(withoutPassword(block)) : null,
     had_block: database !== undefined,
   };
 }
@@ -82,45 +80,48 @@ export function formerDatabase({ settings }: ServerJson): FormerDatabase {
 /** Undoes a `switchModule` to the SQLite plugin. Does not restore a password of the plugin. */
 export async function restoreDatabase(path: string, former: FormerDatabase): Promise<void> {
   const file = await readServerJson(path);
-  const text = former.had_block ? withFormer(file, former).text : removeAt(file, ["database"]);
+  const { text } = former.had_block ? withFormer(file, former) : removeAt(file, ["database"]);
   if (text !== file.text) await replaceFile(file.file, text);
 }
 
 function withFormer(file: ServerJson, { module, sqlite_block: block }: FormerDatabase): ServerJson {
   const settings = ["database", sqliteModule];
   const withBlock =
-    block === null
-      ? withText(file, removeAt(file, settings))
-      : setAt(file, settings, parseJson(block));
+    block === null ? removeAt(file, settings) : setAt(file, settings, parseJson(block));
   const name = ["database", "module"];
-  return module === null
-    ? withText(withBlock, removeAt(withBlock, name))
-    : setAt(withBlock, name, module);
+  return module === null ? removeAt(withBlock, name) : setAt(withBlock, name, module);
 }
 
 /**
  * Sets a value and creates missing parent objects. Changes nothing if the value is equal already.
  */
 function setAt(file: ServerJson, keys: readonly string[], value: JsonValue): ServerJson {
-  const { path, text } = file;
+  const { text } = file;
   const present = valueAt(file.settings, keys);
   if (present !== undefined && sameJson(present, value)) return file;
-  let object = parseRoot(text);
-  for (const [depth, key] of keys.entries()) {
-    const rest = keys.slice(depth + 1);
-    const member = findMember(object, key, path);
-    if (member === undefined) {
-      const whole = rest.reduceRight<JsonValue>((inner, name) => ({ [name]: inner }), value);
-      return withText(file, insertMember(text, object, `${formatJson(key)}: ${formatJson(whole)}`));
-    }
-    if (rest.length === 0) {
-      const end = member.value.offset + member.value.length;
-      const changed = text.slice(0, member.value.offset) + formatJson(value) + text.slice(end);
-      return withText(file, changed);
-    }
-    object = assertObject(member.value, key, path);
+  const { object, member, key, rest } = follow(file, keys);
+  if (member === undefined) {
+    const whole = rest.reduceRight<JsonValue>((inner, name) => ({ [name]: inner }), value);
+    return withText(file, insertMember(text, object, `${formatJson(key)}: ${formatJson(whole)}`));
   }
-  return file;
+  const { offset, length } = member.value;
+  const changed = text.slice(0, offset) + formatJson(value) + text.slice(offset + length);
+  return withText(file, changed);
+}
+
+/**
+ * Follows keys to the last or to the first that is missing. Returns the object in which it belongs,
+ * its member unless it is missing, and the keys after it.
+ */
+function follow({ path, text }: ServerJson, [key = "", ...rest]: readonly string[]) {
+  let object = parseRoot(text);
+  for (;;) {
+    const member = findMember(object, key, path);
+    const next = rest[0];
+    if (member === undefined || next === undefined) return { object, member, key, rest };
+    object = assertObject(member.value, key, path);
+    [key = "", ...rest] = rest;
+  }
 }
 
 function valueAt(settings: JsonObject, keys: readonly string[]): JsonValue | undefined {
@@ -148,18 +149,11 @@ function insertMember(text: string, object: Node, member: string): string {
   return `${text.slice(0, at)},${lead}${member}${text.slice(at)}`;
 }
 
-/**
- * Returns the text without a member and its comma, and without its line if nothing else is there.
- */
-function removeAt({ path, text }: ServerJson, keys: readonly string[]): string {
-  let object = parseRoot(text);
-  for (const key of keys.slice(0, -1)) {
-    const member = findMember(object, key, path);
-    if (member === undefined) return text;
-    object = assertObject(member.value, key, path);
-  }
-  const member = findMember(object, keys.at(-1) ?? "", path);
-  if (member === undefined) return text;
+/** Removes a member and its comma, and its line if nothing else is there. */
+function removeAt(file: ServerJson, keys: readonly string[]): ServerJson {
+  const { text } = file;
+  const { object, member } = follow(file, keys);
+  if (member === undefined) return file;
 
   const siblings = object.children ?? [];
   const next = siblings[siblings.indexOf(member.node) + 1];
@@ -176,9 +170,10 @@ function removeAt({ path, text }: ServerJson, keys: readonly string[]): string {
   }
   const hasOwnLine = /(?:^|[\r\n])[ \t]*$/.test(before) && /^[ \t]*[\r\n]/.test(after);
   if (hasOwnLine) {
-    return before.replace(/(?<![ \t])[ \t]+$/, "") + after.replace(/^[ \t]*(?:\r\n|\n|\r)/, "");
-  }
-  return before + (next === undefined ? after : after.replace(/^[ \t]+/, ""));
+    before = before.replace(/(?<![ \t])[ \t]+$/, "");
+    after = after.replace(/^[ \t]*(?:\r\n|\n|\r)/, "");
+  } else if (next !== undefined) after = after.replace(/^[ \t]+/, "");
+  return withText(file, before + after);
 }
 
 /** Matches strings, and the numbers that Python's JSON has in addition. */

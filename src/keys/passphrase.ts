@@ -87,9 +87,7 @@ function assertUsable(text: string): void {
     throw new StoreError(
       "refused",
       "the passphrase has the form of a raw key (x'…'), and SQLCipher would use it as a raw key",
-      {
-        hint: "Use a passphrase that does not begin with x'.",
-      },
+      { hint: "Use a passphrase that does not begin with x'." },
     );
   }
 }

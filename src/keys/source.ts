@@ -116,24 +116,22 @@ export async function* readPassphrases(
   storePath: string,
   keyId?: string,
 ): AsyncGenerator<KeptPassphrase> {
+  if (source.kind === "keyring") return yield* readKeyring(storePath, keyId);
+  for (const passphrase of await readCurrent(source)) yield { passphrase, generation: "current" };
+}
+
+function readCurrent(
+  source: Exclude<PassphraseSource, { kind: "keyring" }>,
+): Promise<readonly string[]> {
   switch (source.kind) {
-    case "keyring":
-      yield* readKeyring(storePath, keyId);
-      return;
     case "file":
-      yield* asCurrent(
-        await readPassphrasesInFile(source.path, { missing: "passphraseUnavailable" }),
-      );
-      return;
+      return readPassphrasesInFile(source.path, { missing: "passphraseUnavailable" });
     case "command":
-      yield* asCurrent(await readCommand(source.command));
-      return;
+      return readCommand(source.command);
     case "credential":
-      yield* asCurrent(await readCredential(source.name));
-      return;
+      return readCredential(source.name);
     case "sealed":
-      yield* asCurrent(await readSealed(source.path));
-      return;
+      return readSealed(source.path);
   }
 }
 
@@ -204,19 +202,13 @@ function isPrevious(slot: string): slot is `previous:${string}` {
   return slot.startsWith("previous:");
 }
 
-function* asCurrent(passphrases: readonly string[]): Generator<KeptPassphrase> {
-  for (const passphrase of passphrases) yield { passphrase, generation: "current" };
-}
-
 async function readCredential(name: string): Promise<readonly string[]> {
   const directory = process.env.CREDENTIALS_DIRECTORY;
   if (!directory) {
     throw new StoreError(
       "passphraseUnavailable",
       `systemd passed no credentials to this process, so there is no credential "${name}"`,
-      {
-        hint: `Add to the unit: LoadCredentialEncrypted=${name}:/etc/credstore.encrypted/${name}`,
-      },
+      { hint: `Add to the unit: LoadCredentialEncrypted=${name}:/etc/credstore.encrypted/${name}` },
     );
   }
   const options = { missing: "passphraseUnavailable", skipPermissionCheck: true } as const;

@@ -55,11 +55,7 @@ export function findOpenStore(
   pids: readonly number[],
   names: readonly string[],
 ): string | undefined {
-  for (const pid of pids) {
-    const target = listOpenFiles(pid).find((path) => names.includes(basename(path)));
-    if (target !== undefined) return target;
-  }
-  return undefined;
+  return pids.flatMap(listOpenFiles).find((path) => names.includes(basename(path)));
 }
 
 /**
