@@ -3,7 +3,8 @@
  *
  * A new file is readable only by its owner, is created exclusively (so never through a symbolic
  * link), and is synced together with its directory. `replaceFile` renames a complete file, so that
- * a crash leaves either the old contents or the new.
+ * a crash leaves either the old contents or the new. A failure of the system is a `StoreError` of
+ * kind `io`.
  */
 import { randomBytes } from "node:crypto";
 import { constants } from "node:fs";
@@ -20,7 +21,7 @@ const newFile = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | cons
  * Creates a directory and its missing parents with mode 0700, and syncs them. Leaves an existing
  * directory unchanged.
  *
- * @throws {@link StoreError} io - if the system fails, or the path is not a directory
+ * @throws {@link StoreError} io - if the path is not a directory
  */
 export async function makeDirectory(path: string): Promise<void> {
   try {
@@ -69,7 +70,6 @@ export async function syncDirectory(path: string): Promise<void> {
  * incomplete file.
  *
  * @throws {@link StoreError} refused - if the name is taken
- * @throws {@link StoreError} io - if the system fails
  */
 export async function createFile(
   path: string,
@@ -116,7 +116,6 @@ async function setMode(file: FileHandle, mode: number): Promise<void> {
  * Renames a complete, synced file to its final name on the same file system. Never replaces a file.
  *
  * @throws {@link StoreError} refused - if the final name is taken; `staged` then still exists
- * @throws {@link StoreError} io - if the system fails
  */
 export async function claimName(staged: string, final: string): Promise<void> {
   try {
@@ -146,11 +145,7 @@ function alreadyExistsError(path: string): StoreError {
   });
 }
 
-/**
- * Removes a file if it exists.
- *
- * @throws {@link StoreError} io - if the system fails
- */
+/** Removes a file if it exists. */
 export async function removeFile(path: string): Promise<void> {
   try {
     await rm(path, { force: true });
@@ -159,11 +154,7 @@ export async function removeFile(path: string): Promise<void> {
   }
 }
 
-/**
- * Renames a file, replacing an existing file of the new name.
- *
- * @throws {@link StoreError} io - if the system fails
- */
+/** Renames a file, replacing an existing file of the new name. */
 export async function moveFile(from: string, to: string): Promise<void> {
   try {
     await rename(from, to);
@@ -227,7 +218,6 @@ export async function removePartials(path: string): Promise<boolean> {
  *
  * @throws {@link StoreError} refused - if it is not a regular file, has an access control list, or
  *   belongs to another user
- * @throws {@link StoreError} io - if the system fails
  */
 export async function replaceFile(
   path: string,

@@ -1,4 +1,7 @@
-/** Reads files, directories and metadata, and computes hashes. */
+/**
+ * Reads files, directories and metadata, and computes hashes. A failure of the system is a
+ * `StoreError` of kind `io`, unless a function says otherwise.
+ */
 import { createHash } from "node:crypto";
 import { type BigIntStats, constants, realpathSync, type Stats } from "node:fs";
 import { type FileHandle, lstat, open, readdir, readFile, stat } from "node:fs/promises";
@@ -13,11 +16,7 @@ export interface ByteRange {
   readonly end: number;
 }
 
-/**
- * Returns the metadata of a file, or of a symbolic link itself; undefined if it does not exist.
- *
- * @throws {@link StoreError} io - if the directory cannot be searched
- */
+/** Returns the metadata of a file, or of a symbolic link itself; undefined if it does not exist. */
 export async function lstatIfExists(path: string): Promise<BigIntStats | undefined> {
   try {
     return await lstat(path, { bigint: true });
@@ -27,12 +26,7 @@ export async function lstatIfExists(path: string): Promise<BigIntStats | undefin
   }
 }
 
-/**
- * Returns a file's metadata and follows symbolic links. Returns undefined if the file does not
- * exist.
- *
- * @throws {@link StoreError} io - if a directory cannot be searched, or the links form a circle
- */
+/** Returns a file's metadata and follows symbolic links; undefined if the file does not exist. */
 export async function statIfExists(path: string): Promise<Stats | undefined> {
   try {
     return await stat(path);
@@ -51,11 +45,7 @@ export function realPathIfExists(path: string): string {
   }
 }
 
-/**
- * Returns the sorted names in a directory, or undefined if it does not exist.
- *
- * @throws {@link StoreError} io - if it cannot be read
- */
+/** Returns the sorted names in a directory, or undefined if it does not exist. */
 export async function listDirectory(path: string): Promise<string[] | undefined> {
   try {
     return (await readdir(path)).sort();
@@ -65,11 +55,7 @@ export async function listDirectory(path: string): Promise<string[] | undefined>
   }
 }
 
-/**
- * Returns the text of a file, or undefined if it does not exist.
- *
- * @throws {@link StoreError} io - if it cannot be read
- */
+/** Returns the text of a file, or undefined if it does not exist. */
 export async function readTextIfExists(path: string): Promise<string | undefined> {
   try {
     return await readFile(path, "utf8");
@@ -147,11 +133,7 @@ export async function* readChunks(
   }
 }
 
-/**
- * Returns the SHA-256 of a file, in hex.
- *
- * @throws {@link StoreError} io - if it cannot be read
- */
+/** Returns the SHA-256 of a file, in hex. */
 export async function sha256File(path: string): Promise<string> {
   const hash = createHash("sha256");
   try {

@@ -65,7 +65,11 @@ async function deliveryByCopy({ copy: path, serverJson }: ContainerHub): Promise
 }
 
 /** A hub's `server.json` on this machine, and the environment in which the hub reads it. */
-export type HubFile = Awaited<ReturnType<typeof findServerJson>>;
+export interface HubFile {
+  readonly path: string;
+  readonly environment: Environment;
+  readonly container?: Pick<Container, "mounts">;
+}
 
 /**
  * Returns the `server.json` of a service's hub. If it does not exist or cannot be found, returns
@@ -74,25 +78,16 @@ export type HubFile = Awaited<ReturnType<typeof findServerJson>>;
 export async function findServerJson({
   environment,
   container: hub,
-}: Pick<ServiceHub, "environment" | "container">): Promise<{
-  path: string;
-  environment: Environment;
-  container?: Pick<Container, "mounts">;
-}> {
+}: Pick<ServiceHub, "environment" | "container">): Promise<HubFile> {
   const path = hub === undefined ? serverJsonPath(environment) : hub.serverJson;
-  const found = path === undefined ? undefined : await lstatIfExists(path).catch(() => undefined);
-  if (path === undefined || found === undefined) {
-    const known = hubContainer();
-    return known === undefined
-      ? { path: serverJsonPath(), environment: hubEnvironment() }
-      : {
-          path: known.serverJson,
-          environment: { XDG_DATA_HOME: known.dataHome },
-          container: known,
-        };
+  if (path !== undefined && (await lstatIfExists(path).catch(() => undefined))) {
+    if (hub === undefined) return { path, environment };
+    return { path, environment: { XDG_DATA_HOME: hub.dataHome }, container: hub.container };
   }
-  if (hub === undefined) return { path, environment };
-  return { path, environment: { XDG_DATA_HOME: hub.dataHome }, container: hub.container };
+  const known = hubContainer();
+  if (known === undefined) return { path: serverJsonPath(), environment: hubEnvironment() };
+  const { serverJson, dataHome } = known;
+  return { path: serverJson, environment: { XDG_DATA_HOME: dataHome }, container: known };
 }
 
 /** Returns the store in a hub's `server.json`, as a path of this machine. */

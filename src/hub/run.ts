@@ -149,9 +149,10 @@ async function assertHubStarts(options: HubOptions): Promise<ServerJson> {
     command.some((arg) => basename(arg) === "hivemind-core") &&
     command.includes("print-config")
   ) {
-    throw new StoreError("refused", "print-config would show the passphrase", {
-      hint: "Run hivemind-core print-config without run: it needs no passphrase.",
-    });
+    throw refusal(
+      "print-config would show the passphrase",
+      "Run hivemind-core print-config without run: it needs no passphrase.",
+    );
   }
   const serverJson = await readExistingServerJson(serverJsonPath(environment));
   if ("redisPassword" in options) assertRedisModule(serverJson);
@@ -182,9 +183,10 @@ async function assertContainerHubStarts(options: PrepareOptions): Promise<Server
   const path = options.serverJson ?? hub?.serverJson;
   if (path === undefined) {
     const name = hub?.container.name;
-    throw new StoreError("refused", `the container ${name} has no volume with its server.json`, {
-      hint: "Mount the directory .config/hivemind-core of the hub, or name the file with --server-json.",
-    });
+    throw refusal(
+      `the container ${name} has no volume with its server.json`,
+      "Mount the directory .config/hivemind-core of the hub, or name the file with --server-json.",
+    );
   }
   const serverJson = await readExistingServerJson(path);
   if ("redisPassword" in secret) assertRedisModule(serverJson);
@@ -238,10 +240,9 @@ async function assertComplete(
     !isJsonObject(serverJson.settings.network_protocol) &&
     (await completesServerJson(python, environment && { environment }))
   ) {
-    throw new StoreError(
-      "refused",
+    throw refusal(
       `${serverJson.path} has no "network_protocol": the hub would add it, but the file is read-only under run`,
-      { hint: "Add it by running once, without run: hivemind-core print-config" },
+      "Add it by running once, without run: hivemind-core print-config",
     );
   }
 }
@@ -269,10 +270,9 @@ async function assertSameStore(
   const isInContainer = locate !== undefined;
   const { module, storePath: named } = await namedStore(serverJson, environment, locate);
   if (module !== sqliteModule) {
-    throw new StoreError(
-      "refused",
+    throw refusal(
       `${path} names ${module === undefined ? "no database module" : module}: the hub would use another store`,
-      { hint: `Set "database": {"module": "${sqliteModule}", …} in the file.` },
+      `Set "database": {"module": "${sqliteModule}", …} in the file.`,
     );
   }
   if (named !== (await realPath(storePath))) {
@@ -293,10 +293,9 @@ function describeNoFile(isInContainer: boolean): string {
 function assertRedisModule(serverJson: ServerJson): void {
   const { module } = databaseIn(serverJson);
   if (module === redisModule) return;
-  throw new StoreError(
-    "refused",
+  throw refusal(
     `${serverJson.path} names ${module ?? "no database module"}, but the password is for a Redis server`,
-    { hint: `Set "database": {"module": "${redisModule}", …} in the file.` },
+    `Set "database": {"module": "${redisModule}", …} in the file.`,
   );
 }
 
@@ -313,30 +312,28 @@ export function assertPackages(
 ): void {
   const { sqlitePlugin, problem } = packages;
   if (problem !== null) {
-    throw new StoreError(
-      "refused",
+    throw refusal(
       `the hub in ${python} cannot open an encrypted store: ${problem}`,
-      { hint: `Repair its packages with the hub's own pip: ${upgradePlugin}` },
+      `Repair its packages with the hub's own pip: ${upgradePlugin}`,
     );
   }
   if (!packages.takesPassword) {
-    throw new StoreError(
-      "refused",
+    throw refusal(
       `hivemind-sqlite-database ${sqlitePlugin ?? ""} in ${python} ignores the password and would write plain text`,
-      { hint: `Upgrade it with the hub's own pip: ${upgradePlugin}` },
+      `Upgrade it with the hub's own pip: ${upgradePlugin}`,
     );
   }
   const hubFormat = cipherFormat(packages);
   if (cipherCompatibility !== undefined && hubFormat !== cipherCompatibility) {
-    throw new StoreError(
-      "refused",
+    throw refusal(
       `the store has SQLCipher format ${cipherCompatibility}, but the hub's sqlcipher3 in ${python} reads format ${hubFormat}`,
-      {
-        hint:
-          hubFormat > cipherCompatibility
-            ? `Convert the store: hivemind-sqlcipher encrypt --cipher-compatibility ${hubFormat}`
-            : `Upgrade sqlcipher3 with the hub's own pip: ${upgradePlugin}`,
-      },
+      hubFormat > cipherCompatibility
+        ? `Convert the store: hivemind-sqlcipher encrypt --cipher-compatibility ${hubFormat}`
+        : `Upgrade sqlcipher3 with the hub's own pip: ${upgradePlugin}`,
     );
   }
+}
+
+function refusal(message: string, hint: string): StoreError {
+  return new StoreError("refused", message, { hint });
 }

@@ -191,16 +191,11 @@ function formatAccount(storePath: string, slot: Slot): string {
   return slot === "current" ? storePath : `${storePath}#${slot}`;
 }
 
-function parseAccount(account: string): Account {
+function parseAccount(account: string): { storePath: string; slot: Slot } {
   const mark = account.lastIndexOf("#");
   const slot = account.slice(mark + 1);
   if (mark === -1 || !slotPattern.test(slot)) return { storePath: account, slot: "current" };
   return { storePath: account.slice(0, mark), slot: slot as Slot };
-}
-
-interface Account {
-  readonly storePath: string;
-  readonly slot: Slot;
 }
 
 /** A connection to the keyring. Its methods throw `passphraseUnavailable`. */

@@ -96,26 +96,23 @@ export function run(
       text.stderr += chunk;
     });
     const texts = () => ({ stdout: text.stdout, stderr: text.stderr.trim() });
-    let killed: "timeout" | "signal" | undefined;
+    const limit = AbortSignal.timeout(timeoutMs);
+    const end = signal === undefined ? limit : AbortSignal.any([signal, limit]);
     let grace: NodeJS.Timeout | undefined;
-    const kill = (reason: "timeout" | "signal") => {
-      killed ??= reason;
+    const kill = () => {
       grace ??= setTimeout(abandon, killGroup(child.pid) ? exitGraceMs : 0);
     };
     const abandon = () => {
       stopWatching();
       child.unref();
       for (const stream of [child.stdin, child.stdout, child.stderr]) stream?.destroy();
-      resolve({ code: null, failure: killed ?? "signal", ...texts() });
+      resolve({ code: null, failure: limit.aborted ? "timeout" : "signal", ...texts() });
     };
-    const limit = setTimeout(() => kill("timeout"), timeoutMs);
-    const abort = () => kill("signal");
-    if (signal?.aborted) abort();
-    else signal?.addEventListener("abort", abort);
+    if (end.aborted) kill();
+    else end.addEventListener("abort", kill);
     const stopWatching = () => {
-      clearTimeout(limit);
       clearTimeout(grace);
-      signal?.removeEventListener("abort", abort);
+      end.removeEventListener("abort", kill);
     };
     child.once("error", (error) => {
       stopWatching();
@@ -123,7 +120,7 @@ export function run(
     });
     child.once(output === true ? "close" : "exit", (code: number | null) => {
       stopWatching();
-      if (killed === "timeout") resolve({ code: null, failure: killed, ...texts() });
+      if (limit.aborted) resolve({ code: null, failure: "timeout", ...texts() });
       else if (code === null) resolve({ code, failure: "signal", ...texts() });
       else resolve({ code, ...texts() });
     });
