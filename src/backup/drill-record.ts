@@ -29,8 +29,6 @@ const subject = "drills";
 const maxTargets = 20;
 
 const recordSchema = z.object({
-  /** The store's resolved path. */
-  store: z.string(),
   drills: z.array(drillSchema),
 });
 

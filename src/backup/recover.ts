@@ -130,7 +130,7 @@ async function recoverFiles(
   canComplete: boolean,
 ): Promise<string[]> {
   // On the mount point of an unmounted disk, the files seem not to exist.
-  await assertMounted([dirname(files.staged.copy)], storePath);
+  await assertMounted(dirname(files.staged.copy), storePath);
   if (files.final) await removeEmptyClaims(files.final);
   if (canComplete && files.final && (await isComplete(files))) {
     await completeBackup(files);

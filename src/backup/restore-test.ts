@@ -19,8 +19,6 @@ const restoreTestSchema = z.object({
 });
 
 const recordSchema = z.extend(restoreTestSchema, {
-  /** The store's resolved path. */
-  store: z.string(),
   /**
    * The last test with a bundle and its key, or null. Absent in records of version 0.1.0, which
    * recorded `verify` only with a bundle, but `restore` also without.
@@ -56,7 +54,7 @@ export async function recordRestoreTest(
 export async function findLastRestoreTests(store: string): Promise<RestoreTests> {
   const record = await readStoreRecord(store, subject, recordSchema);
   if (record === undefined) return { last: undefined, withBundle: undefined };
-  const { store: _, with_bundle: recorded, ...last } = record;
+  const { with_bundle: recorded, ...last } = record;
   const withBundle = recorded === undefined && last.how === "verify" ? last : recorded;
   return { last, withBundle: withBundle ?? undefined };
 }

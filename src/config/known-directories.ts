@@ -19,7 +19,6 @@ import { realPath } from "./paths.js";
 import { readStoreRecord, writeStoreRecord } from "./store-record.js";
 
 const recordSchema = z.object({
-  store: z.string(),
   /** The mount point of each directory. */
   directories: z.record(z.string(), z.string()),
 });
@@ -102,13 +101,11 @@ export async function assertNotMissing(
 }
 
 /**
- * Checks that directories of an interrupted operation are not missing. The hint does not name a
- * confirmed move, because a recovery cannot ask the user to confirm.
- *
- * @throws {@link StoreError} io - if a directory is missing
+ * Checks as `assertNotMissing` that a directory of an interrupted operation is not missing. The
+ * hint does not name a confirmed move, because a recovery cannot ask the user to confirm.
  */
-export async function assertMounted(paths: readonly string[], storePath: string): Promise<void> {
-  const [missing] = await findMissingDirectories(paths, storePath);
+export async function assertMounted(path: string, storePath: string): Promise<void> {
+  const [missing] = await findMissingDirectories([path], storePath);
   if (missing) throw new StoreError("io", missing.message, { hint: `${mountHint(missing)}.` });
 }
 

@@ -172,8 +172,8 @@ function readEnvironment(environment: Environment, onProblem?: OnProblem): Setti
  *
  * @throws {@link StoreError} usage - for any value but `on` and `off`
  */
-export function isKeyCacheOff(environment: Environment = process.env): boolean {
-  const value = nonEmpty(environment.HIVEMIND_SQLCIPHER_KEY_CACHE) ?? "on";
+export function isKeyCacheOff(): boolean {
+  const value = process.env.HIVEMIND_SQLCIPHER_KEY_CACHE || "on";
   if (value === "on" || value === "off") return value === "off";
   throw new StoreError("usage", `HIVEMIND_SQLCIPHER_KEY_CACHE is "${value}"`, {
     hint: "Set it to on or off.",

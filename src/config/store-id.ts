@@ -15,16 +15,12 @@ import { readStoreRecord, writeStoreRecord } from "./store-record.js";
 export const storeIdSchema = z.string().check(z.regex(/^[0-9a-f]{16}$/));
 
 const recordSchema = z.object({
-  store: z.string(),
   id: storeIdSchema,
+  /** When this machine created the id or took it over from a backup, UTC. */
   since: z.iso.datetime(),
 });
 
-export interface StoreId {
-  readonly id: string;
-  /** When this machine created the id or took it over from a backup, UTC. */
-  readonly since: string;
-}
+export type StoreId = Readonly<z.infer<typeof recordSchema>>;
 
 /**
  * Returns a store's id, or undefined if this machine has none for it.
@@ -33,8 +29,7 @@ export interface StoreId {
  * @throws {@link StoreError} io - if the record cannot be read
  */
 export async function readStoreId(storePath: string): Promise<StoreId | undefined> {
-  const record = await readStoreRecord(storePath, "store-id", recordSchema);
-  return record && { id: record.id, since: record.since };
+  return await readStoreRecord(storePath, "store-id", recordSchema);
 }
 
 /**

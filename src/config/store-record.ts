@@ -15,17 +15,18 @@ import { type Environment, stateHome } from "./paths.js";
  *
  * @param storePath - with every symbolic link resolved
  * @param subject - the first part of the file's name
+ * @param schema - of the record without the store's path
  * @throws {@link StoreError} io - if the file cannot be read
  */
-export async function readStoreRecord<Contents extends { readonly store: string }>(
+export async function readStoreRecord<Contents>(
   storePath: string,
   subject: string,
   schema: z.ZodMiniType<Contents>,
 ): Promise<Contents | undefined> {
   const text = await readTextIfExists(statePath(subject, storePath));
   try {
-    const { data } = schema.safeParse(JSON.parse(text ?? ""));
-    return data?.store === storePath ? data : undefined;
+    const record = JSON.parse(text ?? "");
+    return record?.store === storePath ? schema.safeParse(record).data : undefined;
   } catch {
     return undefined; // missing, or not JSON
   }

@@ -30,8 +30,6 @@ const attemptSchema = z.object({
 const subject = "copies";
 
 const recordSchema = z.object({
-  /** The store's resolved path. */
-  store: z.string(),
   copies: z.array(attemptSchema),
 });
 

@@ -154,8 +154,8 @@ function mountCopyHint(container: string): string {
 }
 
 /** Returns the default path of the copy of a container's `server.json`. */
-export function copyPath(environment: Environment = process.env): string {
-  return join(environment.XDG_RUNTIME_DIR || "/run", "hivemind-sqlcipher", "server.json");
+export function copyPath(): string {
+  return join(process.env.XDG_RUNTIME_DIR || "/run", "hivemind-sqlcipher", "server.json");
 }
 
 /**

@@ -61,7 +61,7 @@ export type HubSecret = StoreSecret | RedisSecret;
 
 interface CheckOptions {
   /** Receives a notice about a check that is impossible, or about ignored blacklists. */
-  readonly onNotice?: ((text: string) => void) | undefined;
+  readonly onNotice: (text: string) => void;
 }
 
 export type HubOptions = HubSecret &
@@ -116,9 +116,7 @@ export async function prepareServerJson(options: HubOptions, target: string): Pr
   await replaceFile(target, withSecret(await assertHubStarts(options), options));
 }
 
-/**
- * Writes a copy of `server.json` as `prepareServerJson` does, for the hub of a container.
- */
+/** Writes a copy of `server.json` as `prepareServerJson` does, for the hub of a container. */
 export async function prepareCopy(options: PrepareOptions, target: string): Promise<void> {
   const { owner, secret } = options;
   await makeCopyDirectory(dirname(target));
@@ -137,7 +135,7 @@ function withSecret(serverJson: ServerJson, secret: PrepareOptions["secret"]): s
  * hub's `server.json`.
  */
 async function assertHubStarts(options: HubOptions): Promise<ServerJson> {
-  const { command, hubPython, onNotice = () => undefined } = options;
+  const { command, hubPython, onNotice } = options;
   const environment = process.env;
   const program = await findProgram(command[0] ?? "", environment);
   if (program === undefined) {
@@ -179,7 +177,7 @@ async function assertHubStarts(options: HubOptions): Promise<ServerJson> {
  * container does not exist), and its packages if the hub runs. Returns the hub's `server.json`.
  */
 async function assertContainerHubStarts(options: PrepareOptions): Promise<ServerJson> {
-  const { secret, container: hub, onNotice = () => undefined } = options;
+  const { secret, container: hub, onNotice } = options;
   const path = options.serverJson ?? hub?.serverJson;
   if (path === undefined) {
     const name = hub?.container.name;
@@ -216,10 +214,7 @@ async function assertContainerHubStarts(options: PrepareOptions): Promise<Server
 function assertStorePackages(
   packages: HubPackages,
   python: HubPython,
-  {
-    cipherCompatibility,
-    onNotice = () => undefined,
-  }: Pick<StoreSecret, "cipherCompatibility"> & CheckOptions,
+  { cipherCompatibility, onNotice }: Pick<StoreSecret, "cipherCompatibility"> & CheckOptions,
 ): void {
   assertPackages(packages, describePython(python), cipherCompatibility);
   const problem = blacklistProblem(packages);
@@ -267,27 +262,22 @@ async function assertSameStore(
   locate?: (path: string) => string | undefined,
 ): Promise<void> {
   const { path } = serverJson;
-  const isInContainer = locate !== undefined;
   const { module, storePath: named } = await namedStore(serverJson, environment, locate);
   if (module !== sqliteModule) {
     throw refusal(
-      `${path} names ${module === undefined ? "no database module" : module}: the hub would use another store`,
+      `${path} names ${module ?? "no database module"}: the hub would use another store`,
       `Set "database": {"module": "${sqliteModule}", …} in the file.`,
     );
   }
   if (named !== (await realPath(storePath))) {
-    throw new StoreError(
-      "refused",
-      `${path} names ${named === undefined ? describeNoFile(isInContainer) : `the store ${named}`}, but the passphrase is for ${storePath}`,
-      { hint: "Name the hub's store with --db, or correct name and subfolder in server.json." },
+    const unnamed = locate
+      ? "a store on no volume of the container"
+      : "a store in memory or without an absolute path";
+    throw refusal(
+      `${path} names ${named === undefined ? unnamed : `the store ${named}`}, but the passphrase is for ${storePath}`,
+      "Name the hub's store with --db, or correct name and subfolder in server.json.",
     );
   }
-}
-
-function describeNoFile(isInContainer: boolean): string {
-  return isInContainer
-    ? "a store on no volume of the container"
-    : "a store in memory or without an absolute path";
 }
 
 function assertRedisModule(serverJson: ServerJson): void {

@@ -20,8 +20,6 @@ const runSchema = z.object({
 const subject = "runs";
 
 const recordSchema = z.object({
-  /** The store's resolved path. */
-  store: z.string(),
   /** By operation. */
   runs: z.record(z.string(), runSchema),
 });

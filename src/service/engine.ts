@@ -275,7 +275,8 @@ export function mountsStore({ mounts }: Container, storePath: string): boolean {
  * Returns whether this user may have containers of an engine. Checks only files and variables,
  * because `podman ps` creates directories.
  */
-export function mayHaveContainers(engine: Engine, environment = process.env): boolean {
+export function mayHaveContainers(engine: Engine): boolean {
+  const environment = process.env;
   if (engine === "docker") {
     const isElsewhere = Boolean(environment.DOCKER_HOST || environment.DOCKER_CONTEXT);
     const sockets = [

@@ -486,7 +486,7 @@ export async function undoBundle(
   storePath: string,
   { folder, key_id: keyId, made }: z.infer<typeof bundleJournalSchema>,
 ): Promise<void> {
-  await assertMounted([folder], storePath);
+  await assertMounted(folder, storePath);
   await removeStagedBundles(folder, keyId);
   if (made) await removeBundle(folder, keyId);
   await syncDirectory(folder);
