@@ -1,4 +1,4 @@
-/** Checks whether the store could be restored: backups, bundle, restore tests, schedule. */
+/** Checks whether the store could be restored: backups, copies, bundle, restore tests, schedule. */
 import { hostname } from "node:os";
 import { dirname, join } from "node:path";
 import { isFromFuture } from "../backup/clock.js";
@@ -11,6 +11,7 @@ import {
   missingHint,
   readUsedDirectories,
 } from "../config/known-directories.js";
+import { type ConfiguredTarget, type CopyState, readCopyStates } from "../copies/copy-record.js";
 import { isKind, StoreError } from "../errors.js";
 import { statIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
@@ -26,26 +27,28 @@ import {
 import { journalctlLine, systemctlLine } from "../service/systemctl.js";
 import type { StoreKey } from "../store/cipher.js";
 import { escapeControlCharacters, shellQuote } from "../text/escape.js";
-import { type Check, finding, good } from "./check.js";
+import { type Check, checksNamed } from "./check.js";
 import type { StoreLocations } from "./files.js";
 
-export const dayMs = 86_400_000;
+const dayMs = 86_400_000;
 
 /** 8 days: a weekly backup may be late by a day. */
-export const oldBackupMs = 8 * dayMs;
+const oldBackupMs = 8 * dayMs;
+
+/** 35 days: a disk that is connected only once a month may be late by four days. */
+const oldSkippedMs = 35 * dayMs;
 
 /** Half a year: recovery keys get lost and disks are replaced. */
 const oldRestoreTestMs = 183 * dayMs;
 
 /** Checks that the directories in the settings exist, on the same disks as before. */
-export async function checkDirectories(locations: StoreLocations): Promise<Check[]> {
+export async function checkDirectories(locations: StoreLocations): Promise<Check | Check[]> {
   const { backupFolder, bundleFolder, storePath } = locations;
+  const { good, error } = checksNamed("directories");
   const directories = [backupFolder, bundleFolder].filter((path) => path !== undefined);
   const missing = await findMissingDirectories(directories, storePath);
-  if (missing.length === 0) return [good("directories", "the known directories exist")];
-  return missing.map((directory) =>
-    finding("directories", "error", directory.message, missingHint(directory)),
-  );
+  if (missing.length === 0) return good("the known directories exist");
+  return missing.map((directory) => error(directory.message, missingHint(directory)));
 }
 
 /**
@@ -54,60 +57,39 @@ export async function checkDirectories(locations: StoreLocations): Promise<Check
  */
 export async function checkLastBackup(
   locations: StoreLocations & { readonly source: PassphraseSource },
-): Promise<Check[]> {
+): Promise<Check> {
   const { backupFolder } = locations;
-  const make = "hivemind-sqlcipher backup --to DIRECTORY --bundle-to ANOTHER";
+  const { good, warning, error } = checksNamed("last-backup");
+  const backUp = "hivemind-sqlcipher backup";
   if (backupFolder === undefined) {
-    return [finding("last-backup", "error", "the settings name no directory for backups", make)];
+    const fix = `${backUp} --to DIRECTORY --bundle-to ANOTHER`;
+    return error("the settings name no directory for backups", fix);
   }
   const { newest, doubtful } = await findNewest(backupFolder, locations);
   if (doubtful !== undefined) {
     const why =
       doubtful.mac === false ? "its manifest was altered" : "no known passphrase opens it";
-    const detail = `the newest backup does not count, because ${why}: ${doubtful.path}`;
     const counted = newest === undefined ? "none" : `${newest.path}, made ${newest.createdAt}`;
-    return [
-      finding(
-        "last-backup",
-        "warning",
-        `${detail}; the newest that counts: ${counted}`,
-        // A new backup would be older than a backup from the future, so the finding would stay.
-        isFromFuture(doubtful) ? moveAway(doubtful) : "hivemind-sqlcipher backup",
-      ),
-    ];
+    return warning(
+      `the newest backup does not count, because ${why}: ${doubtful.path}; the newest that counts: ${counted}`,
+      // A new backup would be older than a backup from the future, so the finding would stay.
+      isFromFuture(doubtful) ? moveAway(doubtful) : backUp,
+    );
   }
-  if (newest === undefined) {
-    const detail = `there is no backup in ${backupFolder}`;
-    return [finding("last-backup", "error", detail, "hivemind-sqlcipher backup")];
-  }
+  if (newest === undefined) return error(`there is no backup in ${backupFolder}`, backUp);
   const age = Date.now() - Date.parse(newest.createdAt);
   const elsewhere =
     newest.hostname === hostname() ? "" : ` on ${escapeControlCharacters(newest.hostname)}`;
   const detail = `${newest.path}, made ${newest.createdAt}${elsewhere}`;
   if (isFromFuture(newest)) {
-    return [
-      finding(
-        "last-backup",
-        "warning",
-        `the newest backup is from the future, so the clock is or was wrong: ${detail}`,
-        moveAwayFix(newest),
-      ),
-    ];
+    return warning(
+      `the newest backup is from the future, so the clock is or was wrong: ${detail}`,
+      // Only the operator knows whether the clock or the backup is wrong.
+      `Set the clock if date shows a wrong time; if it is right: ${moveAway(newest)}`,
+    );
   }
-  if (age <= oldBackupMs) return [good("last-backup", detail)];
-  return [
-    finding(
-      "last-backup",
-      "warning",
-      `the newest backup is ${Math.floor(age / dayMs)} days old: ${detail}`,
-      "hivemind-sqlcipher backup",
-    ),
-  ];
-}
-
-/** Only the operator knows whether the clock or the backup is wrong. */
-function moveAwayFix(backup: ListedBackup): string {
-  return `Set the clock if date shows a wrong time; if it is right: ${moveAway(backup)}`;
+  if (age <= oldBackupMs) return good(detail);
+  return warning(`the newest backup is ${Math.floor(age / dayMs)} days old: ${detail}`, backUp);
 }
 
 function moveAway({ path, manifest }: ListedBackup): string {
@@ -150,16 +132,15 @@ export async function checkBundle(
   key: StoreKey | undefined,
 ): Promise<Check[]> {
   const { bundleFolder, backupFolder, storePath } = locations;
+  const { warning, error } = checksNamed("bundle");
   const make = "hivemind-sqlcipher bundle export --bundle-to DIRECTORY";
   if (bundleFolder === undefined) {
-    return [finding("bundle", "error", "the settings name no directory for bundles", make)];
+    return [error("the settings name no directory for bundles", make)];
   }
   const device = await findDevice(bundleFolder);
   if (device === undefined) {
     return [
-      finding(
-        "bundle",
-        "warning",
+      warning(
         `${bundleFolder}: no such directory`,
         `Mount its disk, then run doctor again. If the directory is lost, write the bundle elsewhere: ${make}`,
       ),
@@ -173,14 +154,13 @@ export async function checkBundle(
   if (device === (await findDevice(dirname(storePath)))) together.push("the store");
   if (backupFolder && device === (await findDevice(backupFolder))) together.push("the backups");
   const copy = together.length === 0 ? undefined : await findCopyElsewhere(locations, keyId);
+  const disk = checksNamed("bundle-disk");
   checks.push(
     together.length === 0 || copy !== undefined
-      ? good("bundle-disk", `the bundle is on ${copy ?? "a disk of its own"}`)
-      : finding(
-          "bundle-disk",
-          "warning",
+      ? disk.good(`the bundle is on ${copy ?? "a disk of its own"}`)
+      : disk.warning(
           `${bundleFolder} is on the same disk as ${together.join(" and ")}: a failed disk loses all of them`,
-          `Keep the bundle on another disk: hivemind-sqlcipher bundle export --bundle-to DIRECTORY`,
+          `Keep the bundle on another disk: ${make}`,
         ),
   );
   return checks;
@@ -203,16 +183,18 @@ async function findCopyElsewhere(
 }
 
 async function checkVerificationRecord(path: string, key: StoreKey | undefined): Promise<Check> {
+  const { good, warning, error: missing } = checksNamed("bundle");
   const make = `hivemind-sqlcipher bundle export --bundle-to ${shellQuote(dirname(path))}`;
   try {
     const { proof } = await describeBundle(path);
-    if (proof?.matches && (key === undefined || (await isVerified(path, key))))
-      return good("bundle", `${path} opens the store`);
-    return finding("bundle", "warning", `${path} was not verified to open the store`, make);
+    if (proof?.matches && (key === undefined || (await isVerified(path, key)))) {
+      return good(`${path} opens the store`);
+    }
+    return warning(`${path} was not verified to open the store`, make);
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     const without = "if the stored passphrase is lost, nothing opens the store and its backups";
-    return finding("bundle", "error", `${error.message}; ${without}`, make);
+    return missing(`${error.message}; ${without}`, make);
   }
 }
 
@@ -256,7 +238,7 @@ export async function checkRestoreTest(
   const withKey = `hivemind-sqlcipher verify ${shellQuote(path)} --bundle ${shellQuote(bundle)} --identity RECOVERY-KEY`;
   if (last === undefined) {
     const detail = "no backup was ever restored, or verified with its bundle";
-    return [finding("restore-tried", "warning", detail, withKey)];
+    return [checksNamed("restore-tried").warning(detail, withKey)];
   }
   return [
     checkTest("restore-tried", {
@@ -279,22 +261,51 @@ interface TestToCheck {
 }
 
 function checkTest(name: string, { test, keyId, what, fix }: TestToCheck): Check {
-  if (test === undefined) return finding(name, "warning", `no ${what} is recorded`, fix);
+  const { good, warning } = checksNamed(name);
+  if (test === undefined) return warning(`no ${what} is recorded`, fix);
   const when = `${test.backup}, by ${test.how}, on ${test.at.slice(0, 10)}`;
   if (keyId !== undefined && test.key_id !== keyId) {
-    const detail = `no ${what} since the passphrase changed; the last before that: ${when}`;
-    return finding(name, "warning", detail, fix);
+    return warning(`no ${what} since the passphrase changed; the last before that: ${when}`, fix);
   }
   if (Date.now() - Date.parse(test.at) > oldRestoreTestMs) {
-    return finding(name, "warning", `the last ${what} was long ago: ${when}`, fix);
+    return warning(`the last ${what} was long ago: ${when}`, fix);
   }
-  return good(name, when);
+  return good(when);
+}
+
+/**
+ * Checks when each target in the settings last had a complete copy.
+ *
+ * @throws {@link StoreError} what `readCopyStates` throws
+ */
+export async function checkCopyTargets(
+  storePath: string,
+  targets: readonly ConfiguredTarget[],
+): Promise<Check[]> {
+  return (await readCopyStates(storePath, targets)).map(checkCopy);
+}
+
+function checkCopy({ target, contents, succeededAt, skipped, error }: CopyState): Check {
+  const { good, warning } = checksNamed("copy-targets");
+  const what = contents === "bundle" ? "the bundle" : "the backups";
+  const since =
+    succeededAt === null
+      ? `${what} were never completely copied to ${target}`
+      : `${what} were last copied to ${target} at ${succeededAt}`;
+  const problem = error ?? skipped;
+  const age = Date.now() - Date.parse(succeededAt ?? "1970-01-01");
+  const isOld = age > (error === null && skipped !== null ? oldSkippedMs : oldBackupMs);
+  if (!isOld && error === null) return good(since);
+  const reason = problem === null ? "" : `: ${problem}`;
+  const fix = skipped === null ? "" : "Mount its disk, then run: ";
+  return warning(`${since}${reason}`, `${fix}hivemind-sqlcipher backup`);
 }
 
 /** Checks the timers of `schedule install`: their programs, times, states and last runs. */
-export async function checkSchedule(storePath: string): Promise<Check[]> {
+export async function checkSchedule(storePath: string): Promise<Check | Check[]> {
+  const { good, warning } = checksNamed("schedule");
   const schedule = await readSchedule(storePath, "backup");
-  if (schedule === undefined) return [good("schedule", "this program schedules no backups")];
+  if (schedule === undefined) return good("this program schedules no backups");
   const drill = await readSchedule(storePath, "drill");
   // `schedule install` also installs the drill's timer again, without changing its time.
   const install = `hivemind-sqlcipher schedule install${timeOption(schedule)}`;
@@ -303,17 +314,9 @@ export async function checkSchedule(storePath: string): Promise<Check[]> {
     ...(drill ? await checkTimer(storePath, "drill", drill, install) : []),
   ];
   if (!schedule.lingers) {
-    found.push(
-      finding(
-        "schedule",
-        "warning",
-        "scheduled backups are made only while you are logged in",
-        lingerCommand(),
-      ),
-    );
+    found.push(warning("scheduled backups are made only while you are logged in", lingerCommand()));
   }
-  if (found.length > 0) return found;
-  return [good("schedule", `next backup ${schedule.nextRun ?? "unknown"}`)];
+  return found.length > 0 ? found : good(`next backup ${schedule.nextRun ?? "unknown"}`);
 }
 
 /** @param install - the command that installs the timer again */
@@ -327,13 +330,11 @@ async function checkTimer(
   const name = scheduledService(storePath, job);
   const found: Check[] = [];
   const add = (detail: string, fix: string) =>
-    found.push(finding("schedule", "error", detail, fix));
-  const gone = await findMissingPrograms(storePath, job);
+    found.push(checksNamed("schedule").error(detail, fix));
+  const gone = (await findUnitPrograms([name])).filter(({ isPresent }) => !isPresent);
   if (gone.length > 0) {
-    add(
-      `${service} names a program that is gone or cannot be executed: ${gone.join(", ")}`,
-      install,
-    );
+    const paths = gone.map(({ path }) => path).join(", ");
+    add(`${service} names a program that is gone or cannot be executed: ${paths}`, install);
   }
   if (hasExpired(schedule)) {
     const dropIn = schedule.dropIns.find((path) => path.includes(`/${unit}.d/`));
@@ -358,11 +359,6 @@ async function checkTimer(
 function timeOption(schedule: Schedule): string {
   const { onCalendar: time } = schedule;
   return time === null || hasExpired(schedule) ? "" : ` --on-calendar ${shellQuote(time)}`;
-}
-
-async function findMissingPrograms(storePath: string, job: ScheduledJob): Promise<string[]> {
-  const programs = await findUnitPrograms([scheduledService(storePath, job)]);
-  return programs.filter(({ isPresent }) => !isPresent).map(({ path }) => path);
 }
 
 async function findDevice(path: string): Promise<number | undefined> {

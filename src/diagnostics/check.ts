@@ -20,26 +20,28 @@ export interface Check {
   readonly fix: string | null;
 }
 
-export function good(name: string, detail: string): Check {
-  return { name, ok: true, severity: "note", detail, fix: null };
-}
-
-export function finding(
-  name: string,
-  severity: Exclude<Severity, "note">,
-  detail: string,
-  fix: string,
-): Check {
-  return { name, ok: false, severity, detail, fix };
+/** Returns functions that create the checks of a name: a good check, or a finding with its fix. */
+export function checksNamed(name: string) {
+  const findingOf =
+    (severity: Severity) =>
+    (detail: string, fix: string): Check => ({ name, ok: false, severity, detail, fix });
+  return {
+    good: (detail: string): Check => ({ name, ok: true, severity: "note", detail, fix: null }),
+    warning: findingOf("warning"),
+    error: findingOf("error"),
+  };
 }
 
 /** Runs a group of checks. An error becomes a finding under the group's name. */
-export async function attempt(name: string, group: () => Promise<Check[]>): Promise<Check[]> {
+export async function attempt(
+  name: string,
+  group: () => Promise<Check | Check[]>,
+): Promise<Check[]> {
   try {
-    return await group();
+    return [await group()].flat();
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     const fix = error.hint ?? "Remove the cause, then run doctor again.";
-    return [finding(name, "warning", `could not be checked: ${error.message}`, fix)];
+    return [checksNamed(name).warning(`could not be checked: ${error.message}`, fix)];
   }
 }

@@ -8,9 +8,9 @@ import { ignoresStopSignal } from "../service/container-checks.js";
 import { type Container, inspectContainer, isActive, isEngine } from "../service/engine.js";
 import type { Service } from "../service/service.js";
 import { shellQuote } from "../text/escape.js";
-import { type Check, finding, good } from "./check.js";
+import { type Check, checksNamed } from "./check.js";
 
-const name = "container";
+const { good, warning, error } = checksNamed("container");
 
 /** Checks all hubs in containers, and the container of the store's service. */
 export async function checkContainers(
@@ -26,10 +26,8 @@ export async function checkContainers(
       ? await inspectContainer(service.kind, service.name ?? "")
       : undefined;
   if (own) found.push(...checkStop(own), ...(await checkSecrets(own, storePath)));
-  if (found.length > 0) return found;
-  return own
-    ? [good(name, `${own.name} keeps its store on a volume, and stops when asked to`)]
-    : [];
+  if (found.length > 0 || !own) return found;
+  return [good(`${own.name} keeps its store on a volume, and stops when asked to`)];
 }
 
 /** Checks that the hub's store outlives its container. */
@@ -45,16 +43,14 @@ async function checkVolume(container: Container): Promise<Check[]> {
         inside = path;
         return path;
       });
-    } catch (error) {
-      if (!isKind(error, "notFound", "io", "refused")) throw error;
+    } catch (failure) {
+      if (!isKind(failure, "notFound", "io", "refused")) throw failure;
     }
   }
   if (inside === undefined || toHost(container, inside) !== undefined) return [];
   const directory = dirname(inside);
   return [
-    finding(
-      name,
-      "error",
+    error(
       `the container ${box} keeps its store ${inside} on no volume: it is lost when the container is created again`,
       `Copy the directory out of the container, then create the container again with the copy, ~/${box}-store, mounted at ${directory}: ${engine} stop ${box} && mkdir -m 700 ~/${box}-store && ${engine} cp ${box}:${shellQuote(`${directory}/.`)} ~/${box}-store`,
     ),
@@ -65,9 +61,7 @@ function checkStop(container: Container): Check[] {
   if (!isActive(container) || !ignoresStopSignal(container)) return [];
   const { name: box, stopTimeoutMs } = container;
   return [
-    finding(
-      name,
-      "warning",
+    warning(
       `the main process of the container ${box} ignores the signal to stop: each backup takes ${stopTimeoutMs / 1000} s longer, and the hub is killed`,
       "Create the container again with --init (compose: init: true), or start the hub with exec in its script. Until then: hivemind-sqlcipher backup --online",
     ),
@@ -82,9 +76,7 @@ async function checkSecrets(container: Container, storePath: string): Promise<Ch
   const file = serverJson && (await readServerJson(serverJson).catch(() => undefined));
   if (file && passwordIn(file) !== undefined) return [];
   return [
-    finding(
-      name,
-      "error",
+    error(
       `the container ${box} has secrets of ${engine} (${secrets.join(", ")}), which are on the disk unencrypted, and no copy of server.json in memory for ${storePath}`,
       `Mount a copy instead (hivemind-sqlcipher run --print-unit compose --container ${box} prints how), remove the secret with ${engine} secret rm, then: hivemind-sqlcipher rotate`,
     ),
@@ -95,9 +87,7 @@ async function checkSecrets(container: Container, storePath: string): Promise<Ch
 function checkSource(source: PassphraseSource): Check[] {
   if (!isEngineSecret(source)) return [];
   return [
-    finding(
-      name,
-      "error",
+    error(
       "the passphrase is read from a container engine's secrets, which are on the disk unencrypted",
       "Move the passphrase to the keyring, then remove the secret and run hivemind-sqlcipher rotate. To move it: hivemind-sqlcipher bundle import BUNDLE --passphrase-source keyring --identity RECOVERY-KEY",
     ),

@@ -7,7 +7,7 @@ import { isKind, StoreError } from "../errors.js";
 import { noCoreDumpsCommand } from "../hub/existing-unit.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock, unlockStore } from "../keys/unlock.js";
-import { Journal, journalPath } from "../operation/journal.js";
+import { Journal } from "../operation/journal.js";
 import { withInteraction } from "../process/interaction.js";
 import { waitForOperation } from "../recovery/wait.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
@@ -18,15 +18,15 @@ import { counted } from "../text/count.js";
 import { shellQuote } from "../text/escape.js";
 import {
   checkBundle,
+  checkCopyTargets,
   checkDirectories,
   checkLastBackup,
   checkRestoreTest,
   checkSchedule,
   restoreFix,
 } from "./backups.js";
-import { attempt, type Check, finding, good } from "./check.js";
+import { attempt, type Check, checksNamed } from "./check.js";
 import { checkContainers } from "./containers.js";
-import { checkCopyTargets } from "./copies.js";
 import { checkCopies, checkFileSystem, checkPermissions, type StoreLocations } from "./files.js";
 import { checkHub, checkServerJson, type StoreFacts } from "./hub.js";
 import { checkHubUnits } from "./hub-unit.js";
@@ -40,9 +40,9 @@ export interface DoctorOptions extends StoreLocations {
   readonly source: PassphraseSource;
   readonly service: ServiceChoice;
   /** The targets of copies in the settings. */
-  readonly copyTargets?: readonly ConfiguredTarget[];
+  readonly copyTargets: readonly ConfiguredTarget[];
   /** Errors in the settings, to report. The settings in error are ignored. */
-  readonly settingsProblems?: readonly StoreError[];
+  readonly settingsProblems: readonly StoreError[];
   /** The program's name and options in the commands of fixes. Default: `hivemind-sqlcipher`. */
   readonly program?: string;
   readonly hubPython?: string | undefined;
@@ -89,7 +89,7 @@ async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
     isEncrypted: identity?.format === "sqlcipher",
     passphrase: opened.passphrase,
   };
-  const groups: [string, () => Promise<Check[]>][] = [
+  const groups: [string, () => Promise<Check | Check[]>][] = [
     ["permissions", () => checkPermissions(options)],
     ["copies", () => checkCopies(options)],
     ["server.json", () => checkServerJson(options)],
@@ -133,6 +133,7 @@ interface OpenedStore {
 /** Checks whether the store opens, whether it is undamaged, and whether client ids have gaps. */
 async function checkStore(options: DoctorOptions): Promise<OpenedStore> {
   const { storePath, source } = options;
+  const { good, error: unopened } = checksNamed("store");
   let opened: Omit<OpenedStore, "checks"> = {};
   const checks: Check[] = [];
   try {
@@ -147,7 +148,7 @@ async function checkStore(options: DoctorOptions): Promise<OpenedStore> {
     opened = { ...opened, key, facts: { schemaVersion, cipherCompatibility } };
     const { active } = await store.counts();
     const what = `SQLCipher ${cipherCompatibility}, schema ${schemaVersion}, ${counted(active, "client")}`;
-    checks.push(good("store", `${storePath} opens: ${what}`));
+    checks.push(good(`${storePath} opens: ${what}`));
     const damage = await checkStructure(store, options);
     // A damaged index hides clients, so gaps among the ids would be counted wrongly.
     checks.push(damage, ...(damage.ok ? [await checkIdGaps(store)] : []));
@@ -158,7 +159,7 @@ async function checkStore(options: DoctorOptions): Promise<OpenedStore> {
       ? "Remove the cause, then run doctor again."
       : undefined;
     const fix = error.hint ?? cause ?? (await restoreFix(options));
-    checks.push(finding("store", "error", error.message, fix));
+    checks.push(unopened(error.message, fix));
   }
   return { checks, ...opened };
 }
@@ -173,39 +174,31 @@ function withProgram(check: Check, program: string | undefined): Check {
 }
 
 /** Reports errors in the settings. Commands other than `run`, `status` and `doctor` refuse them. */
-function checkSettings(problems: readonly StoreError[] = []): Check[] {
-  return problems.map(({ message, hint }) =>
-    finding("settings", "error", message, hint ?? "Correct this setting."),
-  );
+function checkSettings(problems: readonly StoreError[]): Check[] {
+  const { error } = checksNamed("settings");
+  return problems.map(({ message, hint }) => error(message, hint ?? "Correct this setting."));
 }
 
 /** Checks for damaged pages and indexes, which opening the store does not detect. */
 async function checkStructure(store: ClientStore, locations: StoreLocations): Promise<Check> {
+  const { good, error } = checksNamed("structure");
   const [first, ...more] = await findIntegrityErrors(store.connection);
-  if (first === undefined) return good("structure", "the structure and the indexes are sound");
+  if (first === undefined) return good("the structure and the indexes are sound");
   const others = more.length > 0 ? `, and ${counted(more.length, "more problem")}` : "";
-  return finding(
-    "structure",
-    "error",
-    `the store is damaged: ${first}${others}`,
-    await restoreFix(locations),
-  );
+  return error(`the store is damaged: ${first}${others}`, await restoreFix(locations));
 }
 
-async function checkJournal(storePath: string): Promise<Check[]> {
+async function checkJournal(storePath: string): Promise<Check> {
+  const { good, error } = checksNamed("interrupted");
   const journal = await Journal.read(storePath);
-  if (journal === undefined) return [good("interrupted", "no operation was interrupted")];
+  if (journal === undefined) return good("no operation was interrupted");
   const { operation, started_at: since } = journal.entry;
   const path = shellQuote(journal.path);
   const wayOut = `If a file that the recovery needs is lost for good, give the operation up with mv ${path} ${shellQuote(`${journal.path}.left`)}.`;
-  return [
-    finding(
-      "interrupted",
-      "error",
-      `${operation}, started ${since}, is running or was interrupted; its journal is ${journalPath(storePath)}`,
-      `Keep the journal until a command reports that it is not needed: only the journal records which file and which passphrase belong together. ${wayOut} Finish or undo the operation: hivemind-sqlcipher list-clients`,
-    ),
-  ];
+  return error(
+    `${operation}, started ${since}, is running or was interrupted; its journal is ${journal.path}`,
+    `Keep the journal until a command reports that it is not needed: only the journal records which file and which passphrase belong together. ${wayOut} Finish or undo the operation: hivemind-sqlcipher list-clients`,
+  );
 }
 
 /** Returns undefined after an error, which another check reports. Rethrows a usage error. */

@@ -10,7 +10,7 @@ import { journalPath } from "../operation/journal.js";
 import { lockPath } from "../operation/lock.js";
 import { identify } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
-import { type Check, finding, good } from "./check.js";
+import { type Check, checksNamed } from "./check.js";
 
 /**
  * The statfs(2) types of file systems on which `chmod` has no effect, because all files have the
@@ -50,9 +50,7 @@ export async function checkFileSystem(
   const name = networkFileSystems.get(await readType(dirname(storePath)).catch(() => 0));
   if (name === undefined) return [];
   return [
-    finding(
-      "file-system",
-      "warning",
+    checksNamed("file-system").warning(
       `${dirname(storePath)} is on ${name}: SQLite's locks and its write-ahead log do not work between machines there`,
       "Move the store to a disk of the machine that runs the hub, and only back up to the other machine.",
     ),
@@ -68,8 +66,9 @@ export async function checkFileSystem(
 export async function checkPermissions(
   locations: StoreLocations,
   readType = readFileSystemType,
-): Promise<Check[]> {
+): Promise<Check> {
   const { storePath, settingsPath, backupFolder, bundleFolder } = locations;
+  const { good, warning } = checksNamed("permissions");
   const wrong: string[] = [];
   const fixes: string[] = [];
   const fixedByMount: string[] = [];
@@ -100,9 +99,9 @@ export async function checkPermissions(
       fixedByMount.length === 0
         ? ""
         : `, except by the permissions of the mount, which chmod cannot change: ${fixedByMount.join(", ")}`;
-    return [good("permissions", `only their owner can access the files${exception}`)];
+    return good(`only their owner can access the files${exception}`);
   }
-  return [finding("permissions", "warning", wrong.join("; "), fixes.join(" && "))];
+  return warning(wrong.join("; "), fixes.join(" && "));
 }
 
 async function readFileSystemType(path: string): Promise<number> {
@@ -119,37 +118,25 @@ export async function checkCopies(locations: StoreLocations): Promise<Check[]> {
   const quoted = (paths: string[]) => paths.map(shellQuote).join(" ");
   const inUse = (await hubUsesJson()) ? plain.filter((path) => isJsonStore(path, directory)) : [];
   const left = plain.filter((path) => !inUse.includes(path));
-  return [
-    ...(plain.length === 0
-      ? [good("plaintext", "no credentials in plain text in the usual directories")]
-      : []),
-    ...inUse.map((path) =>
-      finding(
-        "plaintext",
-        "error",
-        `the hub keeps its clients in plain text: ${path}`,
-        "hivemind-sqlcipher migrate --from hivemind-json-db-plugin --to hivemind-sqlcipher-db-plugin --switch",
-      ),
+  const plaintext = checksNamed("plaintext");
+  const copies = checksNamed("copies");
+  const checks = inUse.map((path) =>
+    plaintext.error(
+      `the hub keeps its clients in plain text: ${path}`,
+      "hivemind-sqlcipher migrate --from hivemind-json-db-plugin --to hivemind-sqlcipher-db-plugin --switch",
     ),
-    ...(left.length === 0
-      ? []
-      : [
-          finding(
-            "plaintext",
-            "error",
-            `credentials in plain text: ${left.join(", ")}`,
-            `If no hub uses them: shred -u ${quoted(left)}`,
-          ),
-        ]),
-    encrypted.length === 0
-      ? good("copies", "no other copy of the store next to it")
-      : finding(
-          "copies",
-          "warning",
-          `older copies of the store, with the clients of that time: ${encrypted.join(", ")}`,
-          `If no hub uses them: rm ${quoted(encrypted)}`,
-        ),
-  ];
+  );
+  if (left.length > 0) {
+    const fix = `If no hub uses them: shred -u ${quoted(left)}`;
+    checks.push(plaintext.error(`credentials in plain text: ${left.join(", ")}`, fix));
+  }
+  if (plain.length === 0) {
+    checks.push(plaintext.good("no credentials in plain text in the usual directories"));
+  }
+  if (encrypted.length === 0)
+    return [...checks, copies.good("no other copy of the store next to it")];
+  const detail = `older copies of the store, with the clients of that time: ${encrypted.join(", ")}`;
+  return [...checks, copies.warning(detail, `If no hub uses them: rm ${quoted(encrypted)}`)];
 }
 
 /** Finds files with credentials in plain text, and encrypted copies next to the store. */

@@ -14,7 +14,9 @@ import { type HubUnit, mayUseStore, usesOtherStore } from "../service/hub-units.
 import { findUnitPrograms } from "../service/programs.js";
 import { journalctlLine, show, systemctlLine } from "../service/systemctl.js";
 import { isRestarting } from "../service/unit-state.js";
-import { type Check, finding, good } from "./check.js";
+import { type Check, checksNamed } from "./check.js";
+
+const { good, error: broken } = checksNamed("hub-unit");
 
 /** The secret that a hub needs to open the store. */
 export interface StoreSecret {
@@ -29,19 +31,14 @@ export async function checkHubUnits(storePath: string, secret: StoreSecret): Pro
     (unit) => !unit.isTemplate && mayUseStore(unit, storePath) && !usesOtherStore(unit, storePath),
   );
   const used = units.filter(({ isActive, isEnabled }) => isActive || isEnabled);
-  const checks: Check[] = [];
-  for (const unit of used.length > 0 ? used : units)
-    checks.push(...(await checkUnit(unit, storePath, secret)));
-  const findings = checks.filter(({ ok }) => !ok);
+  const findings: Check[] = [];
+  for (const unit of used.length > 0 ? used : units) {
+    const finding = await checkUnit(unit, storePath, secret);
+    if (finding !== undefined) findings.push(finding);
+  }
   if (findings.length > 0) return findings;
-  return [
-    good(
-      "hub-unit",
-      units.length === 0
-        ? "no unit starts a hub on this store"
-        : `${units.map(({ name }) => name).join(", ")} can start the hub`,
-    ),
-  ];
+  if (units.length === 0) return [good("no unit starts a hub on this store")];
+  return [good(`${units.map(({ name }) => name).join(", ")} can start the hub`)];
 }
 
 /** Returns the command line that makes the unit start its hub through `run`, and restarts it. */
@@ -50,31 +47,33 @@ async function dropInLine(unit: HubUnit): Promise<string> {
   return [...install, restart].join(" && ");
 }
 
-async function checkUnit(unit: HubUnit, storePath: string, secret: StoreSecret): Promise<Check[]> {
+async function checkUnit(
+  unit: HubUnit,
+  storePath: string,
+  secret: StoreSecret,
+): Promise<Check | undefined> {
   const missing = await checkPrograms(unit);
-  if (missing.length > 0) return missing;
+  if (missing !== undefined) return missing;
   const problem = await findPasswordProblem(unit, storePath, secret);
-  if (problem !== undefined) {
-    const detail = `${unit.name} ${problem}: its hub cannot open the encrypted store`;
-    return [finding("hub-unit", "error", detail, await dropInLine(unit))];
-  }
-  return checkState(unit);
+  if (problem === undefined) return await checkState(unit);
+  const detail = `${unit.name} ${problem}: its hub cannot open the encrypted store`;
+  return broken(detail, await dropInLine(unit));
 }
 
 /**
  * Checks that the unit's programs exist. An upgrade of Node.js or of a Python environment may have
  * removed them.
  */
-async function checkPrograms(unit: HubUnit): Promise<Check[]> {
+async function checkPrograms(unit: HubUnit): Promise<Check | undefined> {
   const missing = (await findUnitPrograms([unit])).filter(({ isPresent }) => !isPresent);
-  if (missing.length === 0) return [];
+  if (missing.length === 0) return undefined;
   const paths = missing.map(({ path }) => path).join(", ");
   const detail = `${unit.name} starts a program that is gone or cannot be executed: ${paths}`;
   const isHubGone = missing.some(({ isHub }) => isHub);
   const fix = isHubGone
     ? `Install hivemind-core again at that path, or correct the unit: ${systemctlLine(unit.manager, `edit --full ${unit.name}`)}`
     : await dropInLine(unit);
-  return [finding("hub-unit", "error", detail, fix)];
+  return broken(detail, fix);
 }
 
 /** Returns what is wrong with the password that the unit's hub receives; undefined if nothing. */
@@ -99,7 +98,7 @@ async function findPasswordProblem(
   }
 }
 
-async function checkState({ manager, name }: HubUnit): Promise<Check[]> {
+async function checkState({ manager, name }: HubUnit): Promise<Check | undefined> {
   const properties = ["ActiveState", "SubState", "Result", "NRestarts"];
   const [state = {}] = await show(manager, properties, [name]);
   const how = isRestarting(state)
@@ -107,8 +106,8 @@ async function checkState({ manager, name }: HubUnit): Promise<Check[]> {
     : state.ActiveState === "failed"
       ? `has failed (${state.Result})`
       : undefined;
-  if (how === undefined) return [];
+  if (how === undefined) return undefined;
   const log = journalctlLine({ manager, name });
   const fix = `Remove the cause, which ${log} shows; then: ${systemctlLine(manager, `restart ${name}`)}`;
-  return [finding("hub-unit", "error", `${name} ${how}: the hub does not run`, fix)];
+  return broken(`${name} ${how}: the hub does not run`, fix);
 }

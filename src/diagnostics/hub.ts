@@ -13,7 +13,7 @@ import type { ServiceChoice } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
-import { type Check, finding, good } from "./check.js";
+import { type Check, checksNamed } from "./check.js";
 import type { StoreLocations } from "./files.js";
 
 /** The store's properties that the hub must support. */
@@ -38,12 +38,13 @@ export async function checkHub(options: {
   store: StoreFacts | undefined;
 }): Promise<Check[]> {
   const { service, choice, hubPython, store } = options;
+  const { good, error } = checksNamed("hub");
   const inUnit = service && (await readServiceHub({ service, choice }));
   const python = await (inUnit
     ? findServicePython(inUnit, hubPython)
     : findHubPython({ hubPython }));
   if (python === undefined) {
-    return [good("hub", "no hivemind-core was found (name its Python with --hub-python)")];
+    return [good("no hivemind-core was found (name its Python with --hub-python)")];
   }
   const hub = await probePackages(python, inUnit);
   // HiveMind 4 enforces no blacklist in a store that the newer plugin has opened, so a fix that
@@ -54,15 +55,13 @@ export async function checkHub(options: {
   const named = `hivemind-sqlite-database ${hub.sqlitePlugin ?? "is not installed"} in ${describePython(python)}`;
   if (!hub.takesPassword) {
     const why = hub.problem ?? "it accepts a password, ignores it and writes plain text";
-    return [finding("hub", "error", `${named} cannot use an encrypted store: ${why}`, newerPlugin)];
+    return [error(`${named} cannot use an encrypted store: ${why}`, newerPlugin)];
   }
   const found: Check[] = [];
   const hubFormat = cipherFormat(hub);
   if (store && hubFormat !== store.cipherCompatibility) {
     found.push(
-      finding(
-        "hub",
-        "error",
+      error(
         `the hub's SQLCipher (${hub.cipherVersion ?? "unknown version"}) reads format ${hubFormat}, but the store has format ${store.cipherCompatibility}`,
         hubFormat < store.cipherCompatibility
           ? newerPlugin
@@ -73,19 +72,16 @@ export async function checkHub(options: {
   const problem = blacklistProblem(hub);
   if (store && store.schemaVersion >= 2 && (hub.schemaVersion ?? 0) < store.schemaVersion) {
     found.push(
-      finding(
-        "hub",
-        "error",
+      error(
         `the store has schema ${store.schemaVersion}, which this hub (hivemind-plugin-manager ${hub.pluginManager}) does not know: it enforces no blacklist`,
         installLine(python[0], "hivemind-core", "hivemind-plugin-manager", pluginRequirement),
       ),
     );
   } else if (problem !== undefined) {
-    const detail = `the hub enforces no blacklist: ${problem}`;
-    found.push(finding("hub", "error", detail, upgradeLine(python[0])));
+    found.push(error(`the hub enforces no blacklist: ${problem}`, upgradeLine(python[0])));
   }
   if (found.length > 0) return found;
-  return [good("hub", `${named} opens encrypted stores, with SQLCipher ${hub.cipherVersion}`)];
+  return [good(`${named} opens encrypted stores, with SQLCipher ${hub.cipherVersion}`)];
 }
 
 /** Checks whether the hub uses this store, and whether `server.json` contains a password. */
@@ -93,6 +89,7 @@ export async function checkServerJson({
   storePath,
   bundleFolder,
 }: Pick<StoreLocations, "storePath" | "bundleFolder">): Promise<Check[]> {
+  const { good, warning, error: unusable } = checksNamed("server.json");
   const path = serverJsonPath();
   let file: Awaited<ReturnType<typeof readServerJson>>;
   try {
@@ -100,18 +97,16 @@ export async function checkServerJson({
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     if (error.kind === "notFound") {
-      return [good("server.json", `${path} does not exist: no hub has run here`)];
+      return [good(`${path} does not exist: no hub has run here`)];
     }
-    return [finding("server.json", "error", error.message, error.hint ?? "Correct the file.")];
+    return [unusable(error.message, error.hint ?? "Correct the file.")];
   }
   const { module, storePath: named, passwordSet } = await namedStore(file);
   const found: Check[] = [];
   if (module !== sqliteModule) {
     const other = module === undefined ? "its default, the JSON database" : module;
     found.push(
-      finding(
-        "server.json",
-        "warning",
+      warning(
         `the hub uses ${other}, not this store, according to ${path}`,
         // Setting only the module would leave the hub without the clients of its present database.
         `To move its clients here: hivemind-sqlcipher migrate --from ${module ?? "hivemind-json-db-plugin"} --to hivemind-sqlcipher-db-plugin --switch`,
@@ -119,9 +114,7 @@ export async function checkServerJson({
     );
   } else if (named !== storePath) {
     found.push(
-      finding(
-        "server.json",
-        "warning",
+      warning(
         `the hub uses ${named ?? "no file"}, not ${storePath}, according to ${path}`,
         `${describeStoreSettings(storePath)} in that file, without "db_path"${named === undefined ? "" : `, or name the hub's store: --db ${shellQuote(named)}`}`,
       ),
@@ -129,21 +122,17 @@ export async function checkServerJson({
   }
   if (passwordSet) {
     const { mode } = await stat(file.file);
-    const isReadable = (mode & 0o077) !== 0;
+    const password = checksNamed("password");
     const detail = `the passphrase is in ${path} in plain text`;
+    const fix = `chmod 600 ${shellQuote(file.file)}`;
     found.push(
-      isReadable
-        ? finding(
-            "password",
-            "error",
-            `${detail}, and other users can read it`,
-            `chmod 600 ${shellQuote(file.file)}`,
-          )
-        : finding("password", "warning", detail, await removePasswordCommand(bundleFolder)),
+      (mode & 0o077) !== 0
+        ? password.error(`${detail}, and other users can read it`, fix)
+        : password.warning(detail, await removePasswordCommand(bundleFolder)),
     );
   }
   if (found.length > 0) return found;
-  return [good("server.json", "the hub uses this store, and there is no password in the file")];
+  return [good("the hub uses this store, and there is no password in the file")];
 }
 
 /**

@@ -8,7 +8,7 @@
 import { revoked } from "../client/client.js";
 import { StoreError } from "../errors.js";
 import type { ClientStore } from "../store/client-store.js";
-import { type Check, finding, good } from "./check.js";
+import { type Check, checksNamed } from "./check.js";
 
 /** Rows of a transaction. It takes some milliseconds, so a running hub does not time out. */
 const batchRows = 1000;
@@ -42,14 +42,13 @@ export async function findIdGaps(store: ClientStore): Promise<IdGaps> {
 
 export async function checkIdGaps(store: ClientStore): Promise<Check> {
   const { missing, next } = await findIdGaps(store);
-  if (next === undefined) return good("id-gaps", "the next ids that the hub assigns are free");
+  const { good, error } = checksNamed("id-gaps");
+  if (next === undefined) return good("the next ids that the hub assigns are free");
   const when =
     next.after === 0
       ? "the next client that the hub adds"
       : `after ${next.after} more ${next.after === 1 ? "client" : "clients"}, the next client that the hub adds`;
-  return finding(
-    "id-gaps",
-    "error",
+  return error(
     `${missing} ${missing === 1 ? "id is" : "ids are"} missing, and ${when} overwrites client ${next.overwrites}`,
     missing > maxMissingIds ? smallerIdHint : "hivemind-sqlcipher doctor --fill-gaps",
   );

@@ -8,7 +8,10 @@ import { inspectBoot, keyringUnitCommands } from "../service/boot.js";
 import { lingerCommand } from "../service/schedule.js";
 import { managers, show, sudoPrefix, systemctlLine } from "../service/systemctl.js";
 import { keyringUnit } from "../service/unit-file.js";
-import { type Check, finding, good } from "./check.js";
+import { type Check, checksNamed } from "./check.js";
+
+const { good, warning, error } = checksNamed("keyring");
+const boot = checksNamed("boot");
 
 /** Providers that the unit of `run --print-unit keyring` unlocks, or can unlock if unknown. */
 const unlockedByUnit = ["gnome-keyring", unknownProvider.name];
@@ -17,13 +20,13 @@ const unlockedByUnit = ["gnome-keyring", unknownProvider.name];
 export async function checkKeyring(storePath: string, source: PassphraseSource): Promise<Check[]> {
   if (source.kind !== "keyring") {
     const where = source.kind === "command" ? "a command" : formatSource(source);
-    return [good("keyring", `not used: the passphrase comes from ${where}`)];
+    return [good(`not used: the passphrase comes from ${where}`)];
   }
   const report = await inspectKeyring(storePath);
   const { provider, problem, isLocked, unattended } = report;
   if (problem !== undefined) {
     const fix = (isLocked ? await findUnlockCommand(provider) : undefined) ?? problem.hint ?? "";
-    return [finding("keyring", "error", problem.message, fix)];
+    return [error(problem.message, fix)];
   }
   return [...describeAccess(provider, unattended), await checkBoot(report)];
 }
@@ -31,22 +34,20 @@ export async function checkKeyring(storePath: string, source: PassphraseSource):
 function describeAccess(provider: string, unattended: Unattended): Check[] {
   const state = `${provider} responds and is unlocked`;
   if (unattended.isPossible) {
-    return [good("keyring", `${state}; unattended backups work ${unattended.condition}`)];
+    return [good(`${state}; unattended backups work ${unattended.condition}`)];
   }
   const detail = `unattended backups cannot read the passphrase: ${unattended.reason}`;
-  return [good("keyring", state), finding("keyring", "warning", detail, unattended.fix)];
+  return [good(state), warning(detail, unattended.fix)];
 }
 
 /** Checks whether the keyring is unlocked after a reboot. Until then, the hub cannot start. */
 async function checkBoot({ provider, unlocksItself }: KeyringReport): Promise<Check> {
   const { hasDesktop, lingers, hasKeyringUnit } = await inspectBoot();
   if (hasDesktop) {
-    return good("boot", "a login at the desktop unlocks the keyring; the hub waits for it");
+    return boot.good("a login at the desktop unlocks the keyring; the hub waits for it");
   }
   if (!unlocksItself && !unlockedByUnit.includes(provider)) {
-    return finding(
-      "boot",
-      "warning",
+    return boot.warning(
       `after a reboot, ${provider} stays locked until its user unlocks it`,
       "Use a source that needs no login: --passphrase-source credential, file:PATH or command:CMD",
     );
@@ -63,11 +64,9 @@ async function checkBoot({ provider, unlocksItself }: KeyringReport): Promise<Ch
   }
   if (missing.length === 0) {
     const how = unlocksItself ? `${provider} with a credential` : keyringUnit;
-    return good("boot", `${how} unlocks the keyring at boot`);
+    return boot.good(`${how} unlocks the keyring at boot`);
   }
-  return finding(
-    "boot",
-    "warning",
+  return boot.warning(
     `after a reboot without a login, ${missing.join(" and ")}`,
     fixes.join(" && "),
   );
@@ -77,12 +76,12 @@ async function checkBoot({ provider, unlocksItself }: KeyringReport): Promise<Ch
  * Adds the command that unlocks the keyring to the hint of an error about a locked keyring, if this
  * machine has the unit for it.
  */
-export async function withUnlockCommand(error: StoreError): Promise<StoreError> {
-  const provider = findLockedProvider(error);
+export async function withUnlockCommand(failure: StoreError): Promise<StoreError> {
+  const provider = findLockedProvider(failure);
   const command = provider && (await findUnlockCommand(provider.name));
-  if (command === undefined) return error;
+  if (command === undefined) return failure;
   const line = `This machine has a unit that unlocks it: ${command}`;
-  return wrap(error, { hint: error.hint === undefined ? line : `${line}\n${error.hint}` });
+  return wrap(failure, { hint: failure.hint === undefined ? line : `${line}\n${failure.hint}` });
 }
 
 /**

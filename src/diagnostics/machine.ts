@@ -2,23 +2,20 @@
 import { readdir, readFile, readlink, realpath, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { hasCode } from "../errors.js";
-import { type Check, finding, good } from "./check.js";
+import { type Check, checksNamed } from "./check.js";
 
 /** @param root - replaces `/` in tests */
-export async function checkSwap(root = "/"): Promise<Check[]> {
+export async function checkSwap(root = "/"): Promise<Check> {
+  const { good, warning } = checksNamed("swap");
   const plain: string[] = [];
   for (const area of await readSwapAreas(root)) {
     if (!(await isEncrypted(area, root))) plain.push(area);
   }
-  if (plain.length === 0) return [good("swap", "none, encrypted, or in memory")];
-  return [
-    finding(
-      "swap",
-      "warning",
-      `memory can be written to ${plain.join(", ")}, which is not known to be encrypted`,
-      "Encrypt it (crypttab(5), option swap), use zram, or turn it off with swapoff -a.",
-    ),
-  ];
+  if (plain.length === 0) return good("none, encrypted, or in memory");
+  return warning(
+    `memory can be written to ${plain.join(", ")}, which is not known to be encrypted`,
+    "Encrypt it (crypttab(5), option swap), use zram, or turn it off with swapoff -a.",
+  );
 }
 
 async function readSwapAreas(root: string): Promise<string[]> {
@@ -74,13 +71,14 @@ async function isEncryptedDevice(name: string, root: string): Promise<boolean> {
 export async function checkCoreDumps(
   hub: { pid: number | undefined; fix?: string | undefined },
   root = "/",
-): Promise<Check[]> {
+): Promise<Check> {
   const { pid, fix } = hub;
+  const { good, warning } = checksNamed("core-dumps");
   const ofHub = pid === undefined ? undefined : await readCoreLimit(String(pid), root);
   const limit = ofHub ?? (await readCoreLimit("self", root));
   const programs = ofHub === undefined ? "programs started from here" : "the hub";
   if (limit === undefined || limit === "0") {
-    return [good("core-dumps", `${programs} leave${ofHub === undefined ? "" : "s"} no core dumps`)];
+    return good(`${programs} leave${ofHub === undefined ? "" : "s"} no core dumps`);
   }
   const pattern = (
     await readFile(join(root, "proc/sys/kernel/core_pattern"), "utf8").catch(emptyIfAbsent)
@@ -88,16 +86,12 @@ export async function checkCoreDumps(
   const where = pattern.startsWith("|")
     ? `passed to ${pattern.slice(1).split(" ")[0]}`
     : `written as "${pattern || "core"}"`;
-  return [
-    finding(
-      "core-dumps",
-      "warning",
-      `when ${programs} crash${ofHub === undefined ? ", their" : "es, its"} memory, including the passphrase, is ${where}`,
-      ofHub === undefined || fix === undefined
-        ? "Set LimitCORE=0 in the hub's unit, or in the shell that starts the hub: ulimit -c 0"
-        : fix,
-    ),
-  ];
+  return warning(
+    `when ${programs} crash${ofHub === undefined ? ", their" : "es, its"} memory, including the passphrase, is ${where}`,
+    ofHub === undefined || fix === undefined
+      ? "Set LimitCORE=0 in the hub's unit, or in the shell that starts the hub: ulimit -c 0"
+      : fix,
+  );
 }
 
 /**

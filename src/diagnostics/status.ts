@@ -23,11 +23,11 @@ export interface StatusOptions {
   readonly service: ServiceChoice;
   readonly backupFolder: string | undefined;
   /** The targets of copies in the settings. */
-  readonly copyTargets?: readonly ConfiguredTarget[];
+  readonly copyTargets: readonly ConfiguredTarget[];
   /** Returns the hub's database; undefined if the hub uses the store at `storePath`. */
   readonly findHubDatabase: () => Promise<LocatedDatabase | undefined>;
   /** Errors in the settings, to report. The settings in error are ignored. */
-  readonly settingsProblems?: readonly StoreError[];
+  readonly settingsProblems: readonly StoreError[];
 }
 
 export interface StoreStatus {
@@ -76,7 +76,7 @@ interface BackupTest {
 /** Reads the state of a store. Throws no error: what cannot be read is null or empty. */
 export async function readStoreStatus(options: StatusOptions): Promise<StoreStatus> {
   const { storePath } = options;
-  const problems = (options.settingsProblems ?? []).map(({ message }) => message);
+  const problems = options.settingsProblems.map(({ message }) => message);
   /** Returns null on an error and adds its message to the problems. */
   const attempt = async <Part>(part: () => Promise<Part>): Promise<Part | null> => {
     try {
@@ -106,7 +106,7 @@ export async function readStoreStatus(options: StatusOptions): Promise<StoreStat
   const schedule = await attempt(() => readSchedule(storePath, "backup"));
   const journal = await attempt(() => Journal.read(storePath));
   const runs = await attempt(() => readRuns(storePath));
-  const copies = await attempt(() => readCopyStates(storePath, options.copyTargets ?? []));
+  const copies = await attempt(() => readCopyStates(storePath, options.copyTargets));
   const drills = await attempt(() => readDrills(storePath));
   const tests = await attempt(() => findLastRestoreTests(storePath));
   return {
