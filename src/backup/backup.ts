@@ -15,7 +15,7 @@ import { reportService, withServiceStopped } from "../operation/window.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
 import { openEncrypted } from "../store/cipher.js";
 import { type NamedBackup, nameBackup } from "./name.js";
-import { type BackupOptions, type Prepared, prepare } from "./prepare.js";
+import { type BackupOptions, type Prepared, prepareBackup } from "./prepare.js";
 import {
   type BackupJournal,
   type BackupStep,
@@ -70,7 +70,7 @@ interface Copied {
  *   that the backup exists.
  */
 export async function backup(options: BackupOptions): Promise<BackupResult> {
-  const prepared = await prepare(options);
+  const prepared = await prepareBackup(options);
   const { storePath, key } = prepared;
   const files = planFiles(prepared);
   const storeId = await chooseStoreId(prepared);
@@ -113,16 +113,6 @@ async function copyAndName(
       : await orRecover(() => completeCopy(job), recover);
   const named = await orRecover(() => verifyAndName(job, copied), recover);
   return { backup: named, bundle: bundleReport(bundle), restart: copied.restart };
-}
-
-/**
- * Checks in advance that a backup with these options can be made: passphrase, service, directories
- * and free space. Creates the directories if they are new.
- *
- * @throws {@link StoreError} - as {@link backup} does before it stops the service
- */
-export async function checkBackup(options: BackupOptions): Promise<void> {
-  await prepare(options);
 }
 
 /** Writes the bundle, and copies a store in WAL mode while it is in use. */

@@ -10,10 +10,8 @@
  * passphrase and stores it there. The backups share one key, so one bundle opens them all.
  */
 import { createHash } from "node:crypto";
-import { realpath } from "node:fs/promises";
 import { bundleReport, resolveRecipients, writeBundle } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
-import { prepareDirectories } from "../config/known-directories.js";
 import {
   copyClients,
   createTable,
@@ -21,18 +19,16 @@ import {
   openToRead,
 } from "../databases/copy-clients.js";
 import { StoreError } from "../errors.js";
-import { assertFreeSpace, syncFile } from "../fs/copy.js";
+import { syncFile } from "../fs/copy.js";
 import { statIfExists } from "../fs/read.js";
 import { getEntry, setEntry } from "../keys/keyring.js";
 import { generatePassphrase } from "../keys/passphrase.js";
 import { readFirstPassphrase } from "../keys/rotation-plan.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
-import type { OperationLock } from "../operation/lock.js";
 import { orRecover, withRecovery } from "../operation/recovery.js";
 import { reportService } from "../operation/window.js";
 import { throwIfAborted } from "../process/abort.js";
-import type { Reporter } from "../reporter.js";
 import { NoService } from "../service/none.js";
 import {
   createEncrypted,
@@ -46,42 +42,22 @@ import {
 import { copyPlaintext } from "../store/export.js";
 import { readSchema } from "../store/schema.js";
 import type { BackupResult } from "./backup.js";
-import { assertClockNotBehind } from "./clock.js";
 import { findNewestBackup } from "./manifest.js";
 import { nameBackup } from "./name.js";
-import { assertWritable } from "./prepare.js";
+import { type BackupDirectories, type DestinationOptions, prepareDestination } from "./prepare.js";
 import { type BackupJournal, emitBackupStep, planFiles, recoverBackup } from "./recover.js";
 import { chooseStoreId } from "./store-id.js";
 import { openBackup, verifyCopy } from "./verify.js";
 
-export interface DatabaseBackupOptions {
-  /** The lock of the store's path. The path has a plaintext store or no file. */
-  readonly lock: OperationLock;
+export interface DatabaseBackupOptions extends DestinationOptions {
   /** The database; undefined for the plaintext store at the path of the lock. */
   readonly database: LocatedDatabase | undefined;
-  readonly source: PassphraseSource;
-  /** The directory for backups. */
-  readonly to: string;
-  /** The directory for bundles, apart from `to`. */
-  readonly bundleTo: string;
-  /** Directories named in the settings. They are not created if they are missing. */
-  readonly knownDirectories: readonly string[];
-  /** age recipients of the bundle. */
-  readonly recipients: readonly string[];
-  /** Continues although the clock is behind the newest backup. */
-  readonly ignoreClock?: boolean;
   readonly signal: AbortSignal;
-  readonly reporter: Reporter;
 }
 
-/** 4 MiB, for the manifest, and for a copy that is a little larger than the database. */
-const spareBytes = 4 << 20;
-
 /** The result of the checks before the backup. */
-interface Prepared {
+interface Prepared extends BackupDirectories {
   readonly storePath: string;
-  readonly directory: string;
-  readonly bundleDirectory: string;
   readonly passphrase: string;
   /** Whether the passphrase is not in the keyring yet. */
   readonly isNew: boolean;
@@ -105,7 +81,7 @@ interface Job {
  *   passphrase may be.
  */
 export async function backupDatabase(options: DatabaseBackupOptions): Promise<BackupResult> {
-  const prepared = await prepare(options);
+  const prepared = await prepareDatabaseBackup(options);
   const files = planFiles({ ...prepared, keyId: keyIdOf(prepared.key.salt) });
   const journal = await Journal.begin(prepared.storePath, "backup", "backup.beginning", files);
   emitBackupStep("backup.beginning");
@@ -119,41 +95,24 @@ export async function backupDatabase(options: DatabaseBackupOptions): Promise<Ba
 }
 
 /**
- * Checks in advance that a backup with these options can be made.
+ * Checks in advance that a backup can be made. Creates nothing but the two directories.
  *
  * @throws {@link StoreError} as {@link backupDatabase} does before it creates a file
  */
-export async function checkDatabaseBackup(options: DatabaseBackupOptions): Promise<void> {
-  await prepare(options);
-}
-
-/** Checks what can be checked in advance, and creates nothing but the two directories. */
-async function prepare(options: DatabaseBackupOptions): Promise<Prepared> {
+export async function prepareDatabaseBackup(options: DatabaseBackupOptions): Promise<Prepared> {
   const { reporter, source } = options;
   const { storePath } = options.lock;
   resolveRecipients(options);
   if (options.database !== undefined) await assertNoStore(storePath);
   for (const notice of await assertPlacement(options.to, options.bundleTo)) reporter.notice(notice);
-  const size = await assertReadable(options);
-  await prepareDirectories([options.to, options.bundleTo], {
-    storePath,
-    known: options.knownDirectories,
-    reporter,
-  });
-  const directory = await realpath(options.to);
-  if (!options.ignoreClock) await assertClockNotBehind({ folder: directory, storePath, source });
-  const hint = "Free some space, or name another directory with --to.";
-  await assertWritable(directory, "backup");
-  await assertWritable(options.bundleTo, "bundle");
-  await assertFreeSpace(directory, size + spareBytes, "the copy", hint);
+  const directories = await prepareDestination(options, await assertReadable(options));
   const { passphrase, isNew } = await resolvePassphrase(storePath, source);
   return {
     storePath,
-    directory,
-    bundleDirectory: await realpath(options.bundleTo),
+    ...directories,
     passphrase,
     isNew,
-    key: await resolveKey(directory, storePath, passphrase),
+    key: await resolveKey(directories.directory, storePath, passphrase),
   };
 }
 

@@ -23,6 +23,7 @@ import {
   readManifest,
   verifyManifestMac,
 } from "./manifest.js";
+import type { NamedBackup } from "./name.js";
 import { openBackup } from "./verify.js";
 
 export interface ListingOptions {
@@ -35,17 +36,8 @@ export interface ListingOptions {
   readonly bundleFolder?: string | undefined;
 }
 
-export interface ListedBackup {
-  readonly path: string;
-  readonly manifest: string;
-  readonly createdAt: string;
+export interface ListedBackup extends Omit<NamedBackup, "sha256"> {
   readonly ageSeconds: number;
-  /** Bytes. */
-  readonly size: number;
-  readonly clients: { readonly active: number; readonly revoked: number };
-  readonly keyId: string;
-  readonly schemaVersion: number;
-  readonly method: Manifest["method"];
   /** The machine that made the backup. */
   readonly hostname: string;
   /** The id of its store; null for a backup of an earlier version. */

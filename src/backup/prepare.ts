@@ -20,7 +20,8 @@ import { ClientStore } from "../store/client-store.js";
 import { assertClockNotBehind } from "./clock.js";
 import { isWal } from "./warm-copy.js";
 
-export interface BackupOptions {
+/** The options of a backup of any database. */
+export interface DestinationOptions {
   /** The store's operation lock, from `withOperation`. */
   readonly lock: OperationLock;
   readonly source: PassphraseSource;
@@ -32,10 +33,14 @@ export interface BackupOptions {
   readonly knownDirectories?: readonly string[];
   /** The age recipients of the bundle. */
   readonly recipients: readonly string[];
-  /** Encrypts the bundle with this passphrase instead of `recipients`. */
-  readonly bundlePassphrase?: string | undefined;
   /** Continues although the clock is behind the newest backup. */
   readonly ignoreClock?: boolean | undefined;
+  readonly reporter: Reporter;
+}
+
+export interface BackupOptions extends DestinationOptions {
+  /** Encrypts the bundle with this passphrase instead of `recipients`. */
+  readonly bundlePassphrase?: string | undefined;
   readonly service: ServiceChoice;
   /** Does not stop the service. Requires a store in WAL mode. */
   readonly online?: boolean;
@@ -43,17 +48,22 @@ export interface BackupOptions {
   readonly recoveryCommand: readonly string[];
   /** Interrupts the backup: the service is started again, and no backup is left. */
   readonly signal?: AbortSignal | undefined;
-  readonly reporter: Reporter;
 }
 
-/** For the manifest, and the growth of the store's log during the backup: 4 MiB. */
+/**
+ * For the manifest, and for a copy that is larger than the database was before the backup: 4 MiB.
+ */
 const spareBytes = 4 << 20;
 
-/** The result of the checks before the backup. */
-export interface Prepared {
-  readonly storePath: string;
+/** The directories of a backup, without symbolic links. */
+export interface BackupDirectories {
   readonly directory: string;
   readonly bundleDirectory: string;
+}
+
+/** The result of the checks before the backup. */
+export interface Prepared extends BackupDirectories {
+  readonly storePath: string;
   readonly passphrase: string;
   readonly key: StoreKey;
   readonly keyId: string;
@@ -64,8 +74,13 @@ export interface Prepared {
   readonly method: "stopped" | "online";
 }
 
-/** Checks what can be checked in advance, and creates nothing but the two directories. */
-export async function prepare(options: BackupOptions): Promise<Prepared> {
+/**
+ * Checks in advance that a backup can be made: passphrase, service, directories and free space.
+ * Creates nothing but the two directories.
+ *
+ * @throws {@link StoreError} - as `backup` does before it stops the service
+ */
+export async function prepareBackup(options: BackupOptions): Promise<Prepared> {
   const { reporter, online = false } = options;
   const { storePath } = options.lock;
   resolveRecipients(options);
@@ -93,24 +108,11 @@ export async function prepare(options: BackupOptions): Promise<Prepared> {
     reporter.notice(`${storePath} is not in WAL mode: ${name} is stopped for the whole copy`);
   }
 
-  await prepareDirectories([options.to, options.bundleTo], {
-    storePath,
-    known: options.knownDirectories ?? [],
-    reporter,
-  });
   const size = await readSizeOnDisk(storePath);
-  const directory = await realpath(options.to);
-  if (!options.ignoreClock) {
-    await assertClockNotBehind({ folder: directory, storePath, source: options.source });
-  }
-  await assertWritable(directory, "backup");
-  await assertWritable(options.bundleTo, "bundle");
-  const hint = "Free some space there, or name another directory with --to.";
-  await assertFreeSpace(directory, size + spareBytes, "the copy", hint);
+  const directories = await prepareDestination(options, size);
   return {
     storePath,
-    directory,
-    bundleDirectory: await realpath(options.bundleTo),
+    ...directories,
     passphrase: unlocked.passphrase,
     key: store.key,
     keyId: store.keyId,
@@ -157,15 +159,32 @@ async function readSizeOnDisk(storePath: string): Promise<number> {
 }
 
 /**
+ * Creates the directories of a backup if they are new, and checks them and the clock.
+ *
+ * @param size - bytes of the database
+ */
+export async function prepareDestination(
+  { lock, to, bundleTo, knownDirectories = [], ignoreClock, source, reporter }: DestinationOptions,
+  size: number,
+): Promise<BackupDirectories> {
+  const { storePath } = lock;
+  await prepareDirectories([to, bundleTo], { storePath, known: knownDirectories, reporter });
+  const directory = await realpath(to);
+  if (!ignoreClock) await assertClockNotBehind({ folder: directory, storePath, source });
+  await assertWritable(directory, "backup");
+  await assertWritable(bundleTo, "bundle");
+  const hint = "Free some space there, or name another directory with --to.";
+  await assertFreeSpace(directory, size + spareBytes, "the copy", hint);
+  return { directory, bundleDirectory: await realpath(bundleTo) };
+}
+
+/**
  * Throws if a directory cannot be written. Without this check, the backup of a store that is not in
  * WAL mode would fail after the service was stopped.
  *
  * @throws {@link StoreError} io - if the path is not a directory, or cannot be written
  */
-export async function assertWritable(
-  directory: string,
-  purpose: "backup" | "bundle",
-): Promise<void> {
+async function assertWritable(directory: string, purpose: "backup" | "bundle"): Promise<void> {
   const what = `the ${purpose} directory ${directory}`;
   try {
     if (!(await stat(directory)).isDirectory())

@@ -101,8 +101,8 @@ function buildBackupCommand(context: Context): string[] {
  * Checks the scheduled backup's requirements with the options and the settings of the timer's run.
  */
 async function assertBackupPossible(context: Context, options: InstallOptions): Promise<void> {
-  const { checkBackup } = await import("../../backup/backup.js");
-  const { checkDatabaseBackup } = await import("../../backup/database-backup.js");
+  const { prepareBackup } = await import("../../backup/prepare.js");
+  const { prepareDatabaseBackup } = await import("../../backup/database-backup.js");
   const { resolveSettings } = await import("../../config/settings.js");
   const { HOME } = process.env;
   const { settings } = await resolveSettings(
@@ -112,22 +112,19 @@ async function assertBackupPossible(context: Context, options: InstallOptions): 
   const { to = "", bundle_to: bundleTo = "" } = settings.backup ?? {};
   const scheduled = withValues(context, { settings });
   const plain = await findPlainDatabase(context);
-  const { reporter } = context;
+  const { reporter, source } = context;
   const common = {
     knownDirectories: listKnownDirectories(scheduled),
     to,
     bundleTo,
     recipients: settings.recipients ?? [],
   };
-  await operate(
+  await operate<unknown>(
     context,
     (lock, signal) =>
       plain
-        ? checkDatabaseBackup({
-            ...{ ...common, ...plain, lock, signal, reporter },
-            source: context.source,
-          })
-        : checkBackup({ ...buildOperationOptions(scheduled, options, lock, signal), ...common }),
+        ? prepareDatabaseBackup({ ...common, ...plain, lock, source, signal, reporter })
+        : prepareBackup({ ...buildOperationOptions(scheduled, options, lock, signal), ...common }),
     { makeDirectory: plain !== undefined },
   );
 }
