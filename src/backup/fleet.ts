@@ -1,19 +1,18 @@
 /**
  * Lists and verifies the backups of a fleet: all stores in a target that several hubs share.
  *
- * A target may have tens of thousands of backups. So the directory is read entry by entry, and only
- * a summary of each store stays in memory.
+ * A target may have tens of thousands of backups, so only a summary of each store stays in memory.
  */
-import { opendir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { type BundleOpener, bundleName, readBundle } from "../bundle/bundle.js";
 import { readStoreId } from "../config/store-id.js";
-import { hasCode, isKind, StoreError, systemError, wrap } from "../errors.js";
-import { lstatIfExists, statIfExists } from "../fs/read.js";
+import { isKind, StoreError, wrap } from "../errors.js";
+import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
+import { mapInGroups } from "../process/groups.js";
 import { counted } from "../text/count.js";
-import { type FileProblem, readNamedManifest } from "./listing.js";
+import { type FileProblem, readNamedManifest, readsAtOnce } from "./listing.js";
 import { backupOf, type Manifest, manifestPath, storeNameIn } from "./manifest.js";
 import { type BackupPassphrase, verifyBackup } from "./verify.js";
 
@@ -21,7 +20,7 @@ import { type BackupPassphrase, verifyBackup } from "./verify.js";
 export interface FleetFiles {
   /** The directory with the manifests. */
   readonly folder: string;
-  names(): AsyncIterable<string>;
+  names(): Promise<readonly string[]>;
   /** Returns a file's size in bytes, or undefined if there is no such file. */
   sizeOf(name: string): Promise<number | undefined>;
   /** @throws {@link StoreError} io - if this machine has no space for what `withFile` needs */
@@ -76,11 +75,6 @@ export interface FleetListing {
 
 /** The maximum length of `others`. */
 const maxOthers = 100;
-/** Files that are read at a time. */
-const readsAtOnce = 32;
-/** Directory entries read ahead by `opendir`. */
-const readAhead = 256;
-
 /**
  * Returns the files of a directory on this machine.
  *
@@ -89,7 +83,13 @@ const readAhead = 256;
 export function directoryFiles(folder: string): FleetFiles {
   return {
     folder,
-    names: () => readNames(folder),
+    names: async () => {
+      const names = await listDirectory(folder);
+      if (names !== undefined) return names;
+      throw new StoreError("notFound", `no such directory: ${folder}`, {
+        hint: "Mount its disk, or name the directory of the backups.",
+      });
+    },
     sizeOf: async (name) => {
       const stats = await statIfExists(join(folder, name));
       return stats?.isFile() ? stats.size : undefined;
@@ -97,19 +97,6 @@ export function directoryFiles(folder: string): FleetFiles {
     assertFits: async () => undefined,
     withFile: (name, use) => use(join(folder, name)),
   };
-}
-
-async function* readNames(folder: string): AsyncGenerator<string> {
-  try {
-    for await (const { name } of await opendir(folder, { bufferSize: readAhead })) yield name;
-  } catch (error) {
-    if (!hasCode(error, "ENOENT", "ENOTDIR")) {
-      throw systemError(error, `cannot read the directory ${folder}`);
-    }
-    throw new StoreError("notFound", `no such directory: ${folder}`, {
-      hint: "Mount its disk, or name the directory of the backups.",
-    });
-  }
 }
 
 interface FleetEntry {
@@ -132,7 +119,7 @@ export async function listStores(files: FleetFiles, storePath: string): Promise<
   const others: FileProblem[] = [];
   let othersCount = 0;
   let unreadableManifests = 0;
-  const add = async (name: string) => {
+  await mapInGroups(await files.names(), readsAtOnce, async (name) => {
     const entry = await readEntry(name, files);
     if (entry === undefined) return;
     if ("problem" in entry) {
@@ -143,28 +130,13 @@ export async function listStores(files: FleetFiles, storePath: string): Promise<
     }
     const isComplete = (await files.sizeOf(entry.file)) === entry.manifest.size;
     addToSummary(summaries, entry, isComplete);
-  };
-  await runInGroups(files.names(), add);
+  });
   const stores = [...summaries.values()].map((summary) => toFleetStore(summary, folder, own?.id));
   stores.sort(
     (a, b) => compareTexts(a.name, b.name) || compareTexts(b.newest.createdAt, a.newest.createdAt),
   );
   others.sort((a, b) => compareTexts(a.path, b.path));
   return { folder, stores, others, othersCount, unreadableManifests };
-}
-
-async function runInGroups(
-  names: AsyncIterable<string>,
-  work: (name: string) => Promise<void>,
-): Promise<void> {
-  let group: Promise<void>[] = [];
-  for await (const name of names) {
-    group.push(work(name));
-    if (group.length < readsAtOnce) continue;
-    await Promise.all(group);
-    group = [];
-  }
-  await Promise.all(group);
 }
 
 /**
@@ -296,7 +268,7 @@ export async function* verifyStores(
 ): AsyncGenerator<FleetVerification> {
   const keys = new FleetKeys(secrets);
   const unread: StoreError[] = [];
-  for await (const name of files.names()) {
+  for (const name of await files.names()) {
     throwIfAborted(signal);
     if (!name.endsWith(".manifest.json")) continue;
     const entry = await readEntry(name, files);

@@ -12,6 +12,7 @@ import { hasCode, isKind, StoreError } from "../errors.js";
 import { recogniseFile, withFileKind } from "../fs/file-kind.js";
 import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
 import { type PassphraseSource, readPassphrases } from "../keys/source.js";
+import { mapInGroups } from "../process/groups.js";
 import { identify, type StoreKey } from "../store/cipher.js";
 import {
   backupOf,
@@ -78,28 +79,27 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
   const names = (await listBackupDirectory(folder)).filter((name) =>
     isNameOfBackup(name, storePath),
   );
-  const { manifests, others, ...found } = await findManifests(folder, names, storePath);
-  let { ofOtherStores } = found;
-
+  const { manifests, others } = await readManifests(folder, names);
+  const own = await readStoreId(storePath);
+  const { keyId: ownKeyId } = await identify(storePath);
   const keys = await BackupKeys.load(options);
   const bundles = new Map<string, string | null>();
   const backups: ListedBackup[] = [];
-  const inspected = await Promise.all(
-    manifests.map(async (each) => ({
-      ...each,
-      present: await isFileOfSize(each.path, each.manifest.size),
-    })),
-  );
-  // Begin with the complete backups: their keys also check the manifests of the others.
-  inspected.sort((a, b) => Number(b.present) - Number(a.present));
-  for (const { manifest, path, present, isOfAnother } of inspected) {
+  let ofOtherStores = 0;
+  for (const { manifest, path, present } of manifests) {
+    const { created_at: createdAt, key_id: keyId, size, clients, method, hostname } = manifest;
+    const isOfAnother = !mayBelongTo(manifest, own?.id);
+    if (isOfAnother && keyId !== ownKeyId) {
+      ofOtherStores += 1;
+      continue;
+    }
     const mac = await keys.checkMac(manifest, present ? path : undefined);
-    // A manifest with this store's key_id and a wrong MAC was altered, so its id proves nothing.
+    // A copy of the store made a backup with another id and a right MAC. If the MAC is wrong, the
+    // manifest was altered, so its id proves nothing.
     if (isOfAnother && mac !== false) {
       ofOtherStores += 1;
       continue;
     }
-    const { created_at: createdAt, key_id: keyId, size, clients, method, hostname } = manifest;
     if (!bundles.has(keyId)) bundles.set(keyId, await findBundle(keyId, bundleFolder));
     backups.push({
       path,
@@ -122,57 +122,30 @@ export async function listBackups(options: ListingOptions): Promise<Listing> {
   return { folder, backups, others, ofOtherStores, unchecked: keys.unavailable };
 }
 
-interface FoundManifest {
-  readonly manifest: Manifest;
-  /** The path of its backup. */
-  readonly path: string;
-  /**
-   * Whether the manifest has another store's id, but this store's key_id: a copy of the store made
-   * the backup, or the manifest was altered.
-   */
-  readonly isOfAnother: boolean;
-}
-
-interface FoundManifests {
-  readonly manifests: FoundManifest[];
-  readonly others: FileProblem[];
-  readonly ofOtherStores: number;
-}
-
 /** Manifests that are read at a time. A target may have the manifests of a thousand stores. */
-const readsAtOnce = 32;
+export const readsAtOnce = 32;
 
-async function findManifests(
-  folder: string,
-  names: readonly string[],
-  storePath: string,
-): Promise<FoundManifests> {
-  const own = await readStoreId(storePath);
-  const { keyId: ownKeyId } = await identify(storePath);
-  const manifests: FoundManifest[] = [];
-  const others: FileProblem[] = [];
-  const described = new Set<string>();
-  let ofOtherStores = 0;
+/**
+ * Reads the manifests among the files of backups.
+ *
+ * @returns the manifests, and the files that belong to none. The manifests of complete backups are
+ *   first: the keys of these backups also check the other manifests.
+ */
+async function readManifests(folder: string, names: readonly string[]) {
   const manifestNames = names.filter((name) => name.endsWith(".manifest.json"));
-  for (let at = 0; at < manifestNames.length; at += readsAtOnce) {
-    const group = manifestNames.slice(at, at + readsAtOnce);
-    for (const found of await Promise.all(group.map((name) => readNamedManifest(folder, name)))) {
-      if (found === undefined) continue;
-      if ("problem" in found) {
-        others.push(found);
-        continue;
-      }
-      described.add(basename(found.path));
-      const isOfAnother = !mayBelongTo(found.manifest, own?.id);
-      if (isOfAnother && found.manifest.key_id !== ownKeyId) ofOtherStores += 1;
-      else manifests.push({ ...found, isOfAnother });
-    }
-  }
-  for (const name of names) {
-    if (!name.endsWith(".db") || described.has(name)) continue;
-    others.push({ path: join(folder, name), problem: "the backup has no manifest" });
-  }
-  return { manifests, others, ofOtherStores };
+  const found = await mapInGroups(manifestNames, readsAtOnce, async (name) => {
+    const read = await readNamedManifest(folder, name);
+    if (read === undefined || "problem" in read) return read;
+    return { ...read, present: await isFileOfSize(read.path, read.manifest.size) };
+  });
+  const manifests = found.filter((each) => each !== undefined && "manifest" in each);
+  const problems = found.filter((each) => each !== undefined && "problem" in each);
+  manifests.sort((a, b) => Number(b.present) - Number(a.present));
+  const described = new Set(manifests.map(({ path }) => basename(path)));
+  const undescribed = names
+    .filter((name) => name.endsWith(".db") && !described.has(name))
+    .map((name) => ({ path: join(folder, name), problem: "the backup has no manifest" }));
+  return { manifests, others: [...problems, ...undescribed] };
 }
 
 /**
@@ -184,7 +157,7 @@ async function findManifests(
 export async function readNamedManifest(
   folder: string,
   name: string,
-): Promise<Pick<FoundManifest, "manifest" | "path"> | FileProblem | undefined> {
+): Promise<{ manifest: Manifest; path: string } | FileProblem | undefined> {
   const path = join(folder, name);
   try {
     const manifest = await readManifest(path);

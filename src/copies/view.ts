@@ -25,6 +25,7 @@ import { readStoreId } from "../config/store-id.js";
 import { isKind, StoreError, systemError, wrap } from "../errors.js";
 import { assertFreeSpace, copyFile } from "../fs/copy.js";
 import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
+import { mapInGroups } from "../process/groups.js";
 import { abortOnSignal } from "../process/signals.js";
 import type { Reporter } from "../reporter.js";
 import { keyIdOf } from "../store/cipher.js";
@@ -76,10 +77,9 @@ export async function withView<Result>(
     const backups = await findOwnBackups(folder, targetFiles, storePath);
     for (const name of backups) await makeSparse(join(folder, name), targetFiles.get(name) ?? 0);
     const wanted = heads === "all" ? backups : await chooseHeads(folder, backups, targetFiles);
-    for (let at = 0; at < wanted.length; at += downloadsAtOnce) {
-      const group = wanted.slice(at, at + downloadsAtOnce);
-      await Promise.all(group.map((name) => downloadHead(remote, folder, name, targetFiles)));
-    }
+    await mapInGroups(wanted, downloadsAtOnce, (name) =>
+      downloadHead(remote, folder, name, targetFiles),
+    );
     return await use({ folder, files: remoteFiles(remote, targetFiles), nameTarget });
   });
 }
@@ -114,46 +114,34 @@ export async function readKeyIds(
   targets: readonly string[],
   { except }: { except?: string } = {},
 ): Promise<string[]> {
-  const keyIds = targets.map(async (target) => {
-    const remote = new RemoteTarget(target);
-    return await inPrivateDirectory(remote.name, async (folder) => {
-      await remote.downloadSmall("", ".manifest.json", folder);
-      const names = (await listDirectory(folder)) ?? [];
-      const found = new Map<string, string>();
-      for (const file of names.map(backupOf)) {
-        const manifest = await readManifestIfValid(join(folder, file));
-        if (manifest) found.set(file, manifest.key_id);
-      }
-      const targetFiles = await remote.list();
-      const own = except === undefined ? [] : await findOwnBackups(folder, targetFiles, except);
-      for (const name of own) found.delete(name);
-      const others = [...targetFiles.keys()].filter(
-        (name) => name.endsWith(".db") && !found.has(name) && !own.includes(name),
-      );
-      for (let at = 0; at < others.length; at += downloadsAtOnce) {
-        const group = others.slice(at, at + downloadsAtOnce);
-        const salts = await Promise.all(group.map((name) => readKeyId(remote, folder, name)));
-        for (const [index, keyId] of salts.entries()) found.set(group[index] ?? "", keyId);
-      }
-      return [...found.values()];
-    });
-  });
+  const keyIds = targets.map((target) => readKeyIdsOf(new RemoteTarget(target), except));
   return (await Promise.all(keyIds)).flat();
 }
 
-/** Returns the key_id in the first bytes of a backup. */
-async function readKeyId(remote: RemoteTarget, folder: string, name: string): Promise<string> {
-  const path = join(folder, name);
-  await remote.download(name, path, saltBytes);
-  return keyIdOf(await readFile(path));
+async function readKeyIdsOf(remote: RemoteTarget, except: string | undefined): Promise<string[]> {
+  return await inPrivateDirectory(remote.name, async (folder) => {
+    await remote.downloadSmall("", ".manifest.json", folder);
+    const described = ((await listDirectory(folder)) ?? []).map(backupOf);
+    const targetFiles = await remote.list();
+    const present = [...targetFiles.keys()].filter((name) => name.endsWith(".db"));
+    const names = new Set([...described, ...present]);
+    const excepted = except === undefined ? [] : await findOwnBackups(folder, targetFiles, except);
+    for (const name of excepted) names.delete(name);
+    const keyIds = await mapInGroups([...names], downloadsAtOnce, async (name) => {
+      const manifest = await readManifestIfValid(join(folder, name));
+      if (manifest !== undefined || !targetFiles.has(name)) return manifest?.key_id;
+      const path = join(folder, name);
+      await remote.download(name, path, saltBytes);
+      return keyIdOf(await readFile(path));
+    });
+    return keyIds.filter((keyId) => keyId !== undefined);
+  });
 }
 
 function remoteFleet(remote: RemoteTarget, folder: string, targetFiles: TargetFiles): FleetFiles {
   return {
     folder,
-    async *names() {
-      yield* targetFiles.keys();
-    },
+    names: async () => [...targetFiles.keys()],
     sizeOf: async (name) => targetFiles.get(name),
     assertFits: (name) => assertFreeSpace(folder, targetFiles.get(name) ?? 0, name, spaceHint),
     withFile: async (name, use) => {
