@@ -6,7 +6,7 @@
  * Only for some backups the beginning is downloaded: the first page has the salt, and is enough to
  * derive the key that checks a manifest. Results and errors name the remote, not the directory.
  */
-import { mkdtemp, open, readFile, rename, rm, truncate } from "node:fs/promises";
+import { mkdtemp, open, readFile, rename, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, dirname, extname, join } from "node:path";
 import { type BackupFiles, localFiles } from "../backup/backup-files.js";
@@ -75,11 +75,13 @@ export async function withView<Result>(
     await remote.downloadSmall(`${stem}.`, ".manifest.json", folder);
     const targetFiles = await remote.list();
     const backups = await findOwnBackups(folder, targetFiles, storePath);
-    for (const name of backups) await makeSparse(join(folder, name), targetFiles.get(name) ?? 0);
-    const wanted = heads === "all" ? backups : await chooseHeads(folder, backups, targetFiles);
-    await mapInGroups(wanted, downloadsAtOnce, (name) =>
-      downloadHead(remote, folder, name, targetFiles),
-    );
+    const names = [...backups.keys()];
+    const withHead = new Set(heads === "all" ? names : chooseHeads(backups, targetFiles));
+    await mapInGroups(names, downloadsAtOnce, async (name) => {
+      const path = join(folder, name);
+      if (withHead.has(name)) await remote.download(name, path, headBytes);
+      await setSize(path, targetFiles.get(name) ?? 0);
+    });
     return await use({ folder, files: remoteFiles(remote, targetFiles), nameTarget });
   });
 }
@@ -126,7 +128,7 @@ async function readKeyIdsOf(remote: RemoteTarget, except: string | undefined): P
     const present = [...targetFiles.keys()].filter((name) => name.endsWith(".db"));
     const names = new Set([...described, ...present]);
     const excepted = except === undefined ? [] : await findOwnBackups(folder, targetFiles, except);
-    for (const name of excepted) names.delete(name);
+    for (const [name] of excepted) names.delete(name);
     const keyIds = await mapInGroups([...names], downloadsAtOnce, async (name) => {
       const manifest = await readManifestIfValid(join(folder, name));
       if (manifest !== undefined || !targetFiles.has(name)) return manifest?.key_id;
@@ -146,7 +148,7 @@ function remoteFleet(remote: RemoteTarget, folder: string, targetFiles: TargetFi
     assertFits: (name) => assertFreeSpace(folder, targetFiles.get(name) ?? 0, name, spaceHint),
     withFile: async (name, use) => {
       const path = join(folder, name);
-      await downloadWhole(remote, path, targetFiles.get(name) ?? 0);
+      await downloadWhole(remote, path, targetFiles);
       try {
         return await use(path);
       } finally {
@@ -182,7 +184,7 @@ export async function withLocalFile<Result>(
       });
     }
     const local = join(folder, name);
-    await downloadWhole(remote, local, targetFiles.get(name) ?? 0);
+    await downloadWhole(remote, local, targetFiles);
     const manifest = manifestPath(name);
     if (name.endsWith(".db") && targetFiles.has(manifest)) {
       await remote.download(manifest, join(folder, manifest));
@@ -265,50 +267,47 @@ function replacePath<Value>(value: Value, folder: string, name: string): Value {
 }
 
 /**
- * Returns the sorted names of the backups that may belong to the store. The backups of other stores
- * get no file in the directory, because a remote may have thousands: the listing needs only their
- * manifests.
+ * Returns the backups that may belong to the store, by name, with their manifests. The backups of
+ * other stores get no file in the directory, because a remote may have thousands: the listing needs
+ * only their manifests.
  */
 async function findOwnBackups(
   folder: string,
   targetFiles: TargetFiles,
   storePath: string,
-): Promise<string[]> {
+): Promise<Map<string, Manifest | undefined>> {
   const id = (await readStoreId(storePath))?.id;
-  const own: string[] = [];
+  const own = new Map<string, Manifest | undefined>();
   for (const name of [...targetFiles.keys()].sort()) {
     if (!isNameOfBackup(name, storePath) || !name.endsWith(".db")) continue;
     const manifest = await readManifestIfValid(join(folder, name));
-    if (manifest === undefined || mayBelongTo(manifest, id)) own.push(name);
+    if (manifest === undefined || mayBelongTo(manifest, id)) own.set(name, manifest);
   }
   return own;
 }
 
-async function makeSparse(path: string, size: number): Promise<void> {
+/** Extends a file to a backup's size without writing to the disk. Creates a missing file. */
+async function setSize(path: string, size: number): Promise<void> {
   try {
-    await (await open(path, "wx", 0o600)).close();
-    await truncate(path, Math.max(size, 0));
+    await using file = await open(path, "a", 0o600);
+    await file.truncate(Math.max(size, 0));
   } catch (error) {
     throw systemError(error, `cannot create ${path}`);
   }
 }
 
 /** Returns the first backups of each key_id whose size is that in their manifests. */
-async function chooseHeads(
-  folder: string,
-  backups: readonly string[],
+function chooseHeads(
+  backups: ReadonlyMap<string, Manifest | undefined>,
   targetFiles: TargetFiles,
-): Promise<string[]> {
+): string[] {
   const counts = new Map<string, number>();
-  const chosen: string[] = [];
-  for (const name of backups) {
-    const manifest = await readManifestIfValid(join(folder, name));
-    if (manifest === undefined || manifest.size !== targetFiles.get(name)) continue;
+  return [...backups].flatMap(([name, manifest]) => {
+    if (manifest === undefined || manifest.size !== targetFiles.get(name)) return [];
     const count = counts.get(manifest.key_id) ?? 0;
-    if (count < headsPerKey) chosen.push(name);
     counts.set(manifest.key_id, count + 1);
-  }
-  return chosen;
+    return count < headsPerKey ? [name] : [];
+  });
 }
 
 async function readManifestIfValid(path: string): Promise<Manifest | undefined> {
@@ -320,22 +319,14 @@ async function readManifestIfValid(path: string): Promise<Manifest | undefined> 
   }
 }
 
-async function downloadHead(
+/** Downloads a file to a path of its name, where `withView` may have created a file. */
+async function downloadWhole(
   remote: RemoteTarget,
-  folder: string,
-  name: string,
+  path: string,
   targetFiles: TargetFiles,
 ): Promise<void> {
-  const path = join(folder, name);
-  const head = `${path}.head`;
-  await remote.download(name, head, headBytes);
-  await truncate(head, Math.max(targetFiles.get(name) ?? 0, 0));
-  await rename(head, path);
-}
-
-async function downloadWhole(remote: RemoteTarget, path: string, size: number): Promise<void> {
   const file = basename(path);
-  await assertFreeSpace(join(path, ".."), size, file, spaceHint);
+  await assertFreeSpace(dirname(path), targetFiles.get(file) ?? 0, file, spaceHint);
   await remote.download(file, `${path}.whole`);
   await rename(`${path}.whole`, path);
 }
@@ -354,7 +345,7 @@ function remoteFiles(remote: RemoteTarget, targetFiles: TargetFiles): BackupFile
   return {
     makeReadable: async (path) => {
       if (downloaded.has(path)) return;
-      await downloadWhole(remote, path, targetFiles.get(basename(path)) ?? 0);
+      await downloadWhole(remote, path, targetFiles);
       downloaded.add(path);
     },
     remove: async (path) => {
