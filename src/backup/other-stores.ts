@@ -24,8 +24,8 @@ export interface OwnStore {
   readonly storePath: string;
   readonly settingsPath: string;
   readonly source: PassphraseSource;
-  /** The directory of the bundles; undefined if unknown. */
-  readonly bundleFolder: string | undefined;
+  /** The directory of the bundles. */
+  readonly bundleFolder: string;
 }
 
 /**

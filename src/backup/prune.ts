@@ -32,19 +32,13 @@ import {
   keepsSomething,
   type Retention,
 } from "./retention.js";
-import { findUnneededBundles } from "./unneeded-bundles.js";
+import { type BundleSearch, findUnneededBundles } from "./unneeded-bundles.js";
 import { verifyBackup } from "./verify.js";
 
 export interface PruneOptions extends ListingOptions {
   readonly keep: KeepPolicy;
-  /** Also removes bundles that no remaining backup or store needs. */
-  readonly bundles: boolean;
-  /** Other directories with backups of the store. The bundles of these backups stay. */
-  readonly otherFolders?: readonly string[];
-  /** Paths of other stores. The bundles of these stores stay. */
-  readonly otherStores?: readonly string[];
-  /** The key_ids of other backups and stores, such as those on remotes. Their bundles stay. */
-  readonly otherKeyIds?: readonly string[];
+  /** Also removes bundles that no remaining backup or store needs; undefined keeps all bundles. */
+  readonly bundles?: BundleSearch | undefined;
   /** Whether days, weeks and months are those of UTC, not of the local time zone. */
   readonly utc?: boolean;
   /** Continues although the clock is behind a backup. */
@@ -89,8 +83,8 @@ export interface PruneResult {
 /**
  * Applies a policy to the backups of a store. Changes nothing before all checks have passed.
  *
- * @throws {@link StoreError} usage - if the policy keeps nothing, if the bundle directory is
- *   unknown, or if confirmation is needed without a terminal
+ * @throws {@link StoreError} usage - if the policy keeps nothing, or if confirmation is needed
+ *   without a terminal
  * @throws {@link StoreError} refused - if a backup is from the future, or the user does not confirm
  * @throws {@link StoreError} notFound - if the directory does not exist
  * @throws {@link StoreError} passphraseUnavailable - if no manifest can be checked
@@ -101,8 +95,12 @@ export interface PruneResult {
  * @throws {@link StoreError} interrupted - if the signal is aborted
  */
 export async function prune(options: PruneOptions): Promise<PruneResult> {
-  const { bundleFolder, dryRun, signal } = options;
-  assertPolicy(options);
+  const { bundles, dryRun, signal } = options;
+  if (!keepsSomething(options.keep)) {
+    throw new StoreError("usage", "the policy keeps no backup", {
+      hint: 'Add --keep-last, --keep-daily, --keep-weekly or --keep-monthly, or "keep" in the settings.',
+    });
+  }
   await assertMounted(options);
   const { folder, backups, others, unchecked } = await orAbort(listBackups(options), signal);
   if (unchecked) throw unchecked;
@@ -124,7 +122,7 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
       : await selectBundles(options, removable.filter(isRemoved));
   if (!dryRun) {
     for (const path of removedBundles) await removeFile(path);
-    if (removedBundles.length > 0 && bundleFolder !== undefined) await syncDirectory(bundleFolder);
+    if (removedBundles.length > 0 && bundles) await syncDirectory(bundles.directory);
   }
   const left = backups.filter(({ path }) => !isListed(path, [...counted, ...stale]));
   return {
@@ -143,26 +141,12 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
   };
 }
 
-function assertPolicy({ keep, bundles, bundleFolder }: PruneOptions): void {
-  if (!keepsSomething(keep)) {
-    throw new StoreError("usage", "the policy keeps no backup", {
-      hint: 'Add --keep-last, --keep-daily, --keep-weekly or --keep-monthly, or "keep" in the settings.',
-    });
-  }
-  if (bundles && bundleFolder === undefined) {
-    throw new StoreError("usage", "the directory of the bundles is unknown", {
-      hint: "Add --bundle-to DIRECTORY.",
-    });
-  }
-}
-
 /** Returns the bundle files that are not needed without these backups. */
 async function selectBundles(
-  { bundles, bundleFolder, ...options }: PruneOptions,
+  options: PruneOptions,
   removable: readonly ListedBackup[],
 ): Promise<string[]> {
-  if (!bundles || bundleFolder === undefined) return [];
-  return await findUnneededBundles({ ...options, bundleFolder }, removable);
+  return options.bundles ? await findUnneededBundles(options.bundles, options, removable) : [];
 }
 
 /**
@@ -173,12 +157,11 @@ async function assertMounted({
   folder,
   files = localFiles,
   bundles,
-  otherFolders = [],
   storePath,
 }: PruneOptions): Promise<void> {
   if (files === localFiles) await assertNotMissing([folder], storePath, []);
   if (!bundles) return;
-  const [missing] = await findMissingDirectories(otherFolders, storePath);
+  const [missing] = await findMissingDirectories(bundles.otherFolders, storePath);
   if (!missing) return;
   throw new StoreError("io", `cannot tell which bundles are needed: ${missing.message}`, {
     hint: "Mount its disk, or run prune without --bundles. Nothing was removed.",

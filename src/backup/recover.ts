@@ -138,7 +138,7 @@ async function recoverFiles(
   }
   const { folder, key_id: keyId } = files.bundle;
   // If the disk of this directory is not mounted, the next `writeBundle` removes the files.
-  if (await lstatIfExists(folder)) await removeStagedBundles(folder, keyId);
+  await removeStagedBundles(folder, keyId);
   const removed = await removeUnfinished(files);
   return removed.map((path) => `removed ${path}, left by an interrupted backup`);
 }

@@ -8,23 +8,19 @@ import { basename, dirname, join } from "node:path";
 import { listBundleFiles } from "../bundle/bundle.js";
 import { listDirectory } from "../fs/read.js";
 import { listEntries } from "../keys/keyring.js";
-import type { PassphraseSource } from "../keys/source.js";
 import { identify } from "../store/cipher.js";
-import type { ListedBackup } from "./listing.js";
+import type { ListedBackup, ListingOptions } from "./listing.js";
 
+/** Where bundles are, and what may need them besides the store and the backups in its directory. */
 export interface BundleSearch {
   /** The directory of the bundles. */
-  readonly bundleFolder: string;
-  /** The directory of the backups. */
-  readonly folder: string;
+  readonly directory: string;
   /** Other directories with backups of the store. */
-  readonly otherFolders?: readonly string[];
+  readonly otherFolders: readonly string[];
   /** Paths of other stores. */
-  readonly otherStores?: readonly string[];
+  readonly otherStores: readonly string[];
   /** The key_ids of other backups and stores, such as those on remotes. */
-  readonly otherKeyIds?: readonly string[];
-  readonly storePath: string;
-  readonly source: PassphraseSource;
+  readonly otherKeyIds: readonly string[];
 }
 
 /**
@@ -33,20 +29,20 @@ export interface BundleSearch {
  * @param removable - the backups that are to be removed
  */
 export async function findUnneededBundles(
-  options: BundleSearch,
+  search: BundleSearch,
+  store: ListingOptions,
   removable: readonly ListedBackup[],
 ): Promise<string[]> {
-  const { bundleFolder } = options;
   const own = new Set(removable.map(({ keyId }) => keyId));
-  if (options.source.kind === "keyring") {
-    for (const { slot } of await listEntries(options.storePath)) {
+  if (store.source.kind === "keyring") {
+    for (const { slot } of await listEntries(store.storePath)) {
       if (slot.startsWith("previous:")) own.add(slot.slice("previous:".length));
     }
   }
-  const needed = await readNeededKeyIds(options, removable);
+  const needed = await readNeededKeyIds(search, store, removable);
   const found: string[] = [];
   for (const keyId of own) {
-    if (!needed.has(keyId)) found.push(...(await listBundleFiles(bundleFolder, keyId)));
+    if (!needed.has(keyId)) found.push(...(await listBundleFiles(search.directory, keyId)));
   }
   return found;
 }
@@ -56,7 +52,8 @@ export async function findUnneededBundles(
  * the backups that stay, in all directories and on remotes.
  */
 async function readNeededKeyIds(
-  { folder, otherFolders = [], otherStores = [], otherKeyIds = [], storePath }: BundleSearch,
+  { otherFolders, otherStores, otherKeyIds }: BundleSearch,
+  { folder, storePath }: ListingOptions,
   removable: readonly ListedBackup[],
 ): Promise<Set<string>> {
   const stores: string[] = [];

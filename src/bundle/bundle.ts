@@ -26,6 +26,7 @@ import {
   createFile,
   moveFile,
   removeFile,
+  removePartials,
   replaceFile,
   stagedName,
   syncDirectory,
@@ -162,6 +163,11 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
   const recipients = resolveRecipients(request);
   const keyId = keyIdOf(request.key.salt);
   const path = join(request.directory, bundleName(keyId));
+  if (!(await lstatIfExists(request.directory))) {
+    throw new StoreError("io", `the bundle directory ${request.directory} does not exist`, {
+      hint: `Mount its disk, or create a new directory: mkdir -p -m 700 ${shellQuote(request.directory)}`,
+    });
+  }
   await removeStagedBundles(request.directory, keyId);
   if (await isVerifiedFor(path, request, recipients)) {
     return { path, keyId, recipients, reused: true };
@@ -195,20 +201,9 @@ export function bundleReport({ path, keyId, recipients }: Bundle): BundleReport 
 
 /** Removes the staged files of a killed `writeBundle` for this key. */
 export async function removeStagedBundles(directory: string, keyId: string): Promise<void> {
-  const prefix = `.${bundleName(keyId)}.`;
-  try {
-    for (const name of await readdir(directory)) {
-      if (name.startsWith(prefix) && name.endsWith(".partial")) await rm(join(directory, name));
-    }
-  } catch (error) {
-    if (hasCode(error, "ENOTDIR")) return; // not a directory, so it contains no staged files
-    if (hasCode(error, "ENOENT")) {
-      throw new StoreError("io", `the bundle directory ${directory} does not exist`, {
-        hint: `Mount its disk, or create a new directory: mkdir -p -m 700 ${shellQuote(directory)}`,
-      });
-    }
-    throw systemError(error, `cannot read the directory ${directory}`);
-  }
+  const path = join(directory, bundleName(keyId));
+  await removePartials(path);
+  await removePartials(verificationRecordPath(path));
 }
 
 /** Removes a key's bundle and its verification record. */

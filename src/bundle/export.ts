@@ -30,27 +30,23 @@ export interface ExportOptions {
  * @throws {@link StoreError} io - if a known directory is missing
  * @throws {@link StoreError} what `unlock` throws
  */
-export async function exportBundle(
-  options: ExportOptions,
-): Promise<{ bundle: Bundle; notices: string[] }> {
-  const { storePath, directory, backupDirectory, encryption } = options;
-  const notices =
-    backupDirectory === undefined ? [] : await assertPlacement(backupDirectory, directory);
+export async function exportBundle(options: ExportOptions): Promise<Bundle> {
+  const { storePath, directory, backupDirectory, encryption, reporter } = options;
+  if (backupDirectory !== undefined) {
+    const notices = await assertPlacement(backupDirectory, directory);
+    for (const notice of notices) reporter.notice(notice);
+  }
   const { connection, key, passphrase } = await unlock(storePath, options.source, {
     mode: "readwrite",
   });
   await connection.close();
-  await prepareDirectories([directory], {
-    storePath,
-    known: options.knownDirectories,
-    reporter: options.reporter,
-  });
+  await prepareDirectories([directory], { storePath, known: options.knownDirectories, reporter });
   const request = { directory, storePath, passphrase, key };
-  const bundle =
-    "passphrase" in encryption
-      ? await writeBundle({ ...request, recipients: [], bundlePassphrase: encryption.passphrase })
-      : await encryption.recipientPlan.use(directory, (recipients) =>
-          writeBundle({ ...request, recipients }),
-        );
-  return { bundle, notices };
+  if ("passphrase" in encryption) {
+    const bundlePassphrase = encryption.passphrase;
+    return await writeBundle({ ...request, recipients: [], bundlePassphrase });
+  }
+  return await encryption.recipientPlan.use(directory, (recipients) =>
+    writeBundle({ ...request, recipients }),
+  );
 }

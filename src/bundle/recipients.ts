@@ -5,7 +5,6 @@
  * The user must not receive a key to which no bundle is encrypted. So an operation generates the
  * key after the steps that often fail, and a later failure revokes it.
  */
-import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import {
   hasSection,
@@ -16,8 +15,9 @@ import {
   saveSection,
   updateSection,
 } from "../config/settings-file.js";
-import { hasCode, StoreError } from "../errors.js";
+import { StoreError } from "../errors.js";
 import { removeFile } from "../fs/atomic.js";
+import { listDirectory } from "../fs/read.js";
 import { emitStep } from "../operation/step.js";
 import { generateRecoveryKey, parseRecipient } from "./recovery-key.js";
 import { readVerificationRecord } from "./verification-record.js";
@@ -144,13 +144,13 @@ async function succeeds(work: Promise<void>): Promise<boolean> {
 async function mayBeUsed(directory: string | undefined, recipient: string): Promise<boolean> {
   if (directory === undefined) return false;
   try {
-    for (const name of await readdir(directory)) {
+    for (const name of (await listDirectory(directory)) ?? []) {
       if (!name.endsWith(".age")) continue;
       const record = await readVerificationRecord(join(directory, name));
       if (record?.recipients.includes(recipient)) return true;
     }
     return false;
-  } catch (error) {
-    return !hasCode(error, "ENOENT", "ENOTDIR");
+  } catch {
+    return true;
   }
 }

@@ -206,7 +206,7 @@ export async function removePartials(path: string): Promise<boolean> {
       found = true;
     }
   } catch (error) {
-    if (hasCode(error, "ENOENT")) return false;
+    if (hasCode(error, "ENOENT", "ENOTDIR")) return false;
     throw systemError(error, `cannot remove unfinished files from ${directory}`);
   }
   return found;

@@ -429,7 +429,6 @@ test("prune removes nothing if it is interrupted before the first removal", asyn
     storePath: machine.store,
     source: { kind: "file", path: machine.path("passphrase") },
     keep: { last: 1 },
-    bundles: false,
     dryRun: false,
     reporter: { notice: () => undefined, detail: () => undefined, confirm: async () => undefined },
     signal: AbortSignal.abort(new StoreError("interrupted", "interrupted by a test")),
@@ -483,7 +482,8 @@ test("prune --bundles removes a bundle only if no backup and no store needs it",
   // The disk, or the server, refuses to remove the old backup.
   const refused = await prune({
     ...{ folder, storePath: machine.store, source: { kind: "keyring" }, keep: { last: 1 } },
-    ...{ bundles: true, bundleFolder: bundles, dryRun: false },
+    bundles: { directory: bundles, otherFolders: [], otherStores: [], otherKeyIds: [] },
+    dryRun: false,
     files: {
       makeReadable: async () => undefined,
       remove: () => Promise.reject(new StoreError("io", "refused")),

@@ -146,7 +146,7 @@ test("prune applies its rules to a target alone, and what it removed is not copi
   const usb = original.newPath();
   await local.copy({ to: [usb] });
   const { removed } = await prune({
-    ...{ ...original.secret, folder: usb, keep: { last: 1 }, bundles: false, dryRun: false },
+    ...{ ...original.secret, folder: usb, keep: { last: 1 }, dryRun: false },
     reporter: { notice: () => {}, detail: () => {}, confirm: async () => {} },
   });
   expect(removed).toHaveLength(2);

@@ -59,7 +59,7 @@ async function pruneTarget(target: string, keep: number): Promise<PruneResult> {
     nameTarget(
       await prune({
         ...{ ...original.secret, folder, files, keep: { last: keep } },
-        ...{ bundles: false, dryRun: false, reporter: silent },
+        ...{ dryRun: false, reporter: silent },
       }),
     ),
   );

@@ -47,7 +47,7 @@ async function runExport(context: Context, options: ExportOptions): Promise<void
   const { exportBundle } = await import("../../bundle/export.js");
   const directory = resolveBundleDirectory(context, options);
   const encryption = await resolveEncryption(context, options);
-  const { bundle, notices } = await operate(
+  const bundle = await operate(
     context,
     async () =>
       exportBundle({
@@ -62,7 +62,6 @@ async function runExport(context: Context, options: ExportOptions): Promise<void
     { whileServiceDown: "open-only" },
   );
   await rememberDirectories(context, options);
-  for (const notice of notices) context.output.notice(notice);
   context.output.result(toJson({ bundle }), () => [
     `${bundle.reused ? "Bundle exists and is valid" : "Bundle written and verified"}: ${bundle.path}`,
     ...fieldLines({ key_id: bundle.keyId, "opens with": bundle.recipients }),

@@ -1,5 +1,6 @@
 import { type Command, InvalidArgumentError } from "commander";
 import type { PruneResult } from "../../backup/prune.js";
+import type { BundleSearch } from "../../backup/unneeded-bundles.js";
 import { isRemote } from "../../config/paths.js";
 import type { View } from "../../copies/view.js";
 import { StoreError } from "../../errors.js";
@@ -74,19 +75,13 @@ async function pruneTarget(
   options: PruneOptions,
 ): Promise<MonitoredResult> {
   const { unknownPassphraseReason, prune } = await import("../../backup/prune.js");
-  const { findOtherStores } = await import("../../backup/other-stores.js");
-  const { readKeyIds, createTargetReporter, withView } = await import("../../copies/view.js");
+  const { createTargetReporter, withView } = await import("../../copies/view.js");
   const { settings, output, storePath, reporter } = context;
   const keep = settings.keep ?? {};
   const { folder } = resolveListing(context, directory, options);
-  const { bundles = false } = options;
   const pruneView = async (view: View, signal: AbortSignal) => {
     // A recovery may have changed the source of the passphrase.
     const listing = resolveListing(context, directory, options);
-    const otherStores = bundles
-      ? await findOtherStores({ ...context, bundleFolder: listing.bundleFolder })
-      : { paths: [], keyIds: [], targets: [] };
-    const others = listOtherTargets(context, folder, otherStores.targets);
     return prune({
       ...{ ...listing, folder: view.folder, files: view.files },
       keep: {
@@ -97,16 +92,7 @@ async function pruneTarget(
       },
       utc: options.utc ?? false,
       ignoreClock: context.yes,
-      bundles,
-      otherFolders: others.filter((target) => !isRemote(target)),
-      otherStores: otherStores.paths,
-      otherKeyIds: bundles
-        ? [
-            ...otherStores.keyIds,
-            ...(await readKeyIds(others.filter(isRemote))),
-            ...(await readKeyIds([folder].filter(isRemote), { except: storePath })),
-          ]
-        : [],
+      bundles: options.bundles ? await planBundleSearch(context, listing) : undefined,
       dryRun: options.dryRun ?? false,
       reporter: createTargetReporter(reporter, view),
       signal,
@@ -131,15 +117,38 @@ async function pruneTarget(
   return { document, failure, print };
 }
 
-/** Returns the directories and remotes of backups in the settings, except the pruned target. */
-function listOtherTargets(
-  { settings: { backup } }: Context,
-  pruned: string,
-  ofOtherStores: readonly string[],
-): string[] {
-  const targets = [backup?.to, ...(backup?.copies ?? []), ...ofOtherStores];
-  const named = targets.filter((target) => target !== undefined);
-  return [...new Set(named)].filter((target) => target !== pruned);
+/**
+ * Finds what may need the bundles: the other stores of this machine, and the backups in the
+ * directories and remotes of the settings.
+ *
+ * @throws {@link StoreError} usage - if the directory of the bundles is unknown
+ */
+async function planBundleSearch(
+  context: Context,
+  { folder, bundleFolder }: ReturnType<typeof resolveListing>,
+): Promise<BundleSearch> {
+  if (bundleFolder === undefined) {
+    throw new StoreError("usage", "the directory of the bundles is unknown", {
+      hint: "Add --bundle-to DIRECTORY.",
+    });
+  }
+  const { findOtherStores } = await import("../../backup/other-stores.js");
+  const { readKeyIds } = await import("../../copies/view.js");
+  const { settings, storePath } = context;
+  const stores = await findOtherStores({ ...context, bundleFolder });
+  const targets = [settings.backup?.to, ...(settings.backup?.copies ?? []), ...stores.targets];
+  const others = new Set(targets.filter((target) => target !== undefined));
+  others.delete(folder);
+  return {
+    directory: bundleFolder,
+    otherFolders: [...others].filter((target) => !isRemote(target)),
+    otherStores: stores.paths,
+    otherKeyIds: [
+      ...stores.keyIds,
+      ...(await readKeyIds([...others].filter(isRemote))),
+      ...(await readKeyIds([folder].filter(isRemote), { except: storePath })),
+    ],
+  };
 }
 
 /** Returns the error if backups that no rule keeps could not be removed. */
