@@ -44,7 +44,6 @@ const windowBudgetMs = 30_000;
  */
 const slowestCopyBytesPerMs = 20_000;
 
-/** A backup in progress. */
 interface Job {
   readonly options: BackupOptions;
   readonly prepared: Prepared;

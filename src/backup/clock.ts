@@ -19,7 +19,6 @@ const othersToleranceMs = 3_600_000;
 const clockHint =
   "Set the clock (date shows it). If it is right, move that backup and its manifest away, or add --yes to go on.";
 
-/** Returns whether a backup's date is later than the clock by more than the tolerance. */
 export function isFromFuture(backup: { createdAt: string; hostname: string }): boolean {
   const tolerance = backup.hostname === hostname() ? ownToleranceMs : othersToleranceMs;
   return Date.parse(backup.createdAt) - Date.now() > tolerance;

@@ -55,7 +55,6 @@ export interface DatabaseBackupOptions extends DestinationOptions {
   readonly signal: AbortSignal;
 }
 
-/** The result of the checks before the backup. */
 interface Prepared extends BackupDirectories {
   readonly storePath: string;
   readonly passphrase: string;
@@ -64,7 +63,6 @@ interface Prepared extends BackupDirectories {
   readonly key: StoreKey;
 }
 
-/** A backup in progress. */
 interface Job {
   readonly options: DatabaseBackupOptions;
   readonly prepared: Prepared;

@@ -11,7 +11,6 @@ const drillSchema = z.object({
   /** When the drill began, UTC. */
   at: z.iso.datetime(),
   duration_ms: z.int(),
-  /** 0 for success. */
   exit_code: z.int(),
   /** When the newest successful drill began; null if none has succeeded. */
   succeeded_at: z.nullable(z.iso.datetime()),
@@ -19,7 +18,6 @@ const drillSchema = z.object({
   size: z.nullable(z.int()),
 });
 
-/** The first part of the file's name. */
 const subject = "drills";
 
 /**
@@ -32,7 +30,6 @@ const recordSchema = z.object({
   drills: z.array(drillSchema),
 });
 
-/** The last drill of a target. */
 export type Drill = z.infer<typeof drillSchema>;
 
 export interface DrillOutcome {
@@ -40,7 +37,6 @@ export interface DrillOutcome {
   /** When the drill began, UTC. */
   readonly at: string;
   readonly durationMs: number;
-  /** 0 for success. */
   readonly exitCode: number;
   /** Bytes of the restored backup; undefined if the drill failed. */
   readonly size?: number | undefined;

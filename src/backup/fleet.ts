@@ -54,7 +54,6 @@ export interface FleetStore {
   };
   /** When the newest of the complete backups was made; null if none is complete. */
   readonly newestCompleteAt: string | null;
-  /** Whether this is the command's own store. */
   readonly own: boolean;
 }
 
@@ -73,7 +72,6 @@ export interface FleetListing {
   readonly unreadableManifests: number;
 }
 
-/** The maximum length of `others`. */
 const maxOthers = 100;
 /**
  * Returns the files of a directory on this machine.
@@ -239,7 +237,6 @@ export interface FleetSecrets {
   readonly opener: BundleOpener | undefined;
 }
 
-/** The result for one backup of a target. */
 export interface FleetVerification {
   readonly path: string;
   /** Null for a backup of an earlier version, and if the manifest cannot be read. */
@@ -343,7 +340,6 @@ async function verifyEntry(
   }
 }
 
-/** The passphrase of a key_id, or why it is not known. */
 type FleetSecret = { readonly secret: BackupPassphrase } | { readonly reason: string };
 
 /**
@@ -397,7 +393,6 @@ class FleetKeys {
   }
 }
 
-/** The results for the backups of one store. */
 export interface StoreVerdict {
   /** Null for backups of earlier versions, and for manifests that cannot be read. */
   readonly storeId: string | null;

@@ -181,7 +181,6 @@ class BackupKeys {
   readonly #passphrases: readonly string[];
   readonly #knownKeys = new Map<string, StoreKey[]>();
   readonly #failures = new Map<string, number>();
-  /** The error if no passphrase is known; otherwise null. */
   readonly unavailable: StoreError | null;
 
   private constructor(passphrases: readonly string[], unavailable: StoreError | null) {

@@ -40,7 +40,6 @@ export async function findRemovableWithNewestContents(
   return await findNewestRemovable(furthest, removable, { storePath, key, files });
 }
 
-/** Returns the backups with the most progress: see `measureProgress`. */
 async function selectMostProgressed(
   backups: readonly ListedBackup[],
   key: StoreKey | undefined,

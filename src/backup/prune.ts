@@ -45,7 +45,6 @@ export interface PruneOptions extends ListingOptions {
   readonly ignoreClock?: boolean;
   /** Default: `localFiles`. */
   readonly files?: BackupFiles;
-  /** Only reports the removals, and removes nothing. */
   readonly dryRun: boolean;
   /** Asks for confirmation before backups of several machines are counted together. */
   readonly reporter: Reporter;
@@ -201,7 +200,6 @@ async function selectRemovable(
   return { ...keepAlso(verified, { kept, removable }), verified: path };
 }
 
-/** Moves a backup from the removable ones to the kept ones. */
 function keepAlso(
   backup: ListedBackup,
   { kept, removable }: Retention<ListedBackup>,
@@ -213,7 +211,6 @@ function keepAlso(
   };
 }
 
-/** Keeps the backup with the newest contents, whatever its date. */
 async function keepNewestContents(
   retention: Retention<ListedBackup>,
   { storePath, source, files = localFiles, reporter }: PruneOptions,

@@ -46,7 +46,6 @@ export const backupSteps = [
 
 export type BackupStep = (typeof backupSteps)[number];
 
-/** Announces a finished step. */
 export function emitBackupStep(step: BackupStep): void {
   emitStep(step);
 }

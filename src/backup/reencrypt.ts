@@ -68,7 +68,6 @@ export interface ReencryptOptions {
 }
 
 export interface ReencryptedBackups {
-  /** The new files. */
   readonly reencrypted: string[];
   /** The backups left under their old passphrase, and why. */
   readonly left: { readonly path: string; readonly reason: string }[];

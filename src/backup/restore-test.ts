@@ -34,7 +34,6 @@ export interface RestoreTests {
   readonly withBundle: RestoreTest | undefined;
 }
 
-/** Records a restore test of a store, with the current time. */
 export async function recordRestoreTest(
   store: string,
   details: Omit<RestoreTest, "at">,

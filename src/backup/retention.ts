@@ -19,7 +19,6 @@ export type KeepRule = keyof KeepPolicy;
 
 export interface Kept<Backup> {
   readonly backup: Backup;
-  /** Every rule that keeps it. */
   readonly rules: readonly KeepRule[];
 }
 
@@ -41,7 +40,6 @@ const periods: { readonly [Rule in KeepRule]: (day: CalendarDay, index: number) 
 
 const rules = Object.keys(periods) as KeepRule[];
 
-/** Returns whether a policy keeps any backup. */
 export function keepsSomething(policy: KeepPolicy): boolean {
   return rules.some((rule) => (policy[rule] ?? 0) > 0);
 }

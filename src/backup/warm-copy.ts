@@ -283,7 +283,6 @@ function replacedError(storePath: string): StoreError {
   });
 }
 
-/** Returns whether a store is in WAL mode. */
 export async function isWal(connection: Connection): Promise<boolean> {
   const row = await connection.get<{ journal_mode: string }>("PRAGMA journal_mode");
   return row?.journal_mode === "wal";

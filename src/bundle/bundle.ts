@@ -194,7 +194,6 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
   return { path, keyId, recipients, reused: false };
 }
 
-/** Returns the description of a bundle for the result of an operation. */
 export function bundleReport({ path, keyId, recipients }: Bundle): BundleReport {
   return { path, keyId, recipients };
 }
@@ -206,7 +205,6 @@ export async function removeStagedBundles(directory: string, keyId: string): Pro
   await removePartials(verificationRecordPath(path));
 }
 
-/** Removes a key's bundle and its verification record. */
 export async function removeBundle(directory: string, keyId: string): Promise<void> {
   const path = join(directory, bundleName(keyId));
   await removeFile(path);

@@ -25,7 +25,6 @@ export interface PaperLine {
   readonly check: string;
 }
 
-/** Returns the letters of a bundle. */
 export function encodeLetters(bundle: Uint8Array): string {
   return base64.encode(bundle);
 }
@@ -55,7 +54,6 @@ function computeTotalCheck(letters: string): string {
 export class PaperReader {
   readonly #lines: string[] = [];
 
-  /** The number of the next line. */
   get next(): number {
     return this.#lines.length + 1;
   }

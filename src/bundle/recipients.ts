@@ -29,7 +29,6 @@ export interface RecipientOptions {
   readonly recoveryKey: RecoveryKeyDelivery;
 }
 
-/** Delivers a new recovery key to the user. */
 export interface RecoveryKeyDelivery {
   /** Whether the user requested a new key, even if there are recipients. */
   readonly isRequested: boolean;

@@ -61,7 +61,6 @@ export function parseRecipient(text: string): string {
   return recipient.toLowerCase();
 }
 
-/** The identities of an identity file. */
 export interface Identities {
   /** In canonical form; at least one identity. */
   readonly usable: string[];

@@ -24,7 +24,6 @@ import { encodeLetters, type PaperLine, splitIntoLines } from "./paper.js";
 const maxCodeBytes = 1000;
 
 export interface SheetRequest {
-  /** The bundle's path. */
   readonly bundle: string;
   /** The store and its machine, if known without the bundle. */
   readonly store: string | undefined;

@@ -10,13 +10,13 @@ const contentsSchema = z.enum(["backups", "bundle"]);
 const attemptSchema = z.object({
   target: z.string(),
   contents: contentsSchema,
-  /** When the run began, UTC. */
+  /** When the last run for the target began, also if it skipped the target, UTC. */
   at: z.iso.datetime(),
   /** When the newest run began that tried the target without an error; null if there was none. */
   succeeded_at: z.nullable(z.iso.datetime()),
-  /** Why the run skipped the target: a missing directory or unmounted disk; null if it did not. */
+  /** Why the last run skipped the target: a missing directory or unmounted disk; null if it did not. */
   skipped: z.nullable(z.string()),
-  /** The first error of the run; null if there was none. */
+  /** The first error of the last run; null if there was none. */
   error: z.nullable(z.string()),
   /** How long the run took for the target; absent in records of versions before 0.2.0. */
   duration_ms: z._default(z.nullable(z.int()), null),
@@ -26,7 +26,6 @@ const attemptSchema = z.object({
   resume_from: z._default(z.nullable(z.string()), null),
 });
 
-/** The first part of the file's name. */
 const subject = "copies";
 
 const recordSchema = z.object({
@@ -35,28 +34,19 @@ const recordSchema = z.object({
 
 type Attempt = z.infer<typeof attemptSchema>;
 
-/** A target in the settings. */
 export interface ConfiguredTarget {
   /** As in the settings. */
   readonly target: string;
   readonly contents: CopyReport["contents"];
 }
 
-/** A target in the settings and the last copy to it. */
-export interface CopyState extends ConfiguredTarget {
-  /** When the last run for the target began, also if it skipped the target; null before any. */
-  readonly at: string | null;
-  /** When the newest run began that tried the target without an error; null if there was none. */
-  readonly succeededAt: string | null;
-  /** Why the last run skipped the target; null if it did not. */
-  readonly skipped: string | null;
-  /** The first error of the last run; null if there was none. */
-  readonly error: string | null;
-  /** How long the last run took for the target; null if it was skipped, or if this is unknown. */
-  readonly durationMs: number | null;
-  /** Bytes of the newest backup or bundle that a run copied there; null if unknown. */
-  readonly size: number | null;
-}
+/** The last copy to a target in the settings; `at` is null if no run has tried the target. */
+export type CopyState = Omit<Attempt, "at" | "resume_from"> & { readonly at: string | null };
+
+const neverTried = {
+  ...{ at: null, succeeded_at: null, skipped: null, error: null },
+  ...{ duration_ms: null, size: null, resume_from: null },
+};
 
 /**
  * Records a copy. Keeps what a skipped or failed copy does not tell.
@@ -105,11 +95,8 @@ export async function readCopyStates(
   return targets.map(({ target, contents }) => {
     const { name } = parseTarget(target);
     const last = attempts.find((each) => each.target === name && each.contents === contents);
-    return {
-      ...{ target: name, contents, at: last?.at ?? null, succeededAt: last?.succeeded_at ?? null },
-      ...{ skipped: last?.skipped ?? null, error: last?.error ?? null },
-      ...{ durationMs: last?.duration_ms ?? null, size: last?.size ?? null },
-    };
+    const { resume_from: _, ...state } = last ?? neverTried;
+    return { target: name, contents, ...state };
   });
 }
 

@@ -50,7 +50,6 @@ export interface MediaFile {
 export interface MediaExport {
   /** The new directory. */
   readonly path: string;
-  /** The exported backup. */
   readonly backup: string;
   readonly createdAt: string;
   readonly keyId: string;

@@ -193,7 +193,6 @@ export async function withLocalFile<Result>(
   });
 }
 
-/** Joins the parts of a backup in a private directory. */
 async function withJoinedParts<Result>(
   path: string,
   parts: readonly string[],

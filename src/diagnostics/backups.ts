@@ -253,7 +253,6 @@ export async function checkRestoreTest(
 
 interface TestToCheck {
   readonly test: RestoreTest | undefined;
-  /** The key id of the store. */
   readonly keyId: string | undefined;
   /** The name of the test, for messages. */
   readonly what: string;
@@ -285,7 +284,13 @@ export async function checkCopyTargets(
   return (await readCopyStates(storePath, targets)).map(checkCopy);
 }
 
-function checkCopy({ target, contents, succeededAt, skipped, error }: CopyState): Check {
+function checkCopy({
+  target,
+  contents,
+  succeeded_at: succeededAt,
+  skipped,
+  error,
+}: CopyState): Check {
   const { good, warning } = checksNamed("copy-targets");
   const what = contents === "bundle" ? "the bundle" : "the backups";
   const since =

@@ -6,7 +6,6 @@ import { StoreError } from "../errors.js";
  */
 export type Severity = "error" | "warning" | "note";
 
-/** The result of one check of `doctor`. */
 export interface Check {
   readonly name: string;
   /** False for a finding. */

@@ -39,7 +39,6 @@ export type { Check, Severity } from "./check.js";
 export interface DoctorOptions extends StoreLocations {
   readonly source: PassphraseSource;
   readonly service: ServiceChoice;
-  /** The targets of copies in the settings. */
   readonly copyTargets: readonly ConfiguredTarget[];
   /** Errors in the settings, to report. The settings in error are ignored. */
   readonly settingsProblems: readonly StoreError[];
@@ -51,7 +50,6 @@ export interface DoctorOptions extends StoreLocations {
 }
 
 export interface Diagnosis {
-  /** Whether there is no finding. */
   readonly ok: boolean;
   /** The number of revoked rows inserted into gaps; null without `fillGaps`. */
   readonly filled: number | null;

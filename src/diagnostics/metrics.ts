@@ -166,7 +166,7 @@ function copyMetrics({ copies }: StoreStatus): Metric[] {
     {
       name: "copy_success_timestamp_seconds",
       help: "Time of the last run that left a target complete.",
-      samples: of(({ succeededAt }) => toSeconds(succeededAt)),
+      samples: of(({ succeeded_at: at }) => toSeconds(at)),
     },
     {
       name: "copy_failed",
@@ -176,7 +176,7 @@ function copyMetrics({ copies }: StoreStatus): Metric[] {
     {
       name: "copy_duration_seconds",
       help: "How long the last run took to copy to a target.",
-      samples: of(({ durationMs }) => (durationMs === null ? null : durationMs / 1000)),
+      samples: of(({ duration_ms: duration }) => (duration === null ? null : duration / 1000)),
     },
     {
       name: "copy_bytes",

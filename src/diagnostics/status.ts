@@ -22,7 +22,6 @@ export interface StatusOptions {
   readonly source: PassphraseSource;
   readonly service: ServiceChoice;
   readonly backupFolder: string | undefined;
-  /** The targets of copies in the settings. */
   readonly copyTargets: readonly ConfiguredTarget[];
   /** Returns the hub's database; undefined if the hub uses the store at `storePath`. */
   readonly findHubDatabase: () => Promise<LocatedDatabase | undefined>;
@@ -48,13 +47,10 @@ export interface StoreStatus {
   readonly lastBackup: { readonly path: string; readonly createdAt: string } | null;
   /** The schedule and its last run; null if no backups are scheduled. */
   readonly schedule: Schedule | null;
-  /** The last run of each operation, by its name. */
   readonly runs: ReadonlyMap<string, Run>;
   /** The last copy to each target in the settings. */
   readonly copies: readonly CopyState[];
-  /** The last drill of each target. */
   readonly drills: readonly Drill[];
-  /** The last restore test of a backup. */
   readonly lastRestoreTest: BackupTest | null;
   /** The last restore test with a bundle and its key. */
   readonly lastBundleTest: BackupTest | null;

@@ -903,12 +903,14 @@ test("no chmod is advised where a file system has no permissions", async () => {
     ...{ backupFolder: machine.path("backups"), bundleFolder: undefined },
   };
   const ext4 = 0xef53;
-  expect(await checkPermissions(locations, async () => ext4)).toMatchObject([{ ok: false }]);
+  expect(await checkPermissions(locations, async () => ext4)).toMatchObject({ ok: false });
   const [exfat, ntfs, ntfs3, fuse] = [0x2011bab0, 0x5346544e, 0x7366746e, 0x65735546];
   for (const type of [exfat, ntfs, ntfs3, fuse]) {
-    expect(await checkPermissions(locations, async () => type ?? 0)).toMatchObject([
-      { ok: true, fix: null, detail: expect.stringContaining("chmod cannot change") },
-    ]);
+    expect(await checkPermissions(locations, async () => type ?? 0)).toMatchObject({
+      ok: true,
+      fix: null,
+      detail: expect.stringContaining("chmod cannot change"),
+    });
   }
 });
 

@@ -117,7 +117,7 @@ function statusLines(status: StoreStatus, { output }: Context): string[] {
       failed: failed.map(([name, run]) => `${name}, ${run.at}, exit code ${run.exit_code}`),
     }).map(warning),
     ...status.copies.map((copy) => {
-      const line = `copied         ${copy.contents} to ${copy.target}, ${copy.succeededAt ?? "never"}`;
+      const line = `copied         ${copy.contents} to ${copy.target}, ${copy.succeeded_at ?? "never"}`;
       const problem = copy.skipped ?? copy.error;
       return problem === null ? line : warning(`${line}; the last run: ${problem}`);
     }),
