@@ -9,3 +9,12 @@ import english from "zod/v4/locales/en.js";
 config(english());
 
 export * from "zod/mini";
+
+/** Parses JSON. Returns undefined, which no object's schema accepts, for any other text. */
+export function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}

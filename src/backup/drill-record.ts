@@ -3,17 +3,13 @@
  * the newest backup to a temporary copy, as a test.
  */
 import { readStoreRecord, writeStoreRecord } from "../config/store-record.js";
+import { runFields } from "../operation/run-record.js";
 import * as z from "../schema.js";
 
 const drillSchema = z.object({
   /** A directory, or `rclone:REMOTE:PATH`. */
   target: z.string(),
-  /** When the drill began, UTC. */
-  at: z.iso.datetime(),
-  duration_ms: z.int(),
-  exit_code: z.int(),
-  /** When the newest successful drill began; null if none has succeeded. */
-  succeeded_at: z.nullable(z.iso.datetime()),
+  ...runFields,
   /** Bytes of the backup that the newest successful drill restored; null if none has succeeded. */
   size: z.nullable(z.int()),
 });

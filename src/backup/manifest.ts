@@ -205,12 +205,7 @@ function parseManifest(text: string, path: string): Manifest {
     const error = new StoreError("corrupted", `${path} is damaged, or not a manifest`);
     return withFileKind(error, recogniseContent(Buffer.from(text)), ["manifest", "passphrase"]);
   };
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch {
-    throw damaged();
-  }
+  const json = z.parseJson(text);
   const head = versionSchema.safeParse(json);
   if (!head.success) throw damaged();
   if (head.data.version > manifestVersion) {

@@ -81,6 +81,8 @@ const backupJournalSchema = z.strictObject({
 });
 
 export type BackupJournal = z.infer<typeof backupJournalSchema>;
+type Staged = BackupJournal["staged"];
+type Final = NonNullable<BackupJournal["final"]>;
 
 /** Returns the paths of a new backup's files before they get their final names. */
 export function planFiles(backup: {
@@ -130,10 +132,11 @@ async function recoverFiles(
 ): Promise<string[]> {
   // On the mount point of an unmounted disk, the files seem not to exist.
   await assertMounted(dirname(files.staged.copy), storePath);
-  if (files.final) await removeEmptyClaims(files.final);
-  if (canComplete && files.final && (await isComplete(files))) {
-    await completeBackup(files);
-    return [`completed the interrupted backup ${files.final.copy}`];
+  const { staged, final } = files;
+  if (final) await removeEmptyClaims(final);
+  if (canComplete && final && (await isComplete(staged, final))) {
+    await completeBackup(staged, final);
+    return [`completed the interrupted backup ${final.copy}`];
   }
   const { folder, key_id: keyId } = files.bundle;
   // If the disk of this directory is not mounted, the next `writeBundle` removes the files.
@@ -146,18 +149,14 @@ async function recoverFiles(
  * Removes the empty files by which `claimName` reserves names on a file system without hard links.
  * A kill leaves them. Both names were free when they were journaled.
  */
-async function removeEmptyClaims({
-  copy,
-  manifest,
-}: NonNullable<BackupJournal["final"]>): Promise<void> {
+async function removeEmptyClaims({ copy, manifest }: Final): Promise<void> {
   for (const path of [copy, manifest]) {
     if ((await lstatIfExists(path))?.size === 0n) await removeFile(path);
   }
 }
 
 /** Returns whether the copy and its manifest exist, under either name, and the size matches. */
-async function isComplete({ staged, final }: BackupJournal): Promise<boolean> {
-  if (!final) return false;
+async function isComplete(staged: Staged, final: Final): Promise<boolean> {
   const copy = await findByInode(final.copy_identity, staged.copy, final.copy);
   const manifest = await findByInode(final.manifest_identity, staged.manifest, final.manifest);
   if (!copy || !manifest) return false;
@@ -171,18 +170,16 @@ export async function commitBackup(
   files: BackupJournal,
   { copy, manifest }: { copy: string; manifest: string },
 ): Promise<void> {
-  const named: BackupJournal = {
-    ...files,
-    final: {
-      copy,
-      copy_identity: (await readInode(files.staged.copy)) ?? "",
-      manifest,
-      manifest_identity: (await readInode(files.staged.manifest)) ?? "",
-    },
+  const { staged } = files;
+  const final: Final = {
+    copy,
+    copy_identity: (await readInode(staged.copy)) ?? "",
+    manifest,
+    manifest_identity: (await readInode(staged.manifest)) ?? "",
   };
-  await journal.write("backup.claiming" satisfies BackupStep, named);
+  await journal.write("backup.claiming" satisfies BackupStep, { ...files, final });
   emitBackupStep("backup.claiming");
-  await completeBackup(named);
+  await completeBackup(staged, final);
 }
 
 /**
@@ -190,8 +187,7 @@ export async function commitBackup(
  *
  * @throws {@link StoreError} refused - if another file has one of the names
  */
-async function completeBackup({ staged, final }: BackupJournal): Promise<void> {
-  if (!final) return;
+async function completeBackup(staged: Staged, final: Final): Promise<void> {
   await claimOnce(staged.copy, final.copy, final.copy_identity);
   emitBackupStep("backup.claimed");
   await claimOnce(staged.manifest, final.manifest, final.manifest_identity);

@@ -471,14 +471,12 @@ async function readEncrypted(path: string): Promise<EncryptedBundle> {
 }
 
 function parseContents(path: string, text: string): BundleContents {
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch {
-    throw notABundleError(path, text);
-  }
+  const json = z.parseJson(text);
   const head = z.object({ format: z.literal(format), version: z.int() }).safeParse(json);
-  if (!head.success) throw notABundleError(path, text);
+  if (!head.success) {
+    const error = new StoreError("corrupted", `${path} decrypts, but is not a passphrase bundle`);
+    throw withFileKind(error, recogniseContent(Buffer.from(text)), ["decrypted bundle"]);
+  }
   if (head.data.version > version) {
     throw new StoreError(
       "newerVersion",
@@ -494,11 +492,6 @@ function parseContents(path: string, text: string): BundleContents {
     throw new StoreError("corrupted", `${path} decrypts, but ${field} in it is missing or invalid`);
   }
   return parsed.data;
-}
-
-function notABundleError(path: string, text: string): StoreError {
-  const error = new StoreError("corrupted", `${path} decrypts, but is not a passphrase bundle`);
-  return withFileKind(error, recogniseContent(Buffer.from(text)), ["decrypted bundle"]);
 }
 
 function alteredError(path: string, cause: unknown): StoreError {

@@ -120,13 +120,7 @@ async function readPlugins(folder: string): Promise<FoundPlugin[]> {
   }
   // Most packages are not plugins, and parsing every package.json would be slow.
   if (!text.includes('"hivemind"')) return [];
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch {
-    return [];
-  }
-  const manifest = manifestSchema.safeParse(json);
+  const manifest = manifestSchema.safeParse(z.parseJson(text));
   if (!manifest.success) return [];
   const { name: packageName, version, hivemind } = manifest.data;
   return Promise.all(

@@ -206,12 +206,7 @@ async function isInOthersDirectory(path: string): Promise<boolean> {
 }
 
 function parseEntry(path: string, text: string): JournalEntry {
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch {
-    throw notJournalError(path);
-  }
+  const json = z.parseJson(text);
   const head = versionSchema.safeParse(json);
   if (!head.success) throw notJournalError(path);
   if (head.data.version > journalVersion) {

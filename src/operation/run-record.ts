@@ -2,7 +2,8 @@
 import { readStoreRecord, writeStoreRecord } from "../config/store-record.js";
 import * as z from "../schema.js";
 
-const runSchema = z.object({
+/** The fields of a recorded run. */
+export const runFields = {
   /** When the run began, UTC. */
   at: z.iso.datetime(),
   duration_ms: z.int(),
@@ -10,6 +11,10 @@ const runSchema = z.object({
   exit_code: z.int(),
   /** When the newest successful run began; null if none did. */
   succeeded_at: z.nullable(z.iso.datetime()),
+};
+
+const runSchema = z.object({
+  ...runFields,
   /** Milliseconds during which this run stopped the service; null if it did not. */
   stopped_ms: z.nullable(z.number()),
   /** Bytes of the backup that this run wrote; null if it wrote none. */

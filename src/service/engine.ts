@@ -186,13 +186,7 @@ export async function listDependents({
  * @throws {@link StoreError} service - if the output has another shape
  */
 export function parseContainers(engine: Engine, text: string): Container[] {
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch {
-    json = undefined;
-  }
-  const parsed = inspectedSchema.safeParse(json);
+  const parsed = inspectedSchema.safeParse(z.parseJson(text));
   if (parsed.success) return parsed.data.map((each) => toContainer(engine, each));
   const [issue] = parsed.error.issues;
   throw new StoreError(
