@@ -243,23 +243,12 @@ export async function listBundleFiles(directory: string, keyId: string): Promise
 export async function readBundle(path: string, opener: BundleOpener): Promise<BundleContents> {
   const { bytes, opensWith } = await readEncrypted(path);
   const decrypter = new Decrypter();
+  if (opensWith !== ("identity" in opener ? "recovery key" : "bundle passphrase")) {
+    throw otherOpenerError(path, opensWith);
+  }
   if ("identity" in opener) {
-    if (opensWith !== "recovery key") {
-      throw new StoreError(
-        "usage",
-        `${path} opens with a bundle passphrase, not with a recovery key`,
-        {
-          hint: "Name the file that contains its passphrase: --bundle-passphrase-file FILE",
-        },
-      );
-    }
     for (const identity of parseIdentities(opener.identity).usable) decrypter.addIdentity(identity);
   } else {
-    if (opensWith !== "bundle passphrase") {
-      throw new StoreError("usage", `${path} opens with a recovery key, not with a passphrase`, {
-        hint: "Name the file that contains the AGE-SECRET-KEY-1…: --identity FILE",
-      });
-    }
     for (const passphrase of [opener.passphrase, ...(opener.alternatives ?? [])]) {
       decrypter.addPassphrase(passphrase);
     }
@@ -492,6 +481,19 @@ function parseContents(path: string, text: string): BundleContents {
     throw new StoreError("corrupted", `${path} decrypts, but ${field} in it is missing or invalid`);
   }
   return parsed.data;
+}
+
+function otherOpenerError(path: string, opensWith: BundleDescription["opensWith"]): StoreError {
+  if (opensWith === "recovery key") {
+    return new StoreError("usage", `${path} opens with a recovery key, not with a passphrase`, {
+      hint: "Name the file that contains the AGE-SECRET-KEY-1…: --identity FILE",
+    });
+  }
+  return new StoreError(
+    "usage",
+    `${path} opens with a bundle passphrase, not with a recovery key`,
+    { hint: "Name the file that contains its passphrase: --bundle-passphrase-file FILE" },
+  );
 }
 
 function alteredError(path: string, cause: unknown): StoreError {

@@ -176,8 +176,9 @@ async function copyMissing(
   const bundles = [new DirectoryTarget(dirname(bundle.path)), ...bundleTargets];
   await assertApart([target], bundles, resolveLocation);
   const targetFiles = await orAbort(listFiles(target), signal);
+  const to = { target, targetFiles, signal };
   const names = backups.map(nameInTarget).flatMap((name) => [name, manifestPath(name)]);
-  await removeUnfinished(target, targetFiles, [...names, ...((await listDirectory(folder)) ?? [])]);
+  await removeUnfinished(to, [...names, ...((await listDirectory(folder)) ?? [])]);
   const own = await readStoreId(options.storePath);
   const newest =
     findNewestCopy(targetFiles, backups, { id: own?.id, storePath: options.storePath }) ?? "";
@@ -201,7 +202,7 @@ async function copyMissing(
   for (const backup of missing) {
     if (postponed.includes(backup)) continue;
     try {
-      copied.push(await copyBackup(target, targetFiles, backup, signal));
+      copied.push(await copyBackup(to, backup));
       options.reporter.detail(`copied ${backup.path} to ${target.name}`);
     } catch (error) {
       if (!(error instanceof StoreError) || signal?.aborted) throw error;
@@ -239,40 +240,46 @@ async function listFiles(target: Target): Promise<TargetFiles> {
   }
 }
 
+/** A target, with its files as listed before the run. */
+interface Destination {
+  readonly target: Target;
+  readonly targetFiles: TargetFiles;
+  readonly signal: AbortSignal | undefined;
+}
+
 /** Copies a backup, then its manifest. */
-async function copyBackup(
-  target: Target,
-  targetFiles: TargetFiles,
-  backup: ListedBackup,
-  signal: AbortSignal | undefined,
-): Promise<Copied> {
+async function copyBackup(to: Destination, backup: ListedBackup): Promise<Copied> {
   const { path, manifest, size } = backup;
   const file = nameInTarget(backup);
   const { sha256 } = await readManifest(manifest);
   const manifestFile = manifestPath(file);
   // A file with a manifest is a complete backup, perhaps of another store. A file without a
   // manifest was left by an interrupted run.
-  const checkedBy = await ensureCopy(target, targetFiles, {
-    ...{ file, sha256, mayReplace: !targetFiles.has(manifestFile), signal },
-    write: () => writeVerified(target, { path, file, sha256, signal }),
+  const mayReplace = !to.targetFiles.has(manifestFile);
+  const wanted = { from: path, file, sha256, mayReplace };
+  const checkedBy = await ensureCopy(to, wanted).catch(async (error: unknown) => {
+    if (!isKind(error, "corrupted") || (await sha256File(path)) === sha256) throw error;
+    throw new StoreError("corrupted", `${path} does not match its manifest, so it is not copied`, {
+      hint: `See what is wrong: hivemind-sqlcipher verify ${shellQuote(path)}`,
+      cause: error,
+    });
   });
   emitStep("copy.backup");
-  const manifestSha256 = await sha256File(manifest);
-  await ensureCopy(target, targetFiles, {
-    ...{ file: manifestFile, sha256: manifestSha256, mayReplace: true, signal },
-    write: () => target.write(manifest, manifestFile, manifestSha256, signal),
+  await ensureCopy(to, {
+    ...{ from: manifest, file: manifestFile, sha256: await sha256File(manifest), mayReplace: true },
   });
   emitStep("copy.manifest");
-  return { path: target.pathOf(file), size, checkedBy };
+  return { path: to.target.pathOf(file), size, checkedBy };
 }
 
 interface WantedFile {
+  /** The path on this machine. */
+  readonly from: string;
+  /** The name in the target. */
   readonly file: string;
   readonly sha256: string;
   /** Whether a file with other contents was left by an interrupted run, and may be replaced. */
   readonly mayReplace: boolean;
-  readonly signal: AbortSignal | undefined;
-  readonly write: () => Promise<CopyCheck>;
 }
 
 /**
@@ -282,10 +289,10 @@ interface WantedFile {
  * @throws {@link StoreError} refused - if a file with other contents has the name
  */
 async function ensureCopy(
-  target: Target,
-  targetFiles: TargetFiles,
-  { file, sha256, mayReplace, signal, write }: WantedFile,
+  { target, targetFiles, signal }: Destination,
+  { from, file, sha256, mayReplace }: WantedFile,
 ): Promise<CopyCheck> {
+  const write = () => target.write(from, file, sha256, signal);
   const size = targetFiles.get(file);
   if (size === undefined) return await write();
   if (size === 0 && !target.mayLeaveIncomplete) {
@@ -310,22 +317,6 @@ async function ensureCopy(
   });
 }
 
-/** @throws {@link StoreError} corrupted - if the backup does not match its manifest any more */
-async function writeVerified(
-  target: Target,
-  { path, file, sha256, signal }: Omit<WantedFile, "mayReplace" | "write"> & { path: string },
-): Promise<CopyCheck> {
-  try {
-    return await target.write(path, file, sha256, signal);
-  } catch (error) {
-    if (!isKind(error, "corrupted") || (await sha256File(path)) === sha256) throw error;
-    throw new StoreError("corrupted", `${path} does not match its manifest, so it is not copied`, {
-      hint: `See what is wrong: hivemind-sqlcipher verify ${shellQuote(path)}`,
-      cause: error,
-    });
-  }
-}
-
 /**
  * Copies the bundle and its verification record. An earlier bundle of the same key stays under
  * another name.
@@ -334,11 +325,11 @@ async function copyBundle(target: Target, options: CopyOptions): Promise<Progres
   const { bundle, signal, folder, backupTargets } = options;
   await assertApart([new DirectoryTarget(folder), ...backupTargets], [target], resolveLocation);
   const file = basename(bundle.path);
-  const targetFiles = await orAbort(listFiles(target), signal);
+  const to = { target, targetFiles: await orAbort(listFiles(target), signal), signal };
   const record = verificationRecordPath(bundle.path);
-  await removeUnfinished(target, targetFiles, [file, basename(record)]);
-  const checkedBy = await updateFile(target, targetFiles, bundle.path, signal);
-  if (await lstatIfExists(record)) await updateFile(target, targetFiles, record, signal);
+  await removeUnfinished(to, [file, basename(record)]);
+  const checkedBy = await updateFile(to, bundle.path);
+  if (await lstatIfExists(record)) await updateFile(to, record);
   const size = (await statIfExists(bundle.path))?.size ?? 0;
   return { copied: checkedBy ? [{ path: target.pathOf(file), size, checkedBy }] : [], errors: [] };
 }
@@ -357,10 +348,8 @@ function resolveLocation(target: Target): Promise<Location> {
  * @returns undefined if the target has the file already
  */
 async function updateFile(
-  target: Target,
-  targetFiles: TargetFiles,
+  { target, targetFiles, signal }: Destination,
   path: string,
-  signal: AbortSignal | undefined,
 ): Promise<CopyCheck | undefined> {
   const file = basename(path);
   const sha256 = await sha256File(path);
@@ -382,19 +371,17 @@ const unfinishedName = /^\.(.+)\.[0-9a-f]{12}\.partial$/;
  * machine may be writing to the target.
  */
 async function removeUnfinished(
-  target: Target,
-  targetFiles: TargetFiles,
+  { target, targetFiles }: Destination,
   files: readonly string[],
 ): Promise<void> {
   for (const name of targetFiles.keys()) {
     const of = unfinishedName.exec(name)?.[1];
     // If the target refuses, the temporary file stays, which does not prevent the copy.
-    if (of !== undefined && files.includes(of)) await target.remove(name).catch(ignoreRefusal);
+    if (of === undefined || !files.includes(of)) continue;
+    await target.remove(name).catch((error: unknown) => {
+      if (!(error instanceof StoreError)) throw error;
+    });
   }
-}
-
-function ignoreRefusal(error: unknown): void {
-  if (!(error instanceof StoreError)) throw error;
 }
 
 function nameInTarget({ path, storeId }: ListedBackup): string {

@@ -145,34 +145,39 @@ async function findCopies({
   backupFolder,
 }: StoreLocations): Promise<{ plain: string[]; encrypted: string[] }> {
   const directory = dirname(storePath);
+  const storeFiles = ["", ...sidecars].map((suffix) => storePath + suffix);
+  const own = [...storeFiles, lockPath(storePath), journalPath(storePath)];
+  const isPlainName = (name: string) => plainNames.includes(name);
+  const candidates = [
+    ...(await listPaths(
+      directory,
+      (name) => isPlainName(name) || name.includes(basename(storePath)),
+    )),
+    ...(await listPaths(homedir(), isPlainName)),
+    ...(backupFolder
+      ? await listPaths(backupFolder, (name) => !name.endsWith(".manifest.json"))
+      : []),
+  ];
   const plain: string[] = [];
   const encrypted: string[] = [];
-  const storeFiles = ["", ...sidecars].map((suffix) => storePath + suffix);
-  const own = [...storeFiles, lockPath(storePath), journalPath(storePath)].map((path) =>
-    basename(path),
-  );
-  const classify = async (path: string, byName: boolean) => {
+  for (const path of candidates.filter((each) => !own.includes(each))) {
+    const name = basename(path);
     const { format } = await identify(path);
-    if (format === "plaintext" || (byName && format !== "sqlcipher" && (await isFile(path)))) {
+    if (format === "sqlcipher") {
+      if (dirname(path) === directory && isCopyName(name, storePath)) encrypted.push(path);
+    } else if (format === "plaintext" || (isPlainName(name) && (await isFile(path)))) {
       plain.push(path);
-    } else if (format === "sqlcipher" && dirname(path) === directory) {
-      if (isCopyName(basename(path), storePath)) encrypted.push(path);
-    }
-  };
-  for (const name of (await listDirectory(directory)) ?? []) {
-    if (own.includes(name)) continue;
-    const byName = plainNames.includes(name);
-    if (byName || name.includes(basename(storePath))) await classify(join(directory, name), byName);
-  }
-  for (const name of (await listDirectory(homedir())) ?? []) {
-    if (plainNames.includes(name)) await classify(join(homedir(), name), true);
-  }
-  for (const name of (backupFolder && (await listDirectory(backupFolder))) || []) {
-    if (backupFolder !== undefined && !name.endsWith(".manifest.json")) {
-      await classify(join(backupFolder, name), plainNames.includes(name));
     }
   }
   return { plain, encrypted };
+}
+
+async function listPaths(
+  directory: string,
+  isCandidate: (name: string) => boolean,
+): Promise<string[]> {
+  const names = (await listDirectory(directory)) ?? [];
+  return names.filter(isCandidate).map((name) => join(directory, name));
 }
 
 /**
