@@ -117,8 +117,6 @@ export async function prepareDatabaseBackup(options: DatabaseBackupOptions): Pro
 /**
  * Throws if the path has a store: its backups would have the same names and passphrase as those of
  * the database, and could not be told apart.
- *
- * @throws {@link StoreError} refused - if there is a store
  */
 async function assertNoStore(storePath: string): Promise<void> {
   if ((await identify(storePath)).format === "absent") return;

@@ -8,11 +8,15 @@ import { type BundleOpener, bundleName, readBundle } from "../bundle/bundle.js";
 import { readStoreId } from "../config/store-id.js";
 import { isKind, StoreError, wrap } from "../errors.js";
 import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
-import type { PassphraseSource } from "../keys/source.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
 import { mapInGroups } from "../process/groups.js";
 import { counted } from "../text/count.js";
-import { type FileProblem, readNamedManifest, readsAtOnce } from "./listing.js";
+import {
+  type FileProblem,
+  type ListingOptions,
+  readNamedManifest,
+  readsAtOnce,
+} from "./listing.js";
 import { backupOf, type Manifest, manifestPath, storeNameIn } from "./manifest.js";
 import { type BackupPassphrase, verifyBackup } from "./verify.js";
 
@@ -227,12 +231,7 @@ function compareTexts(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0;
 }
 
-export interface FleetSecrets {
-  /** The passphrases of the command's own store. */
-  readonly source: PassphraseSource;
-  readonly storePath: string;
-  /** The directory of the bundles; undefined if unknown. */
-  readonly bundleFolder: string | undefined;
+export interface FleetSecrets extends Omit<ListingOptions, "folder"> {
   /** Opens the bundles; undefined if no key was given. */
   readonly opener: BundleOpener | undefined;
 }

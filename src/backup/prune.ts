@@ -43,8 +43,8 @@ export interface PruneOptions extends ListingOptions {
   readonly utc?: boolean;
   /** Continues although the clock is behind a backup. */
   readonly ignoreClock?: boolean;
-  /** Default: `localFiles`. */
-  readonly files?: BackupFiles;
+  /** Reads and removes the backups in the directory. */
+  readonly files: BackupFiles;
   readonly dryRun: boolean;
   /** Asks for confirmation before backups of several machines are counted together. */
   readonly reporter: Reporter;
@@ -152,12 +152,7 @@ async function selectBundles(
  * Throws if a disk with backups is not mounted. Its empty mount point shows no backups, but the
  * disk may have backups that need a bundle.
  */
-async function assertMounted({
-  folder,
-  files = localFiles,
-  bundles,
-  storePath,
-}: PruneOptions): Promise<void> {
+async function assertMounted({ folder, files, bundles, storePath }: PruneOptions): Promise<void> {
   if (files === localFiles) await assertNotMissing([folder], storePath, []);
   if (!bundles) return;
   const [missing] = await findMissingDirectories(bundles.otherFolders, storePath);
@@ -213,7 +208,7 @@ function keepAlso(
 
 async function keepNewestContents(
   retention: Retention<ListedBackup>,
-  { storePath, source, files = localFiles, reporter }: PruneOptions,
+  { storePath, source, files, reporter }: PruneOptions,
 ): Promise<Retention<ListedBackup>> {
   const newest = await findRemovableWithNewestContents(retention, { storePath, source, files });
   if (newest === undefined) return retention;
@@ -263,7 +258,7 @@ function mayBeOfCopy(
  */
 async function removeAll(
   backups: readonly ListedBackup[],
-  { files = localFiles, signal }: PruneOptions,
+  { files, signal }: PruneOptions,
 ): Promise<FileProblem[]> {
   const notRemoved: FileProblem[] = [];
   for (const [done, { path, manifest, present }] of backups.entries()) {
@@ -309,7 +304,7 @@ function reasonNotCounted({ mac, present }: ListedBackup): string {
  */
 async function findVerified(
   backups: readonly ListedBackup[],
-  { source, storePath, files = localFiles, signal }: PruneOptions,
+  { source, storePath, files, signal }: PruneOptions,
 ): Promise<ListedBackup> {
   for (const backup of backups) {
     try {

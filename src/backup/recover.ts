@@ -204,11 +204,7 @@ async function claimOnce(staged: string, final: string, identity: string): Promi
   await claimName(staged, final);
 }
 
-/**
- * Removes the files of an unfinished backup.
- *
- * @returns the paths that existed
- */
+/** @returns the paths that existed */
 async function removeUnfinished({ staged, final }: BackupJournal): Promise<string[]> {
   const removed: string[] = [];
   const remove = async (path: string, identity?: string) => {

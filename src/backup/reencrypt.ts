@@ -181,12 +181,7 @@ async function writeReencrypted(job: Reencryption, options: ReencryptOptions): P
   emitStep("reencrypt.claimed");
 }
 
-/**
- * Copies a file and compares its checksum.
- *
- * @throws {@link StoreError} corrupted - if the copy's checksum differs
- * @throws {@link StoreError} io - if a file cannot be read or written
- */
+/** @throws {@link StoreError} corrupted - if the copy's checksum differs */
 async function copyVerified(sha256: string, from: string, to: string): Promise<void> {
   await copyFile(from, to);
   if ((await sha256File(to)) === sha256) return;

@@ -76,10 +76,6 @@ export interface Target {
    */
   rename(file: string, to: string): Promise<void>;
 
-  /**
-   * Removes a file.
-   *
-   * @throws {@link StoreError} io - if the target refuses it
-   */
+  /** @throws {@link StoreError} io - if the target refuses it */
   remove(file: string): Promise<void>;
 }

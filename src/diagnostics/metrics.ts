@@ -118,13 +118,7 @@ function runMetrics({ runs }: StoreStatus): Metric[] {
   ];
 }
 
-/**
- * Returns the metrics that runs and drills have in common.
- *
- * @param prefix - the first part of the names
- * @param subject - for the help texts
- * @param of - returns the samples of a value
- */
+/** Returns the metrics that runs and drills have in common. */
 function attemptMetrics(
   prefix: string,
   subject: string,

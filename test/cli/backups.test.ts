@@ -12,6 +12,7 @@ import {
 import { hostname, tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { localFiles } from "../../src/backup/backup-files.js";
 import {
   backupPath,
   formatManifest,
@@ -431,6 +432,7 @@ test("prune removes nothing if it is interrupted before the first removal", asyn
     storePath: machine.store,
     source: { kind: "file", path: machine.path("passphrase") },
     keep: { last: 1 },
+    files: localFiles,
     dryRun: false,
     reporter: { notice: () => undefined, detail: () => undefined, confirm: async () => undefined },
     signal: AbortSignal.abort(new StoreError("interrupted", "interrupted by a test")),

@@ -8,6 +8,7 @@ import { copyFile, mkdir, readdir, readFile, rename, rm, stat, writeFile } from 
 import { basename, join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { localFiles } from "../../src/backup/backup-files.js";
 import { manifestPath } from "../../src/backup/manifest.js";
 import { prune } from "../../src/backup/prune.js";
 import { planCopies } from "../../src/copies/plan.js";
@@ -146,7 +147,7 @@ test("prune applies its rules to a target alone, and what it removed is not copi
   const usb = original.newPath();
   await local.copy({ to: [usb] });
   const { removed } = await prune({
-    ...{ ...original.secret, folder: usb, keep: { last: 1 }, dryRun: false },
+    ...{ ...original.secret, folder: usb, keep: { last: 1 }, files: localFiles, dryRun: false },
     reporter: { notice: () => {}, detail: () => {}, confirm: async () => {} },
   });
   expect(removed).toHaveLength(2);

@@ -83,7 +83,7 @@ test.each(protocols)("copies on %s are listed, verified and pruned there", async
   expect(reports).toEqual([
     {
       ...{ target, contents: "backups", skipped: null, errors: [] },
-      durationMs: expect.any(Number),
+      ...{ durationMs: expect.any(Number), resumeFrom: null },
       copied: [1, 2].map((day) => ({
         ...{ path: `${target}/${local.copyName(day)}`, checkedBy: "read_back" },
         size: expect.any(Number),
