@@ -123,7 +123,7 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
     for (const path of removedBundles) await removeFile(path);
     if (removedBundles.length > 0 && bundles) await syncDirectory(bundles.directory);
   }
-  const left = backups.filter(({ path }) => !isListed(path, [...counted, ...stale]));
+  const left = backups.filter((backup) => !counted.includes(backup) && !stale.includes(backup));
   return {
     folder,
     dryRun,
@@ -281,10 +281,6 @@ async function removeAll(
     }
   }
   return notRemoved;
-}
-
-function isListed(path: string, backups: readonly ListedBackup[]): boolean {
-  return backups.some((backup) => backup.path === path);
 }
 
 /** Why a backup does not count if no known passphrase can check its manifest. */
