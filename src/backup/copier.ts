@@ -10,7 +10,7 @@ import { createHash } from "node:crypto";
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { StoreError } from "../errors.js";
-import { openIfExists, readUpTo } from "../fs/read.js";
+import { openIfExists, readChunks } from "../fs/read.js";
 import { isCurrent, readWal, type WalPosition } from "../store/wal.js";
 import {
   type CopierReply,
@@ -21,9 +21,6 @@ import {
   toFailure,
 } from "./copier-message.js";
 import { type PageTransfer, PlainTransfer, ReencryptingTransfer } from "./page-transfer.js";
-
-/** Bytes hashed at a time: 4 MiB. */
-const chunkSize = 4 << 20;
 
 const nothingNew: CopyProgress = { written: 0, pages: 0, lost: false, restarted: false };
 
@@ -144,15 +141,13 @@ class StagedCopy {
   }
 
   async #sha256(): Promise<string> {
-    const size = this.#size;
     const hash = createHash("sha256");
-    const buffer = Buffer.allocUnsafe(chunkSize);
-    for (let at = 0; at < size; ) {
-      const bytes = await readUpTo(this.#staged, buffer, at);
-      if (bytes === 0) throw new Error("the copy was truncated while it was read");
-      hash.update(buffer.subarray(0, bytes));
-      at += bytes;
+    let size = 0;
+    for await (const bytes of readChunks(this.#staged)) {
+      hash.update(bytes);
+      size += bytes.length;
     }
+    if (size !== this.#size) throw new Error("the copy was changed while it was read");
     return hash.digest("hex");
   }
 
@@ -190,9 +185,7 @@ async function serve(request: CopierRequest): Promise<CopyProgress | FinishedCop
     return copy.copyMain();
   }
   if (!copy) throw new Error(`request "${request.do}" before the copy`);
-  if (request.do === "sync") return copy.sync();
-  if (request.do === "truncate") return copy.truncate();
-  return request.do === "catchUp" ? copy.catchUp() : copy.finish();
+  return await copy[request.do]();
 }
 
 process.on("message", async (request: CopierRequest) => {

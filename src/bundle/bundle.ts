@@ -283,15 +283,19 @@ export async function describeBundle(path: string): Promise<BundleDescription> {
  * Returns whether the bundle was verified for this store. Unlike `describeBundle`, checks the
  * record's MAC, so write access to the directory is not enough to forge the record.
  *
+ * @param recipients - sorted; default: any recipients
  * @throws {@link StoreError} as `describeBundle`
  */
-export async function isVerified(path: string, key: StoreKey): Promise<boolean> {
-  const { file } = await readEncrypted(path);
+export async function isVerified(
+  path: string,
+  key: StoreKey,
+  recipients?: string[],
+): Promise<boolean> {
   const record = await readVerificationRecord(path);
-  return (
-    record !== undefined &&
-    isSameVerification(record, createVerificationRecord(file, record.recipients, key))
-  );
+  if (record === undefined) return false;
+  const { file } = await readEncrypted(path);
+  const expected = createVerificationRecord(file, recipients ?? record.recipients, key);
+  return isSameVerification(record, expected);
 }
 
 /**
@@ -374,17 +378,12 @@ async function isVerifiedFor(
   request: BundleRequest,
   recipients: string[],
 ): Promise<boolean> {
-  const record = await readVerificationRecord(path);
-  if (!record) return false;
-  let file: Buffer;
   try {
-    ({ file } = await readEncrypted(path));
+    if (!(await isVerified(path, request.key, recipients))) return false;
   } catch (error) {
     if (isKind(error, "notFound", "corrupted")) return false;
     throw error;
   }
-  const expected = createVerificationRecord(file, recipients, request.key);
-  if (!isSameVerification(record, expected)) return false;
   if (request.bundlePassphrase === undefined) return true;
   // The record does not identify the passphrase, so decrypting is the only test.
   try {

@@ -87,16 +87,12 @@ export async function planRecipients(options: RecipientOptions): Promise<Recipie
         if (key !== undefined) options.recoveryKey.report();
         return result;
       } catch (error) {
-        if (key !== undefined && (await mayBeUsed(bundleDirectory, key.recipient))) {
+        const restore = () => succeeds(restoreRecipients(options.settings, settings, isNewSection));
+        // Settings that still name the key would encrypt the next bundle to it.
+        if (key === undefined) await restore();
+        else if ((await mayBeUsed(bundleDirectory, key.recipient)) || !(await restore())) {
           options.recoveryKey.report();
-        } else {
-          const isRestored = await succeeds(
-            restoreRecipients(options.settings, settings, isNewSection),
-          );
-          // Settings that still name the key would encrypt the next bundle to it.
-          if (key !== undefined && !isRestored) options.recoveryKey.report();
-          else if (key !== undefined) await succeeds(options.recoveryKey.revoke());
-        }
+        } else await succeeds(options.recoveryKey.revoke());
         throw error;
       }
     },

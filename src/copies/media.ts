@@ -5,7 +5,7 @@
  * The directory is written under a temporary name, and gets its final name after every byte was
  * read back and compared. A kill at any step leaves no directory that looks like an export.
  */
-import { mkdir, readFile, rename, rm } from "node:fs/promises";
+import { readFile, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { formatManifest, type Manifest, manifestPath } from "../backup/manifest.js";
@@ -13,7 +13,7 @@ import { copyToParts, hashParts, planParts } from "../backup/parts.js";
 import { type BackupPassphrase, verifyBackup } from "../backup/verify.js";
 import { assertPlacement } from "../bundle/placement.js";
 import { hasCode, isKind, StoreError, systemError, wrap } from "../errors.js";
-import { createFile, stagedName, syncDirectory } from "../fs/atomic.js";
+import { createFile, makeDirectory, moveFile, stagedName, syncDirectory } from "../fs/atomic.js";
 import { assertFreeSpace } from "../fs/copy.js";
 import { assertDeviceLabel } from "../fs/mount.js";
 import { lstatIfExists, sha256Hex, statIfExists } from "../fs/read.js";
@@ -92,11 +92,13 @@ export async function exportToMedia(options: MediaOptions): Promise<MediaExport>
   throwIfAborted(signal);
   const staged = stagedName(path);
   try {
-    await makeNewDirectory(staged);
+    await makeDirectory(staged);
     const files = await writeFiles(staged, names, { ...options, manifest });
     emitStep("export.written");
     throwIfAborted(signal);
-    await renameDirectory(staged, path);
+    // A rename would replace an empty directory.
+    if (await lstatIfExists(path)) throw existsError(path);
+    await moveFile(staged, path);
     await assertComplete(path, files);
     await syncDirectory(directory);
     return {
@@ -195,24 +197,6 @@ async function readOwnFile(name: string): Promise<string> {
     return await readFile(path, "utf8");
   } catch (error) {
     throw systemError(error, `cannot read ${path}`);
-  }
-}
-
-async function makeNewDirectory(path: string): Promise<void> {
-  try {
-    await mkdir(path, 0o700);
-  } catch (error) {
-    throw systemError(error, `cannot create the directory ${path}`);
-  }
-}
-
-/** Renames the directory. Checks first, because a rename would replace an empty directory. */
-async function renameDirectory(staged: string, path: string): Promise<void> {
-  if (await lstatIfExists(path)) throw existsError(path);
-  try {
-    await rename(staged, path);
-  } catch (error) {
-    throw systemError(error, `cannot rename ${staged} to ${path}`);
   }
 }
 
