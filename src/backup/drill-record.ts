@@ -28,36 +28,28 @@ const recordSchema = z.object({
 
 export type Drill = z.infer<typeof drillSchema>;
 
-export interface DrillOutcome {
-  readonly target: string;
-  /** When the drill began, UTC. */
-  readonly at: string;
-  readonly durationMs: number;
-  readonly exitCode: number;
-  /** Bytes of the restored backup; undefined if the drill failed. */
-  readonly size?: number | undefined;
-  /** Whether the settings name the target. */
-  readonly isConfigured: boolean;
-}
-
 /**
  * Records a drill. After a failed drill, keeps the time and size of the last success.
  *
  * Records a failure only for a target that is in the settings or has a recorded drill. Any other
  * target may be a mistyped path, which would count as failed forever.
  */
-export async function recordDrill(store: string, outcome: DrillOutcome): Promise<void> {
-  const { target, at, durationMs, exitCode, size, isConfigured } = outcome;
+export async function recordDrill(
+  store: string,
+  drill: Omit<Drill, "succeeded_at">,
+  { isConfigured }: { readonly isConfigured: boolean },
+): Promise<void> {
   const drills = await readDrills(store);
-  const last = drills.find((drill) => drill.target === target);
-  if (exitCode !== 0 && !isConfigured && last === undefined) return;
-  const drill: Drill = {
-    ...{ target, at, duration_ms: durationMs, exit_code: exitCode },
-    succeeded_at: exitCode === 0 ? at : (last?.succeeded_at ?? null),
-    size: size ?? last?.size ?? null,
+  const last = drills.find(({ target }) => target === drill.target);
+  const hasFailed = drill.exit_code !== 0;
+  if (hasFailed && !isConfigured && last === undefined) return;
+  const finished: Drill = {
+    ...drill,
+    succeeded_at: hasFailed ? (last?.succeeded_at ?? null) : drill.at,
+    size: drill.size ?? last?.size ?? null,
   };
-  const others = drills.filter((each) => each.target !== target);
-  await writeStoreRecord(store, subject, { drills: [...others, drill].slice(-maxTargets) });
+  const others = drills.filter(({ target }) => target !== drill.target);
+  await writeStoreRecord(store, subject, { drills: [...others, finished].slice(-maxTargets) });
 }
 
 /**

@@ -426,8 +426,6 @@ async function isCopied(targetFiles: TargetFiles, backup: ListedBackup): Promise
 }
 
 function isComplete(targetFiles: TargetFiles, file: string): boolean {
-  const manifest = file.replace(/\.db$/, ".manifest.json");
-  return (
-    file !== manifest && (targetFiles.get(file) ?? 0) > 0 && (targetFiles.get(manifest) ?? 0) > 0
-  );
+  const sizes = [file, manifestPath(file)].map((name) => targetFiles.get(name) ?? 0);
+  return file.endsWith(".db") && sizes.every((size) => size > 0);
 }

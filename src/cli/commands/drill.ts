@@ -102,10 +102,10 @@ async function runRecorded(
   const isConfigured = [...(to === undefined ? [] : [to]), ...copies].map(nameOf).includes(target);
   const at = new Date().toISOString();
   const start = performance.now();
-  const record = (exitCode: number, size?: number) => {
-    const durationMs = Math.round(performance.now() - start);
+  const record = (exit_code: number, size: number | null) => {
+    const drill = { target, at, duration_ms: Math.round(performance.now() - start), exit_code };
     return orNotice(context, "the drill was not recorded", () =>
-      recordDrill(storePath, { target, at, durationMs, exitCode, size, isConfigured }),
+      recordDrill(storePath, { ...drill, size }, { isConfigured }),
     );
   };
   try {
@@ -113,7 +113,7 @@ async function runRecorded(
     await record(0, finished.result.size);
     return finished;
   } catch (error) {
-    await record(toStoreError(error).exitCode);
+    await record(toStoreError(error).exitCode, null);
     throw error;
   }
 }
