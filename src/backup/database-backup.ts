@@ -34,7 +34,6 @@ import {
   createEncrypted,
   deriveNewKey,
   identify,
-  keyIdOf,
   openDatabase,
   openEncrypted,
   type StoreKey,
@@ -80,7 +79,7 @@ interface Job {
  */
 export async function backupDatabase(options: DatabaseBackupOptions): Promise<BackupResult> {
   const prepared = await prepareDatabaseBackup(options);
-  const files = planFiles({ ...prepared, keyId: keyIdOf(prepared.key.salt) });
+  const files = planFiles(prepared);
   const journal = await Journal.begin(prepared.storePath, "backup", "backup.beginning", files);
   emitBackupStep("backup.beginning");
   const result = await orRecover(

@@ -66,7 +66,6 @@ export interface Prepared extends BackupDirectories {
   readonly storePath: string;
   readonly passphrase: string;
   readonly key: StoreKey;
-  readonly keyId: string;
   readonly isWal: boolean;
   /** In bytes, including the log. */
   readonly size: number;
@@ -115,7 +114,6 @@ export async function prepareBackup(options: BackupOptions): Promise<Prepared> {
     ...directories,
     passphrase: unlocked.passphrase,
     key: store.key,
-    keyId: store.keyId,
     isWal: wal,
     size,
     service,

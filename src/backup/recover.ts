@@ -21,7 +21,9 @@ import {
 import { stoppedSchema } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
 import * as z from "../schema.js";
+import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import { readManifest } from "./manifest.js";
+import type { BackupDirectories } from "./prepare.js";
 
 /**
  * The steps of a backup. The journal has the step that may have begun; the step channel reports
@@ -85,15 +87,11 @@ type Staged = BackupJournal["staged"];
 type Final = NonNullable<BackupJournal["final"]>;
 
 /** Returns the paths of a new backup's files before they get their final names. */
-export function planFiles(backup: {
-  readonly directory: string;
-  readonly bundleDirectory: string;
-  readonly keyId: string;
-}): BackupJournal {
+export function planFiles(backup: BackupDirectories & { readonly key: StoreKey }): BackupJournal {
   const staged = join(backup.directory, "backup");
   return {
     staged: { copy: stagedName(`${staged}.db`), manifest: stagedName(`${staged}.manifest.json`) },
-    bundle: { folder: backup.bundleDirectory, key_id: backup.keyId },
+    bundle: { folder: backup.bundleDirectory, key_id: keyIdOf(backup.key.salt) },
   };
 }
 

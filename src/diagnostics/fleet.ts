@@ -7,16 +7,12 @@ export interface StoreBackups extends FleetStore {
   readonly problem: string | null;
 }
 
-export interface FleetStatus {
-  readonly folder: string;
+export interface FleetStatus extends Omit<FleetListing, "stores"> {
   readonly maxAgeSeconds: number;
   /** In the order of the listing. */
   readonly stores: StoreBackups[];
   /** How many stores have a problem. */
   readonly problems: number;
-  readonly others: FleetListing["others"];
-  readonly othersCount: number;
-  readonly unreadableManifests: number;
   /** Whether there is a store, none has a problem, and every manifest can be read. */
   readonly ok: boolean;
 }

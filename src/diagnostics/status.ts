@@ -64,10 +64,7 @@ export interface StoreStatus {
   readonly problems: string[];
 }
 
-interface BackupTest {
-  readonly at: string;
-  readonly backup: string;
-}
+type BackupTest = Pick<RestoreTest, "at" | "backup">;
 
 /** Reads the state of a store. Throws no error: what cannot be read is null or empty. */
 export async function readStoreStatus(options: StatusOptions): Promise<StoreStatus> {
