@@ -11,7 +11,7 @@ import { listEntries } from "../keys/keyring.js";
 import { identify } from "../store/cipher.js";
 import type { ListedBackup, ListingOptions } from "./listing.js";
 
-/** Where bundles are, and what may need them besides the store and the backups in its directory. */
+/** Where bundles are, and what else may need them than the store and its backups in `folder`. */
 export interface BundleSearch {
   /** The directory of the bundles. */
   readonly directory: string;
