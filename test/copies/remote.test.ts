@@ -552,7 +552,8 @@ test("an upload that was interrupted under its final name is replaced where rena
   expect(await unsoundIn(path)).toEqual([]);
   await writeFile(manifestPath(join(path, local.copyName(1))), "{");
   // rclone's server has the former size for a moment, because it does not see this write.
-  await expect.poll(() => rclone("lsl", `fixed:${name}`)).toMatch(/^ +1 .*manifest\.json$/m);
+  const size = () => rclone("lsl", `fixed:${name}`);
+  await expect.poll(size, { timeout: 20_000 }).toMatch(/^ +1 .*manifest\.json$/m);
   expect((await local.copy({ to: [`rclone:fixed:${name}`] })).reports[0]?.errors).toEqual([]);
   expect((await list(`rclone:fixed:${name}`)).backups).toMatchObject([{ mac: true }]);
 });
