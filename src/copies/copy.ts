@@ -162,11 +162,7 @@ async function findMissingReason(
   }
 }
 
-/**
- * Copies the missing backups that are newer than the newest backup in the target, those that an
- * earlier run left, and the backup of this run. So a backup that was pruned from the target is not
- * copied again.
- */
+/** Copies the backups that a target misses, oldest first. */
 async function copyMissing(
   target: Target,
   { folder, backups }: Listing,
@@ -175,21 +171,10 @@ async function copyMissing(
   const { signal, bundle, bundleTargets } = options;
   const bundles = [new DirectoryTarget(dirname(bundle.path)), ...bundleTargets];
   await assertApart([target], bundles, resolveLocation);
-  const targetFiles = await orAbort(listFiles(target), signal);
-  const to = { target, targetFiles, signal };
+  const to = { target, targetFiles: await orAbort(listFiles(target), signal), signal };
   const names = backups.map(nameInTarget).flatMap((name) => [name, manifestPath(name)]);
   await removeUnfinished(to, [...names, ...((await listDirectory(folder)) ?? [])]);
-  const own = await readStoreId(options.storePath);
-  const newest =
-    findNewestCopy(targetFiles, backups, { id: own?.id, storePath: options.storePath }) ?? "";
-  const leftFrom = await readResumeFrom(options.storePath, target.name);
-  const oldestWanted = leftFrom !== null && leftFrom < newest ? leftFrom : newest;
-  const missing: ListedBackup[] = [];
-  for (const backup of backups.toReversed()) {
-    const isWanted = basename(backup.path) >= oldestWanted || backup.path === options.backup;
-    if (!isWanted || !backup.present || backup.mac === false) continue;
-    if (!(await isCopied(targetFiles, backup))) missing.push(backup);
-  }
+  const missing = await findMissing(to, backups, options);
   const postponed = missing.slice(maxCaughtUp - 1, -1);
   if (postponed.length > 0) {
     options.reporter.notice(
@@ -216,6 +201,29 @@ async function copyMissing(
   }
   const [oldestLeft] = left;
   return { copied, errors, resumeFrom: oldestLeft ? basename(oldestLeft.path) : null };
+}
+
+/**
+ * Returns the missing backups that are newer than the newest backup in the target, those that an
+ * earlier run left, and the backup of this run, oldest first. So a backup that was pruned from the
+ * target is not copied again.
+ */
+async function findMissing(
+  { target, targetFiles }: Destination,
+  backups: readonly ListedBackup[],
+  { storePath, backup: ofThisRun }: CopyOptions,
+): Promise<ListedBackup[]> {
+  const id = (await readStoreId(storePath))?.id;
+  const newest = findNewestCopy(targetFiles, backups, { id, storePath }) ?? "";
+  const leftFrom = await readResumeFrom(storePath, target.name);
+  const oldest = leftFrom !== null && leftFrom < newest ? leftFrom : newest;
+  const missing: ListedBackup[] = [];
+  for (const backup of backups.toReversed()) {
+    const isWanted = basename(backup.path) >= oldest || backup.path === ofThisRun;
+    if (!isWanted || !backup.present || backup.mac === false) continue;
+    if (!(await isCopied(targetFiles, backup))) missing.push(backup);
+  }
+  return missing;
 }
 
 /** Returns whether the whole backup and its manifest can be read on this machine. */
