@@ -20,8 +20,7 @@ import { ClientStore } from "../store/client-store.js";
 import { assertClockNotBehind } from "./clock.js";
 import { isWal } from "./warm-copy.js";
 
-/** The options of a backup of any database. */
-export interface DestinationOptions {
+export interface BackupOptions {
   /** The store's operation lock, from `withOperation`. */
   readonly lock: OperationLock;
   readonly source: PassphraseSource;
@@ -33,14 +32,10 @@ export interface DestinationOptions {
   readonly knownDirectories?: readonly string[];
   /** The age recipients of the bundle. */
   readonly recipients: readonly string[];
-  /** Continues although the clock is behind the newest backup. */
-  readonly ignoreClock?: boolean | undefined;
-  readonly reporter: Reporter;
-}
-
-export interface BackupOptions extends DestinationOptions {
   /** Encrypts the bundle with this passphrase instead of `recipients`. */
   readonly bundlePassphrase?: string | undefined;
+  /** Continues although the clock is behind the newest backup. */
+  readonly ignoreClock?: boolean | undefined;
   readonly service: ServiceChoice;
   /** Does not stop the service. Requires a store in WAL mode. */
   readonly online?: boolean;
@@ -48,7 +43,21 @@ export interface BackupOptions extends DestinationOptions {
   readonly recoveryCommand: readonly string[];
   /** Interrupts the backup: the service is started again, and no backup is left. */
   readonly signal?: AbortSignal | undefined;
+  readonly reporter: Reporter;
 }
+
+/** The options of a backup of any database. */
+export type DestinationOptions = Pick<
+  BackupOptions,
+  | "lock"
+  | "source"
+  | "to"
+  | "bundleTo"
+  | "knownDirectories"
+  | "recipients"
+  | "ignoreClock"
+  | "reporter"
+>;
 
 /**
  * For the manifest, and for a copy that is larger than the database was before the backup: 4 MiB.
