@@ -47,16 +47,9 @@ export interface BackupOptions {
 }
 
 /** The options of a backup of any database. */
-export type DestinationOptions = Pick<
+export type DestinationOptions = Omit<
   BackupOptions,
-  | "lock"
-  | "source"
-  | "to"
-  | "bundleTo"
-  | "knownDirectories"
-  | "recipients"
-  | "ignoreClock"
-  | "reporter"
+  "bundlePassphrase" | "service" | "online" | "recoveryCommand" | "signal"
 >;
 
 /**

@@ -14,7 +14,7 @@ const attemptSchema = z.object({
   at: z.iso.datetime(),
   /** When the newest run began that tried the target without an error; null if there was none. */
   succeeded_at: z.nullable(z.iso.datetime()),
-  /** Why the last run skipped the target: a missing directory or unmounted disk; null if it did not. */
+  /** Why the last run skipped the target: a missing directory or unmounted disk; or null. */
   skipped: z.nullable(z.string()),
   /** The first error of the last run; null if there was none. */
   error: z.nullable(z.string()),
