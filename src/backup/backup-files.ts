@@ -11,7 +11,7 @@ export interface BackupFiles {
    */
   makeReadable(path: string): Promise<void>;
   /**
-   * Removes a backup and its manifest, either of which may be gone already.
+   * Removes a backup and its manifest. Either may be gone already.
    *
    * @throws {@link StoreError} io - if a file cannot be removed
    */

@@ -125,7 +125,7 @@ class StagedCopy {
     return nothingNew;
   }
 
-  /** Truncates the copy to the database's size, which completes it. */
+  /** Completes the copy by truncating it to the database's size. */
   async truncate(): Promise<CopyProgress> {
     const pages = this.#position?.databasePages;
     this.#size = pages === undefined ? this.#mainSize : pages * this.#pageSize;

@@ -10,7 +10,7 @@ const drillSchema = z.object({
   /** A directory, or `rclone:REMOTE:PATH`. */
   target: z.string(),
   ...runFields,
-  /** Bytes of the backup that the newest successful drill restored; null if none has succeeded. */
+  /** Bytes of the backup in the newest successful drill; null if none has succeeded. */
   size: z.nullable(z.int()),
 });
 

@@ -1,5 +1,5 @@
 /**
- * Lists and verifies the backups of a fleet: all stores in a target that several hubs share.
+ * Lists and verifies the backups of a fleet: all stores in a target shared by several hubs.
  *
  * A target may have tens of thousands of backups, so only a summary of each store stays in memory.
  */
@@ -41,7 +41,7 @@ export interface FleetStore {
   readonly name: string;
   /** Sorted. */
   readonly keyIds: readonly string[];
-  /** The machines that made the backups, sorted. */
+  /** The machines of the backups, sorted. */
   readonly hostnames: readonly string[];
   readonly backups: number;
   /** The number of manifests with a missing file, or with a file of another size. */
@@ -108,7 +108,7 @@ interface FleetEntry {
 }
 
 /**
- * Lists the stores that have backups in a target. Reads only manifests and does not authenticate
+ * Lists the stores with backups in a target. Reads only manifests and does not authenticate
  * them.
  *
  * @param storePath - the command's own store
@@ -244,7 +244,7 @@ export interface FleetVerification {
   readonly keyId: string | null;
   /** Null if no known passphrase opens the backup, or if it cannot be read. */
   readonly ok: boolean | null;
-  /** The first check that failed, or why the backup was not opened; null if it is intact. */
+  /** The first failed check, or why the backup was not opened; null if it is intact. */
   readonly problem: string | null;
 }
 
@@ -359,7 +359,7 @@ class FleetKeys {
     return secret;
   }
 
-  /** Records that a key_id is not tried again, and returns the reason. */
+  /** Marks a key_id as not to be tried again, and returns the reason. */
   async giveUp(keyId: string, error: StoreError): Promise<string> {
     const bundle = this.#secrets.opener ? undefined : await this.#findBundle(keyId);
     const why =
@@ -393,7 +393,7 @@ class FleetKeys {
 }
 
 export interface StoreVerdict {
-  /** Null for backups of earlier versions, and for manifests that cannot be read. */
+  /** Null for backups of earlier versions, and for unreadable manifests. */
   readonly storeId: string | null;
   /** The name of the store's file without `.db`. */
   readonly name: string;

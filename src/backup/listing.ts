@@ -47,7 +47,7 @@ export interface ListedBackup extends Omit<NamedBackup, "sha256"> {
   readonly present: boolean;
   /** Whether the manifest's MAC is right; null if no known key can check it. */
   readonly mac: boolean | null;
-  /** The bundle of its key in the bundle directory; null if there is none that can be read. */
+  /** The bundle of its key in the bundle directory; null if it is missing or unreadable. */
   readonly bundle: string | null;
 }
 
@@ -149,7 +149,7 @@ async function readManifests(folder: string, names: readonly string[]) {
 }
 
 /**
- * Reads a manifest, which must be named after its backup.
+ * Reads a manifest. It must be named after its backup.
  *
  * @returns the manifest with its backup's path; undefined if the manifest was removed after the
  *   listing of the directory, for example because another hub has pruned it

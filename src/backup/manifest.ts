@@ -187,7 +187,7 @@ export async function findNewestBackup(
 }
 
 /**
- * Removes a backup and its manifest, either of which may be gone already.
+ * Removes a backup and its manifest. Either may be gone already.
  *
  * @throws {@link StoreError} io - if a file cannot be removed
  */

@@ -29,7 +29,7 @@ export interface UnnamedBackup {
   /** For the name and the manifest. Every commit before this time is in the copy. */
   readonly at: Date;
   readonly journal: Journal;
-  /** The paths of the copy and of its manifest, which is not written yet. */
+  /** The paths of the copy and of its future manifest. */
   readonly files: BackupJournal;
   readonly key: StoreKey;
   /** Bytes. */

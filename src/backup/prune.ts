@@ -68,14 +68,14 @@ export interface PruneResult {
   readonly kept: { path: string; createdAt: string; rules: readonly KeepRule[] }[];
   /** A size of 0 stands for a leftover manifest, whose backup an earlier run removed. */
   readonly removed: RemovedBackup[];
-  /** The files that could not be removed although no rule keeps them, and why. */
+  /** The files not removed although no rule keeps them, and why. */
   readonly notRemoved: FileProblem[];
   /** Bytes. */
   readonly freed: number;
   readonly removedBundles: string[];
   /** The backup that stays and was verified; null if no backup was to be removed. */
   readonly verified: string | null;
-  /** The files that were not counted, and why. */
+  /** The files not counted, and why. */
   readonly left: FileProblem[];
 }
 
@@ -253,7 +253,7 @@ function mayBeOfCopy(
  * Removes backups. Continues after a backup that cannot be removed: a disk or a remote may refuse
  * deletion.
  *
- * @returns the files that could not be removed
+ * @returns the files left because of an error
  * @throws {@link StoreError} interrupted - between two backups, with the number removed
  */
 async function removeAll(
@@ -293,7 +293,7 @@ function reasonNotCounted({ mac, present }: ListedBackup): string {
 }
 
 /**
- * Returns the first backup that verifies.
+ * Returns the first intact backup.
  *
  * @param backups - the backups to be kept, then the others, each newest first
  * @throws {@link StoreError} corrupted - if no backup verifies

@@ -68,7 +68,7 @@ const backupJournalSchema = z.strictObject({
     manifest: z.string(),
     work: z.optional(z.array(z.string())),
   }),
-  /** The directory and the key_id of a bundle that may be left unfinished. */
+  /** The directory and the key_id of a possibly unfinished bundle. */
   bundle: z.strictObject({ folder: z.string(), key_id: z.string() }),
   stopped: z.optional(stoppedSchema),
   /** The final names, and the inodes by which this backup's files are recognized. */
@@ -202,7 +202,7 @@ async function claimOnce(staged: string, final: string, identity: string): Promi
   await claimName(staged, final);
 }
 
-/** @returns the paths that existed */
+/** @returns the removed paths */
 async function removeUnfinished({ staged, final }: BackupJournal): Promise<string[]> {
   const removed: string[] = [];
   const remove = async (path: string, identity?: string) => {

@@ -32,7 +32,7 @@ export async function chooseStoreId(store: StoreIdentity): Promise<string | unde
   return (await recordStoreId(store.storePath, newest?.store_id))?.id;
 }
 
-/** Returns the newest manifest with an id that was signed with the store's key. */
+/** Returns the newest manifest with an id and a signature of the store's key. */
 async function findNewestWithId({
   storePath,
   directory,

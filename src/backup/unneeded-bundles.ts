@@ -11,7 +11,7 @@ import { listEntries } from "../keys/keyring.js";
 import { identify } from "../store/cipher.js";
 import type { ListedBackup, ListingOptions } from "./listing.js";
 
-/** Where bundles are, and what else may need them than the store and its backups in `folder`. */
+/** The directory of bundles, and what may need them in addition to the store and its backups. */
 export interface BundleSearch {
   /** The directory of the bundles. */
   readonly directory: string;
@@ -26,7 +26,7 @@ export interface BundleSearch {
 /**
  * Returns the paths of the unneeded bundles' files.
  *
- * @param removable - the backups that are to be removed
+ * @param removable - the backups to be removed
  */
 export async function findUnneededBundles(
   search: BundleSearch,
@@ -49,7 +49,7 @@ export async function findUnneededBundles(
 
 /**
  * Returns the key_ids of the store and of other stores, of the replaced stores next to them, and of
- * the backups that stay, in all directories and on remotes.
+ * the remaining backups, in all directories and on remotes.
  */
 async function readNeededKeyIds(
   { otherFolders, otherStores, otherKeyIds }: BundleSearch,

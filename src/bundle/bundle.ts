@@ -85,7 +85,7 @@ export interface Bundle {
 export type BundleReport = Omit<Bundle, "reused">;
 
 export interface BundleRequest {
-  /** The directory for the bundle, which must exist. */
+  /** The directory for the bundle; must exist. */
   readonly directory: string;
   /** The file that the passphrase must open: the store, or the staged file for its replacement. */
   readonly storePath: string;

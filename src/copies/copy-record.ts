@@ -12,7 +12,7 @@ const attemptSchema = z.object({
   contents: contentsSchema,
   /** When the last run for the target began, also if it skipped the target, UTC. */
   at: z.iso.datetime(),
-  /** When the newest run began that tried the target without an error; null if there was none. */
+  /** When the newest run began with a complete copy at its end; null if there was none. */
   succeeded_at: z.nullable(z.iso.datetime()),
   /** Why the last run skipped the target: a missing directory or unmounted disk; or null. */
   skipped: z.nullable(z.string()),
@@ -20,7 +20,7 @@ const attemptSchema = z.object({
   error: z.nullable(z.string()),
   /** How long the run took for the target; absent in records of versions before 0.2.0. */
   duration_ms: z._default(z.nullable(z.int()), null),
-  /** Bytes of the newest file that a run copied; absent in records of versions before 0.2.0. */
+  /** Bytes of the newest copied file; absent in records of versions before 0.2.0. */
   size: z._default(z.nullable(z.int()), null),
   /** The name of the oldest backup that a run left for the next run; null if it left none. */
   resume_from: z._default(z.nullable(z.string()), null),

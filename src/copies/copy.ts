@@ -73,7 +73,7 @@ export interface CopyReport {
 }
 
 /**
- * Copies to each target the backups that it misses, or the bundle, and records each copy.
+ * Copies to each target its missing backups, or the bundle, and records each copy.
  *
  * @throws {@link StoreError} interrupted - if the signal is aborted. Every other error is in the
  *   report of its target.
@@ -162,7 +162,7 @@ async function findMissingReason(
   }
 }
 
-/** Copies the backups that a target misses, oldest first. */
+/** Copies a target's missing backups, oldest first. */
 async function copyMissing(
   target: Target,
   { folder, backups }: Listing,

@@ -5,14 +5,14 @@ import { shellQuote } from "../text/escape.js";
 
 export interface ReadmeFacts {
   readonly manifest: Manifest;
-  /** The names of the files that the backup is in. */
+  /** The names of the backup's files. */
   readonly parts: readonly string[];
   readonly deviceLabel: string | undefined;
   readonly exportedAt: Date;
 }
 
 /**
- * Returns the instructions. Every line indented by four is a command, which a test runs.
+ * Returns the instructions. A test runs every line indented by four as a command.
  */
 export function formatMediaReadme({
   manifest,

@@ -1,4 +1,4 @@
-/** Parses the targets of copies, and refuses targets that would put bundles next to backups. */
+/** Parses the targets of copies, and refuses to put bundles next to backups. */
 import { assertPlacement } from "../bundle/placement.js";
 import { expandPath, isRemote } from "../config/paths.js";
 import { StoreError } from "../errors.js";
@@ -51,7 +51,7 @@ export function parseTarget(text: string): Target {
 }
 
 /**
- * Refuses a target of bundles that is, contains or is inside a target of backups.
+ * Refuses a target of bundles equal to, above or below a target of backups.
  *
  * @throws {@link StoreError} refused - for such a target
  */

@@ -2,7 +2,7 @@
  * Runs the program `rclone`, with the user's own configuration of remotes.
  *
  * The configuration holds the credentials. No credential is ever an argument here: remotes are
- * named, and a remote that is described in place (`:sftp,host=…:`) is refused.
+ * named, and a remote described in place (`:sftp,host=…:`) is refused.
  */
 import { stripVTControlCharacters } from "node:util";
 import { type ErrorKind, StoreError } from "../errors.js";
@@ -35,7 +35,7 @@ interface Problem {
   readonly hint: string;
 }
 
-/** Error kinds and hints for rclone's messages. The first pattern that matches applies. */
+/** Error kinds and hints for rclone's messages. The first matching pattern applies. */
 const problems: readonly Problem[] = [
   {
     pattern: /didn't find section in config file/,

@@ -51,7 +51,7 @@ export interface Target {
    * unless {@link mayLeaveIncomplete}.
    *
    * @param from - path of the file on this machine
-   * @param file - the final name, which must be free, or hold an incomplete file
+   * @param file - the final name; must be free, or hold an incomplete file
    * @param sha256 - of the contents, in hex
    * @param signal - stops the copying; the promise rejects after the last write
    * @throws {@link StoreError} interrupted - if the signal is aborted
