@@ -45,14 +45,16 @@ export class Reencryption implements AsyncDisposable {
     const { storePath, isWal, oldKey, signal, reporter } = this.#options;
     this.#copy = new WarmCopy(storePath, oldKey, staged, key);
     if (!isWal) return;
-    const behindMs = await orAbort(this.#copy.warm(signal), signal);
+    await orAbort(this.#copy.warm(signal), signal);
+    await this.#copy.truncate();
+    await orAbort(this.#inspect(staged), signal);
+    // The check of the copy takes long, and the hub writes during it.
+    const behindMs = await orAbort(this.#copy.refresh(signal), signal);
     if (behindMs > 0) {
       reporter.notice(
         `${storePath} changes faster than it is copied: the service will be stopped for about ${Math.ceil(behindMs / 1000)} s`,
       );
     }
-    await this.#copy.truncate();
-    await orAbort(this.#inspect(staged), signal);
     reporter.detail(`re-encrypted ${this.#copy.written} bytes while the store was in use`);
   }
 

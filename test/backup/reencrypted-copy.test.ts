@@ -90,6 +90,7 @@ test("beside a writer that never pauses, the copy under another key has every co
   while ((await committed()).length < from + 300) {
     await user.all("PRAGMA wal_checkpoint(PASSIVE)");
     await copy.complete();
+    await copy.refresh();
   }
   writer.kill("SIGTERM");
   await once(writer, "exit");
@@ -100,6 +101,31 @@ test("beside a writer that never pauses, the copy under another key has every co
   await expectSameDatabase(scene);
   const rows = (await rowsOf(path, passphrase)) as { client_id: number }[];
   expect(rows.at(-1)?.client_id).toBe((await committed()).at(-1));
+});
+
+test("before the lock, the log is written into the store's file, however long the copy took", async () => {
+  const scene = await sceneWith(100);
+  const { copy } = scene;
+  const user = await userOf(scene);
+  await copy.warm();
+  const inUse = async () => {
+    const frames = await user.get<{ log: number; checkpointed: number }>(
+      "PRAGMA wal_checkpoint(NOOP)",
+    );
+    return (frames?.log ?? 0) - (frames?.checkpointed ?? 0);
+  };
+  for (let row = 0; row < 300; row++) await addRow(user, "in the log");
+  await user.all("PRAGMA wal_checkpoint(PASSIVE)");
+  expect(await inUse()).toBeGreaterThan(300);
+  await copy.refresh();
+  expect(await inUse()).toBe(0);
+  await addRow(user, "after it");
+  await copy.refresh();
+  await user.close();
+  const locked = await copy.lock();
+  await copy.truncate();
+  await locked.release();
+  await expectSameDatabase(scene);
 });
 
 test("under the lock nobody reads or writes, and without a replacement the store is as before", async () => {
