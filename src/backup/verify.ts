@@ -23,7 +23,7 @@ import {
 } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { findIntegrityErrors } from "../store/integrity.js";
-import { findPageErrors } from "../store/page-integrity.js";
+import { findPageErrors, isReadByIntegrityCheck } from "../store/page-integrity.js";
 import {
   isNamedBy,
   type Manifest,
@@ -65,6 +65,9 @@ export interface Inspection {
   readonly pageSize: number;
 }
 
+/** The errors of a damaged file: a damaged first page looks like a wrong passphrase. */
+const damageKinds = ["corrupted", "wrongPassphrase"] as const;
+
 /** The number of findings in a message: a damaged file may have a finding for every page. */
 const maxQuoted = 3;
 
@@ -81,6 +84,28 @@ const maxQuoted = 3;
  * @throws {@link StoreError} io - if a file cannot be read
  */
 export async function verifyBackup(path: string, secret: BackupPassphrase): Promise<Verification> {
+  return (await verifyContents(path, secret)).verification;
+}
+
+/** A verification, and the contents of a file that could be opened. */
+interface OpenedVerification {
+  readonly verification: Verification;
+  readonly opened: VerifiedContents | undefined;
+}
+
+/**
+ * Verifies a backup as `verifyBackup` does, or a private copy of it.
+ *
+ * @param makeCopy - copies the backup when its passphrase is known, and returns the path of the
+ *   copy. Everything except the manifest is then verified in the copy, so the backup is read once,
+ *   and other users of its directory cannot change what was verified.
+ * @throws {@link StoreError} what `verifyBackup` and `makeCopy` throw
+ */
+export async function verifyContents(
+  path: string,
+  secret: BackupPassphrase,
+  makeCopy?: (path: string) => Promise<string>,
+): Promise<OpenedVerification> {
   const size = await readBackupSize(path);
   const checks: Check[] = [];
   const check = (name: string, ok: boolean, good: string, bad: string) => {
@@ -93,11 +118,26 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
   const manifest = await checkManifest(path, checks);
   const { format, keyId } = await identify(path);
   if (format === "unknown") await assertNotAnotherKind(path);
+  let verifiedPath = path;
+  const open = async () => {
+    const opened = await openBackup(path, secret);
+    if (!makeCopy) return opened;
+    await opened.connection.close();
+    verifiedPath = await makeCopy(path);
+    return { ...opened, ...(await openImmutable(verifiedPath, opened.passphrase)) };
+  };
   const hash = createHash("sha256");
   const [inspected] =
-    format === "sqlcipher" ? await Promise.allSettled([openAndInspect(path, secret, hash)]) : [];
-  const sha256 = inspected?.status === "fulfilled" ? hash.digest("hex") : await sha256File(path);
-  const verified = () => ({ path, ok: checks.every(({ ok }) => ok), checks, sha256, manifest });
+    format === "sqlcipher" ? await Promise.allSettled([openAndInspect(open, hash)]) : [];
+  if (inspected?.status === "rejected" && !isKind(inspected.reason, ...damageKinds)) {
+    throw inspected.reason;
+  }
+  const sha256 =
+    inspected?.status === "fulfilled" ? hash.digest("hex") : await sha256File(verifiedPath);
+  const verified = (opened?: VerifiedContents) => ({
+    verification: { path, ok: checks.every(({ ok }) => ok), checks, sha256, manifest },
+    opened,
+  });
   if (manifest) {
     const file = basename(path);
     compare("file", isNamedBy(file, manifest) ? manifest.file : file, manifest.file);
@@ -110,13 +150,10 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
   if (manifest) compare("key_id", keyId ?? "", manifest.key_id);
 
   if (inspected.status === "rejected") {
-    const error = inspected.reason;
+    const error: StoreError = inspected.reason;
     // A file that differs from its manifest fails the check "opens". An unchanged file is not
     // damaged, so the passphrase that was tried is wrong.
-    const isDamage =
-      error instanceof StoreError &&
-      (error.kind === "corrupted" || (error.kind === "wrongPassphrase" && !isUnchanged));
-    if (!isDamage) throw error;
+    if (error.kind === "wrongPassphrase" && isUnchanged) throw error;
     check("opens", false, "", error.message);
     return verified();
   }
@@ -129,7 +166,7 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
   check("pages", badPages.length === 0, "every page is authentic", quote(badPages));
   if (inspection instanceof StoreError) {
     check("structure", false, "", inspection.message);
-    return verified();
+    return verified(inspected.value);
   }
   const { faults, clients, schemaVersion } = inspection;
   check("structure", faults.length === 0, "sound", quote(faults));
@@ -140,7 +177,7 @@ export async function verifyBackup(path: string, secret: BackupPassphrase): Prom
   } else {
     check("clients", true, counts(clients), "");
   }
-  return verified();
+  return verified(inspected.value);
 }
 
 /** Throws if the file is a manifest or a bundle instead of a backup. Damage is only a finding. */
@@ -163,7 +200,7 @@ export async function openBackup(
   secret: BackupPassphrase,
 ): Promise<OpenedStore & { passphrase: string }> {
   const open = async (passphrase: string) => ({
-    ...(await openEncrypted(path, passphrase, { mode: "readonly", immutable: true })),
+    ...(await openImmutable(path, passphrase)),
     passphrase,
   });
   if ("passphrase" in secret) return open(secret.passphrase);
@@ -187,6 +224,10 @@ export async function openBackup(
     throw wrap(error, { hint: withLine(error.hint, withBundle) });
   }
   throw noneOpensError(path, source, tried, { keyring: withBundle, elsewhere: withBundle });
+}
+
+function openImmutable(path: string, passphrase: string): Promise<OpenedStore> {
+  return openEncrypted(path, passphrase, { mode: "readonly", immutable: true });
 }
 
 /**
@@ -216,26 +257,39 @@ interface InspectedCopy {
   readonly inspection: Inspection | StoreError;
 }
 
+interface VerifiedContents extends InspectedCopy {
+  /** The verified file: the backup, or its copy. */
+  readonly path: string;
+  readonly passphrase: string;
+}
+
 async function openAndInspect(
-  path: string,
-  secret: BackupPassphrase,
+  open: () => Promise<OpenedStore & { passphrase: string }>,
   hash: Hash,
-): Promise<InspectedCopy> {
-  return inspectPages(await openBackup(path, secret), hash);
+): Promise<VerifiedContents> {
+  const opened = await open();
+  const { passphrase, connection } = opened;
+  return { ...(await inspectPages(opened, hash)), path: connection.path, passphrase };
 }
 
 /**
  * Checks every page of an opened copy. At the same time SQLite, in its own thread, reads the copy
  * as a database. Closes the copy.
+ *
+ * SQLCipher authenticates the pages that SQLite reads, which are all pages if there are no free
+ * pages. If SQLite finds an error, each page is checked separately, to name the bad pages.
  */
 async function inspectPages(opened: OpenedStore, hash?: Hash): Promise<InspectedCopy> {
   const { connection, key } = opened;
+  const { path } = connection;
+  const onlyLockPage = await isReadByIntegrityCheck(connection).catch(() => false);
   const [pages, inspection] = await Promise.allSettled([
-    findPageErrors(connection.path, key, hash),
+    findPageErrors(path, key, { hash, onlyLockPage }),
     inspect(opened),
   ]);
   if (pages.status === "rejected") throw pages.reason;
-  const badPages = pages.value;
+  const isSound = inspection.status === "fulfilled" && inspection.value.faults.length === 0;
+  const badPages = onlyLockPage && !isSound ? await findPageErrors(path, key) : pages.value;
   if (inspection.status === "fulfilled") return { key, badPages, inspection: inspection.value };
   const error: unknown = inspection.reason;
   if (!isKind(error, "corrupted")) throw error;

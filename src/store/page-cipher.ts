@@ -24,7 +24,7 @@ export const ivBytes = 16;
 /** The salt replaces the first bytes of the first page. */
 export const saltBytes = 16;
 /** The offset of SQLite's lock page, which is never written. */
-const lockPageOffset = 1 << 30;
+export const lockPageOffset = 1 << 30;
 const algorithm = "aes-256-cbc";
 
 /** The cipher of a file with the default parameters of its format. Pages are counted from 1. */

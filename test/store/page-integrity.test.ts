@@ -1,10 +1,17 @@
 import { createHash, createHmac, pbkdf2Sync } from "node:crypto";
-import { open } from "node:fs/promises";
+import { appendFile, open, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import { newClient } from "../../src/client/client.js";
 import { sha256File } from "../../src/fs/read.js";
 import { openEncrypted } from "../../src/store/cipher.js";
-import { findPageErrors } from "../../src/store/page-integrity.js";
+import { ClientStore } from "../../src/store/client-store.js";
+import { findIntegrityErrors } from "../../src/store/integrity.js";
+import {
+  findPageErrors,
+  isReadByIntegrityCheck,
+  type PageCheck,
+} from "../../src/store/page-integrity.js";
 import { proving } from "../prove-report.js";
 import { copyOfFixture, fixturePassphrases, temporaryFolder } from "./temporary.js";
 
@@ -62,6 +69,88 @@ test.each(bounds)(
   },
 );
 
+test("the lock page is checked if SQLite reads the others", async () => {
+  const path = await copyOfFixture(fixture);
+  const key = await keyOf(path);
+  const at = lockOffset;
+  await truncate(path, at + 2 * pageBytes);
+  const errorsOf = (check: PageCheck) => findPageErrors(path, key, check);
+  expect(await errorsOf({ onlyLockPage: true })).toEqual([]);
+  await using file = await open(path, "r+");
+  await file.write(Buffer.alloc(1, 1), 0, 1, at);
+  const errors = [`HMAC verification failed for page ${at / pageBytes + 1}`];
+  expect(await errorsOf({ onlyLockPage: true })).toEqual(errors);
+  expect(await errorsOf({ onlyLockPage: true, hash: createHash("sha256") })).toEqual(errors);
+});
+
+const readonly = { mode: "readonly", immutable: true } as const;
+
+/** A store with rows on one page and on lists of overflow pages, and with several levels of trees. */
+async function storeOfManyPages() {
+  const path = join(await temporaryFolder(), "clients.db");
+  const store = await ClientStore.create(path, "passphrase");
+  const clients = Array.from({ length: 300 }, (_, index) =>
+    newClient({
+      client_id: index + 1,
+      api_key: `key ${index}`.padEnd(200, "k"),
+      description: "d".repeat(index % 3 === 0 ? 10_000 : 300),
+    }),
+  );
+  await store.addItems(clients);
+  return { path, store };
+}
+
+test("SQLite reads every page of a database without free pages: each one that is altered is found", async () => {
+  const { path, store } = await storeOfManyPages();
+  await store.close();
+  const { connection, key } = await openEncrypted(path, "passphrase", readonly);
+  expect(await isReadByIntegrityCheck(connection)).toBe(true);
+  expect(await findIntegrityErrors(connection)).toEqual([]);
+  await connection.close();
+  await using file = await open(path, "r+");
+  const pages = (await file.stat()).size / pageBytes;
+  expect(pages).toBeGreaterThan(300);
+  const page = Buffer.alloc(pageBytes);
+  const alterations: ((altered: Buffer) => Buffer)[] = [
+    (altered) => altered.fill((altered[100] ?? 0) ^ 1, 100, 101),
+    (altered) => altered.fill(0),
+  ];
+  const missed: number[] = [];
+  for (let number = 2; number <= pages; number++) {
+    const at = (number - 1) * pageBytes;
+    await file.read(page, 0, pageBytes, at);
+    for (const alter of alterations) {
+      await file.write(alter(Buffer.from(page)), 0, pageBytes, at);
+      const altered = (await openEncrypted(path, key, readonly)).connection;
+      if (!(await isReadByIntegrityCheck(altered))) throw new Error("it is read only in part");
+      const found = await findIntegrityErrors(altered).catch((error) => [String(error)]);
+      if (found.length === 0) missed.push(number);
+      await altered.close();
+    }
+    await file.write(page, 0, pageBytes, at);
+  }
+  expect(missed).toEqual([]);
+}, 120_000);
+
+test.each([
+  ["a free page", "DELETE FROM clients WHERE client_id > 200"],
+  ["auto-vacuum", "PRAGMA journal_mode = DELETE; PRAGMA auto_vacuum = FULL; VACUUM"],
+])("with %s, SQLite does not read or authenticate every page", async (_what, sql) => {
+  const { path, store } = await storeOfManyPages();
+  await store.connection.exec(sql);
+  await store.close();
+  await using read = (await openEncrypted(path, "passphrase", readonly)).connection;
+  expect(await isReadByIntegrityCheck(read)).toBe(false);
+});
+
+test("bytes after the last page are not read by SQLite", async () => {
+  const { path, store } = await storeOfManyPages();
+  await store.close();
+  await appendFile(path, Buffer.alloc(pageBytes));
+  await using read = (await openEncrypted(path, "passphrase", readonly)).connection;
+  expect(await isReadByIntegrityCheck(read)).toBe(false);
+});
+
 test("a page of zeros, and a last one that is not whole, are found", async () => {
   const path = await copyOfFixture(fixture);
   const key = await keyOf(path);
@@ -90,6 +179,6 @@ test("the hash is that of the whole file, with its bad pages and a last one that
   await file.write(Buffer.alloc((1 << 20) + 100, 1), 0, (1 << 20) + 100, size);
   await file.close();
   const hash = createHash("sha256");
-  expect(await findPageErrors(path, key, hash)).toHaveLength(1 + (1 << 20) / pageBytes + 1);
+  expect(await findPageErrors(path, key, { hash })).toHaveLength(1 + (1 << 20) / pageBytes + 1);
   expect(hash.digest("hex")).toBe(await sha256File(path));
 });
