@@ -14,15 +14,26 @@ interface CopyOptions {
 }
 
 /**
- * Copies a file to a new file with mode 0600 and syncs it. The caller must verify the copy, and not
- * the original, because other users may be able to write to the original. A failure leaves an
+ * Copies a file to a new file as `copyUnsynced`, and syncs it.
+ *
+ * @throws {@link StoreError} io - if the system fails
+ * @throws what `copyUnsynced` throws
+ */
+export async function copyFile(from: string, to: string, options: CopyOptions = {}): Promise<void> {
+  await copyUnsynced(from, to, options);
+  await syncFile(to);
+}
+
+/**
+ * Copies a file to a new file with mode 0600. The caller must verify the copy, and not the
+ * original, because other users may be able to write to the original. A failure leaves an
  * incomplete copy.
  *
  * @throws {@link StoreError} refused - if the new name is taken
  * @throws {@link StoreError} io - if the system fails
  * @throws the signal's reason if it is aborted
  */
-export async function copyFile(
+export async function copyUnsynced(
   from: string,
   to: string,
   { range, signal }: CopyOptions = {},
@@ -42,7 +53,6 @@ export async function copyFile(
     if (signal?.aborted) throw signal.reason;
     throw systemError(error, `cannot copy ${from}`);
   }
-  await syncFile(to);
 }
 
 export async function writeAll(file: FileHandle, bytes: Buffer, offset: number): Promise<void> {

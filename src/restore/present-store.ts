@@ -3,19 +3,14 @@ import { type ErrorKind, isKind, StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { Generation, PassphraseSource } from "../keys/source.js";
 import { type UnlockedStore, unlock } from "../keys/unlock.js";
-import {
-  identify,
-  openDatabase,
-  openEncrypted,
-  type Secret,
-  type StoreKey,
-} from "../store/cipher.js";
+import { identify, openDatabase, openEncrypted, type Secret } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { ClientTable } from "../store/client-table.js";
 import type { Connection } from "../store/connection.js";
 import { readSchema } from "../store/schema.js";
 import type { Replaced } from "../swap/request.js";
 import { compareClients, type Differences } from "./differences.js";
+import type { VerifiedBackup } from "./verified-backup.js";
 
 export interface PresentStore {
   readonly replaced: Replaced;
@@ -35,7 +30,7 @@ export interface PresentStore {
 export async function inspectPresentStore(
   storePath: string,
   source: PassphraseSource,
-  backup: { readonly path: string; readonly key: StoreKey },
+  backup: ComparedBackup,
 ): Promise<PresentStore> {
   const stats = await lstatIfExists(storePath);
   if (!stats) return { replaced: { state: "absent" } };
@@ -70,6 +65,8 @@ const replaceableKinds: readonly ErrorKind[] = [
   "notFound",
   "refused",
 ];
+
+type ComparedBackup = Pick<VerifiedBackup, "verifiedPath" | "key">;
 
 interface OpenedPresent extends Pick<PresentStore, "keyId" | "passphrase" | "generation"> {
   readonly key: Secret;
@@ -106,10 +103,10 @@ async function unlockForInspection(
 async function compareWithBackup(
   storePath: string,
   secret: Secret,
-  backup: { readonly path: string; readonly key: StoreKey },
+  backup: ComparedBackup,
 ): Promise<Differences> {
   await using now = await openTable(storePath, secret);
-  const opened = await openEncrypted(backup.path, backup.key, {
+  const opened = await openEncrypted(backup.verifiedPath, backup.key, {
     mode: "readonly",
     immutable: true,
   });

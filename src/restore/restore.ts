@@ -4,7 +4,7 @@ import { type BundleReport, bundleReport } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { moveFile, replacedName, syncDirectory } from "../fs/atomic.js";
-import { copyFile } from "../fs/copy.js";
+import { copyUnsynced, syncFile } from "../fs/copy.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
 import { assertHubOpens } from "../hub/assert-opens.js";
@@ -23,6 +23,7 @@ import { describeSource, formatSource, type PassphraseSource } from "../keys/sou
 import { acquireLock, type OperationLock } from "../operation/lock.js";
 import {
   findPendingRestart,
+  type PendingRestart,
   type ResolvedService,
   resolveService,
   type ServiceReport,
@@ -36,8 +37,10 @@ import { newestSchema } from "../store/schema.js";
 import { assertAbsent } from "../swap/commit.js";
 import type { BundleOptions, OperationOptions } from "../swap/options.js";
 import { type BundlePlan, planBundle } from "../swap/prepare.js";
+import { recoverSwap } from "../swap/recover.js";
 import type { SwapOutcome } from "../swap/request.js";
-import { swap } from "../swap/swap.js";
+import type { SwapState } from "../swap/state.js";
+import { beginCopy, isOnlyCopied, swap } from "../swap/swap.js";
 import { shellQuote } from "../text/escape.js";
 import { confirmRestore } from "./confirm.js";
 import type { Widened } from "./differences.js";
@@ -46,7 +49,6 @@ import { type Completed, StagedCopy } from "./staged-copy.js";
 import {
   adoptStoreId,
   type BackupToVerify,
-  isVerifiedCopy,
   type VerifiedBackup,
   verifyChosenBackup,
 } from "./verified-backup.js";
@@ -103,22 +105,14 @@ interface Target {
  * @throws {@link StoreError} - what `resolveService` and `swap` throw
  */
 export async function restore(options: RestoreOptions): Promise<RestoreResult> {
-  const { lock, service, hub, reporter, signal } = options;
+  const { lock, service, hub, reporter } = options;
   const to = options.to && (await resolveFreePath(options.to));
-  const backup = await verifyChosenBackup({
-    storePath: lock.storePath,
-    backup: options.backup,
-    source: options.source,
-    bundle: options.bundle,
-    noManifest: options.noManifest,
-  });
-  throwIfAborted(signal);
   if (to === undefined || to === lock.storePath) {
-    return await restoreTo(options, backup, { lock, service, hub, isElsewhere: false });
+    return await restoreTo(options, { lock, service, hub, isElsewhere: false });
   }
   await using targetLock = await acquireLock(to);
   await recoverBefore(targetLock, reporter);
-  return await restoreTo(options, backup, {
+  return await restoreTo(options, {
     lock: targetLock,
     service: { service: "none", unit: service.unit, storePath: to },
     hub: "none",
@@ -145,19 +139,69 @@ async function resolveFreePath(path: string): Promise<string> {
   });
 }
 
-async function restoreTo(
+/**
+ * Copies the backup to the path of the new file, verifies the copy, and continues with it. If this
+ * fails before the swap, the copy is removed by the swap's recovery, as after a kill.
+ */
+async function restoreTo(options: RestoreOptions, target: Target): Promise<RestoreResult> {
+  const { signal, source } = options;
+  const { lock } = target;
+  const pendingRestart = await findPendingRestart(lock.storePath);
+  let begun: SwapState | undefined;
+  let synced: Promise<void> | undefined;
+  const copy = async (path: string): Promise<string> => {
+    const newBytes = (await statIfExists(path))?.size;
+    const sources = { from: source, to: source };
+    begun = await beginCopy({ operation: "restore", lock, newBytes, sources }, pendingRestart);
+    const { staged } = begun.data;
+    await copyUnsynced(path, staged, { signal });
+    begun.emitStep("copied");
+    // The copy is read from the page cache while the disk writes it.
+    synced = syncFile(staged);
+    synced.catch(() => undefined);
+    return staged;
+  };
+  try {
+    const chosen = {
+      storePath: options.lock.storePath,
+      backup: options.backup,
+      source,
+      bundle: options.bundle,
+      noManifest: options.noManifest,
+    };
+    const backup = await verifyChosenBackup(chosen, copy);
+    await synced;
+    if (!begun) throw new Error("the backup was not copied");
+    begun.emitStep("verified");
+    throwIfAborted(signal);
+    return await replaceWith(options, { backup, begun, pendingRestart }, target);
+  } catch (failure) {
+    if (begun && isOnlyCopied(begun)) throw (await recoverSwap(begun, { failure })).error;
+    throw failure;
+  }
+}
+
+/** The verified copy of a backup, at the path of the staged file of a swap. */
+interface Copied {
+  readonly backup: VerifiedBackup;
+  readonly begun: SwapState;
+  readonly pendingRestart: PendingRestart | undefined;
+}
+
+async function replaceWith(
   options: RestoreOptions,
-  backup: VerifiedBackup,
+  copied: Copied,
   target: Target,
 ): Promise<RestoreResult> {
   const { source } = options;
+  const { backup } = copied;
   const { lock, isElsewhere } = target;
   const { storePath } = lock;
-  const plan = await planReplacement(options, backup, target);
+  const plan = await planReplacement(options, copied, target);
   const { present, delivery, keepReplacedAs } = plan;
   // Before the swap writes the bundle, which contains the id.
   if (!isElsewhere && present.replaced.state === "absent") await adoptStoreId(storePath, backup);
-  const replace = () => replaceStore(options, backup, lock, plan);
+  const replace = () => replaceStore(options, copied, lock, plan);
   const outcome = isElsewhere
     ? await replace()
     : await withSealed(source, storePath, backup.passphrase, replace);
@@ -198,14 +242,13 @@ interface Replacement {
 /** Inspects the present store and its hub, asks for confirmation, and prepares the keyring. */
 async function planReplacement(
   options: RestoreOptions,
-  backup: VerifiedBackup,
+  { backup, pendingRestart }: Copied,
   target: Target,
 ): Promise<Replacement> {
   const { source, reporter } = options;
   const { storePath } = target.lock;
   const present = await inspectPresentStore(storePath, source, backup);
   const { replaced } = present;
-  const pendingRestart = await findPendingRestart(storePath);
   const service = await resolveService(target.service, reporter, pendingRestart);
   const objection = target.isElsewhere
     ? undefined
@@ -232,7 +275,7 @@ async function planReplacement(
 
 async function replaceStore(
   options: RestoreOptions,
-  backup: VerifiedBackup,
+  { backup, begun }: Copied,
   lock: OperationLock,
   plan: Replacement,
 ): Promise<SwapOutcome<StoreKey, Completed>> {
@@ -242,6 +285,7 @@ async function replaceStore(
   const { replaced } = present;
   await using copy = new StagedCopy({
     ...{ storePath, replaced, readmitRevoked, signal },
+    clients: backup.clients,
     confirmed: present.differences,
   });
   return await swap({
@@ -249,7 +293,7 @@ async function replaceStore(
     lock,
     replaced,
     keepReplacedAs: plan.keepReplacedAs,
-    newBytes: (await statIfExists(backup.path))?.size,
+    begun,
     passphrase: backup.passphrase,
     sources: { from: source, to: source },
     keyring: plan.keyring,
@@ -259,7 +303,7 @@ async function replaceStore(
     recoveryCommand: options.recoveryCommand,
     reporter,
     signal,
-    stage: (staged) => stageBackup(backup, staged, signal),
+    stage: async () => backup.key,
     prefill: (staged, key) => copy.prefill(staged, key),
     lockStore: replaced.state === "open" ? () => copy.lock() : undefined,
     fill: async (staged, key, locked) => {
@@ -352,19 +396,4 @@ async function moveStraySidecars(storePath: string, reporter: Reporter): Promise
     );
   }
   await syncDirectory(dirname(storePath));
-}
-
-/** Copies the verified backup, and compares the copy with it. */
-async function stageBackup(
-  backup: VerifiedBackup,
-  staged: string,
-  signal: AbortSignal,
-): Promise<StoreKey> {
-  await copyFile(backup.path, staged, { signal });
-  if (!(await isVerifiedCopy(staged, backup))) {
-    throw new StoreError("corrupted", `the copy of ${backup.path} differs from the verified file`, {
-      hint: "Find the program that writes to the backup; if there is none, test the disk and the memory of this machine.",
-    });
-  }
-  return backup.key;
 }

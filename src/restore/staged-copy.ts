@@ -36,6 +36,8 @@ export interface StagedCopyOptions {
   readonly storePath: string;
   readonly replaced: Replaced;
   readonly readmitRevoked: boolean;
+  /** The clients of the backup. */
+  readonly clients: Completed["clients"];
   /** The differences known before the confirmation. */
   readonly confirmed: Differences | undefined;
   readonly signal: AbortSignal;
@@ -73,11 +75,12 @@ export class StagedCopy implements AsyncDisposable {
   /** The ids changed between the last comparison and the lock; undefined if they are not known. */
   #changed: readonly IdSpan[] | undefined;
   readonly #comparison = new Comparison();
-  #clients: Completed["clients"] = { active: 0, revoked: 0 };
+  #clients: Completed["clients"];
   readonly #stayedRevoked = new Set<number>();
 
   constructor(options: StagedCopyOptions) {
     this.#options = options;
+    this.#clients = options.clients;
   }
 
   /**
@@ -92,7 +95,6 @@ export class StagedCopy implements AsyncDisposable {
     if (replaced.state === "open")
       this.#present = await openPresentStore(storePath, replaced.secret);
     await withTable(staged, key, async (copy) => {
-      this.#clients = await copy.counts();
       throwIfAborted(signal);
       if (!this.#present) return;
       await recordVersion(this.#present);

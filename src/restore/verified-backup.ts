@@ -1,12 +1,11 @@
 /** Chooses and verifies the backup of a restore, before anything changes. */
-import { isDeepStrictEqual } from "node:util";
 import { findNewestBackup } from "../backup/manifest.js";
 import { findParts } from "../backup/parts.js";
-import { openBackup, verifyBackup, verifyCopy } from "../backup/verify.js";
+import { verifyContents } from "../backup/verify.js";
 import { type BundleOpener, bundleName, readBundle } from "../bundle/bundle.js";
 import { readStoreId, recordStoreId } from "../config/store-id.js";
 import { StoreError } from "../errors.js";
-import { lstatIfExists, sha256File, statIfExists } from "../fs/read.js";
+import { lstatIfExists, statIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { identify, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
@@ -20,6 +19,8 @@ export type BackupChoice =
 
 export interface VerifiedBackup {
   readonly path: string;
+  /** The verified file: the backup, or a private copy of it. */
+  readonly verifiedPath: string;
   /** The failed checks accepted with `noManifest`; undefined if no check failed. */
   readonly doubt: string | undefined;
   /** When the backup was made; null if a check failed. */
@@ -51,20 +52,26 @@ export interface BackupToVerify {
 /**
  * Chooses the backup and verifies it completely.
  *
+ * @param copy - copies the backup when its passphrase is known, and returns the path of the private
+ *   copy. Only the copy is then verified: see `verifyContents`.
  * @throws {@link StoreError} notFound - if there is no such backup
  * @throws {@link StoreError} corrupted - if it does not verify or has no valid manifest
  * @throws {@link StoreError} refused - if the bundle has another key_id than the backup
  * @throws {@link StoreError} - what `readBundle` and `verifyBackup` throw
  */
-export async function verifyChosenBackup(options: BackupToVerify): Promise<VerifiedBackup> {
+export async function verifyChosenBackup(
+  options: BackupToVerify,
+  copy?: (path: string) => Promise<string>,
+): Promise<VerifiedBackup> {
   const path = await chooseBackup(options.backup, options.storePath);
   const bundle = await readMatchingBundle(path, options);
   const secret = bundle ?? { source: options.source, storePath: options.storePath };
-  const { ok, checks, sha256, manifest } = await verifyBackup(path, secret);
+  const { verification, opened } = await verifyContents(path, secret, copy);
+  const { ok, checks, sha256, manifest } = verification;
   const failed = checks.filter((check) => !check.ok);
   const essential = new Set(["encrypted", "opens", "pages", "structure"]);
   const refused = options.noManifest ? failed.filter(({ name }) => essential.has(name)) : failed;
-  if (!ok && refused.length > 0) {
+  if (refused.length > 0 || !opened || opened.inspection instanceof StoreError) {
     const isSound = !failed.some(({ name }) => essential.has(name));
     throw new StoreError(
       "corrupted",
@@ -74,39 +81,22 @@ export async function verifyChosenBackup(options: BackupToVerify): Promise<Verif
         : { hint: "Use another backup, or another copy of this backup." },
     );
   }
-  const { connection, key, keyId, passphrase } = await openBackup(path, secret);
-  const store = await ClientStore.from({ connection, key, keyId });
-  try {
-    return {
-      path,
-      doubt: ok ? undefined : failed.map(({ name, detail }) => `${name}: ${detail}`).join("; "),
-      createdAt: ok ? (manifest?.created_at ?? null) : null,
-      passphrase,
-      key,
-      schemaVersion: store.schemaVersion,
-      clients: await store.counts(),
-      admins: await describeAdmins(store),
-      sha256,
-      storeId: (ok ? manifest?.store_id : undefined) ?? bundle?.storeId,
-    };
-  } finally {
-    await store.close();
-  }
-}
-
-/**
- * Returns whether a private copy has the contents of the verified file. Compares the checksum and
- * the clients: another user of the backup's directory may have replaced the file between the reads.
- *
- * @throws {@link StoreError} corrupted - if the manifest is not valid and the copy is damaged
- */
-export async function isVerifiedCopy(copy: string, backup: VerifiedBackup): Promise<boolean> {
-  const { key, doubt, sha256, clients, admins } = backup;
-  if ((await sha256File(copy)) !== sha256) return false;
-  const options = { mode: "readonly", immutable: true } as const;
-  if (doubt !== undefined) await verifyCopy(await openEncrypted(copy, key, options));
-  await using store = await ClientStore.from(await openEncrypted(copy, key, options));
-  return isDeepStrictEqual([await store.counts(), await describeAdmins(store)], [clients, admins]);
+  const { path: verifiedPath, key, passphrase, inspection } = opened;
+  const readonly = { mode: "readonly", immutable: true } as const;
+  await using store = await ClientStore.from(await openEncrypted(verifiedPath, key, readonly));
+  return {
+    path,
+    verifiedPath,
+    doubt: ok ? undefined : failed.map(({ name, detail }) => `${name}: ${detail}`).join("; "),
+    createdAt: ok ? (manifest?.created_at ?? null) : null,
+    passphrase,
+    key,
+    schemaVersion: inspection.schemaVersion,
+    clients: inspection.clients,
+    admins: await describeAdmins(store),
+    sha256,
+    storeId: (ok ? manifest?.store_id : undefined) ?? bundle?.storeId,
+  };
 }
 
 /**

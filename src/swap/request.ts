@@ -8,7 +8,7 @@ import type { Reporter } from "../reporter.js";
 import type { Secret, StoreKey } from "../store/cipher.js";
 import type { LockedStore } from "../store/locked-store.js";
 import type { BundlePlan } from "./prepare.js";
-import type { SwapJournal, SwapOperation } from "./state.js";
+import type { SwapJournal, SwapOperation, SwapState } from "./state.js";
 
 /** The store before the swap. */
 export type Replaced =
@@ -38,6 +38,8 @@ export interface SwapPlan {
   readonly bundle?: BundlePlan | undefined;
   /** The passphrase and key of the replaced file, if `bundle.directory` must have its bundle. */
   readonly replacedBundle?: { readonly passphrase: string; readonly key: StoreKey } | undefined;
+  /** The swap that `beginCopy` has begun. */
+  readonly begun?: SwapState | undefined;
   readonly service: ResolvedService;
   /** The argument list of the recovery, for the restart timer. */
   readonly recoveryCommand: readonly string[];

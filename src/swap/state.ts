@@ -46,6 +46,9 @@ export type SwapOperation = (typeof swapOperations)[number];
  * channel reports every finished step with its operation: "rotate.staged".
  */
 const swapSteps = [
+  "copying", // journaled, by restore only
+  "copied",
+  "verified",
   "staging", // journaled
   "pending-kept",
   "staged",

@@ -2,7 +2,7 @@
  * Puts another file in the store's place: the engine of encrypt, decrypt, rotate and restore.
  *
  *   stage    the new file is created, its passphrase kept, its bundle verified; a rotation fills it
- *            while the service runs (stage.ts)
+ *            while the service runs (stage.ts). A restore has copied its backup before
  *   verify   the service stops, the store is locked; the new file is filled, compared, synced
  *   commit   the store gets a second name, and the new file its first (commit.ts)
  *   apply    server.json, settings and keyring follow; the service starts; the old file is
@@ -24,13 +24,14 @@ import { resolvePasswordSlot } from "../keys/rotation-plan.js";
 import { formatSource } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import { type OperationFailure, orRecover } from "../operation/recovery.js";
+import type { PendingRestart } from "../operation/service.js";
 import { reportService, withServiceStopped } from "../operation/window.js";
 import { keyIdOf, type Secret } from "../store/cipher.js";
 import { fillAndCommit } from "./commit.js";
 import { recoverSwap } from "./recover.js";
 import type { SwapOutcome, SwapPlan, SwapRequest } from "./request.js";
 import { stage } from "./stage.js";
-import { type SwapJournal, SwapState } from "./state.js";
+import { type SwapJournal, SwapState, type SwapStep } from "./state.js";
 
 /**
  * The restart timer starts the service after this time, in addition to the time limit of its stop:
@@ -87,11 +88,49 @@ export async function swap<Key extends Secret, Filled>(
 }
 
 /**
+ * Begins a swap whose staged file is made before its plan is known, as the copy of a backup is. The
+ * caller passes the state to `swap`, or to `recoverSwap` if it fails before that.
+ *
+ * @param plan.newBytes - the size of the staged file
+ * @throws {@link StoreError} refused - if the store's file cannot be replaced
+ * @throws {@link StoreError} io - if there is no space for the staged file
+ */
+export async function beginCopy(
+  plan: Pick<SwapPlan, "operation" | "lock" | "newBytes" | "sources">,
+  pendingRestart: PendingRestart | undefined,
+): Promise<SwapState> {
+  const { operation, lock, sources } = plan;
+  const { storePath } = lock;
+  await assertSwappable(plan);
+  const data: SwapJournal = {
+    staged: stagedName(storePath),
+    aside: null,
+    keep_aside: false,
+    source: formatSources(sources),
+    ...(pendingRestart && { stopped: pendingRestart.stopped }),
+  };
+  const step = "copying" satisfies SwapStep;
+  const journal = await Journal.begin(storePath, operation, step, data, pendingRestart?.journal);
+  const state = new SwapState(storePath, journal, data);
+  state.emitStep(step);
+  return state;
+}
+
+/** Returns whether a swap begun by `beginCopy` has changed nothing but its staged file. */
+export function isOnlyCopied(state: SwapState): boolean {
+  return state.journal.entry.step === ("copying" satisfies SwapStep);
+}
+
+/**
  * Checks that the store's file can be replaced, and the space for the new file.
  *
  * @returns the approximate size of the store or of the new file, whichever is larger, in bytes
  */
-async function assertSwappable({ lock: { storePath }, newBytes = 0 }: SwapPlan): Promise<number> {
+async function assertSwappable({
+  lock: { storePath },
+  newBytes = 0,
+  begun,
+}: Pick<SwapPlan, "lock" | "newBytes" | "begun">): Promise<number> {
   const before = await lstatIfExists(storePath);
   if (before && !before.isFile()) {
     throw new StoreError("refused", `${storePath} is not a regular file`);
@@ -100,23 +139,24 @@ async function assertSwappable({ lock: { storePath }, newBytes = 0 }: SwapPlan):
   await assertNotMountPoint(storePath);
   const size = Math.max(Number(before?.size ?? 0n), newBytes);
   const hint = "Free some space there. Nothing was changed.";
-  await assertFreeSpace(dirname(storePath), size + spareBytes, "the new file", hint);
+  const bytes = (begun ? 0 : size) + spareBytes;
+  await assertFreeSpace(dirname(storePath), bytes, "the new file", hint);
   return size;
 }
 
-/** Begins the journal of the swap. */
+/** Journals the plan of the swap. */
 async function beginSwap(request: SwapPlan): Promise<SwapState> {
-  const { operation, lock, replaced, service, bundle, replacedBundle } = request;
+  const { operation, lock, replaced, service, bundle, replacedBundle, begun } = request;
   const { storePath } = lock;
   const { pendingRestart } = service;
   const hidden = `.${basename(storePath)}.${randomBytes(6).toString("hex")}.replaced`;
   const aside = request.keepReplacedAs ?? join(dirname(storePath), hidden);
   const serverJson = await resolveServerJson(request);
   const data: SwapJournal = {
-    staged: stagedName(storePath),
+    staged: begun?.data.staged ?? stagedName(storePath),
     aside: replaced.state === "absent" ? null : aside,
     keep_aside: request.keepReplacedAs !== undefined,
-    source: { from: formatSource(request.sources.from), to: formatSource(request.sources.to) },
+    source: formatSources(request.sources),
     ...(request.keyring && { keyring: request.keyring }),
     ...(request.settings && { settings: request.settings }),
     ...(serverJson && { server_json: serverJson }),
@@ -130,14 +170,16 @@ async function beginSwap(request: SwapPlan): Promise<SwapState> {
       }),
     ...(pendingRestart && { stopped: pendingRestart.stopped }),
   };
-  const journal = await Journal.begin(
-    storePath,
-    operation,
-    "staging",
-    data,
-    pendingRestart?.journal,
-  );
+  const step = "staging" satisfies SwapStep;
+  await begun?.journal.write(step, data);
+  const journal =
+    begun?.journal ??
+    (await Journal.begin(storePath, operation, step, data, pendingRestart?.journal));
   return new SwapState(storePath, journal, data);
+}
+
+function formatSources({ from, to }: SwapPlan["sources"]): SwapJournal["source"] {
+  return { from: formatSource(from), to: formatSource(to) };
 }
 
 /** Returns `server.json`'s part of the journal, with the keyring slot for its password. */

@@ -161,6 +161,7 @@ test("a restore does not wait for the unit, which may be down because of the sto
 
 test.each([
   { how: "the unit does not start on the restored store either", step: undefined },
+  { how: "it is killed while it copies", step: "restore.copied" },
   { how: "it is killed while it stages", step: "restore.staged" },
   { how: "it is killed when all is in place", step: "restore.renamed" },
 ])(

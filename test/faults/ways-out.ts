@@ -72,7 +72,13 @@ export const kinds: readonly Kind[] = [
   },
   {
     ...{ name: "restore", base: "encrypted", args: ["restore", "BACKUP", "--yes", ...noHub] },
-    steps: ["restore.staged", "restore.filled", "restore.renamed", "restore.promoted"],
+    steps: [
+      "restore.copied",
+      "restore.staged",
+      "restore.filled",
+      "restore.renamed",
+      "restore.promoted",
+    ],
   },
   {
     name: "adopt",

@@ -183,6 +183,7 @@ test("permissions that would widen are listed, and nothing happens without a yes
     /2 \(.*\) would be an admin again; would have its earlier password again/,
   );
   expect(await readFile(world.path)).toEqual(before);
+  expect(await world.leftovers()).toEqual([]);
   expect(resultOf(await restore(world, backup)).restored.widened).toHaveLength(2);
 });
 
@@ -390,7 +391,7 @@ test("a folder without a backup that is old enough, one that is not there, and o
   await expect(choose(backup)).rejects.toMatchObject({ kind: "io" });
 });
 
-test("another sound backup that is put in the verified one's place meanwhile is refused, and nothing changes", async () => {
+test("another sound backup that is put in the chosen one's place before the copy is refused, and nothing changes", async () => {
   const { world, backup } = await backedUp();
   await change(world, (store) => store.addItem(newClient({ client_id: 8, api_key: "later" })));
   const later = await world.rows();
@@ -403,14 +404,60 @@ test("another sound backup that is put in the verified one's place meanwhile is 
     {
       NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
       HIVEMIND_TEST_AT_STEP: JSON.stringify({
-        "restore.staging": `cp '${backup}' '${newer.path}'`,
+        "restore.copying": `cp '${backup}' '${newer.path}'`,
       }),
     },
   );
-  expect(ran.error).toMatchObject({ kind: "corrupted", message: expect.stringMatching(/copy/) });
+  expect(ran.error).toMatchObject({ kind: "corrupted", message: expect.stringMatching(/sha256/) });
   expect(await world.rows()).toEqual(later);
   expect(await world.leftovers()).toEqual([]);
 });
+
+test("the copy is restored, whatever happens to the backup after it was made; a damaged copy is refused", async () => {
+  const { world, backup, rows } = await backedUp();
+  await change(world, (store) => store.addItem(newClient({ client_id: 8, api_key: "later" })));
+  const later = await world.rows();
+  const restoreWhile = (command: string) =>
+    world.run<RestoreResult>(
+      "restore",
+      { ...world.withoutService, backup: { file: backup } },
+      {
+        NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+        HIVEMIND_TEST_AT_STEP: JSON.stringify({ "restore.copied": command }),
+      },
+    );
+  const staged = `'${dirname(world.path)}'/.clients.db.*.partial`;
+  const damaged = await restoreWhile(
+    `printf x | dd of=$(echo ${staged}) bs=1 seek=5000 conv=notrunc`,
+  );
+  expect(damaged.error).toMatchObject({
+    kind: "corrupted",
+    message: expect.stringMatching(/sha256: .*page 2/),
+  });
+  expect(await world.rows()).toEqual(later);
+  expect(await world.leftovers()).toEqual([]);
+  resultOf(await restoreWhile(`echo damaged >'${backup}'`));
+  expect(await world.rows()).toEqual(rows);
+});
+
+test.each(["copying", "copied", "verified"])(
+  "a restore killed when it is %s leaves nothing behind after the next command",
+  async (step) => {
+    const { world, backup, rows } = await backedUp();
+    const killed = await world.run(
+      "restore",
+      { ...world.withoutService, backup: { file: backup } },
+      {
+        NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+        HIVEMIND_TEST_AT_STEP: JSON.stringify({ [`restore.${step}`]: "kill" }),
+      },
+    );
+    expect(killed.signal).toBe("SIGKILL");
+    resultOf(await restore(world, backup));
+    expect(await world.rows()).toEqual(rows);
+    expect(await world.leftovers()).toEqual([]);
+  },
+);
 
 test("a manifest that is missing or does not hold is refused; --no-manifest opens the bare file", async () => {
   const { world, backup, rows } = await backedUp();

@@ -18,8 +18,12 @@ import { RowChanges } from "../../src/store/row-changes.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { backUp, passphrase, twoBackups } from "../tampering/support.js";
 
-/** A store with two clients in a journal mode, and a copy of it for a restore. */
-async function restoring(mode: "wal" | "delete", readmitRevoked = false) {
+/**
+ * A store with two clients in a journal mode, and a copy of it for a restore.
+ *
+ * @param active - clients of the copy
+ */
+async function restoring(mode: "wal" | "delete", readmitRevoked = false, active = 2) {
   const directory = await temporaryFolder();
   const storePath = join(directory, "clients.db");
   const staged = join(directory, "staged.db");
@@ -35,6 +39,7 @@ async function restoring(mode: "wal" | "delete", readmitRevoked = false) {
     storePath,
     replaced: { state: "open", secret: made.key },
     readmitRevoked,
+    clients: { active, revoked: 0 },
     confirmed: { revoked: [], stayRevoked: [], readmitted: [], widened: [], missing: 0 },
     signal: abort.signal,
   });
@@ -111,7 +116,7 @@ describe("under the lock, in a store with many clients", () => {
    * A comparison of the client would find its earlier key in the copy, which was not asked about.
    */
   async function withUnnoticed(changes: (present: ClientStore) => Promise<void>) {
-    const restored = await restoring("wal");
+    const restored = await restoring("wal", false, 60);
     const { storePath, staged, key, present, copy } = restored;
     const description = "d".repeat(9_000);
     const clients = Array.from({ length: 60 }, (_, index) =>
