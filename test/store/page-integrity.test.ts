@@ -85,7 +85,7 @@ test("the lock page is checked if SQLite reads the others", async () => {
 
 const readonly = { mode: "readonly", immutable: true } as const;
 
-/** A store with rows on one page and on lists of overflow pages, and with several levels of trees. */
+/** A store with rows on one page and on lists of overflow pages, and with large trees. */
 async function storeOfManyPages() {
   const path = join(await temporaryFolder(), "clients.db");
   const store = await ClientStore.create(path, "passphrase");
