@@ -1,5 +1,5 @@
 /** Completes the definition of a command: its global options, its help and its action. */
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { addGlobalOptions, type Context, contextOf } from "./context.js";
 
 export interface HelpText {
@@ -22,6 +22,12 @@ export function finishCommand<Args extends unknown[]>(
   addGlobalOptions(command);
   addHelp(command, help);
   command.action(async (...args: Args) => run(await contextOf(command), ...args));
+}
+
+/** Returns an option whose flags name its choices: `--hub <auto|none>`. */
+export function choiceOption(flags: string, description: string): Option {
+  const choices = flags.replace(/.*<|>/g, "").split("|");
+  return new Option(flags, description).choices(choices);
 }
 
 /** Adds details and examples to the end of a command's help. */

@@ -257,13 +257,7 @@ export function recoveryCommand(context: Context): string[] {
 }
 
 export function outputOf(command: Command): Output {
-  const { json, quiet, verbose, color } = globalOptionsOf(command);
-  return new Output({
-    json: json ?? false,
-    quiet: quiet ?? false,
-    verbose: verbose ?? false,
-    color: color ?? true,
-  });
+  return new Output(globalOptionsOf(command));
 }
 
 /**

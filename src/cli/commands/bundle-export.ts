@@ -1,8 +1,8 @@
 import type { Command } from "commander";
-import { expandPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
+import { readPassphraseFile } from "../options/bundle.js";
 import {
   listKnownDirectories,
   operate,
@@ -79,7 +79,6 @@ async function resolveEncryption(context: Context, options: ExportOptions) {
       hint: "Leave out --bundle-passphrase-file, or both --recipient and --recovery-key-file.",
     });
   }
-  const { readPassphrasesInFile } = await import("../../keys/passphrase-file.js");
-  const [passphrase] = await readPassphrasesInFile(expandPath(bundlePassphraseFile));
+  const [passphrase] = await readPassphraseFile(bundlePassphraseFile);
   return { passphrase };
 }

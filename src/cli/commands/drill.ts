@@ -63,7 +63,7 @@ async function drillNewest(
   const { drill } = await import("../../restore/drill.js");
   const { withView } = await import("../../copies/view.js");
   const { storePath } = context;
-  const { folder: target, bundleFolder } = resolveListing(context, directory, {});
+  const { folder: target } = resolveListing(context, directory, {});
   return await withView(
     target,
     { storePath, heads: "two of each key" },
@@ -75,8 +75,7 @@ async function drillNewest(
         });
       }
       await files.makeReadable(newest.path);
-      const search = { backup: newest.path, directory: bundleFolder };
-      return await withBundle(options, { search, kept: context }, async (given) => {
+      return await withBundle(context, options, newest.path, async (given) => {
         const bundle = given && (await readBundle(given.path, given.opener));
         const result = await abortOnSignal((signal) =>
           drill({ backup: newest.path, secret: bundle ?? context, signal }),

@@ -1,7 +1,7 @@
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import type { EncryptResult } from "../../swap/encrypt.js";
-import { finishCommand } from "../command.js";
+import { choiceOption, finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import {
   addBundleTarget,
@@ -31,10 +31,7 @@ export function addCommand(program: Command): void {
     .option("--to <directory>", "Remember this directory for backups")
     .option("--passphrase-file <path>", "Use the passphrase in this file, not a generated one")
     .addOption(
-      new Option(
-        "--cipher-compatibility <3|4>",
-        "Write this SQLCipher format (default: 4)",
-      ).choices(["3", "4"]),
+      choiceOption("--cipher-compatibility <3|4>", "Write this SQLCipher format (default: 4)"),
     );
   addSwapOptions(command);
   addBundleTarget(command);

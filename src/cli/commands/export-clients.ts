@@ -1,11 +1,11 @@
 import { extname } from "node:path";
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
 import type { Format } from "../../exchange/import.js";
 import { abortOnSignal } from "../../process/signals.js";
 import { counted } from "../../text/count.js";
-import { finishCommand } from "../command.js";
+import { choiceOption, finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { openStore } from "../open.js";
 import { addSecretOption, type SecretOption } from "../options/client.js";
@@ -22,10 +22,7 @@ export function addCommand(program: Command): void {
     .command("export-clients [file]")
     .description("Export the clients to a file or standard output")
     .addOption(
-      new Option("--format <csv|json>", "Write this format (default: by the file's name)").choices([
-        "csv",
-        "json",
-      ]),
+      choiceOption("--format <csv|json>", "Write this format (default: by the file's name)"),
     );
   addFileOption(command, "Write to this new file, or in this directory (- for stdout)");
   addSecretOption(command);

@@ -47,7 +47,7 @@ async function runExport(
   const { exportToMedia } = await import("../../copies/media.js");
   const { readBundle } = await import("../../bundle/bundle.js");
   const { withLocalFile } = await import("../../copies/view.js");
-  const { settings, output, reporter } = context;
+  const { output, reporter } = context;
   if (options.to === undefined) {
     throw new StoreError("usage", "no directory for the export is named", {
       hint: "Name a directory on the medium with --to DIRECTORY.",
@@ -57,9 +57,8 @@ async function runExport(
   const partBytes = options.split === undefined ? undefined : parseSize(options.split, "--split");
   const chosen = await chooseBackup(context, backup);
   const result = await abortOnSignal((signal) =>
-    withLocalFile(chosen, (local, nameTarget) => {
-      const search = { backup: local, directory: settings.backup?.bundle_to };
-      return withBundle(options, { search, kept: context }, async (given) => {
+    withLocalFile(chosen, (local, nameTarget) =>
+      withBundle(context, options, local, async (given) => {
         const bundle = given && (await readBundle(given.path, given.opener));
         const exported = await exportToMedia({
           ...{ backup: local, directory, partBytes, signal, reporter },
@@ -69,8 +68,8 @@ async function runExport(
           exportedAt: new Date(),
         });
         return nameTarget(exported);
-      });
-    }),
+      }),
+    ),
   );
   output.result(toJson({ export: result }), () => exportLines(result));
 }

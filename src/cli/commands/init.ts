@@ -1,6 +1,6 @@
 import { rm, rmdir, stat } from "node:fs/promises";
 import { dirname } from "node:path";
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import type { Settings } from "../../config/settings-file.js";
 import { hasCode, StoreError, wrap } from "../../errors.js";
@@ -8,7 +8,7 @@ import type { AdoptResult } from "../../setup/adopt.js";
 import type { InitResult } from "../../setup/init.js";
 import { type CipherParameters, parseCipherSettings } from "../../store/cipher-settings.js";
 import { shellQuote } from "../../text/escape.js";
-import { finishCommand } from "../command.js";
+import { choiceOption, finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import {
   addSwapOptions,
@@ -50,16 +50,10 @@ export function addCommand(program: Command): void {
     .option("--to <directory>", "Remember this directory for backups")
     .option("--bundle-to <directory>", "Write the first bundle here and remember the directory")
     .addOption(
-      new Option("--schema-version <0|2>", "Use this schema version (default: the hub's)").choices([
-        "0",
-        "2",
-      ]),
+      choiceOption("--schema-version <0|2>", "Use this schema version (default: the hub's)"),
     )
     .addOption(
-      new Option("--cipher-compatibility <3|4>", "Use this SQLCipher format (default: 4)").choices([
-        "3",
-        "4",
-      ]),
+      choiceOption("--cipher-compatibility <3|4>", "Use this SQLCipher format (default: 4)"),
     )
     .option("--adopt", "Adopt a store that HiveMind has encrypted")
     .option(

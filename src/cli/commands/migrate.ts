@@ -1,5 +1,5 @@
 import { setFlagsFromString } from "node:v8";
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 import type { Endpoint } from "../../databases/plugin.js";
 import { StoreError } from "../../errors.js";
 import type { TestedHub } from "../../migrate/hub-check.js";
@@ -8,7 +8,7 @@ import type { HubDatabase } from "../../migrate/switch.js";
 import { abortOnSignal } from "../../process/signals.js";
 import { defaultUnit } from "../../service/service.js";
 import { counted } from "../../text/count.js";
-import { finishCommand } from "../command.js";
+import { choiceOption, finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { recoverFirst } from "../open.js";
 import { buildEndpoint, collectSetting, type Setting } from "../options/endpoint.js";
@@ -46,12 +46,7 @@ export function addCommand(program: Command): void {
     .option("--switch", "Set the hub's database in server.json to the target")
     .option("--remove-source", "Remove the plaintext clients.json after the switch")
     .option("--hub-python <path>", "Use this Python of the hub (default: by its unit)")
-    .addOption(
-      new Option("--hub <auto|none>", "Check that the hub can open the target").choices([
-        "auto",
-        "none",
-      ]),
-    );
+    .addOption(choiceOption("--hub <auto|none>", "Check that the hub can open the target"));
   finishCommand(command, runMigrate, {
     details: [
       "Stop the hub first. Every record is read back and compared. The same command continues an interrupted migration.",

@@ -115,17 +115,12 @@ async function runRestore(
     isOnRemote ? choice.file : await chooseBackup(choice, context.storePath),
     async (local, nameTarget) => {
       const backup = { file: local };
-      const search = { backup: local, directory: context.settings.backup?.bundle_to };
       const reporter = createTargetReporter(context.reporter, { nameTarget });
-      return await withBundle<FinishedRestore>(
-        options,
-        { search, kept: context },
-        async (bundle) => {
-          const chosen = { backup, bundle, noManifest: !options.manifest };
-          const result = await run(withValues(context, { reporter }), options, chosen);
-          return { result: nameTarget(result), withBundle: bundle !== undefined };
-        },
-      );
+      return await withBundle<FinishedRestore>(context, options, local, async (bundle) => {
+        const chosen = { backup, bundle, noManifest: !options.manifest };
+        const result = await run(withValues(context, { reporter }), options, chosen);
+        return { result: nameTarget(result), withBundle: bundle !== undefined };
+      });
     },
   );
   const { backup: from, keyId } = result.restored;

@@ -1,7 +1,7 @@
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 import type { StoreStatus } from "../../diagnostics/status.js";
 import { exitCodes, StoreError } from "../../errors.js";
-import { finishCommand } from "../command.js";
+import { choiceOption, finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { buildStatusOptions, collectMetrics } from "../inspect.js";
 import { resolveListing } from "../options/backup-directories.js";
@@ -15,12 +15,7 @@ export function addCommand(program: Command): void {
     .description("Show the store, its service, backups and schedule")
     .option("--all", "Show every store that has backups in the target")
     .option("--max-age <age>", "Report stores whose newest backup is older (default: 8d)")
-    .addOption(
-      new Option("--format <text|prometheus>", "Print text or metrics (default: text)").choices([
-        "text",
-        "prometheus",
-      ]),
-    );
+    .addOption(choiceOption("--format <text|prometheus>", "Print text or metrics (default: text)"));
   finishCommand(command, runStatus, {
     details: [
       "Changes neither the store nor the settings. Without --all, exits with 0 whatever the state of the store and the settings, or with 2 if the options are invalid. doctor exits with 1 if it finds a problem.",
@@ -81,13 +76,14 @@ async function printFleet(
   const { listStores } = await import("../../backup/fleet.js");
   const { withFleet } = await import("../../copies/view.js");
   const { judgeFleet } = await import("../../diagnostics/fleet.js");
-  const { printFleetStatus } = await import("../ui/fleet-status.js");
+  const { fleetStatusLines } = await import("../ui/fleet-status.js");
   const { folder, storePath } = resolveListing(context, target, {});
   const maxAgeSeconds = parseAge(maxAge, "--max-age");
   const status = await withFleet(folder, async (files, nameTarget) =>
     nameTarget(judgeFleet(await listStores(files, storePath), maxAgeSeconds)),
   );
-  await printFleetStatus(context, status);
+  const lines = await fleetStatusLines(context.output, status);
+  context.output.result(toJson(status), () => lines);
   if (!status.ok) process.exitCode = exitCodes.failed;
 }
 

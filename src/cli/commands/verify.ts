@@ -1,7 +1,6 @@
 import type { Command } from "commander";
 import type { FleetVerdicts } from "../../backup/fleet.js";
 import { expandTarget } from "../../config/paths.js";
-import type { View } from "../../copies/view.js";
 import { exitCodes, StoreError } from "../../errors.js";
 import { orAbort } from "../../process/abort.js";
 import { currentInteraction } from "../../process/interaction.js";
@@ -55,16 +54,16 @@ async function verifyOne(context: Context, file: string, options: VerifyOptions)
   const { withLocalFile } = await import("../../copies/view.js");
   const { isKept } = await import("../../keys/source.js");
   const { readBundle } = await import("../../bundle/bundle.js");
-  const { output, settings, source, storePath } = context;
-  const verify = async (backup: string, nameTarget: View["nameTarget"]) => {
-    const search = { backup, directory: options.bundleTo ?? settings.backup?.bundle_to };
-    return await withBundle(options, { search, kept: context }, async (given) => {
-      const bundle = given && (await readBundle(given.path, given.opener));
-      const verifying = verifyBackup(backup, bundle ?? context);
-      return { bundle, ...nameTarget(await orAbort(verifying, currentInteraction().signal)) };
-    });
-  };
-  const { bundle, path, ok, checks } = await withLocalFile(expandTarget(file), verify);
+  const { output, source, storePath } = context;
+  const { bundle, path, ok, checks } = await withLocalFile(
+    expandTarget(file),
+    (backup, nameTarget) =>
+      withBundle(context, options, backup, async (given) => {
+        const bundle = given && (await readBundle(given.path, given.opener));
+        const verifying = verifyBackup(backup, bundle ?? context);
+        return { bundle, ...nameTarget(await orAbort(verifying, currentInteraction().signal)) };
+      }),
+  );
   if (bundle && ok) {
     const { key_id, passphrase } = bundle;
     if (!(await isKept(source, storePath, passphrase))) {

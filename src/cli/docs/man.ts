@@ -7,8 +7,7 @@ import { type CommandEntry, describeCommand, listCommands, type OptionEntry } fr
 const name = "hivemind-sqlcipher";
 
 export async function ownManPage(version: string): Promise<string> {
-  const output = new Output({ json: false, quiet: false, verbose: false, color: false });
-  return manPage(describeCommand(await buildProgram(output)), version);
+  return manPage(describeCommand(await buildProgram(new Output({ color: false }))), version);
 }
 
 /** Returns the manual page's text. */

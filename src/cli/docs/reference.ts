@@ -9,8 +9,7 @@ const name = "hivemind-sqlcipher";
 
 /** Returns the page `docs/reference/commands.md`. */
 export async function commandReference(): Promise<string> {
-  const output = new Output({ json: false, quiet: false, verbose: false, color: false });
-  const program = describeCommand(await buildProgram(output));
+  const program = describeCommand(await buildProgram(new Output({ color: false })));
   const leaves = listCommands(program).filter(({ commands }) => commands.length === 0);
   const groups = [...new Set(program.commands.map(({ group }) => group))];
   return [

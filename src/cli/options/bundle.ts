@@ -4,8 +4,9 @@ import type { Command } from "commander";
 import type { BundleOpener } from "../../bundle/bundle.js";
 import { expandPath, isRemote } from "../../config/paths.js";
 import { isKind, StoreError, withLine, wrap } from "../../errors.js";
-import type { PassphraseSource } from "../../keys/source.js";
+import type { Context } from "../context.js";
 import { askSecret, hasTerminal } from "../ui/prompt.js";
+import type { BundleDirectoryOption } from "./backup-directories.js";
 
 export interface BundleKeyOptions {
   bundle?: string;
@@ -14,7 +15,6 @@ export interface BundleKeyOptions {
   bundlePassphraseFile?: string;
 }
 
-/** Adds the options for a bundle's key. */
 export function addOpenerOptions(command: Command): Command {
   return command
     .option("-i, --identity <file>", "Open the bundle with this recovery key")
@@ -48,7 +48,8 @@ export async function readOpener(options: BundleKeyOptions): Promise<BundleOpene
   if (identity !== undefined) {
     const { readIdentityFile } = await import("../../bundle/recovery-key.js");
     const path = expandPath(identity);
-    return { identity: await readIdentityFile(path, buildPassphraseReader(options, path)) };
+    const readPassphrase = () => readKeyPassphrase(path, identityPassphraseFile);
+    return { identity: await readIdentityFile(path, readPassphrase) };
   }
   if (identityPassphraseFile !== undefined) {
     throw new StoreError("usage", "a passphrase for a recovery key was given, but no key", {
@@ -56,32 +57,20 @@ export async function readOpener(options: BundleKeyOptions): Promise<BundleOpene
     });
   }
   if (bundlePassphraseFile === undefined) return undefined;
-  const { readPassphrasesInFile } = await import("../../keys/passphrase-file.js");
-  const [passphrase, ...alternatives] = await readPassphrasesInFile(
-    expandPath(bundlePassphraseFile),
-  );
+  const [passphrase, ...alternatives] = await readPassphraseFile(bundlePassphraseFile);
   return { passphrase, alternatives };
 }
 
-/**
- * Returns a function that reads the passphrase of an encrypted recovery key, from the file in the
- * options or from the terminal.
- */
-function buildPassphraseReader(
-  { identityPassphraseFile }: BundleKeyOptions,
-  path: string,
-): () => Promise<string> {
-  return async () => {
-    if (identityPassphraseFile === undefined) {
-      return await askSecret(
-        `Passphrase of the recovery key ${path}`,
-        "--identity-passphrase-file FILE",
-      );
-    }
-    const { readPassphrasesInFile } = await import("../../keys/passphrase-file.js");
-    const [passphrase] = await readPassphrasesInFile(expandPath(identityPassphraseFile));
-    return passphrase;
-  };
+/** Reads the passphrase of an encrypted recovery key from a file, or from the terminal. */
+async function readKeyPassphrase(key: string, file: string | undefined): Promise<string> {
+  if (file !== undefined) return (await readPassphraseFile(file))[0];
+  return askSecret(`Passphrase of the recovery key ${key}`, "--identity-passphrase-file FILE");
+}
+
+/** Returns the passphrases that the file's text can stand for, the most likely first. */
+export async function readPassphraseFile(path: string) {
+  const { readPassphrasesInFile } = await import("../../keys/passphrase-file.js");
+  return readPassphrasesInFile(expandPath(path));
 }
 
 /**
@@ -113,34 +102,22 @@ async function askOpener(bundle: string): Promise<BundleOpener> {
   return { identity: parseIdentities(answer).usable.join("\n") };
 }
 
-/** A backup and the directory to search for its bundle. */
-export interface BundleSearch {
-  readonly backup: string;
-  readonly directory: string | undefined;
-}
-
-/** The source of the kept passphrases, and the store that they belong to. */
-export interface KeptSecret {
-  readonly source: PassphraseSource;
-  readonly storePath: string;
-}
-
-export interface NamedBundle {
+interface NamedBundle {
   readonly path: string;
   readonly opener: BundleOpener;
 }
 
 /**
  * Returns the bundle and its key, or undefined if the options name neither. If the options name
- * only a key, looks for the backup's bundle in the directory of `search`. If they name only a
- * bundle, asks for its key on a terminal.
+ * only a key, uses the bundle that `findOwnBundle` returns. If they name only a bundle, asks for
+ * its key on a terminal.
  *
  * @throws {@link StoreError} usage - if only a key is named and the bundle is not found, or if only
  *   a bundle is named and there is no terminal
  */
 async function resolveBundle(
   options: BundleKeyOptions,
-  search?: BundleSearch,
+  findOwnBundle: () => Promise<string | undefined>,
 ): Promise<NamedBundle | undefined> {
   if (options.bundle !== undefined) {
     const path = expandPath(options.bundle);
@@ -148,7 +125,7 @@ async function resolveBundle(
   }
   const opener = await readOpener(options);
   if (opener === undefined) return undefined;
-  const path = search && (await findBundle(search));
+  const path = await findOwnBundle();
   if (path !== undefined) return { path, opener };
   throw new StoreError("usage", "a key for a bundle was given, but no bundle", {
     hint: "Add --bundle FILE.",
@@ -159,7 +136,10 @@ async function resolveBundle(
  * Returns the path of a backup's bundle, or undefined if the directory has no file with the name
  * that a bundle for the backup's key_id has.
  */
-async function findBundle({ backup, directory }: BundleSearch): Promise<string | undefined> {
+async function findBundle(
+  backup: string,
+  directory: string | undefined,
+): Promise<string | undefined> {
   if (directory === undefined) return undefined;
   const { bundleName } = await import("../../bundle/bundle.js");
   const { lstatIfExists } = await import("../../fs/read.js");
@@ -170,45 +150,39 @@ async function findBundle({ backup, directory }: BundleSearch): Promise<string |
 }
 
 /**
- * Adds the path of the backup's bundle to an error, so that the user needs only the recovery key.
- */
-function addBundleHint(error: StoreError, path: string): StoreError {
-  return wrap(error, {
-    hint: withLine(
-      error.hint,
-      `The backup's bundle is ${path}: add --identity FILE with the recovery key.`,
-    ),
-  });
-}
-
-/**
  * Runs an operation on a backup with the bundle in the options.
  *
  * Without a bundle in the options, runs the operation with the kept passphrases. If none of them
- * opens the backup and the directory of `search` has the backup's bundle, asks for the recovery key
+ * opens the backup and the directory of bundles has the backup's bundle, asks for the recovery key
  * on a terminal and runs the operation again with the bundle. Without a terminal, the hint of the
  * error names the bundle.
  */
 export async function withBundle<Result>(
-  options: BundleKeyOptions,
-  { search, kept }: { search: BundleSearch; kept: KeptSecret },
+  context: Context,
+  options: BundleKeyOptions & BundleDirectoryOption,
+  backup: string,
   operation: (bundle: NamedBundle | undefined) => Promise<Result>,
 ): Promise<Result> {
   if (options.bundle !== undefined && isRemote(options.bundle)) {
     const { withLocalFile } = await import("../../copies/view.js");
     return await withLocalFile(options.bundle, (path) =>
-      withBundle({ ...options, bundle: path }, { search, kept }, operation),
+      withBundle(context, { ...options, bundle: path }, backup, operation),
     );
   }
-  const bundle = await resolveBundle(options, search);
+  const directory = options.bundleTo ?? context.settings.backup?.bundle_to;
+  const findOwnBundle = () => findBundle(backup, directory);
+  const bundle = await resolveBundle(options, findOwnBundle);
   if (bundle !== undefined) return await operation(bundle);
   try {
     return await operation(undefined);
   } catch (error) {
     if (!isPassphraseError(error)) throw error;
-    const path = await findBundle(search);
-    if (path === undefined || !(await needsBundle(search, kept))) throw error;
-    if (!hasTerminal()) throw addBundleHint(error, path);
+    const path = await findOwnBundle();
+    if (path === undefined || !(await needsBundle(backup, context))) throw error;
+    if (!hasTerminal()) {
+      const line = `The backup's bundle is ${path}: add --identity FILE with the recovery key.`;
+      throw wrap(error, { hint: withLine(error.hint, line) });
+    }
     return await operation({ path, opener: await askOpener(path) });
   }
 }
@@ -221,10 +195,10 @@ function isPassphraseError(error: unknown): error is StoreError {
  * Returns whether no kept passphrase opens the backup. An error about a passphrase can also come
  * from the present store.
  */
-async function needsBundle({ backup }: BundleSearch, kept: KeptSecret): Promise<boolean> {
+async function needsBundle(backup: string, context: Context): Promise<boolean> {
   const { openBackup } = await import("../../backup/verify.js");
   try {
-    await (await openBackup(backup, kept)).connection.close();
+    await (await openBackup(backup, context)).connection.close();
     return false;
   } catch (failure) {
     return isPassphraseError(failure);

@@ -11,7 +11,7 @@ import { abortOnSignal } from "../../process/signals.js";
 import type { OperationRequirements } from "../../recovery/recover.js";
 import type { ServiceChoice } from "../../service/select.js";
 import type { BundleOptions } from "../../swap/options.js";
-import { addParagraph } from "../command.js";
+import { addParagraph, choiceOption } from "../command.js";
 import { type Context, recoveryCommand } from "../context.js";
 import { toStoreError } from "../ui/output.js";
 import {
@@ -106,10 +106,7 @@ export interface BundleTargetOptions extends RecipientCommandOptions {
 /** Adds the options of commands that replace the store's file. */
 export function addSwapOptions(command: Command): Command {
   return addServiceOptions(command).addOption(
-    new Option("--hub <auto|none>", "Update the hub's password if a hub uses this store").choices([
-      "auto",
-      "none",
-    ]),
+    choiceOption("--hub <auto|none>", "Update the hub's password if a hub uses this store"),
   );
 }
 

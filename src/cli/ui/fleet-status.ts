@@ -1,28 +1,14 @@
-/** Prints the stores of `status --all`, a line for each. */
+/** Formats the stores of `status --all`, a line for each. */
 import type { FleetStore } from "../../backup/fleet.js";
 import type { FleetStatus, StoreBackups } from "../../diagnostics/fleet.js";
 import { counted } from "../../text/count.js";
 import { escapeControlCharacters } from "../../text/escape.js";
-import type { Context } from "../context.js";
-import { toJson } from "./json.js";
-import { printJsonList } from "./json-list.js";
-import { escapeLines, print } from "./output.js";
+import type { Output } from "./output.js";
 import { type Column, formatTable } from "./table.js";
 import { formatAge } from "./units.js";
 
-export async function printFleetStatus({ output }: Context, status: FleetStatus): Promise<void> {
-  const { stores, ...others } = status;
-  if (output.json) {
-    const { folder, maxAgeSeconds, ...rest } = others;
-    const head = JSON.stringify(toJson({ folder, maxAgeSeconds })).slice(0, -1);
-    await printJsonList({
-      head: `${head},"stores":[`,
-      items: stores,
-      record: toJson,
-      rest: () => toJson(rest),
-    });
-    return;
-  }
+export async function fleetStatusLines(output: Output, status: FleetStatus): Promise<string[]> {
+  const { stores } = status;
   const shown = output.quiet ? stores.filter(({ problem }) => problem !== null) : stores;
   const columns: Column<StoreBackups>[] = [
     ...storeColumns,
@@ -30,11 +16,10 @@ export async function printFleetStatus({ output }: Context, status: FleetStatus)
     { title: "NEWEST", align: "right", cell: ({ newest }) => formatAge(newest.ageSeconds) },
     { title: "STATE", cell: ({ problem }) => problem?.toUpperCase() ?? "current" },
   ];
-  const lines = formatTable(output, columns, shown, {
+  const table = formatTable(output, columns, shown, {
     styleRow: (line, { problem }) => (problem === null ? line : output.style("yellow", line)),
   });
-  for await (const line of lines) await print(`${line}\n`);
-  for (const line of endLines(status, output.quiet)) output.line(escapeLines(line));
+  return [...(await Array.fromAsync(table)), ...endLines(status, output.quiet)];
 }
 
 /** The columns that identify a store. */

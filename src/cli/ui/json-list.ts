@@ -5,7 +5,7 @@ import { errorToJson, print, toStoreError } from "./output.js";
 interface JsonList<Item> {
   /** The document up to the first element, such as `{"clients":[`. */
   readonly head: string;
-  readonly items: AsyncIterable<Item> | Iterable<Item>;
+  readonly items: AsyncIterable<Item>;
   readonly record: (item: Item) => object;
   /** Returns the members after the list. Called after the last element, also before an error. */
   readonly rest?: () => object;

@@ -7,11 +7,11 @@ import { messageOf, StoreError } from "../../errors.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { formatDocument, type Json } from "./json.js";
 
-export interface OutputOptions {
-  json: boolean;
-  quiet: boolean;
-  verbose: boolean;
-  color: boolean;
+interface OutputOptions {
+  readonly json?: boolean;
+  readonly quiet?: boolean;
+  readonly verbose?: boolean;
+  readonly color?: boolean;
 }
 
 /** Prints a part of a long result. Waits for a slow reader, so that memory stays constant. */
@@ -32,15 +32,15 @@ const styles = { bold: 1, dim: 2, red: 31, green: 32, yellow: 33 } as const;
 
 export class Output {
   readonly json: boolean;
-  readonly #options: OutputOptions;
+  readonly quiet: boolean;
+  readonly #isVerbose: boolean;
+  readonly #hasColor: boolean;
 
-  constructor(options: OutputOptions) {
-    this.json = options.json;
-    this.#options = options;
-  }
-
-  get quiet(): boolean {
-    return this.#options.quiet;
+  constructor({ json = false, quiet = false, verbose = false, color = true }: OutputOptions) {
+    this.json = json;
+    this.quiet = quiet;
+    this.#isVerbose = verbose;
+    this.#hasColor = color;
   }
 
   /** Keeps a notice until the result or the error is printed. */
@@ -69,7 +69,7 @@ export class Output {
 
   /** Prints a notice, unless --quiet is given. */
   notice(text: string): void {
-    if (!this.#options.quiet) process.stderr.write(`${escapeLines(text)}\n`);
+    if (!this.quiet) process.stderr.write(`${escapeLines(text)}\n`);
   }
 
   /** Prints a warning, even with --quiet. */
@@ -81,7 +81,7 @@ export class Output {
 
   /** Prints a step of the work with --verbose. */
   detail(text: string): void {
-    if (this.#options.verbose) {
+    if (this.#isVerbose) {
       process.stderr.write(`${this.style("dim", escapeLines(text), process.stderr)}\n`);
     }
   }
@@ -112,7 +112,7 @@ export class Output {
     text: string,
     stream: NodeJS.WriteStream = process.stdout,
   ): string {
-    const plain = !this.#options.color || !stream.isTTY || Boolean(process.env.NO_COLOR);
+    const plain = !this.#hasColor || !stream.isTTY || Boolean(process.env.NO_COLOR);
     return plain ? text : `\x1b[${styles[name]}m${text}\x1b[0m`;
   }
 }

@@ -18,53 +18,25 @@ export async function readStandardInput(): Promise<string> {
 }
 
 /**
- * Reads a line from the terminal. Rejects at Ctrl-C, at the end of input, and when the operation is
- * interrupted.
- *
- * @param onReady - called when the terminal no longer echoes typed characters
- */
-async function ask(
-  question: string,
-  output: NodeJS.WritableStream,
-  onReady: () => void = () => undefined,
-): Promise<string> {
-  const { createInterface } = await import("node:readline/promises");
-  const prompt = createInterface({ input: process.stdin, output, terminal: true });
-  onReady();
-  try {
-    const answer = new Promise<string>((resolve, reject) => {
-      prompt.once("close", () =>
-        reject(new StoreError("interrupted", "interrupted; nothing changed")),
-      );
-      prompt.once("SIGINT", () => {
-        output.write("\n");
-        prompt.close();
-      });
-      prompt.question(question).then(resolve, reject);
-    });
-    return await orAbort(answer, currentInteraction().signal);
-  } finally {
-    prompt.close();
-  }
-}
-
-/**
- * Reads lines from the terminal, which shows them, until `accept` returns true. Several lines can
- * be pasted at once.
+ * Reads lines from the terminal until `accept` returns true. Several lines can be pasted at once.
  *
  * @param question - returns the text before the next line
  * @param accept - returns whether the line is the last
- * @throws {@link StoreError} interrupted - at Ctrl-C and at the end of input
+ * @param options.output - where the terminal shows typed characters
+ * @param options.onReady - called when the terminal itself no longer echoes typed characters
+ * @throws {@link StoreError} interrupted - at Ctrl-C, at the end of input, and when the operation is
+ *   interrupted
  */
 export async function askLines(
   question: () => string,
   accept: (line: string) => boolean,
+  { output = process.stderr, onReady }: { output?: Writable; onReady?: () => void } = {},
 ): Promise<void> {
   const { createInterface } = await import("node:readline");
-  const output = process.stderr;
   const prompt = createInterface({ input: process.stdin, output, terminal: true, historySize: 0 });
+  onReady?.();
   try {
-    await new Promise<void>((resolve, reject) => {
+    const accepted = new Promise<void>((resolve, reject) => {
       const askNext = () => {
         prompt.setPrompt(escapeLines(question()));
         prompt.prompt();
@@ -82,9 +54,23 @@ export async function askLines(
       });
       askNext();
     });
+    await orAbort(accepted, currentInteraction().signal);
   } finally {
     prompt.close();
   }
+}
+
+async function ask(
+  question: string,
+  options?: { output: Writable; onReady: () => void },
+): Promise<string> {
+  let answer = "";
+  const accept = (line: string) => {
+    answer = line;
+    return true;
+  };
+  await askLines(() => question, accept, options);
+  return answer;
 }
 
 /**
@@ -107,7 +93,7 @@ export async function confirm(question: string, yes: boolean): Promise<void> {
       },
     );
   }
-  const answer = await ask(`${escapeLines(question)} [y/N] `, process.stderr);
+  const answer = await ask(`${question} [y/N] `);
   if (!/^y(es)?$/i.test(answer.trim())) {
     throw new StoreError("refused", "not confirmed; nothing changed");
   }
@@ -127,9 +113,9 @@ export async function askSecret(question: string, option: string): Promise<strin
   }
   const silent = new Writable({ write: (_chunk, _encoding, done) => done() });
   // A secret that is pasted as soon as the question appears must not be shown.
-  const showQuestion = () => process.stderr.write(`${question}: `);
+  const onReady = () => process.stderr.write(`${question}: `);
   try {
-    return await ask("", silent, showQuestion);
+    return await ask("", { output: silent, onReady });
   } finally {
     process.stderr.write("\n");
   }
