@@ -148,6 +148,11 @@ export function withLine(hint: string | undefined, line: string): string {
   return hint ? `${hint}\n${line}` : line;
 }
 
+/** Returns the error with another line in its hint. */
+export function addHint(error: StoreError, line: string): StoreError {
+  return wrap(error, { hint: withLine(error.hint, line) });
+}
+
 /** Returns whether `error` is an operating-system error with one of these codes. */
 export function hasCode(error: unknown, ...codes: string[]): boolean {
   return codes.includes((error as NodeJS.ErrnoException)?.code ?? "");

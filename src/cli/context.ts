@@ -1,7 +1,7 @@
 /** Resolves the store, the settings and the passphrase's source of a command. */
 import { type Command, Option } from "commander";
 import { hubAccount, workFor } from "../config/hub-account.js";
-import { isKeyCacheOff, resolveSettings } from "../config/settings.js";
+import { isKeyCacheOff, omitUndefined, resolveSettings } from "../config/settings.js";
 import type { Settings, SettingsSection } from "../config/settings-file.js";
 import { StoreError } from "../errors.js";
 import {
@@ -122,6 +122,7 @@ function canCreateStore(command: Command): boolean {
  */
 export async function contextOf(command: Command, found: Found = {}): Promise<Context> {
   const options = globalOptionsOf(command);
+  const { name, subfolder } = options;
   const output = outputOf(command);
   const settingsProblems: StoreError[] = [];
   const toleratesProblems = toleratingCommands.has(command.name());
@@ -129,13 +130,8 @@ export async function contextOf(command: Command, found: Found = {}): Promise<Co
   const resolve = () =>
     resolveSettings(
       {
-        store: {
-          ...(found.store !== undefined && { path: found.store }),
-          ...(options.db !== undefined && { path: options.db }),
-          ...(options.name !== undefined && { name: options.name }),
-          ...(options.subfolder !== undefined && { subfolder: options.subfolder }),
-        },
-        ...(passphraseSource !== undefined && { passphrase_source: passphraseSource }),
+        store: omitUndefined({ path: options.db ?? found.store, name, subfolder }),
+        ...omitUndefined({ passphrase_source: passphraseSource }),
       },
       {
         config: options.config,

@@ -1,8 +1,8 @@
 /** Finds the default store in the hub's server.json. */
 import type { StoreLocation } from "../config/paths.js";
 import type { Endpoint } from "../databases/plugin.js";
-import { isKind, StoreError, withLine, wrap } from "../errors.js";
-import type { NamedStore, ServerJson } from "../hub/server-json.js";
+import { addHint, ignoreKind, StoreError } from "../errors.js";
+import type { ServerJson } from "../hub/server-json.js";
 
 /**
  * Commands that ignore a broken server.json: `status` and `doctor` report it, and `plugins` does
@@ -18,15 +18,15 @@ const tolerantCommands = new Set(["status", "doctor", "plugins"]);
  *   the hub would silently use its default store
  */
 export async function findHubStore(command: string): Promise<StoreLocation> {
+  const { namedStore } = await import("../hub/server-json.js");
   try {
-    const path = (await readHubStore())?.storePath;
+    const file = await readServerJsonIfExists();
+    const path = file && (await namedStore(file)).storePath;
     return path === undefined ? {} : { path };
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     if (tolerantCommands.has(command)) return {};
-    throw wrap(error, {
-      hint: withLine(error.hint, "Or name the store, so that the file is not read: --db PATH"),
-    });
+    throw addHint(error, "Or name the store, so that the file is not read: --db PATH");
   }
 }
 
@@ -44,18 +44,7 @@ export async function findOtherDatabase(): Promise<Endpoint | undefined> {
   return { name: module, config: settings ?? {} };
 }
 
-async function readHubStore(): Promise<NamedStore | undefined> {
-  const { namedStore } = await import("../hub/server-json.js");
-  const file = await readServerJsonIfExists();
-  return file && namedStore(file);
-}
-
-async function readServerJsonIfExists(): Promise<ServerJson | undefined> {
+export async function readServerJsonIfExists(): Promise<ServerJson | undefined> {
   const { readServerJson, serverJsonPath } = await import("../hub/server-json.js");
-  try {
-    return await readServerJson(serverJsonPath());
-  } catch (error) {
-    if (isKind(error, "notFound")) return undefined;
-    throw error;
-  }
+  return readServerJson(serverJsonPath()).catch(ignoreKind("notFound", undefined));
 }

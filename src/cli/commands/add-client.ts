@@ -4,6 +4,7 @@ import { type Client, newClient, revokedApiKey, withoutSecrets } from "../../cli
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../../client/json.js";
 import { assertStrongPassword } from "../../client/password.js";
 import { effectiveTypes, initialTypes } from "../../client/permissions.js";
+import { omitUndefined } from "../../config/settings.js";
 import { StoreError } from "../../errors.js";
 import type { ClientStore } from "../../store/client-store.js";
 import { describeClient } from "../../text/escape.js";
@@ -80,10 +81,12 @@ async function addClient(context: Context, options: AddOptions): Promise<void> {
       });
     }
     const updated = await store.updateClient(existing.client_id, {
-      ...(options.name !== undefined && { name: options.name }),
-      ...(options.password !== undefined && { password: options.password }),
-      ...(options.cryptoKey !== undefined && { crypto_key: options.cryptoKey }),
-      ...(options.admin !== undefined && { is_admin: options.admin }),
+      ...omitUndefined({
+        name: options.name,
+        password: options.password,
+        crypto_key: options.cryptoKey,
+        is_admin: options.admin,
+      }),
       ...(options.allow && { allowed_types: initialTypes(options.allow, store.schemaVersion) }),
       ...(options.metadata && { metadata: { ...existing.metadata, ...options.metadata } }),
     });

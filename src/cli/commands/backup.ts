@@ -4,7 +4,7 @@ import type { BackupResult } from "../../backup/backup.js";
 import { expandPath } from "../../config/paths.js";
 import type { CopyReport } from "../../copies/copy.js";
 import type { CopyTargets } from "../../copies/plan.js";
-import { isKind, StoreError, withLine, wrap } from "../../errors.js";
+import { addHint, isKind, StoreError, wrap } from "../../errors.js";
 import { finishCommand } from "../command.js";
 import { type Context, collectValue } from "../context.js";
 import { type MonitoredResult, monitor } from "../monitored.js";
@@ -33,6 +33,9 @@ interface BackupOptions extends ServiceOptions, RecipientCommandOptions {
   copyBundleTo?: string[];
   online?: boolean;
 }
+
+const onlineHint =
+  "To back up without stopping the service, add --online, or --service none if nothing has the store open.";
 
 interface BackupWithCopies extends BackupResult {
   readonly copies: readonly CopyReport[];
@@ -140,7 +143,7 @@ async function backupStore(
       });
       return await withCopies(context, destinations, result, signal);
     }).catch((error: unknown) => {
-      throw isKind(error, "service") ? addOnlineHint(error) : error;
+      throw isKind(error, "service") ? addHint(error, onlineHint) : error;
     });
   if (options.recoveryKeyFile === undefined) {
     return run([...(context.settings.recipients ?? []), ...(options.recipient ?? [])]);
@@ -211,13 +214,6 @@ async function withNewKey(
 ): Promise<BackupWithCopies> {
   await createAndRecordDirectories(context, [options.to, options.bundleTo]);
   return withBundleTarget(context, { ...options, bundleTo }, ({ recipients }) => run(recipients));
-}
-
-/** Adds the options that back up without a stop, for a service that does not stop or start. */
-function addOnlineHint(error: StoreError): StoreError {
-  const line =
-    "To back up without stopping the service, add --online, or --service none if nothing has the store open.";
-  return wrap(error, { hint: withLine(error.hint, line) });
 }
 
 function noDirectoryError({ settingsPath }: Context, what: string, option: string): StoreError {

@@ -1,12 +1,7 @@
 import type { Command } from "commander";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
-import {
-  addSwapOptions,
-  buildOperationOptions,
-  operateWithService,
-  type SwapOptions,
-} from "../options/operation.js";
+import { addSwapOptions, operateWithService, type SwapOptions } from "../options/operation.js";
 import { toJson } from "../ui/json.js";
 import { describeDowntime, fieldLines } from "../ui/lines.js";
 
@@ -23,9 +18,7 @@ export function addCommand(program: Command): void {
 
 async function runDecrypt(context: Context, options: SwapOptions): Promise<void> {
   const { decrypt } = await import("../../swap/decrypt.js");
-  const result = await operateWithService(context, (lock, signal) =>
-    decrypt(buildOperationOptions(context, options, lock, signal)),
-  );
+  const result = await operateWithService(context, options, decrypt);
   context.output.result(toJson(result), () => [
     `Decrypted: ${result.decrypted.path}, readable without a passphrase`,
     ...fieldLines({ service: describeDowntime(result.service) }),

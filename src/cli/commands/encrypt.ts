@@ -8,7 +8,6 @@ import {
   addSwapOptions,
   assertUsableDirectory,
   type BundleTargetOptions,
-  buildOperationOptions,
   createNamedDirectories,
   operateWithService,
   rememberDirectories,
@@ -52,9 +51,9 @@ async function runEncrypt(context: Context, options: EncryptOptions): Promise<vo
   // A directory that cannot be created ends the command before the store is encrypted.
   const named = await createNamedDirectories(context, [options.to]);
   const result = await withBundleTarget(context, options, (bundleTarget) =>
-    operateWithService(context, (lock, signal) =>
+    operateWithService(context, options, (operation) =>
       encrypt({
-        ...buildOperationOptions(context, options, lock, signal),
+        ...operation,
         ...bundleTarget,
         passphraseFile: options.passphraseFile && expandPath(options.passphraseFile),
         cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,

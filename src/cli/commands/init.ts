@@ -2,6 +2,7 @@ import { rm, rmdir, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
+import { omitUndefined } from "../../config/settings.js";
 import type { Settings } from "../../config/settings-file.js";
 import { hasCode, StoreError, wrap } from "../../errors.js";
 import type { AdoptResult } from "../../setup/adopt.js";
@@ -246,8 +247,10 @@ function withOptions(settings: Settings, context: Context, options: InitOptions)
     ...(store && Object.keys(store).length > 0 && { store }),
     backup: {
       ...withNamedService(options, settings.backup),
-      ...(options.to !== undefined && { to: expandPath(options.to) }),
-      ...(options.bundleTo !== undefined && { bundle_to: expandPath(options.bundleTo) }),
+      ...omitUndefined({
+        to: options.to && expandPath(options.to),
+        bundle_to: options.bundleTo && expandPath(options.bundleTo),
+      }),
     },
   };
 }

@@ -13,7 +13,6 @@ import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/
 import { buildEndpoint, collectSetting, type Setting } from "../options/endpoint.js";
 import {
   addSwapOptions,
-  buildOperationOptions,
   listKnownDirectories,
   operateWithService,
   type SwapOptions,
@@ -140,9 +139,10 @@ async function restoreStore(
   const { settings, output } = context;
   const result = await operateWithService(
     context,
-    (lock, signal) =>
+    options,
+    (operation) =>
       restore({
-        ...buildOperationOptions(context, options, lock, signal),
+        ...operation,
         ...chosen,
         to: options.to && expandPath(options.to),
         discardReplaced: options.discardReplaced,
@@ -188,9 +188,10 @@ async function restoreDatabase(
   const backupFirst = options.discardReplaced ? undefined : () => resolveBackupTarget(context);
   return operateWithService(
     context,
-    (lock, signal) =>
+    options,
+    (operation) =>
       restoreInto({
-        ...buildOperationOptions(context, options, lock, signal),
+        ...operation,
         ...{ ...chosen, database, backupFirst, readmitRevoked },
       }),
     { makeDirectory: true },

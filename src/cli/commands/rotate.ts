@@ -8,7 +8,6 @@ import {
   addBundleTarget,
   addSwapOptions,
   type BundleTargetOptions,
-  buildOperationOptions,
   operateWithService,
   type SwapOptions,
   withBundleTarget,
@@ -48,9 +47,9 @@ export function addCommand(program: Command): void {
 async function runRotate(context: Context, options: RotateOptions): Promise<MonitoredResult> {
   const { rotate } = await import("../../swap/rotate.js");
   const result = await withBundleTarget(context, options, (bundleTarget) =>
-    operateWithService(context, (lock, signal) =>
+    operateWithService(context, options, (operation) =>
       rotate({
-        ...buildOperationOptions(context, options, lock, signal),
+        ...operation,
         ...bundleTarget,
         passphraseFile: options.passphraseFile && expandPath(options.passphraseFile),
         settingsSection: context.settingsSection,

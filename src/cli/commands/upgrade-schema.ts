@@ -4,7 +4,6 @@ import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import {
   addServiceOptions,
-  buildOperationOptions,
   operateWithService,
   type ServiceOptions,
 } from "../options/operation.js";
@@ -34,9 +33,9 @@ export function addCommand(program: Command): void {
 
 async function runUpgrade(context: Context, options: UpgradeOptions): Promise<void> {
   const { upgradeSchema } = await import("../../swap/upgrade-schema.js");
-  const result = await operateWithService(context, (lock, signal) =>
+  const result = await operateWithService(context, options, (operation) =>
     upgradeSchema({
-      ...buildOperationOptions(context, options, lock, signal),
+      ...operation,
       hubPython: options.hubPython,
     }),
   );

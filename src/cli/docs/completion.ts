@@ -36,63 +36,81 @@ export function completionScript(shell: Shell, program: CommandEntry): string {
   return { bash: bashScript, zsh: zshScript, fish: fishScript }[shell](program);
 }
 
-/** Options with the same kind of value, in all commands or in the command path `at`. */
+/** A kind of value, and the `COMMAND OPTION` patterns of the options that take it. */
 interface ValueGroup {
   readonly value: ValueKind;
-  readonly options: { readonly name: string; readonly at?: string }[];
-}
-
-/**
- * Groups all options with a value by the kind of value. An option whose kind differs in some
- * commands comes first for these commands, because a shell's `case` takes the first match.
- */
-function groupValues(program: CommandEntry): ValueGroup[] {
-  const meanings = new Map<string, Map<string, { value: ValueKind; at: string[] }>>();
-  for (const entry of listCommands(program)) {
-    for (const { names, value } of entry.options) {
-      if (value === undefined) continue;
-      for (const name of names) {
-        const ofName = meanings.get(name) ?? new Map<string, { value: ValueKind; at: string[] }>();
-        const key = JSON.stringify(value);
-        const meaning = ofName.get(key) ?? { value, at: [] };
-        meaning.at.push(pathOf(entry));
-        meanings.set(name, ofName.set(key, meaning));
-      }
-    }
-  }
-  const groups = new Map<string, ValueGroup>();
-  const add = (value: ValueKind, option: ValueGroup["options"][number]) => {
-    const key = JSON.stringify(value) + (option.at === undefined ? " everywhere" : "");
-    const group = groups.get(key) ?? { value, options: [] };
-    group.options.push(option);
-    groups.set(key, group);
-  };
-  for (const [name, ofName] of meanings) {
-    const [usual, ...others] = [...ofName.values()].sort((a, b) => b.at.length - a.at.length);
-    for (const { value, at } of others) for (const each of at) add(value, { name, at: each });
-    if (usual) add(usual.value, { name });
-  }
-  const isOfCommands = ({ options }: ValueGroup) => options[0]?.at !== undefined;
-  return [...groups.values()].sort((a, b) => Number(isOfCommands(b)) - Number(isOfCommands(a)));
-}
-
-/** Returns `COMMAND OPTION` patterns for a shell's `case`. */
-function formatPatterns({ options }: ValueGroup): string {
-  return options
-    .map(({ name, at }) => (at === undefined ? `*' ${name}'` : `'${at} ${name}'`))
-    .join("|");
-}
-
-function listValuedNames(groups: readonly ValueGroup[]): string[] {
-  return [...new Set(groups.flatMap(({ options }) => options.map(({ name }) => name)))];
+  readonly patterns: string[];
 }
 
 const pathOf = (entry: CommandEntry) => entry.names.join(" ");
 const namesOf = (entry: CommandEntry) => entry.options.flatMap(({ names }) => names);
 
+/** Returns every option with a value, by its name. */
+function findValuedOptions(program: CommandEntry) {
+  const found = listCommands(program).flatMap((entry) =>
+    entry.options.flatMap(({ names, value }) =>
+      value === undefined ? [] : names.map((name) => ({ name, value, at: pathOf(entry) })),
+    ),
+  );
+  return Map.groupBy(found, ({ name }) => name);
+}
+
+/**
+ * Groups the options by the kind of value. The pattern of an option whose kind differs between
+ * commands names the command.
+ */
+function groupValues(program: CommandEntry): ValueGroup[] {
+  const groups = new Map<string, ValueGroup>();
+  for (const [name, uses] of findValuedOptions(program)) {
+    const kindOf = ({ value }: { value: ValueKind }) => JSON.stringify(value);
+    const isSameEverywhere = new Set(uses.map(kindOf)).size === 1;
+    for (const use of isSameEverywhere ? uses.slice(0, 1) : uses) {
+      const group = groups.get(kindOf(use)) ?? { value: use.value, patterns: [] };
+      group.patterns.push(isSameEverywhere ? `*' ${name}'` : `'${use.at} ${name}'`);
+      groups.set(kindOf(use), group);
+    }
+  }
+  return [...groups.values()];
+}
+
+/**
+ * Returns the beginning of a function for bash and zsh, which completes the value of an option and
+ * otherwise sets `at` to the command in `words`.
+ *
+ * @param words - the shell's words between the program and the cursor
+ * @param formatValue - returns the command that completes a value
+ */
+function valueCompletion(
+  program: CommandEntry,
+  words: string,
+  formatValue: (value: ValueKind) => string,
+): string {
+  const paths = listCommands(program).slice(1).map(pathOf);
+  const cases = groupValues(program).map(
+    ({ value, patterns }) => `      ${patterns.join("|")}) ${formatValue(value)} ;;`,
+  );
+  return `local at='' skip='' prev='' word
+  for word in ${words}; do
+    prev=$word
+    if [[ -n $skip ]]; then skip=''; continue; fi
+    case $word in
+      ${[...findValuedOptions(program).keys()].join("|")}) skip=1 ;;
+      -*) ;;
+      *)
+        case "\${at:+$at }$word" in
+          ${paths.map((path) => `'${path}'`).join("|")}) at="\${at:+$at }$word" ;;
+        esac ;;
+    esac
+  done
+  if [[ -n $skip ]]; then
+    case "$at $prev" in
+${cases.join("\n")}
+    esac
+    return
+  fi`;
+}
+
 function bashScript(program: CommandEntry): string {
-  const commands = listCommands(program);
-  const groups = groupValues(program);
   const values = (value: ValueKind) => {
     if (value.kind === "choices")
       return `COMPREPLY=($(compgen -W '${value.choices.join(" ")}' -- "$cur"))`;
@@ -101,30 +119,11 @@ function bashScript(program: CommandEntry): string {
   };
   return `# bash completion for hivemind-sqlcipher, from: hivemind-sqlcipher completion bash
 _hivemind_sqlcipher() {
-  local cur=\${COMP_WORDS[COMP_CWORD]} prev=\${COMP_WORDS[COMP_CWORD-1]} at='' skip='' word
-  for word in "\${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-    if [[ $skip ]]; then skip=''; continue; fi
-    case $word in
-      ${listValuedNames(groups).join("|")}) skip=1 ;;
-      -*) ;;
-      *)
-        case "\${at:+$at }$word" in
-          ${commands
-            .slice(1)
-            .map((entry) => `'${pathOf(entry)}'`)
-            .join("|")}) at="\${at:+$at }$word" ;;
-        esac ;;
-    esac
-  done
+  local cur=\${COMP_WORDS[COMP_CWORD]}
   COMPREPLY=()
-  if [[ $skip ]]; then
-    case "$at $prev" in
-${groups.map((group) => `      ${formatPatterns(group)}) ${values(group.value)} ;;`).join("\n")}
-    esac
-    return
-  fi
+  ${valueCompletion(program, `"\${COMP_WORDS[@]:1:COMP_CWORD-1}"`, values)}
   case $at in
-${commands
+${listCommands(program)
   .map(
     (entry) => `    '${pathOf(entry)}')
       if [[ $cur == -* ]]; then COMPREPLY=($(compgen -W '${namesOf(entry).join(" ")} --help' -- "$cur"))
@@ -139,8 +138,6 @@ complete -F _hivemind_sqlcipher hivemind-sqlcipher
 }
 
 function zshScript(program: CommandEntry): string {
-  const commands = listCommands(program);
-  const groups = groupValues(program);
   const quoted = (text: string) => `'${text.replaceAll("'", "'\\''")}'`;
   const described = (name: string, description: string) =>
     quoted(`${name.replaceAll(":", "\\:")}:${description}`);
@@ -152,32 +149,12 @@ function zshScript(program: CommandEntry): string {
   return `#compdef hivemind-sqlcipher
 # zsh completion for hivemind-sqlcipher, from: hivemind-sqlcipher completion zsh
 _hivemind-sqlcipher() {
-  local at='' skip='' word
   local -a found
-  for word in "\${(@)words[2,CURRENT-1]}"; do
-    if [[ -n $skip ]]; then skip=''; continue; fi
-    case $word in
-      (${listValuedNames(groups).join("|")}) skip=1 ;;
-      (-*) ;;
-      (*)
-        case "\${at:+$at }$word" in
-          (${commands
-            .slice(1)
-            .map((entry) => `'${pathOf(entry)}'`)
-            .join("|")}) at="\${at:+$at }$word" ;;
-        esac ;;
-    esac
-  done
-  if [[ -n $skip ]]; then
-    case "$at \${words[CURRENT-1]}" in
-${groups.map((group) => `      (${formatPatterns(group)}) ${values(group.value)} ;;`).join("\n")}
-    esac
-    return
-  fi
+  ${valueCompletion(program, `"\${(@)words[2,CURRENT-1]}"`, values)}
   case $at in
-${commands
+${listCommands(program)
   .map(
-    (entry) => `    ('${pathOf(entry)}')
+    (entry) => `    '${pathOf(entry)}')
       if [[ $PREFIX == -* ]]; then
         found=(${entry.options.flatMap(({ names, description }) => names.map((name) => described(name, description))).join(" ")})
         _describe -o option found
@@ -242,7 +219,7 @@ function __hivemind_sqlcipher_at
             continue
         end
         switch $word
-            case ${listValuedNames(groupValues(program)).join(" ")}
+            case ${[...findValuedOptions(program).keys()].join(" ")}
                 set skip 1
             case '-*'
             case '*'

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import type { BundleOpener } from "../../bundle/bundle.js";
 import { expandPath, isRemote } from "../../config/paths.js";
-import { isKind, StoreError, withLine, wrap } from "../../errors.js";
+import { addHint, isKind, StoreError } from "../../errors.js";
 import type { Context } from "../context.js";
 import { askSecret, hasTerminal } from "../ui/prompt.js";
 import type { BundleDirectoryOption } from "./backup-directories.js";
@@ -181,7 +181,7 @@ export async function withBundle<Result>(
     if (path === undefined || !(await needsBundle(backup, context))) throw error;
     if (!hasTerminal()) {
       const line = `The backup's bundle is ${path}: add --identity FILE with the recovery key.`;
-      throw wrap(error, { hint: withLine(error.hint, line) });
+      throw addHint(error, line);
     }
     return await operation({ path, opener: await askOpener(path) });
   }

@@ -2,12 +2,12 @@
  * Builds the two databases of `migrate` from its options, the settings and the hub's server.json.
  */
 import { InvalidArgumentError } from "commander";
-import type { JsonObject } from "../../client/json.js";
-import { isStoreNamed } from "../../config/settings.js";
+import { isJsonObject, type JsonObject } from "../../client/json.js";
+import { isStoreNamed, omitUndefined } from "../../config/settings.js";
 import type { DatabaseConfig, Endpoint } from "../../databases/plugin.js";
-import { isKind, StoreError } from "../../errors.js";
+import { StoreError } from "../../errors.js";
 import type { Context } from "../context.js";
-import { findHubStore } from "../hub-store.js";
+import { findHubStore, readServerJsonIfExists } from "../hub-store.js";
 
 export type Setting = readonly [key: string, value: string];
 
@@ -55,7 +55,7 @@ async function buildStoreConfig(
   const isNamed = ["db_path", "name", "subfolder"].some((key) => Object.hasOwn(given, key));
   const location = isNamed ? {} : { db_path: path, name, subfolder };
   return {
-    ...Object.fromEntries(Object.entries(location).filter(([, value]) => value !== undefined)),
+    ...omitUndefined(location),
     ...sourceConfig(source),
     ...given,
   };
@@ -88,15 +88,8 @@ function parseSetting(key: string, text: string): JsonObject[string] {
  *   defaults
  */
 async function readConfigInServerJson(name: string): Promise<DatabaseConfig> {
-  const { readServerJson, serverJsonPath } = await import("../../hub/server-json.js");
-  const { isJsonObject } = await import("../../client/json.js");
-  try {
-    const { settings } = await readServerJson(serverJsonPath());
-    const database = isJsonObject(settings.database) ? settings.database : {};
-    const config = Object.hasOwn(database, name) ? database[name] : undefined;
-    return isJsonObject(config) ? config : {};
-  } catch (error) {
-    if (isKind(error, "notFound")) return {};
-    throw error;
-  }
+  const database = (await readServerJsonIfExists())?.settings.database;
+  const isNamed = isJsonObject(database) && Object.hasOwn(database, name);
+  const config = isNamed ? database[name] : undefined;
+  return isJsonObject(config) ? config : {};
 }

@@ -1,16 +1,21 @@
 /** Options and lock of commands that run an operation on the store. */
 
+import { isDeepStrictEqual } from "node:util";
 import { type Command, Option } from "commander";
 import { expandPath, expandTarget, isRemote } from "../../config/paths.js";
-import { mergeServiceSettings, type ServiceSettings } from "../../config/settings.js";
+import {
+  mergeServiceSettings,
+  omitUndefined,
+  type ServiceSettings,
+} from "../../config/settings.js";
 import { type Settings, serviceKinds } from "../../config/settings-file.js";
-import { isKind, StoreError, systemError, withLine, wrap } from "../../errors.js";
+import { addHint, isKind, StoreError, systemError } from "../../errors.js";
 import type { OperationLock } from "../../operation/lock.js";
 import { throwIfAborted } from "../../process/abort.js";
 import { abortOnSignal } from "../../process/signals.js";
 import type { OperationRequirements } from "../../recovery/recover.js";
 import type { ServiceChoice } from "../../service/select.js";
-import type { BundleOptions } from "../../swap/options.js";
+import type { BundleOptions, OperationOptions } from "../../swap/options.js";
 import { addParagraph, choiceOption } from "../command.js";
 import { type Context, recoveryCommand } from "../context.js";
 import { toStoreError } from "../ui/output.js";
@@ -123,12 +128,12 @@ export function buildOperationOptions(
   options: SwapOptions,
   lock: OperationLock,
   signal: AbortSignal,
-) {
+): OperationOptions {
   return {
     lock,
     source: context.source,
     service: resolveServiceChoice(context, options),
-    hub: options.hub ?? ("auto" as const),
+    hub: options.hub ?? "auto",
     recoveryCommand: recoveryCommand(context),
     reporter: context.reporter,
     signal,
@@ -217,19 +222,18 @@ export async function rememberDirectories(
   context: Context,
   { to, bundleTo, copyTo, copyBundleTo, recipient }: RememberedOptions,
 ): Promise<void> {
+  const targets = (named?: string[]) => named?.map((target) => expandTarget(target));
+  const backup = omitUndefined({
+    to: to && expandPath(to),
+    bundle_to: bundleTo && expandPath(bundleTo),
+    copies: targets(copyTo),
+  });
+  const bundle = omitUndefined({ copies: targets(copyBundleTo) });
   await remember(context, "these options", (settings) => ({
+    ...omitUndefined({ recipients: recipient }),
     ...settings,
-    backup: {
-      ...settings.backup,
-      ...(settings.backup?.to === undefined && to !== undefined && { to: expandPath(to) }),
-      ...(settings.backup?.bundle_to === undefined &&
-        bundleTo !== undefined && { bundle_to: expandPath(bundleTo) }),
-      ...(settings.backup?.copies === undefined &&
-        copyTo && { copies: copyTo.map((target) => expandTarget(target)) }),
-    },
-    ...(settings.bundle?.copies === undefined &&
-      copyBundleTo && { bundle: { copies: copyBundleTo.map((target) => expandTarget(target)) } }),
-    ...(settings.recipients === undefined && recipient && { recipients: recipient }),
+    backup: { ...backup, ...settings.backup },
+    ...(copyBundleTo && { bundle: { ...bundle, ...settings.bundle } }),
   }));
 }
 
@@ -325,8 +329,7 @@ function isServiceKey(key: string): boolean {
  */
 function selectServiceToSave(options: ServiceOptions, backup: Settings["backup"]): ServiceSettings {
   const { service, ...others } = resolveServiceSettings(options, backup);
-  const saved = { ...others, ...(service !== "auto" && { service }) };
-  return Object.fromEntries(Object.entries(saved).filter(([, value]) => value !== undefined));
+  return omitUndefined({ ...others, ...(service !== "auto" && { service }) });
 }
 
 /**
@@ -342,7 +345,7 @@ async function remember(
   try {
     const settings = { backup: {}, ...(await loadSection(settingsSection)) };
     const changed = change(settings);
-    if (JSON.stringify(changed) === JSON.stringify(settings)) return;
+    if (isDeepStrictEqual(changed, settings)) return;
     await saveSection(settingsSection, changed);
     output.notice(`saved ${what} to ${settingsPath}`);
   } catch (error) {
@@ -412,15 +415,21 @@ export async function operate<Result>(
  */
 export async function operateWithService<Result>(
   context: Context,
-  operation: (lock: OperationLock, signal: AbortSignal) => Promise<Result>,
+  options: SwapOptions,
+  operation: (options: OperationOptions) => Promise<Result>,
   requirements: OperationRequirements = {},
 ): Promise<Result> {
   try {
-    return await operate(context, operation, requirements);
+    return await operate(
+      context,
+      (lock, signal) => operation(buildOperationOptions(context, options, lock, signal)),
+      requirements,
+    );
   } catch (error) {
     if (!isKind(error, "service")) throw error;
-    const line =
-      "If nothing has the store open, add --service none: the service is then neither stopped nor started.";
-    throw wrap(error, { hint: withLine(error.hint, line) });
+    throw addHint(
+      error,
+      "If nothing has the store open, add --service none: the service is then neither stopped nor started.",
+    );
   }
 }
