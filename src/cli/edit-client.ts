@@ -10,7 +10,7 @@ import {
 import { describeClient, escapeControlCharacters } from "../text/escape.js";
 import type { Context } from "./context.js";
 import { openStore } from "./open.js";
-import { chooseClient, noClientError, parseOptionalId } from "./ui/choose-client.js";
+import { chooseClient, getClient, parseOptionalId } from "./ui/choose-client.js";
 
 /** Applies `edit` to the client and prints each changed field before and after. */
 export async function editClient(
@@ -22,15 +22,14 @@ export async function editClient(
   await using store = await openStore(context);
   const id = await chooseClient(context, store, given);
   const { before, after, notices } = await store.transaction(async () => {
-    const before = await store.getClientById(id);
-    if (!before) throw noClientError(context, id);
+    const before = await getClient(context, store, id);
     assertActive(before);
     const { changes, notices } = edit(before, store.schemaVersion);
     const isChanged = Object.keys(changes).length > 0;
     return { before, after: isChanged ? await store.updateClient(id, changes) : before, notices };
   });
   const changed = findDifferences(before, after);
-  context.output.result({ client: withoutSecrets(after), changed }, () => {
+  context.output.document({ client: withoutSecrets(after), changed }, () => {
     const label = `client ${describeClient(id, after.name)}`;
     const fields = Object.entries(changed);
     if (fields.length === 0) return [`${label}: nothing changed`];

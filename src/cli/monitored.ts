@@ -5,12 +5,13 @@ import { throwIfAborted } from "../process/abort.js";
 import { abortOnSignal } from "../process/signals.js";
 import type { Context } from "./context.js";
 import { collectMetrics } from "./inspect.js";
+import { toJson } from "./ui/json.js";
 import { toStoreError } from "./ui/output.js";
 
 /** The result of a monitored operation. */
 export interface MonitoredResult {
-  /** The document that `--json` prints. */
-  readonly document: unknown;
+  /** The result that `print` prints. */
+  readonly result: unknown;
   /** Milliseconds during which the service was stopped. */
   readonly stoppedMs?: number | null;
   /** Bytes of the backup. */
@@ -69,7 +70,7 @@ async function runMonitored(
   await updateMetrics(context);
   const event = error
     ? ({ event: "failure", error } as const)
-    : ({ event: "success", result: result?.document } as const);
+    : ({ event: "success", result: toJson(result?.result) } as const);
   await runHooks(context, operation, event);
   if (outcome.error) throw outcome.thrown;
   if (error) process.exitCode = error.exitCode;

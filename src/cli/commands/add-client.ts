@@ -100,7 +100,7 @@ async function addClient(context: Context, options: AddOptions): Promise<void> {
   }
   // An update prints no secrets, because secrets are shown only when a client is added.
   const shown = isNew ? client : withoutSecrets(client);
-  context.output.result({ client: shown }, () => clientLines(client, isNew));
+  context.output.document({ client: shown }, () => clientLines(client, isNew));
 }
 
 async function insertClient(store: ClientStore, options: AddOptions): Promise<Client> {

@@ -12,7 +12,7 @@ import { findPlainDatabase, type PlainDatabase } from "../open.js";
 import {
   addServiceOptions,
   buildOperationOptions,
-  createAndRecordDirectories,
+  createNamedDirectories,
   listKnownDirectories,
   operate,
   rememberDirectories,
@@ -21,7 +21,6 @@ import {
   withBundleTarget,
 } from "../options/operation.js";
 import { addRecipientOptions, type RecipientCommandOptions } from "../options/recovery-key.js";
-import { toJson } from "../ui/json.js";
 import { describeDowntime, fieldLines, formatCounts } from "../ui/lines.js";
 import { errorToJson } from "../ui/output.js";
 import { formatSize } from "../ui/units.js";
@@ -70,26 +69,18 @@ export function addCommand(program: Command): void {
 }
 
 async function runBackup(context: Context, options: BackupOptions): Promise<MonitoredResult> {
-  const { settings, output } = context;
-  const to = options.to ?? settings.backup?.to;
-  const bundleTo = options.bundleTo ?? settings.backup?.bundle_to;
-  if (to === undefined) throw noDirectoryError(context, "backup", "--to");
-  if (bundleTo === undefined) throw noDirectoryError(context, "bundle", "--bundle-to");
-  const destinations = await planDestinations(context, options, {
-    to: expandPath(to),
-    bundleTo: expandPath(bundleTo),
-  });
+  const { output } = context;
+  const destinations = await planDestinations(context, options);
   const plain = await findPlainDatabase(context);
   const result = plain
     ? await backupPlain(context, options, destinations, plain)
     : await backupStore(context, options, destinations);
   await rememberDirectories(context, options);
   if (!plain) await rememberNamedService(context, options);
-  const copies = result.copies.map(copyToJson);
-  const document = { ...toJson(result), copies };
+  const document = { ...result, copies: result.copies.map(copyToJson) };
   const failures = listCopyErrors(result);
   return {
-    document,
+    result: document,
     stoppedMs: result.service.stoppedMs,
     size: result.backup.size,
     failure: failures[0],
@@ -103,23 +94,23 @@ async function runBackup(context: Context, options: BackupOptions): Promise<Moni
   };
 }
 
-interface Directories {
+interface Destinations extends CopyTargets {
   readonly to: string;
   readonly bundleTo: string;
 }
 
-interface Destinations extends Directories, CopyTargets {}
-
-async function planDestinations(
-  { settings }: Context,
-  { copyTo, copyBundleTo }: BackupOptions,
-  directories: Directories,
-): Promise<Destinations> {
+async function planDestinations(context: Context, options: BackupOptions): Promise<Destinations> {
   const { planCopies } = await import("../../copies/plan.js");
+  const { backup, bundle } = context.settings;
+  const to = options.to ?? backup?.to;
+  const bundleTo = options.bundleTo ?? backup?.bundle_to;
+  if (to === undefined) throw noDirectoryError(context, "backup", "--to");
+  if (bundleTo === undefined) throw noDirectoryError(context, "bundle", "--bundle-to");
+  const directories = { to: expandPath(to), bundleTo: expandPath(bundleTo) };
   const targets = await planCopies({
     ...directories,
-    copies: copyTo ?? settings.backup?.copies ?? [],
-    bundleCopies: copyBundleTo ?? settings.bundle?.copies ?? [],
+    copies: options.copyTo ?? backup?.copies ?? [],
+    bundleCopies: options.copyBundleTo ?? bundle?.copies ?? [],
   });
   return { ...directories, ...targets };
 }
@@ -209,10 +200,11 @@ async function withCopies(
 async function withNewKey(
   context: Context,
   options: BackupOptions,
-  { bundleTo }: Directories,
+  { bundleTo }: Destinations,
   run: (recipients: readonly string[]) => Promise<BackupWithCopies>,
 ): Promise<BackupWithCopies> {
-  await createAndRecordDirectories(context, [options.to, options.bundleTo]);
+  const recordDirectories = await createNamedDirectories(context, options.to, options.bundleTo);
+  await recordDirectories();
   return withBundleTarget(context, { ...options, bundleTo }, ({ recipients }) => run(recipients));
 }
 
@@ -223,7 +215,7 @@ function noDirectoryError({ settingsPath }: Context, what: string, option: strin
 }
 
 function copyToJson({ errors, resumeFrom: _, ...report }: CopyReport) {
-  return { ...toJson(report), errors: errors.map(errorToJson) };
+  return { ...report, errors: errors.map(errorToJson) };
 }
 
 /** Returns an error for each copy that failed. */

@@ -11,7 +11,6 @@ import {
   resolveListing,
 } from "../options/backup-directories.js";
 import { storeColumns } from "../ui/fleet-status.js";
-import { toJson } from "../ui/json.js";
 import { type Column, formatTable } from "../ui/table.js";
 import { formatAge, formatSize } from "../ui/units.js";
 
@@ -67,7 +66,7 @@ async function printStores(
       ? [`${listing.othersCount - listing.others.length} more files are not listed`]
       : []),
   ];
-  output.result(toJson(listing), () => lines);
+  output.result(listing, () => lines);
 }
 
 const fleetColumns: readonly Column<FleetStore>[] = [
@@ -137,7 +136,7 @@ async function printBackups(
       ? [`${listing.ofOtherStores} backups of other stores: --all lists them by store`]
       : []),
   ];
-  output.result(toJson(listing), () => lines);
+  output.result(listing, () => lines);
 }
 
 function formatManifestState({ present, mac }: ListedBackup): string {

@@ -14,7 +14,6 @@ import {
   buildRecipientOptions,
   type RecipientCommandOptions,
 } from "../options/recovery-key.js";
-import { toJson } from "../ui/json.js";
 import { fieldLines } from "../ui/lines.js";
 
 interface ExportOptions extends RecipientCommandOptions {
@@ -62,7 +61,7 @@ async function runExport(context: Context, options: ExportOptions): Promise<void
     { whileServiceDown: "open-only" },
   );
   await rememberDirectories(context, options);
-  context.output.result(toJson({ bundle }), () => [
+  context.output.result({ bundle }, () => [
     `${bundle.reused ? "Bundle exists and is valid" : "Bundle written and verified"}: ${bundle.path}`,
     ...fieldLines({ key_id: bundle.keyId, "opens with": bundle.recipients }),
   ]);

@@ -6,7 +6,6 @@ import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { addOpenerOptions, type BundleKeyOptions, readOrAskOpener } from "../options/bundle.js";
 import { operate } from "../options/operation.js";
-import { toJson } from "../ui/json.js";
 import type { Output } from "../ui/output.js";
 import { askLines, hasTerminal, readStandardInput } from "../ui/prompt.js";
 
@@ -55,7 +54,7 @@ async function importBundle(
   const { path, keyId, known } = result.imported;
   const { source } = context;
   const target = source.kind === "sealed" ? `the sealed file ${source.path}` : "the keyring";
-  context.output.result(toJson(result), () => [
+  context.output.result(result, () => [
     known
       ? `The passphrase of ${path} (key_id ${keyId}) is already in ${target}`
       : `Imported the passphrase of ${path} (key_id ${keyId}) into ${target}; it opens the store`,

@@ -2,7 +2,6 @@ import type { Command } from "commander";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { addSwapOptions, operateWithService, type SwapOptions } from "../options/operation.js";
-import { toJson } from "../ui/json.js";
 import { describeDowntime, fieldLines } from "../ui/lines.js";
 
 export function addCommand(program: Command): void {
@@ -19,7 +18,7 @@ export function addCommand(program: Command): void {
 async function runDecrypt(context: Context, options: SwapOptions): Promise<void> {
   const { decrypt } = await import("../../swap/decrypt.js");
   const result = await operateWithService(context, options, decrypt);
-  context.output.result(toJson(result), () => [
+  context.output.result(result, () => [
     `Decrypted: ${result.decrypted.path}, readable without a passphrase`,
     ...fieldLines({ service: describeDowntime(result.service) }),
   ]);

@@ -4,12 +4,7 @@ import { describeClient } from "../../text/escape.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { openStore } from "../open.js";
-import {
-  chooseClient,
-  noClientError,
-  optionalIdNote,
-  parseOptionalId,
-} from "../ui/choose-client.js";
+import { chooseClient, getClient, optionalIdNote, parseOptionalId } from "../ui/choose-client.js";
 
 export function addCommand(program: Command): void {
   const command = program
@@ -29,8 +24,7 @@ async function deleteClient(context: Context, idText: string | undefined): Promi
   await using store = await openStore(context);
   const id = await chooseClient(context, store, given);
   const before = await store.transaction(async () => {
-    const client = await store.getClientById(id);
-    if (!client) throw noClientError(context, id);
+    const client = await getClient(context, store, id);
     if (!isRevoked(client)) await store.deleteItem(id);
     return client;
   });

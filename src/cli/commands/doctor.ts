@@ -6,7 +6,6 @@ import { finishCommand } from "../command.js";
 import { type Context, programLine } from "../context.js";
 import { buildDoctorOptions } from "../inspect.js";
 import { addServiceOptions, type ServiceOptions } from "../options/operation.js";
-import { toJson } from "../ui/json.js";
 
 interface DoctorOptions extends ServiceOptions {
   fillGaps?: boolean;
@@ -42,7 +41,7 @@ async function runDoctor(
   const { output } = context;
   const program = programLine(command, context);
   const diagnosis = await doctor({ ...buildDoctorOptions(context, options), program });
-  output.result(toJson(diagnosis), () => diagnosisLines(diagnosis, context));
+  output.result(diagnosis, () => diagnosisLines(diagnosis, context));
   if (!diagnosis.ok) process.exitCode = 1;
 }
 

@@ -7,7 +7,6 @@ import type { Context } from "../context.js";
 import { type MonitoredResult, monitor, orNotice } from "../monitored.js";
 import { resolveListing } from "../options/backup-directories.js";
 import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
-import { toJson } from "../ui/json.js";
 import { fieldLines, formatCounts } from "../ui/lines.js";
 import { toStoreError } from "../ui/output.js";
 import { formatSize } from "../ui/units.js";
@@ -43,9 +42,9 @@ async function runDrill(
   const { backup, keyId: key_id } = result;
   await recordRestoreTest(storePath, { how: "drill", backup, key_id }, { withBundle });
   const opener = withBundle ? "its bundle" : "a kept passphrase";
-  const document = toJson({ drill: { ...result, withBundle } });
-  const print = () => output.result(document, () => drillLines(result, opener));
-  return { document, size: result.size, print };
+  const drill = { ...result, withBundle };
+  const print = () => output.result({ drill }, () => drillLines(result, opener));
+  return { result: { drill }, size: result.size, print };
 }
 
 interface FinishedDrill {

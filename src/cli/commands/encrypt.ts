@@ -14,7 +14,6 @@ import {
   type SwapOptions,
   withBundleTarget,
 } from "../options/operation.js";
-import { toJson } from "../ui/json.js";
 import { describeDowntime, describePassphrase, fieldLines } from "../ui/lines.js";
 
 interface EncryptOptions extends SwapOptions, BundleTargetOptions {
@@ -46,10 +45,9 @@ export function addCommand(program: Command): void {
 
 async function runEncrypt(context: Context, options: EncryptOptions): Promise<void> {
   const { encrypt } = await import("../../swap/encrypt.js");
-  const { recordDirectories } = await import("../../config/known-directories.js");
   await assertUsableDirectory("--to", options.to);
   // A directory that cannot be created ends the command before the store is encrypted.
-  const named = await createNamedDirectories(context, [options.to]);
+  const recordDirectories = await createNamedDirectories(context, options.to);
   const result = await withBundleTarget(context, options, (bundleTarget) =>
     operateWithService(context, options, (operation) =>
       encrypt({
@@ -60,9 +58,9 @@ async function runEncrypt(context: Context, options: EncryptOptions): Promise<vo
       }),
     ),
   );
-  await recordDirectories(named, context.storePath);
+  await recordDirectories();
   await rememberDirectories(context, options);
-  context.output.result(toJson(result), () => encryptLines(result));
+  context.output.result(result, () => encryptLines(result));
 }
 
 function encryptLines({ encrypted, bundle, service }: EncryptResult): string[] {

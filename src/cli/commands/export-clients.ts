@@ -8,8 +8,13 @@ import { counted } from "../../text/count.js";
 import { choiceOption, finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { openStore } from "../open.js";
-import { addSecretOption, type SecretOption } from "../options/client.js";
-import { addFileOption, type FileOption, resolveFile } from "../options/client-file.js";
+import {
+  addFileOption,
+  addSecretOption,
+  type FileOption,
+  resolveFile,
+  type SecretOption,
+} from "../options/client.js";
 import { print } from "../ui/output.js";
 import { Progress } from "../ui/progress.js";
 

@@ -8,7 +8,6 @@ import { counted } from "../../text/count.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
-import { toJson } from "../ui/json.js";
 import { fieldLines } from "../ui/lines.js";
 import { formatSize, parseSize } from "../ui/units.js";
 
@@ -71,7 +70,7 @@ async function runExport(
       }),
     ),
   );
-  output.result(toJson({ export: result }), () => exportLines(result));
+  output.result({ export: result }, () => exportLines(result));
 }
 
 /**

@@ -46,7 +46,7 @@ async function findClients(
   const found = await store.searchByValue(column, parseSearchValue(column, text));
   if (context.output.json) {
     const clients = found.map((client) => (showSecrets ? client : withoutSecrets(client)));
-    context.output.result({ clients }, () => []);
+    context.output.document({ clients }, () => []);
     return;
   }
   await printClientTable(context, found, showSecrets);

@@ -9,8 +9,7 @@ import { describeClient, escapeControlCharacters } from "../../text/escape.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { openStore } from "../open.js";
-import { addFileOption, type FileOption, resolveFile } from "../options/client-file.js";
-import { toJson } from "../ui/json.js";
+import { addFileOption, type FileOption, resolveFile } from "../options/client.js";
 import { Progress } from "../ui/progress.js";
 
 interface ImportOptions extends FileOption {
@@ -132,7 +131,7 @@ interface ImportReport extends PreparedImport {
 }
 
 function printImport(context: Context, report: ImportReport): void {
-  context.output.result(toJson({ import: toDocument(report) }), () => importLines(report));
+  context.output.result({ import: toDocument(report) }, () => importLines(report));
 }
 
 function toDocument({ path, format, dryRun, plan, widened }: ImportReport) {

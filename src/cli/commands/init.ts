@@ -28,7 +28,6 @@ import {
   type RecipientCommandOptions,
 } from "../options/recovery-key.js";
 import { assertUnused } from "../options/unused.js";
-import { toJson } from "../ui/json.js";
 import { describePassphrase, fieldLines } from "../ui/lines.js";
 import { askSecret } from "../ui/prompt.js";
 
@@ -139,11 +138,10 @@ async function isMissing(path: string): Promise<boolean> {
 async function createNew(context: Context, options: InitOptions): Promise<void> {
   const { initStore } = await import("../../setup/init.js");
   const { readOrGeneratePassphrase } = await import("../../swap/prepare.js");
-  const { recordDirectories } = await import("../../config/known-directories.js");
   const { passphraseFile } = options;
   // A directory that cannot be created ends init before the store exists. The directories are
   // recorded at the end, because a failed init removes them.
-  const named = await createNamedDirectories(context, [options.to, options.bundleTo]);
+  const recordDirectories = await createNamedDirectories(context, options.to, options.bundleTo);
   const result = await initStore({
     ...buildRecipientOptions(context, options),
     storePath: context.storePath,
@@ -156,9 +154,9 @@ async function createNew(context: Context, options: InitOptions): Promise<void> 
     bundleDirectory: options.bundleTo && expandPath(options.bundleTo),
     reporter: context.reporter,
   });
-  await recordDirectories(named, context.storePath);
+  await recordDirectories();
   noticeOtherDefault(context);
-  context.output.result(toJson(result), () => initLines(result));
+  context.output.result(result, () => initLines(result));
 }
 
 function initLines(result: InitResult): string[] {
@@ -196,9 +194,8 @@ async function adoptExisting(context: Context, options: InitOptions): Promise<vo
   const { settingsSection, storePath, reporter } = context;
   const { planRecipients } = await import("../../bundle/recipients.js");
   const recipientPlan = await planRecipients(buildRecipientOptions(context, options));
-  const { recordDirectories } = await import("../../config/known-directories.js");
   const { passphraseFile } = options;
-  const named = await createNamedDirectories(context, [options.to]);
+  const recordDirectories = await createNamedDirectories(context, options.to);
   const passphrase =
     passphraseFile === undefined ? undefined : await readStoreSecret(expandPath(passphraseFile));
   const result = await operate(context, async (lock, signal) => {
@@ -219,9 +216,9 @@ async function adoptExisting(context: Context, options: InitOptions): Promise<vo
     ...withOptions(settings, context, options),
     passphrase_source: result.adopted.passphraseSource,
   }));
-  await recordDirectories(named, storePath);
+  await recordDirectories();
   noticeOtherDefault(context);
-  context.output.result(toJson(result), () => adoptLines(result));
+  context.output.result(result, () => adoptLines(result));
 }
 
 function adoptLines({ adopted, bundle }: AdoptResult): string[] {

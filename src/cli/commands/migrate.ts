@@ -12,7 +12,6 @@ import { choiceOption, finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { recoverFirst } from "../open.js";
 import { buildEndpoint, collectSetting, type Setting } from "../options/endpoint.js";
-import { toJson } from "../ui/json.js";
 import { fieldLines, formatCounts } from "../ui/lines.js";
 import { Progress } from "../ui/progress.js";
 
@@ -89,7 +88,7 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
       `${from.name} was not removed: it has clients that are revoked in the target. Remove it manually if they should be`,
     );
   }
-  context.output.result(toJson({ migrated: { ...migration, ...outcome } }), () => [
+  context.output.result({ migrated: { ...migration, ...outcome } }, () => [
     ...migrationLines(migration),
     ...switchLines(outcome, plan),
   ]);

@@ -15,7 +15,6 @@ import {
   resolveListing,
 } from "../options/backup-directories.js";
 import { operate } from "../options/operation.js";
-import { toJson } from "../ui/json.js";
 import { formatSize } from "../ui/units.js";
 
 interface PruneOptions extends BundleDirectoryOption {
@@ -103,10 +102,9 @@ async function pruneTarget(
       view.nameTarget(await pruneView(view, signal)),
     ),
   );
-  const document = toJson({ prune: result });
   const failure = findRemovalError(result);
   const print = () => {
-    output.result(document, () => pruneLines(result, context));
+    output.result({ prune: result }, () => pruneLines(result, context));
     if (failure) output.warning(failure.message);
     if (result.left.some(({ problem }) => problem === unknownPassphraseReason)) {
       output.notice(
@@ -114,7 +112,7 @@ async function pruneTarget(
       );
     }
   };
-  return { document, failure, print };
+  return { result: { prune: result }, failure, print };
 }
 
 /**

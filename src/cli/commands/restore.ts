@@ -18,7 +18,6 @@ import {
   type SwapOptions,
 } from "../options/operation.js";
 import { assertUnused } from "../options/unused.js";
-import { toJson } from "../ui/json.js";
 import { describeDowntime, fieldLines, formatCounts } from "../ui/lines.js";
 
 interface RestoreOptions extends SwapOptions, BundleKeyOptions {
@@ -125,7 +124,7 @@ async function runRestore(
   const { backup: from, keyId } = result.restored;
   const tried = { how: "restore", backup: from, key_id: keyId } as const;
   await recordRestoreTest(context.storePath, tried, { withBundle: isWithBundle });
-  context.output.result(toJson(result), () => restoreLines(result));
+  context.output.result(result, () => restoreLines(result));
 }
 
 type ChosenBackup = Pick<BackupToVerify, "backup" | "bundle" | "noManifest">;

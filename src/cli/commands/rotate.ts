@@ -12,7 +12,6 @@ import {
   type SwapOptions,
   withBundleTarget,
 } from "../options/operation.js";
-import { toJson } from "../ui/json.js";
 import { describeDowntime, describePassphrase, fieldLines } from "../ui/lines.js";
 
 interface RotateOptions extends SwapOptions, BundleTargetOptions {
@@ -59,12 +58,11 @@ async function runRotate(context: Context, options: RotateOptions): Promise<Moni
       }),
     ),
   );
-  const document = toJson(result);
   const print = () => {
-    context.output.result(document, () => rotateLines(result));
+    context.output.result(result, () => rotateLines(result));
     if (result.backups === null) context.output.notice(backupAdvice(result, context));
   };
-  return { document, stoppedMs: result.service.stoppedMs, print };
+  return { result, stoppedMs: result.service.stoppedMs, print };
 }
 
 /** Returns advice on the backups made with the previous passphrase. */

@@ -12,7 +12,6 @@ import {
   type ServiceOptions,
   saveService,
 } from "../options/operation.js";
-import { toJson } from "../ui/json.js";
 import { fieldLines, formatLastRun } from "../ui/lines.js";
 
 export function addCommand(program: Command): void {
@@ -73,7 +72,7 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
     ...(await scheduleLines(storePath, "backup", schedule)),
     ...(drill ? ["Scheduled drills", ...(await scheduleLines(storePath, "drill", drill))] : []),
   ];
-  output.result(toJson({ schedule, drill }), () => lines);
+  output.result({ schedule, drill }, () => lines);
   await warnWithoutLinger(context, schedule);
 }
 
@@ -143,7 +142,7 @@ async function runRemove(context: Context): Promise<void> {
   const { removeSchedules } = await import("../../service/schedule.js");
   const { units, dropIns } = await removeSchedules(context.storePath);
   const [unit = null] = units;
-  context.output.result(toJson({ removed: { unit, units, dropIns } }), () => [
+  context.output.result({ removed: { unit, units, dropIns } }, () => [
     `Removed ${units.join(" and ")}; nothing is scheduled for this store any more`,
     ...dropIns.map((path) => `Your drop-in was kept: ${path}`),
   ]);
@@ -169,7 +168,7 @@ async function printSchedule(context: Context): Promise<void> {
       : [`No backups of ${storePath} are scheduled: hivemind-sqlcipher schedule install`]),
     ...(drill ? ["Drills:", ...(await scheduleLines(storePath, "drill", drill))] : []),
   ];
-  output.result(toJson({ schedule, drill }), () => lines);
+  output.result({ schedule, drill }, () => lines);
   await warnWithoutLinger(context, schedule);
 }
 

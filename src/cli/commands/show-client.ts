@@ -4,12 +4,7 @@ import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { openStoreToRead } from "../open.js";
 import { addSecretOption, type SecretOption } from "../options/client.js";
-import {
-  chooseClient,
-  noClientError,
-  optionalIdNote,
-  parseOptionalId,
-} from "../ui/choose-client.js";
+import { chooseClient, getClient, optionalIdNote, parseOptionalId } from "../ui/choose-client.js";
 import { clientLines } from "../ui/client-text.js";
 
 export function addCommand(program: Command): void {
@@ -33,9 +28,8 @@ async function showClient(
   const given = parseOptionalId(idText);
   await using store = await openStoreToRead(context);
   const id = await chooseClient(context, store, given);
-  const client = await store.getClientById(id);
-  if (!client) throw noClientError(context, id);
-  context.output.result({ client: showSecrets ? client : withoutSecrets(client) }, () =>
+  const client = await getClient(context, store, id);
+  context.output.document({ client: showSecrets ? client : withoutSecrets(client) }, () =>
     clientLines(client, showSecrets),
   );
 }

@@ -5,7 +5,6 @@ import { choiceOption, finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { buildStatusOptions, collectMetrics } from "../inspect.js";
 import { resolveListing } from "../options/backup-directories.js";
-import { toJson } from "../ui/json.js";
 import { fieldLines, formatCounts, formatLastRun } from "../ui/lines.js";
 import { parseAge } from "../ui/units.js";
 
@@ -83,14 +82,14 @@ async function printFleet(
     nameTarget(judgeFleet(await listStores(files, storePath), maxAgeSeconds)),
   );
   const lines = await fleetStatusLines(context.output, status);
-  context.output.result(toJson(status), () => lines);
+  context.output.result(status, () => lines);
   if (!status.ok) process.exitCode = exitCodes.failed;
 }
 
 async function printStatus(context: Context): Promise<void> {
   const { readStoreStatus } = await import("../../diagnostics/status.js");
   const status = await readStoreStatus(buildStatusOptions(context));
-  context.output.result(toJson(status), () => statusLines(status, context));
+  context.output.result(status, () => statusLines(status, context));
 }
 
 function statusLines(status: StoreStatus, { output }: Context): string[] {

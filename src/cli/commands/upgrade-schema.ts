@@ -7,7 +7,6 @@ import {
   operateWithService,
   type ServiceOptions,
 } from "../options/operation.js";
-import { toJson } from "../ui/json.js";
 import { describeDowntime, fieldLines } from "../ui/lines.js";
 
 interface UpgradeOptions extends ServiceOptions {
@@ -39,7 +38,7 @@ async function runUpgrade(context: Context, options: UpgradeOptions): Promise<vo
       hubPython: options.hubPython,
     }),
   );
-  context.output.result(toJson(result), () => upgradeLines(result));
+  context.output.result(result, () => upgradeLines(result));
 }
 
 function upgradeLines({ upgraded, service }: UpgradeSchemaResult): string[] {

@@ -1,4 +1,6 @@
+/** Options of the commands for clients. */
 import { type Command, InvalidArgumentError } from "commander";
+import { StoreError } from "../../errors.js";
 
 export interface SecretOption {
   showSecrets?: boolean;
@@ -12,4 +14,30 @@ export function parseBoolean(text: string): boolean {
   if (/^(true|yes|1)$/i.test(text)) return true;
   if (/^(false|no|0)$/i.test(text)) return false;
   throw new InvalidArgumentError("It must be true or false.");
+}
+
+/** The file of `export-clients` and `import-clients`: an argument, or `--path` as in hivemind-core. */
+export interface FileOption {
+  path?: string;
+}
+
+export function addFileOption(command: Command, description: string): Command {
+  return command.option("--path <file>", description);
+}
+
+/**
+ * Returns the file in the argument or the option, or undefined if neither is given.
+ *
+ * @throws {@link StoreError} usage - if argument and option name different files
+ */
+export function resolveFile(
+  argument: string | undefined,
+  { path }: FileOption,
+): string | undefined {
+  if (argument !== undefined && path !== undefined && argument !== path) {
+    throw new StoreError("usage", `two files are named: ${argument} and ${path}`, {
+      hint: "Give the file as an argument or with --path, not both.",
+    });
+  }
+  return argument ?? path;
 }

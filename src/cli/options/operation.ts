@@ -354,29 +354,21 @@ async function remember(
 }
 
 /**
- * Creates and records the directories named on the command line. Directories in the settings are
- * never created: a missing directory there can be a disk that is not mounted.
- */
-export async function createAndRecordDirectories(
-  context: Context,
-  paths: readonly (string | undefined)[],
-): Promise<void> {
-  const { recordDirectories } = await import("../../config/known-directories.js");
-  await recordDirectories(await createNamedDirectories(context, paths), context.storePath);
-}
-
-/**
- * Creates the directories like `createAndRecordDirectories`, and returns them instead of recording
- * them.
+ * Creates the directories named on the command line. Directories in the settings are never created:
+ * a missing directory there can be a disk that is not mounted.
+ *
+ * @returns a function that records the directories
  */
 export async function createNamedDirectories(
   { storePath, reporter }: Context,
-  paths: readonly (string | undefined)[],
-): Promise<string[]> {
-  const { createDirectories } = await import("../../config/known-directories.js");
+  ...paths: readonly (string | undefined)[]
+): Promise<() => Promise<void>> {
+  const { createDirectories, recordDirectories } = await import(
+    "../../config/known-directories.js"
+  );
   const named = paths.filter((path) => path !== undefined).map((path) => expandPath(path));
   await createDirectories(named, { storePath, known: [], reporter });
-  return named;
+  return () => recordDirectories(named, storePath);
 }
 
 /**

@@ -1,5 +1,6 @@
 /** Determines a command's client: the given id, or a choice from a list on the terminal. */
 import { setImmediate } from "node:timers/promises";
+import type { Client } from "../../client/client.js";
 import { StoreError } from "../../errors.js";
 import type { ClientTable } from "../../store/client-table.js";
 import type { Match } from "../../store/matching.js";
@@ -89,8 +90,15 @@ export async function chooseClient(
   }
 }
 
-export function noClientError(context: Context, id: number): StoreError {
-  return new StoreError("notFound", `no client ${id} in ${context.storePath}`, {
+/** @throws {@link StoreError} notFound - if the store has no such client */
+export async function getClient(
+  { storePath }: Context,
+  store: ClientTable,
+  id: number,
+): Promise<Client> {
+  const client = await store.getClientById(id);
+  if (client) return client;
+  throw new StoreError("notFound", `no client ${id} in ${storePath}`, {
     hint: "Run hivemind-sqlcipher list-clients to see the ids.",
   });
 }

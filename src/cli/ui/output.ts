@@ -5,7 +5,7 @@
 import { once } from "node:events";
 import { messageOf, StoreError } from "../../errors.js";
 import { escapeControlCharacters } from "../../text/escape.js";
-import { formatDocument, type Json } from "./json.js";
+import { formatDocument, toJson } from "./json.js";
 
 interface OutputOptions {
   readonly json?: boolean;
@@ -48,12 +48,13 @@ export class Output {
     endNotices.push(notice);
   }
 
-  /**
-   * Prints the command's result: the document with --json, else the lines.
-   *
-   * @param document - its keys are in snake_case: the result of `toJson`, or client records
-   */
-  result<Document>(document: Document & Json<Document>, lines: () => string[]): void {
+  /** Prints the command's result: converted by `toJson` with --json, else the lines. */
+  result(result: unknown, lines: () => string[]): void {
+    this.document(toJson(result), lines);
+  }
+
+  /** Prints a result like `result`, but does not convert it, because it contains client records. */
+  document(document: unknown, lines: () => string[]): void {
     for (const { result } of endNotices.splice(0)) if (result) this.notice(result);
     const text = this.json ? formatDocument(document) : lines().map(escapeLines).join("\n");
     if (text !== "") process.stdout.write(`${text}\n`);
