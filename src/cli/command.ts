@@ -5,7 +5,6 @@ import { addGlobalOptions, type Context, contextOf } from "./context.js";
 export interface HelpText {
   /** Paragraphs, wrapped to 80 columns. */
   readonly details?: readonly string[];
-  /** Complete command lines. */
   readonly examples: readonly string[];
 }
 
@@ -30,7 +29,6 @@ export function choiceOption(flags: string, description: string): Option {
   return new Option(flags, description).choices(choices);
 }
 
-/** Adds details and examples to the end of a command's help. */
 export function addHelp(command: Command, { details = [], examples }: HelpText): Command {
   for (const paragraph of details) addParagraph(command, paragraph);
   const heading = examples.length === 1 ? "Example:" : "Examples:";
@@ -38,7 +36,6 @@ export function addHelp(command: Command, { details = [], examples }: HelpText):
   return command.addHelpText("after", ["", heading, ...lines].join("\n"));
 }
 
-/** Adds a paragraph to the end of a command's help. */
 export function addParagraph(command: Command, paragraph: string): Command {
   return command.addHelpText("after", `\n${command.createHelp().boxWrap(paragraph, 80)}`);
 }

@@ -40,7 +40,6 @@ export interface Context {
   /** Options win over the environment, which wins over the settings file. */
   readonly settings: Settings;
   readonly settingsPath: string;
-  /** The section of the settings file for this store. */
   readonly settingsSection: SettingsSection;
   /**
    * This store's settings in the file, without options and environment; undefined without a file.
@@ -53,12 +52,10 @@ export interface Context {
   /** Reads the settings again after a recovery, for `source`. */
   readonly refreshSource: () => Promise<void>;
   readonly output: Output;
-  /** The value of --yes. */
   readonly yes: boolean;
   readonly reporter: Reporter;
 }
 
-/** The heading of the global options in every command's help. */
 export const globalHeading = "Global options:";
 
 const globalOptions = [
@@ -86,7 +83,6 @@ export function addGlobalOptions(command: Command): Command {
   return command;
 }
 
-/** Collects the values of a repeatable option. */
 export function collectValue(value: string, values: string[] = []): string[] {
   return [...values, value];
 }
@@ -103,12 +99,10 @@ const toleratingCommands: ReadonlySet<string> = new Set(["run", "status", "docto
  * environment and the settings file.
  */
 interface Found {
-  /** The path of the store. */
   readonly store?: string;
   readonly passphraseSource?: string;
 }
 
-/** Returns whether the command may create the store and its settings file. */
 function canCreateStore(command: Command): boolean {
   return command.name() === "init" || command.name() === "setup";
 }

@@ -41,7 +41,6 @@ function listCopyTargets({ backup, bundle }: Settings): ConfiguredTarget[] {
   ];
 }
 
-/** Returns the metrics of the store, with the number of findings of `doctor`. */
 export async function collectMetrics(context: Context): Promise<string> {
   const { readStoreStatus } = await import("../diagnostics/status.js");
   const { doctor } = await import("../diagnostics/doctor.js");

@@ -71,7 +71,6 @@ async function main(argv: string[]): Promise<void> {
   }
 }
 
-/** Converts any thrown value to the error that is printed. */
 async function toPrintedError(error: unknown): Promise<StoreError> {
   if (error instanceof CommanderError) return usageError(error);
   const failure = toStoreError(error);
@@ -82,8 +81,6 @@ async function toPrintedError(error: unknown): Promise<StoreError> {
 /**
  * Throws if an argument is not UTF-8. Node.js replaces invalid bytes with U+FFFD, so a path in the
  * argument would name another file.
- *
- * @throws {@link StoreError} usage - if an argument is not UTF-8
  */
 function assertUtf8(argv: string[]): void {
   if (!argv.some((arg) => arg.includes("\ufffd"))) return;

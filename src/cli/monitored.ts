@@ -8,17 +8,13 @@ import { collectMetrics } from "./inspect.js";
 import { toJson } from "./ui/json.js";
 import { toStoreError } from "./ui/output.js";
 
-/** The result of a monitored operation. */
 export interface MonitoredResult {
-  /** The result that `print` prints. */
   readonly result: unknown;
   /** Milliseconds during which the service was stopped. */
   readonly stoppedMs?: number | null;
-  /** Bytes of the backup. */
   readonly size?: number;
   /** Why the operation counts as failed although it has a result. */
   readonly failure?: StoreError | undefined;
-  /** Prints the result. */
   readonly print: () => void;
 }
 
@@ -87,7 +83,6 @@ async function runHooks(context: Context, operation: string, event: HookEvent): 
   );
 }
 
-/** Rewrites the metrics file, if the settings name one. */
 async function updateMetrics(context: Context): Promise<void> {
   const { file } = context.settings.metrics ?? {};
   if (file === undefined) return;

@@ -85,7 +85,6 @@ export async function isDefaultStore({ settings, storePath }: Context): Promise<
   return !isStoreNamed(settings.store) || storePath === (await resolveStorePath({}));
 }
 
-/** An unencrypted database. */
 export interface PlainDatabase {
   /** Undefined for the SQLite store at the context's path. */
   readonly database: LocatedDatabase | undefined;
@@ -115,9 +114,7 @@ export async function recoverFirst({ storePath, output, refreshSource }: Context
   await refreshSource();
 }
 
-/**
- * Adds the hub's database to the error if there is no store because the hub uses another database.
- */
+/** Adds the database that the hub uses instead of a store. */
 async function addHubDatabase(error: StoreError, context: Context): Promise<StoreError> {
   const module = (await isDefaultStore(context)) ? (await findOtherDatabase())?.name : undefined;
   if (module === undefined) return error;

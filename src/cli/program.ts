@@ -30,7 +30,6 @@ const helpLayout = {
   argumentDescription: ({ description }: Argument) => description,
 };
 
-/** A module that defines a command or a table of commands. */
 interface CommandModule {
   addCommand(program: Command): void;
 }

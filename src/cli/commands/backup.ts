@@ -174,7 +174,6 @@ async function backupPlain(
   );
 }
 
-/** Copies a finished backup and its bundle. */
 async function withCopies(
   context: Context,
   { backupTargets, bundleTargets }: Destinations,
@@ -218,7 +217,6 @@ function copyToJson({ errors, resumeFrom: _, ...report }: CopyReport) {
   return { ...report, errors: errors.map(errorToJson) };
 }
 
-/** Returns an error for each copy that failed. */
 function listCopyErrors({ copies }: BackupWithCopies): StoreError[] {
   return copies.flatMap(({ target, contents, errors }) => {
     const what = contents === "backups" ? "a copy" : "a copy of its bundle";

@@ -14,7 +14,6 @@ import { storeColumns } from "../ui/fleet-status.js";
 import { type Column, formatTable } from "../ui/table.js";
 import { formatAge, formatSize } from "../ui/units.js";
 
-/** The width of the table with all its columns. */
 const fullTableColumns = 102;
 
 export function addCommand(program: Command): void {

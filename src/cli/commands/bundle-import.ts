@@ -61,7 +61,6 @@ async function importBundle(
   ]);
 }
 
-/** Returns the path of the bundle: the argument, or the file for the typed bundle. */
 function resolveBundlePath(file: string | undefined, { fromPaper, output }: ImportOptions): string {
   if (fromPaper) return expandPath(output ?? "bundle.age");
   if (output !== undefined) {
@@ -75,7 +74,6 @@ function resolveBundlePath(file: string | undefined, { fromPaper, output }: Impo
   });
 }
 
-/** @throws {@link StoreError} refused - if the file of the typed bundle exists already */
 async function assertAbsent(path: string): Promise<void> {
   const { lstatIfExists } = await import("../../fs/read.js");
   if (!(await lstatIfExists(path))) return;

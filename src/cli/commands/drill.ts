@@ -85,7 +85,6 @@ async function drillNewest(
   );
 }
 
-/** Runs a drill, and records it for its target. */
 async function runRecorded(
   context: Context,
   directory: string | undefined,

@@ -73,12 +73,7 @@ async function runExport(
   output.result({ export: result }, () => exportLines(result));
 }
 
-/**
- * Returns the named backup, or else the newest backup in the directory of the settings.
- *
- * @throws {@link StoreError} usage - if neither a backup nor a directory is named
- * @throws {@link StoreError} notFound - if the directory has no backup of the store
- */
+/** Returns the named backup, or else the newest backup in the directory of the settings. */
 async function chooseBackup(context: Context, backup: string | undefined): Promise<string> {
   const { findNewestBackup } = await import("../../backup/manifest.js");
   const { settings, settingsPath, storePath } = context;

@@ -53,11 +53,7 @@ async function findClients(
   if (found.length === 0) context.output.notice("no matching clients");
 }
 
-/**
- * Converts the text to the type of the column, because SQLite does not match "true" with 1.
- *
- * @throws {@link StoreError} usage - if an id or a boolean is expected
- */
+/** Converts the text to the type of the column, because SQLite does not match "true" with 1. */
 function parseSearchValue(column: string, text: string): string | number | boolean {
   if (/^(is_|can_)/.test(column)) {
     try {

@@ -90,7 +90,6 @@ async function runInit(context: Context, options: InitOptions): Promise<void> {
   }
 }
 
-/** @throws {@link StoreError} usage - for an option without effect on a new or an adopted store */
 function assertOptionsFit(options: InitOptions): void {
   if (options.adopt) {
     assertUnused(
@@ -179,7 +178,6 @@ function initLines(result: InitResult): string[] {
   ];
 }
 
-/** Prints a notice if commands without --db use another store. */
 function noticeOtherDefault({ settingsSection, storePath, output }: Context): void {
   if (settingsSection.store === undefined) return;
   output.notice(

@@ -107,7 +107,7 @@ async function buildEndpoints(context: Context, options: MigrateOptions): Promis
   };
 }
 
-/** @throws {@link StoreError} usage - if the options do not ensure that a hub reads the target */
+/** Throws if the options do not ensure that a hub reads the target. */
 async function assertSourceRemovable(from: Endpoint, options: MigrateOptions): Promise<void> {
   const { assertRemovable } = await import("../../migrate/switch.js");
   assertRemovable(from);
@@ -126,7 +126,6 @@ async function assertSourceRemovable(from: Endpoint, options: MigrateOptions): P
 /** A switch of the hub to the target, whose requirements are met. */
 interface SwitchPlan {
   readonly database: HubDatabase;
-  /** The path of `server.json`. */
   readonly path: string;
   /** The hubs that can open the target; none with `--hub none`. */
   readonly testedHubs: readonly TestedHub[];
@@ -135,7 +134,6 @@ interface SwitchPlan {
   readonly removeSource: boolean;
 }
 
-/** Checks the requirements of the switch before anything is copied. */
 async function planSwitch({ from, to }: Endpoints, options: MigrateOptions): Promise<SwitchPlan> {
   const { assertNoOtherPassword, checksumSource, keepJsonPassword, resolveHubDatabase } =
     await import("../../migrate/switch.js");
@@ -159,7 +157,6 @@ async function planSwitch({ from, to }: Endpoints, options: MigrateOptions): Pro
 interface SwitchOutcome {
   /** The path of the `server.json` that was changed to name the target; null without a switch. */
   readonly switched: string | null;
-  /** The files of the source that were removed. */
   readonly removed: string[];
 }
 

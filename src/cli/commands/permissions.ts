@@ -1,5 +1,3 @@
-/** The hub's commands for the permissions of a client. */
-
 import type { Command } from "commander";
 import {
   addToBlacklist,

@@ -149,7 +149,6 @@ async function planBundleSearch(
   };
 }
 
-/** Returns the error if backups that no rule keeps could not be removed. */
 function findRemovalError({ folder, notRemoved }: PruneResult): StoreError | undefined {
   if (notRemoved.length === 0) return undefined;
   return new StoreError(

@@ -58,11 +58,7 @@ export function addCommand(program: Command): void {
   });
 }
 
-/**
- * Checks the options before the backup is read or a recovery key is asked for.
- *
- * @throws {@link StoreError} usage - for contradictory options, and options without effect
- */
+/** Checks the options before the backup is read or a recovery key is asked for. */
 async function assertOptionsFit({ storePath }: Context, options: RestoreOptions): Promise<void> {
   const { to, into } = options;
   if (into === undefined) {
@@ -197,11 +193,7 @@ async function restoreDatabase(
   );
 }
 
-/**
- * Returns the directories and recipients for the backup of the present clients.
- *
- * @throws {@link StoreError} usage - if the settings lack a directory or the recipients
- */
+/** Returns the directories and recipients for the backup of the present clients. */
 function resolveBackupTarget(context: Context): BackupTarget {
   const { backup, recipients } = context.settings;
   if (backup?.to !== undefined && backup.bundle_to !== undefined && recipients !== undefined) {

@@ -87,7 +87,6 @@ async function verifyOne(context: Context, file: string, options: VerifyOptions)
   if (!ok) process.exitCode = exitCodes.corrupted;
 }
 
-/** Verifies every backup in a target. */
 async function verifyAll(context: Context, target: string, options: VerifyOptions): Promise<void> {
   if (options.bundle !== undefined) {
     throw new StoreError("usage", "--all and --bundle exclude each other", {

@@ -45,7 +45,6 @@ interface ValueGroup {
 const pathOf = (entry: CommandEntry) => entry.names.join(" ");
 const namesOf = (entry: CommandEntry) => entry.options.flatMap(({ names }) => names);
 
-/** Returns every option with a value, by its name. */
 function findValuedOptions(program: CommandEntry) {
   const found = listCommands(program).flatMap((entry) =>
     entry.options.flatMap(({ names, value }) =>

@@ -12,7 +12,6 @@ export type ValueKind =
 export interface OptionEntry {
   /** As in the help: `-i, --identity <file>`. */
   readonly flags: string;
-  /** `-i` and `--identity`. */
   readonly names: readonly string[];
   readonly description: string;
   /** Absent for an option without a value. */
@@ -21,7 +20,6 @@ export interface OptionEntry {
 }
 
 export interface ArgumentEntry {
-  /** As in the usage: `<file>`. */
   readonly term: string;
   readonly description: string;
   readonly value: ValueKind;
@@ -61,7 +59,6 @@ export function describeCommand(command: Command, names: readonly string[] = [])
   };
 }
 
-/** Returns a command and all commands below it. */
 export function listCommands(entry: CommandEntry): CommandEntry[] {
   return [entry, ...entry.commands.flatMap(listCommands)];
 }

@@ -57,7 +57,6 @@ export function jsonOutputReference(): string {
   ].join("\n");
 }
 
-/** Groups the commands that print the same documents. */
 function groupByDocuments(): [names: string[], printed: readonly JsonDocument[]][] {
   const groups = new Map<readonly JsonDocument[], string[]>();
   for (const [name, printed] of Object.entries(documents)) {
@@ -100,7 +99,6 @@ function renderTable(schema: JsonSchema): string[] {
   return ["| key | type | |", "| --- | --- | --- |", ...renderRows(schema, "")];
 }
 
-/** Returns a row for each key below a schema. */
 function renderRows(schema: JsonSchema, prefix: string): string[] {
   return Object.entries(schema.properties ?? {}).flatMap(([name, value]) => {
     const { description, type, inner } = describe(value as JsonSchema);

@@ -10,7 +10,6 @@ export async function ownManPage(version: string): Promise<string> {
   return manPage(describeCommand(await buildProgram(new Output({ color: false }))), version);
 }
 
-/** Returns the manual page's text. */
 export function manPage(program: CommandEntry, version: string): string {
   const leaves = listCommands(program).filter(({ commands }) => commands.length === 0);
   const [, ...exitCodes] = program.notes.split("\n").map((line) => line.trim());

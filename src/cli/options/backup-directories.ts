@@ -17,8 +17,6 @@ export function addBundleDirectoryOption(command: Command): Command {
 /**
  * Returns the directories of backups and bundles, the store, and the passphrase's source. The
  * backups may be in a remote.
- *
- * @throws {@link StoreError} usage - if neither the argument nor the settings name the backups
  */
 export function resolveListing(
   context: Context,

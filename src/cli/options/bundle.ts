@@ -25,19 +25,13 @@ export function addOpenerOptions(command: Command): Command {
     .option("--bundle-passphrase-file <path>", "Open the bundle with the passphrase in this file");
 }
 
-/** Adds the options for a bundle and its key to a command that can do without a bundle. */
 export function addBundleOptions(command: Command): Command {
   return addOpenerOptions(
     command.option("--bundle <file>", "Take the passphrase from this bundle, not the keyring"),
   );
 }
 
-/**
- * Returns the bundle's key, or undefined if the options name none.
- *
- * @throws {@link StoreError} usage - if only a passphrase for a recovery key is named, or two keys
- * @throws {@link StoreError} if the named file cannot be read or has no key
- */
+/** Returns the bundle's key, or undefined if the options name none. */
 export async function readOpener(options: BundleKeyOptions): Promise<BundleOpener | undefined> {
   const { identity, identityPassphraseFile, bundlePassphraseFile } = options;
   if (identity !== undefined && bundlePassphraseFile !== undefined) {
@@ -61,7 +55,6 @@ export async function readOpener(options: BundleKeyOptions): Promise<BundleOpene
   return { passphrase, alternatives };
 }
 
-/** Reads the passphrase of an encrypted recovery key from a file, or from the terminal. */
 async function readKeyPassphrase(key: string, file: string | undefined): Promise<string> {
   if (file !== undefined) return (await readPassphraseFile(file))[0];
   return askSecret(`Passphrase of the recovery key ${key}`, "--identity-passphrase-file FILE");
@@ -73,12 +66,7 @@ export async function readPassphraseFile(path: string) {
   return readPassphrasesInFile(expandPath(path));
 }
 
-/**
- * Returns the bundle's key. Asks for it on a terminal if the options name none.
- *
- * @param bundle - path of the bundle, for the question
- * @throws {@link StoreError} usage - without a terminal, or if the answer is not a recovery key
- */
+/** Returns the bundle's key. Asks for it on a terminal if the options name none. */
 export async function readOrAskOpener(
   options: BundleKeyOptions,
   bundle: string,
@@ -91,7 +79,6 @@ export async function readOrAskOpener(
   });
 }
 
-/** Asks for the recovery key or the passphrase of a bundle. */
 async function askOpener(bundle: string): Promise<BundleOpener> {
   const answer = await askSecret(
     `Recovery key (AGE-SECRET-KEY-1…) or passphrase of the bundle ${bundle}`,
@@ -111,9 +98,6 @@ interface NamedBundle {
  * Returns the bundle and its key, or undefined if the options name neither. If the options name
  * only a key, uses the bundle that `findOwnBundle` returns. If they name only a bundle, asks for
  * its key on a terminal.
- *
- * @throws {@link StoreError} usage - if only a key is named and the bundle is not found, or if only
- *   a bundle is named and there is no terminal
  */
 async function resolveBundle(
   options: BundleKeyOptions,

@@ -25,11 +25,6 @@ export function addFileOption(command: Command, description: string): Command {
   return command.option("--path <file>", description);
 }
 
-/**
- * Returns the file in the argument or the option, or undefined if neither is given.
- *
- * @throws {@link StoreError} usage - if argument and option name different files
- */
 export function resolveFile(
   argument: string | undefined,
   { path }: FileOption,

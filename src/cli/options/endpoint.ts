@@ -11,7 +11,6 @@ import { findHubStore, readServerJsonIfExists } from "../hub-store.js";
 
 export type Setting = readonly [key: string, value: string];
 
-/** Collects the values of a repeatable `key=value` option. */
 export function collectSetting(text: string, settings: Setting[] = []): Setting[] {
   const [key = "", ...rest] = text.split("=");
   if (key === "" || rest.length === 0) throw new InvalidArgumentError("It must be KEY=VALUE.");
@@ -81,12 +80,6 @@ function parseSetting(key: string, text: string): JsonObject[string] {
   }
 }
 
-/**
- * Returns the settings of a database in server.json.
- *
- * @throws {@link StoreError} refused - if server.json is not JSON: the hub would silently use its
- *   defaults
- */
 async function readConfigInServerJson(name: string): Promise<DatabaseConfig> {
   const database = (await readServerJsonIfExists())?.settings.database;
   const isNamed = isJsonObject(database) && Object.hasOwn(database, name);

@@ -32,7 +32,6 @@ export interface ServiceOptions {
   startCommand?: string;
 }
 
-/** Adds the options for stopping and starting the service that has the store open. */
 export function addServiceOptions(command: Command): Command {
   command
     .option("--unit <name>", "Stop and start this unit or container (default: the hub's)")
@@ -49,11 +48,7 @@ export function addServiceOptions(command: Command): Command {
   );
 }
 
-/**
- * Returns the service that the options name, or else the settings.
- *
- * @throws {@link StoreError} usage - for contradictory options
- */
+/** Returns the service that the options name, or else the settings. */
 export function resolveServiceChoice(context: Context, options: ServiceOptions): ServiceChoice {
   const chosen = resolveServiceSettings(options, context.settings.backup);
   return {
@@ -67,11 +62,7 @@ export function resolveServiceChoice(context: Context, options: ServiceOptions):
   };
 }
 
-/**
- * Returns the service settings of the options, completed by those of the settings file.
- *
- * @throws {@link StoreError} usage - for contradictory options
- */
+/** Returns the service settings of the options, completed by those of the settings file. */
 function resolveServiceSettings(
   options: ServiceOptions,
   backup: Settings["backup"],
@@ -108,7 +99,6 @@ export interface BundleTargetOptions extends RecipientCommandOptions {
   bundleTo?: string;
 }
 
-/** Adds the options of commands that replace the store's file. */
 export function addSwapOptions(command: Command): Command {
   return addServiceOptions(command).addOption(
     choiceOption("--hub <auto|none>", "Update the hub's password if a hub uses this store"),
@@ -122,7 +112,6 @@ export function addBundleTarget(command: Command): Command {
   );
 }
 
-/** Returns the options that all operations with a service have in common. */
 export function buildOperationOptions(
   context: Context,
   options: SwapOptions,
@@ -145,9 +134,6 @@ export function buildOperationOptions(
  *
  * Generates a recovery key if there is no recipient or the options request a key. If the operation
  * fails before a bundle is encrypted to the key, revokes the key.
- *
- * @throws {@link StoreError} usage - if no directory for the bundle is named
- * @throws {@link StoreError} io - if the directory is missing, or its disk is not mounted
  */
 export async function withBundleTarget<Result>(
   context: Context,
@@ -182,7 +168,6 @@ export function listKnownDirectories({ settings: { backup, bundle } }: Context):
   ];
 }
 
-/** Returns the directory for backups, if the options or the settings name one. */
 export function findBackupDirectory(
   { settings }: Context,
   { to }: { to?: string },
@@ -190,11 +175,6 @@ export function findBackupDirectory(
   return to === undefined ? settings.backup?.to : expandPath(to);
 }
 
-/**
- * Returns the directory for bundles.
- *
- * @throws {@link StoreError} usage - if neither the options nor the settings name a directory
- */
 export function resolveBundleDirectory(
   { settings }: Context,
   options: { bundleTo?: string },
@@ -240,9 +220,6 @@ export async function rememberDirectories(
 /**
  * Checks a directory that an option names, before the settings remember it. A missing directory
  * passes.
- *
- * @throws {@link StoreError} io - if the path is not a directory, is a link to nothing, or is not
- *   writable
  */
 export async function assertUsableDirectory(
   option: "--to" | "--bundle-to",
@@ -264,11 +241,7 @@ export async function assertUsableDirectory(
   }
 }
 
-/**
- * Saves the service of the options in the store's settings, instead of the service there.
- *
- * @throws {@link StoreError} io - if the file cannot be written
- */
+/** Saves the service of the options in the store's settings, instead of the service there. */
 export async function saveService(context: Context, options: ServiceOptions): Promise<void> {
   if (!namesService(options)) return;
   const { updateSection } = await import("../../config/settings-file.js");
@@ -324,18 +297,12 @@ function isServiceKey(key: string): boolean {
   return ["unit", "service", "stop_command", "start_command"].includes(key);
 }
 
-/**
- * Returns the service settings to save, without undefined values and without the default `auto`.
- */
 function selectServiceToSave(options: ServiceOptions, backup: Settings["backup"]): ServiceSettings {
   const { service, ...others } = resolveServiceSettings(options, backup);
   return omitUndefined({ ...others, ...(service !== "auto" && { service }) });
 }
 
-/**
- * Changes the store's settings after an operation. Reports a write error without failing, because
- * the operation has finished.
- */
+/** Changes the settings. Only reports an error, because the operation has finished. */
 async function remember(
   { settingsPath, settingsSection, output }: Context,
   what: string,
@@ -371,11 +338,7 @@ export async function createNamedDirectories(
   return () => recordDirectories(named, storePath);
 }
 
-/**
- * Runs an operation under the store's lock. SIGINT, SIGTERM and SIGHUP abort it.
- *
- * @param requirements - passed to `withOperation`
- */
+/** Runs an operation under the store's lock. SIGINT, SIGTERM and SIGHUP abort it. */
 export async function operate<Result>(
   context: Context,
   operation: (lock: OperationLock, signal: AbortSignal) => Promise<Result>,

@@ -14,11 +14,6 @@ const listedClients = 50;
 /** A paragraph for the help of commands with an optional id. */
 export const optionalIdNote = "Without an id, a terminal shows a list to choose the client from.";
 
-/**
- * Parses a client's id.
- *
- * @throws {@link StoreError} usage - if it is not a whole number
- */
 export function parseId(text: string): number {
   const id = Number(text);
   if (!/^-?\d+$/.test(text) || !Number.isSafeInteger(id)) {
@@ -29,11 +24,7 @@ export function parseId(text: string): number {
   return id;
 }
 
-/**
- * Parses an optional id before the store is opened, so that a wrong id needs no passphrase.
- *
- * @throws {@link StoreError} usage - if it is not an id, or if it is missing without a terminal
- */
+/** Parses an optional id before the store is opened, so that a wrong id needs no passphrase. */
 export function parseOptionalId(text: string | undefined): number | undefined {
   if (text !== undefined) return parseId(text);
   if (hasTerminal()) return undefined;
@@ -42,12 +33,7 @@ export function parseOptionalId(text: string | undefined): number | undefined {
   });
 }
 
-/**
- * Returns `id`, or the id of the client chosen on the terminal.
- *
- * @throws {@link StoreError} interrupted - if no client was chosen
- * @throws {@link StoreError} notFound - if the store has no clients
- */
+/** Returns `id`, or the id of the client chosen on the terminal. */
 export async function chooseClient(
   context: Context,
   store: ClientTable,
@@ -90,7 +76,6 @@ export async function chooseClient(
   }
 }
 
-/** @throws {@link StoreError} notFound - if the store has no such client */
 export async function getClient(
   { storePath }: Context,
   store: ClientTable,

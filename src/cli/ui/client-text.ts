@@ -1,9 +1,7 @@
-/** Formats clients as text. */
 import { type Client, isRevoked, withoutSecrets } from "../../client/client.js";
 import { formatJson } from "../../client/json.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 
-/** Returns a line for each field of a client. */
 export function clientLines(client: Client, secrets: boolean): string[] {
   return [...listFields(client, secrets)].map(
     ([label, value]) => `${`${label}:`.padEnd(15)} ${escapeControlCharacters(value)}`,

@@ -22,7 +22,6 @@ export async function fleetStatusLines(output: Output, status: FleetStatus): Pro
   return [...(await Array.fromAsync(table)), ...endLines(status, output.quiet)];
 }
 
-/** The columns that identify a store. */
 export const storeColumns: readonly Column<FleetStore>[] = [
   { title: "STORE_ID", cell: ({ storeId }) => storeId ?? "no id" },
   { title: "NAME", cell: ({ name, own }) => (own ? `${name} (own)` : name) },

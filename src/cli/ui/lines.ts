@@ -39,7 +39,6 @@ export function describeDowntime({
   return `${unit ?? "the service"} was stopped for ${stoppedMs} ms${again}`;
 }
 
-/** Returns how the last scheduled backup ended. */
 export function formatLastRun(run: LastRun | null): string {
   if (run === null) return "none yet";
   if (run.result === null) return `${run.at}, before this boot or login; the log has the result`;

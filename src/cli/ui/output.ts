@@ -68,7 +68,6 @@ export class Output {
     process.stdout.write(`${text}\n`);
   }
 
-  /** Prints a notice, unless --quiet is given. */
   notice(text: string): void {
     if (!this.quiet) process.stderr.write(`${escapeLines(text)}\n`);
   }

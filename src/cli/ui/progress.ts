@@ -22,7 +22,6 @@ export class Progress {
     process.stderr.write(`\r\u001b[K${what}  ${figures}`);
   }
 
-  /** Clears the line. */
   end(): void {
     if (this.#drawnAt > 0) process.stderr.write("\r\u001b[K");
     this.#drawnAt = 0;

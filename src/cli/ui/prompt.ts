@@ -5,12 +5,10 @@ import { orAbort } from "../../process/abort.js";
 import { currentInteraction } from "../../process/interaction.js";
 import { escapeLines } from "./output.js";
 
-/** Returns whether questions can be asked. */
 export function hasTerminal(): boolean {
   return Boolean(process.stdin.isTTY && process.stderr.isTTY);
 }
 
-/** Returns all of standard input as text. */
 export async function readStandardInput(): Promise<string> {
   let text = "";
   for await (const chunk of process.stdin.setEncoding("utf8")) text += chunk;

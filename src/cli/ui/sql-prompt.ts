@@ -150,11 +150,7 @@ function complete(line: string, names: readonly string[]): [string[], string] {
   return [known.filter((name) => name.toLowerCase().startsWith(lower)), prefix];
 }
 
-/**
- * Returns the history, newest line first, as readline expects it.
- *
- * @throws {@link StoreError} refused - if other users can read the file
- */
+/** Returns the history, newest line first, as readline expects it. */
 async function readHistory(path: string): Promise<string[]> {
   try {
     const { mode } = await stat(path);

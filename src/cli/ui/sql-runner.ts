@@ -1,5 +1,3 @@
-/** Runs the statements and dot commands of `sql`, and prints their results. */
-
 import { StoreError } from "../../errors.js";
 import type { Cell, Counts, Effect, Rows, SqlSession } from "../../sql/session.js";
 import type { Statement } from "../../sql/statements.js";
@@ -13,7 +11,6 @@ import { type Column, formatTable } from "./table.js";
 export type Mode = "table" | "csv" | "json";
 export const modes: readonly Mode[] = ["table", "csv", "json"];
 
-/** Asks whether to keep the changes; throws if not. */
 export type Confirm = (question: string) => Promise<void>;
 
 export class SqlRunner {

@@ -1,4 +1,3 @@
-/** Formats and parses quantities. */
 import { StoreError } from "../../errors.js";
 
 /** Returns a duration in the largest unit with a value of at least two: "3d", "119min". */
@@ -14,13 +13,7 @@ export function formatAge(seconds: number): string {
   return `${Math.max(0, seconds)}s`;
 }
 
-/**
- * Parses an age, such as "36h" or "8d".
- *
- * @param option - the option of the age, for the error
- * @returns seconds
- * @throws {@link StoreError} usage - for any other text, and for 0
- */
+/** Parses an age, such as "36h" or "8d", and returns seconds. */
 export function parseAge(text: string, option: string): number {
   const [, digits, unit = ""] = /^(\d{1,6})(min|h|d)$/.exec(text) ?? [];
   const seconds = Number(digits) * ({ min: 60, h: 3600, d: 86_400 }[unit] ?? 0);
@@ -42,12 +35,7 @@ export function formatSize(bytes: number): string {
   return `${unit === 0 ? value : value.toFixed(1)}${units[unit]}`;
 }
 
-/**
- * Parses a size in powers of 1024, such as "100M".
- *
- * @param option - the option of the size, for the error
- * @throws {@link StoreError} usage - for any other text, and for 0
- */
+/** Parses a size in powers of 1024, such as "100M". */
 export function parseSize(text: string, option: string): number {
   const [, digits, unit = ""] = /^(\d{1,12})([KMG]?)$/i.exec(text) ?? [];
   const size = Number(digits) * 1024 ** ["", "K", "M", "G"].indexOf(unit.toUpperCase());
