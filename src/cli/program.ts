@@ -35,7 +35,7 @@ interface CommandModule {
 }
 type Load = () => Promise<CommandModule>;
 
-const permissions: Load = () => import("./commands/permissions.js");
+const editClient: Load = () => import("./commands/edit-client.js");
 const actions = ["escalate", "propagate", "broadcast", "msg", "skill", "intent"];
 
 /** The modules of the commands by name, under their headings in the help. */
@@ -57,11 +57,11 @@ const commandGroups: Record<string, Record<string, Load>> = {
     "show-client": () => import("./commands/show-client.js"),
     "find-client": () => import("./commands/find-client.js"),
     "delete-client": () => import("./commands/delete-client.js"),
-    "rename-client": () => import("./commands/rename-client.js"),
-    "make-admin": permissions,
-    "revoke-admin": permissions,
-    ...Object.fromEntries(actions.map((action) => [`allow-${action}`, permissions])),
-    ...Object.fromEntries(actions.map((action) => [`blacklist-${action}`, permissions])),
+    "rename-client": editClient,
+    "make-admin": editClient,
+    "revoke-admin": editClient,
+    ...Object.fromEntries(actions.map((action) => [`allow-${action}`, editClient])),
+    ...Object.fromEntries(actions.map((action) => [`blacklist-${action}`, editClient])),
     "export-clients": () => import("./commands/export-clients.js"),
     "import-clients": () => import("./commands/import-clients.js"),
     sql: () => import("./commands/sql.js"),

@@ -1,6 +1,6 @@
 /** The hub's verbs, as a user types them. */
 import { expect, test } from "vitest";
-import { switches, valued } from "../../src/cli/commands/permissions.js";
+import { switches, valued } from "../../src/cli/commands/edit-client.js";
 import { type Client, newClient } from "../../src/client/client.js";
 import type { ClientEdit } from "../../src/client/permissions.js";
 import { getEntry } from "../../src/keys/keyring.js";

@@ -2,9 +2,8 @@ import { setFlagsFromString } from "node:v8";
 import type { Command } from "commander";
 import type { Endpoint } from "../../databases/plugin.js";
 import { StoreError } from "../../errors.js";
-import type { TestedHub } from "../../migrate/hub-check.js";
+import type { HubSwitch, SwitchOutcome } from "../../migrate/hub-switch.js";
 import type { Migration } from "../../migrate/migrate.js";
-import type { HubDatabase } from "../../migrate/switch.js";
 import { abortOnSignal } from "../../process/signals.js";
 import { defaultUnit } from "../../service/service.js";
 import { counted } from "../../text/count.js";
@@ -61,13 +60,18 @@ export function addCommand(program: Command): void {
 
 async function runMigrate(context: Context, options: MigrateOptions): Promise<void> {
   const { migrate } = await import("../../migrate/migrate.js");
+  const { planSwitch } = await import("../../migrate/hub-switch.js");
   const { sqlcipherPluginName } = await import("../../databases/sqlite.js");
-  const endpoints = await buildEndpoints(context, options);
-  const { from, to } = endpoints;
-  if (options.removeSource) await assertSourceRemovable(from, options);
+  const { hub = "auto", hubPython, merge = false, removeSource = false, dryRun = false } = options;
+  const { fromSetting, fromPasswordSource, toSetting, toPasswordSource } = options;
+  const from = await buildEndpoint(context, options.from, fromSetting, fromPasswordSource);
+  const to = await buildEndpoint(context, options.to, toSetting, toPasswordSource);
+  if (removeSource) await assertSourceRemovable(from, options);
   // Recover before the plan reads server.json, which a recovery may change.
   if ([from.name, to.name].includes(sqlcipherPluginName)) await recoverFirst(context);
-  const plan = options.switch ? await planSwitch(endpoints, options) : undefined;
+  const plan = options.switch
+    ? await planSwitch({ from, to, hub, hubPython, removeSource, dryRun })
+    : undefined;
   // By default V8's heap grows to 300 MB before it is collected.
   setFlagsFromString("--semi-space-growth-factor=1");
   setFlagsFromString("--heap-growing-percent=30");
@@ -75,15 +79,15 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
   const progress = new Progress(context.output);
   const migration = await abortOnSignal((signal) =>
     migrate({
-      ...{ from, to, merge: options.merge ?? false, dryRun: options.dryRun ?? false, signal },
+      ...{ from, to, merge, dryRun, signal },
       onProgress: ({ phase, done, total }) => progress.show(phase, done, total),
       beforeEnd: async ({ keptRevoked }) => {
-        if (plan) outcome = await switchHub(endpoints, plan, keptRevoked);
+        if (plan) outcome = await plan.run(keptRevoked);
       },
     }),
   ).finally(() => progress.end());
-  if (plan && !migration.dryRun) await printNextSteps(context, from, plan);
-  if (plan?.removeSource && outcome.switched !== null && migration.keptRevoked.length > 0) {
+  if (plan && !dryRun) await printNextSteps(context, from, plan);
+  if (removeSource && outcome.switched !== null && migration.keptRevoked.length > 0) {
     context.output.warning(
       `${from.name} was not removed: it has clients that are revoked in the target. Remove it manually if they should be`,
     );
@@ -92,19 +96,6 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
     ...migrationLines(migration),
     ...switchLines(outcome, plan),
   ]);
-}
-
-interface Endpoints {
-  readonly from: Endpoint;
-  readonly to: Endpoint;
-}
-
-async function buildEndpoints(context: Context, options: MigrateOptions): Promise<Endpoints> {
-  const { from, fromSetting, fromPasswordSource, to, toSetting, toPasswordSource } = options;
-  return {
-    from: await buildEndpoint(context, from, fromSetting, fromPasswordSource),
-    to: await buildEndpoint(context, to, toSetting, toPasswordSource),
-  };
 }
 
 /** Throws if the options do not ensure that a hub reads the target. */
@@ -123,74 +114,11 @@ async function assertSourceRemovable(from: Endpoint, options: MigrateOptions): P
   }
 }
 
-/** A switch of the hub to the target, whose requirements are met. */
-interface SwitchPlan {
-  readonly database: HubDatabase;
-  readonly path: string;
-  /** The hubs that can open the target; none with `--hub none`. */
-  readonly testedHubs: readonly TestedHub[];
-  /** The checksum of the source, if it is a file; undefined for a dry run. */
-  readonly sum: string | undefined;
-  readonly removeSource: boolean;
-}
-
-async function planSwitch({ from, to }: Endpoints, options: MigrateOptions): Promise<SwitchPlan> {
-  const { assertNoOtherPassword, checksumSource, keepJsonPassword, resolveHubDatabase } =
-    await import("../../migrate/switch.js");
-  const { assertHubCanSwitch } = await import("../../migrate/hub-check.js");
-  const { assertReplaceable } = await import("../../fs/atomic.js");
-  const { readServerJson, serverJsonPath } = await import("../../hub/server-json.js");
-  const { removeSource = false, dryRun = false, hubPython } = options;
-  const target = resolveHubDatabase(to);
-  const before = await readServerJson(serverJsonPath());
-  await assertNoOtherPassword(before, target, to);
-  const database = keepJsonPassword(target, before);
-  if (!dryRun) await assertReplaceable(before.file);
-  const testedHubs =
-    options.hub === "none"
-      ? []
-      : await assertHubCanSwitch({ from, to, database, removeSource, hubPython });
-  const sum = dryRun ? undefined : await checksumSource(from);
-  return { database, path: before.path, testedHubs, sum, removeSource };
-}
-
-interface SwitchOutcome {
-  /** The path of the `server.json` that was changed to name the target; null without a switch. */
-  readonly switched: string | null;
-  readonly removed: string[];
-}
-
-/** @param keptRevoked - the ids of active clients of the source that are revoked in the target */
-async function switchHub(
-  { from, to }: Endpoints,
-  plan: SwitchPlan,
-  keptRevoked: readonly number[],
-): Promise<SwitchOutcome> {
-  const { assertNoOtherPassword, assertUnchanged, removeSource } = await import(
-    "../../migrate/switch.js"
-  );
-  const { assertServedOrSwitchBack } = await import("../../migrate/hub-check.js");
-  const { readServerJson } = await import("../../hub/server-json.js");
-  const { switchModule } = await import("../../hub/server-json-edit.js");
-  const { database, path: switched, testedHubs, sum } = plan;
-  const assertSourceUnchanged = () => assertUnchanged(from, sum);
-  await assertSourceUnchanged();
-  // A password may have been written during the copy.
-  const before = await readServerJson(switched);
-  await assertNoOtherPassword(before, database, to);
-  await switchModule(switched, database.module, database.settings);
-  if (!plan.removeSource) return { switched, removed: [] };
-  await assertServedOrSwitchBack(testedHubs, to, database, before, assertSourceUnchanged);
-  // The source may have the only copy of a client that a hub has added since an earlier attempt.
-  if (keptRevoked.length > 0) return { switched, removed: [] };
-  return { switched, removed: await removeSource(from, sum) };
-}
-
 /** Prints what the operator has to do, and warnings about other programs that use the source. */
 async function printNextSteps(
   { settings, output }: Context,
   from: Endpoint,
-  { database }: SwitchPlan,
+  { database }: HubSwitch,
 ): Promise<void> {
   const { findRemainingUsers } = await import("../../migrate/switch.js");
   output.notice(database.notice);
@@ -198,7 +126,7 @@ async function printNextSteps(
   for (const warning of await findRemainingUsers(from, unit)) output.warning(warning);
 }
 
-function switchLines({ switched, removed }: SwitchOutcome, plan: SwitchPlan | undefined): string[] {
+function switchLines({ switched, removed }: SwitchOutcome, plan: HubSwitch | undefined): string[] {
   return fieldLines({
     "server.json": switched && `${switched} names ${plan?.database.module}`,
     removed,

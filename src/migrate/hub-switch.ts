@@ -1,0 +1,71 @@
+/** The switch of the hub to the target of a migration. */
+import type { Endpoint } from "../databases/plugin.js";
+import { assertReplaceable } from "../fs/atomic.js";
+import { readServerJson, serverJsonPath } from "../hub/server-json.js";
+import { switchModule } from "../hub/server-json-edit.js";
+import { assertHubCanSwitch, assertServedOrSwitchBack } from "./hub-check.js";
+import {
+  assertNoOtherPassword,
+  assertUnchanged,
+  checksumSource,
+  type HubDatabase,
+  keepJsonPassword,
+  removeSource,
+  resolveHubDatabase,
+} from "./switch.js";
+
+export interface SwitchOptions {
+  readonly from: Endpoint;
+  readonly to: Endpoint;
+  /** `none` if no hub has to open the target. */
+  readonly hub: "auto" | "none";
+  readonly hubPython: string | undefined;
+  readonly removeSource: boolean;
+  readonly dryRun: boolean;
+}
+
+export interface SwitchOutcome {
+  /** The path of the `server.json` that was changed to name the target; null without a switch. */
+  readonly switched: string | null;
+  /** The files of the source that were removed. */
+  readonly removed: string[];
+}
+
+export interface HubSwitch {
+  readonly database: HubDatabase;
+  /** @param keptRevoked - the ids of active clients of the source that are revoked in the target */
+  readonly run: (keptRevoked: readonly number[]) => Promise<SwitchOutcome>;
+}
+
+/** Checks the requirements of the switch before anything is copied. */
+export async function planSwitch(options: SwitchOptions): Promise<HubSwitch> {
+  const { from, to, dryRun, hubPython } = options;
+  const target = resolveHubDatabase(to);
+  const found = await readServerJson(serverJsonPath());
+  await assertNoOtherPassword(found, target, to);
+  const database = keepJsonPassword(target, found);
+  if (!dryRun) await assertReplaceable(found.file);
+  const testedHubs =
+    options.hub === "none"
+      ? []
+      : await assertHubCanSwitch({
+          ...{ from, to, database, hubPython },
+          removeSource: options.removeSource,
+        });
+  const sum = dryRun ? undefined : await checksumSource(from);
+  const run = async (keptRevoked: readonly number[]): Promise<SwitchOutcome> => {
+    const switched = found.path;
+    const assertSourceUnchanged = () => assertUnchanged(from, sum);
+    await assertSourceUnchanged();
+    // A password may have been written during the copy.
+    const before = await readServerJson(switched);
+    await assertNoOtherPassword(before, database, to);
+    await switchModule(switched, database.module, database.settings);
+    if (!options.removeSource) return { switched, removed: [] };
+    await assertServedOrSwitchBack(testedHubs, to, database, before, assertSourceUnchanged);
+    // The source may have the only copy of a client that a hub has added since an earlier attempt.
+    if (keptRevoked.length > 0) return { switched, removed: [] };
+    return { switched, removed: await removeSource(from, sum) };
+  };
+  return { database, run };
+}
