@@ -12,7 +12,7 @@ import { finishCommand } from "../command.js";
 import { type Context, collectValue } from "../context.js";
 import { openStore } from "../open.js";
 import { parseBoolean } from "../options/client.js";
-import { clientLines } from "../ui/client-text.js";
+import { clientLines } from "../ui/clients.js";
 
 interface AddOptions {
   name?: string;

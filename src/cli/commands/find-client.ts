@@ -6,7 +6,7 @@ import type { Context } from "../context.js";
 import { openStoreToRead } from "../open.js";
 import { addSecretOption, parseBoolean, type SecretOption } from "../options/client.js";
 import { parseId } from "../ui/choose-client.js";
-import { printClientTable } from "../ui/client-list.js";
+import { printClientTable } from "../ui/clients.js";
 import { readStandardInput } from "../ui/prompt.js";
 
 interface FindOptions extends SecretOption {

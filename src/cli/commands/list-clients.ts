@@ -5,7 +5,7 @@ import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { openStoreToRead } from "../open.js";
 import { addSecretOption, type SecretOption } from "../options/client.js";
-import { printClientTable } from "../ui/client-list.js";
+import { printClientTable } from "../ui/clients.js";
 import { formatDocument } from "../ui/json.js";
 import { printJsonList } from "../ui/json-list.js";
 import { print } from "../ui/output.js";

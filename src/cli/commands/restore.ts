@@ -88,11 +88,6 @@ async function assertOptionsFit({ storePath }: Context, options: RestoreOptions)
   );
 }
 
-interface FinishedRestore {
-  readonly result: RestoreResult | RestoreIntoResult;
-  readonly withBundle: boolean;
-}
-
 async function runRestore(
   context: Context,
   file: string | undefined,
@@ -110,7 +105,7 @@ async function runRestore(
     async (local, nameTarget) => {
       const backup = { file: local };
       const reporter = createTargetReporter(context.reporter, { nameTarget });
-      return await withBundle<FinishedRestore>(context, options, local, async (bundle) => {
+      return await withBundle(context, options, local, async (bundle) => {
         const chosen = { backup, bundle, noManifest: !options.manifest };
         const result = await run(withValues(context, { reporter }), options, chosen);
         return { result: nameTarget(result), withBundle: bundle !== undefined };

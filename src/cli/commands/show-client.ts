@@ -5,7 +5,7 @@ import type { Context } from "../context.js";
 import { openStoreToRead } from "../open.js";
 import { addSecretOption, type SecretOption } from "../options/client.js";
 import { chooseClient, getClient, optionalIdNote, parseOptionalId } from "../ui/choose-client.js";
-import { clientLines } from "../ui/client-text.js";
+import { clientLines } from "../ui/clients.js";
 
 export function addCommand(program: Command): void {
   const command = addSecretOption(program.command("show-client [id]")).description(

@@ -49,7 +49,7 @@ export function describeCommand(command: Command, names: readonly string[] = [])
     options: help
       .visibleOptions(command)
       .filter((option) => option.long !== "--help")
-      .map(describeOption),
+      .map((option) => describeOption(option, help.optionDescription(option))),
     arguments: command.registeredArguments.map(describeArgument),
     commands: help
       .visibleCommands(command)
@@ -63,22 +63,18 @@ export function listCommands(entry: CommandEntry): CommandEntry[] {
   return [entry, ...entry.commands.flatMap(listCommands)];
 }
 
-function describeOption(option: Option): OptionEntry {
+function describeOption(option: Option, description: string): OptionEntry {
   const names = [option.short, option.long].filter((name) => name !== undefined);
   const takesValue = option.required || option.optional;
   return {
     flags: option.flags,
     names,
-    description: withDefault(option.description, option.defaultValue),
+    description,
     ...(takesValue && {
       value: classifyValue(/[<[]([^<>[\]]*)[>\]]/.exec(option.flags)?.[1] ?? "", option.argChoices),
     }),
     isGlobal: option.helpGroupHeading === globalHeading,
   };
-}
-
-function withDefault(description: string, value: unknown): string {
-  return typeof value === "string" ? `${description} (default: ${value})` : description;
 }
 
 /** Returns an argument as the usage shows it: `<file>`, `[names...]`. */

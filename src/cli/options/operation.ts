@@ -1,5 +1,4 @@
 /** Options and lock of commands that run an operation on the store. */
-
 import { isDeepStrictEqual } from "node:util";
 import { type Command, Option } from "commander";
 import { expandPath, expandTarget, isRemote } from "../../config/paths.js";
