@@ -47,12 +47,10 @@ async function runMonitored(
     throwIfAborted(signal);
     return await work();
   });
-  const outcome = await running.then(
-    (result) => ({ result, thrown: undefined, error: undefined }),
-    (thrown: unknown) => ({ result: undefined, thrown, error: toStoreError(thrown) }),
-  );
-  const { result } = outcome;
-  const error = outcome.error ?? result?.failure;
+  const [outcome] = await Promise.allSettled([running]);
+  const isRejected = outcome.status === "rejected";
+  const result = isRejected ? undefined : outcome.value;
+  const error = isRejected ? toStoreError(outcome.reason) : result?.failure;
   await orNotice(context, "the run was not recorded", async () => {
     const { recordRun } = await import("../operation/run-record.js");
     await recordRun(context.storePath, operation, {
@@ -68,7 +66,7 @@ async function runMonitored(
     ? ({ event: "failure", error } as const)
     : ({ event: "success", result: toJson(result?.result) } as const);
   await runHooks(context, operation, event);
-  if (outcome.error) throw outcome.thrown;
+  if (isRejected) throw outcome.reason;
   if (error) process.exitCode = error.exitCode;
   result?.print();
 }

@@ -57,6 +57,11 @@ export function expandPath(path: string, environment: Environment = process.env)
   return path.startsWith("~/") ? join(home, path.slice(2)) : resolve(path);
 }
 
+/** Expands the path of an option, if it is given. */
+export function expandIfGiven(path: string | undefined): string | undefined {
+  return path === undefined ? undefined : expandPath(path);
+}
+
 /**
  * Returns the path of a store for its locks, journal, keyring account and copies.
  *

@@ -57,3 +57,15 @@ test("a failed init reports the recovery key as such, and removes the directorie
   expect([done.code, done.stderr]).toEqual([0, expect.stringContaining(`Recovery key: ${key}`)]);
   expect(done.stdout).toMatch(/open with the key of age1/);
 });
+
+test.each([
+  ["init", "--passphrase-file", "--recovery-key-file", "key.txt"],
+  ["encrypt", "--passphrase-file", "--bundle-to", "."],
+  ["rotate", "--passphrase-file", "--bundle-to", "."],
+  ["init", "--bundle-to", "--recovery-key-file", "key.txt"],
+])("%s refuses an empty path in %s, as from an unset variable", async (name, option, ...more) => {
+  const machine = await Machine.make();
+  const args = more.map((each) => (each.startsWith("--") ? each : machine.path(each)));
+  const { code, stderr } = await machine.run([name, option, "", ...args]);
+  expect([code, stderr]).toEqual([2, expect.stringContaining("is empty")]);
+});

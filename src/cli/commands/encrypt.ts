@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { expandPath } from "../../config/paths.js";
+import { expandIfGiven } from "../../config/paths.js";
 import type { EncryptResult } from "../../swap/encrypt.js";
 import { choiceOption, finishCommand } from "../command.js";
 import type { Context } from "../context.js";
@@ -45,6 +45,7 @@ export function addCommand(program: Command): void {
 
 async function runEncrypt(context: Context, options: EncryptOptions): Promise<void> {
   const { encrypt } = await import("../../swap/encrypt.js");
+  const passphraseFile = expandIfGiven(options.passphraseFile);
   await assertUsableDirectory("--to", options.to);
   // A directory that cannot be created ends the command before the store is encrypted.
   const recordDirectories = await createNamedDirectories(context, options.to);
@@ -53,7 +54,7 @@ async function runEncrypt(context: Context, options: EncryptOptions): Promise<vo
       encrypt({
         ...operation,
         ...bundleTarget,
-        passphraseFile: options.passphraseFile && expandPath(options.passphraseFile),
+        passphraseFile,
         cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,
       }),
     ),

@@ -1,7 +1,7 @@
 import { rm, rmdir, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { Command } from "commander";
-import { expandPath } from "../../config/paths.js";
+import { expandIfGiven, expandPath } from "../../config/paths.js";
 import { omitUndefined } from "../../config/settings.js";
 import type { Settings } from "../../config/settings-file.js";
 import { hasCode, StoreError, wrap } from "../../errors.js";
@@ -147,10 +147,13 @@ async function createNew(context: Context, options: InitOptions): Promise<void> 
     source: context.source,
     changeSettings: (settings) => withOptions(settings, context, options),
     backupDirectory: findBackupDirectory(context, options),
-    passphrase: passphraseFile && (await readOrGeneratePassphrase(expandPath(passphraseFile))),
+    passphrase:
+      passphraseFile === undefined
+        ? undefined
+        : await readOrGeneratePassphrase(expandPath(passphraseFile)),
     schemaVersion: await resolveSchemaVersion(options),
     cipherCompatibility: options.cipherCompatibility === "3" ? 3 : 4,
-    bundleDirectory: options.bundleTo && expandPath(options.bundleTo),
+    bundleDirectory: expandIfGiven(options.bundleTo),
     reporter: context.reporter,
   });
   await recordDirectories();
@@ -243,8 +246,8 @@ function withOptions(settings: Settings, context: Context, options: InitOptions)
     backup: {
       ...withNamedService(options, settings.backup),
       ...omitUndefined({
-        to: options.to && expandPath(options.to),
-        bundle_to: options.bundleTo && expandPath(options.bundleTo),
+        to: expandIfGiven(options.to),
+        bundle_to: expandIfGiven(options.bundleTo),
       }),
     },
   };

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { expandPath, expandTarget, isRemote, realPath } from "../../config/paths.js";
+import { expandIfGiven, expandPath, expandTarget, isRemote, realPath } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
 import type { BackupTarget, RestoreIntoResult } from "../../restore/into.js";
 import type { RestoreResult } from "../../restore/restore.js";
@@ -134,7 +134,7 @@ async function restoreStore(
       restore({
         ...operation,
         ...chosen,
-        to: options.to && expandPath(options.to),
+        to: expandIfGiven(options.to),
         discardReplaced: options.discardReplaced,
         readmitRevoked: options.readmitRevoked,
         ...(settings.backup?.bundle_to !== undefined && {

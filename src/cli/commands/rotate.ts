@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { expandPath } from "../../config/paths.js";
+import { expandIfGiven } from "../../config/paths.js";
 import type { RotateResult } from "../../swap/rotate.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
@@ -45,16 +45,17 @@ export function addCommand(program: Command): void {
 
 async function runRotate(context: Context, options: RotateOptions): Promise<MonitoredResult> {
   const { rotate } = await import("../../swap/rotate.js");
+  const passphraseFile = expandIfGiven(options.passphraseFile);
   const result = await withBundleTarget(context, options, (bundleTarget) =>
     operateWithService(context, options, (operation) =>
       rotate({
         ...operation,
         ...bundleTarget,
-        passphraseFile: options.passphraseFile && expandPath(options.passphraseFile),
+        passphraseFile,
         settingsSection: context.settingsSection,
         keepPrevious: options.keepPrevious,
         compareRows: options.compareRows,
-        reencrypt: options.reencryptBackups && expandPath(options.reencryptBackups),
+        reencrypt: expandIfGiven(options.reencryptBackups),
       }),
     ),
   );

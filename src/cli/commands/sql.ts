@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { expandPath } from "../../config/paths.js";
+import { expandIfGiven } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
@@ -62,7 +62,7 @@ async function runSql(
   const runner = new SqlRunner(context, session, mode, options.write ?? false);
   if (isPrompt) {
     const { runPrompt } = await import("../ui/sql-prompt.js");
-    await runPrompt(runner, options.history && expandPath(options.history));
+    await runPrompt(runner, expandIfGiven(options.history));
   } else if (text.startsWith(".")) {
     await runner.runDotCommand(text.trim());
   } else {

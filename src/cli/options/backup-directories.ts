@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { expandPath, expandTarget } from "../../config/paths.js";
+import { expandIfGiven, expandTarget } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
 import type { Context } from "../context.js";
 
@@ -35,6 +35,6 @@ export function resolveListing(
     folder: expandTarget(backups),
     storePath: context.storePath,
     source: context.source,
-    bundleFolder: bundles === undefined ? undefined : expandPath(bundles),
+    bundleFolder: expandIfGiven(bundles),
   };
 }

@@ -1,7 +1,7 @@
 /** Options and lock of commands that run an operation on the store. */
 import { isDeepStrictEqual } from "node:util";
 import { type Command, Option } from "commander";
-import { expandPath, expandTarget, isRemote } from "../../config/paths.js";
+import { expandIfGiven, expandPath, expandTarget, isRemote } from "../../config/paths.js";
 import {
   mergeServiceSettings,
   omitUndefined,
@@ -171,7 +171,7 @@ export function findBackupDirectory(
   { settings }: Context,
   { to }: { to?: string },
 ): string | undefined {
-  return to === undefined ? settings.backup?.to : expandPath(to);
+  return expandIfGiven(to) ?? settings.backup?.to;
 }
 
 export function resolveBundleDirectory(
@@ -203,8 +203,8 @@ export async function rememberDirectories(
 ): Promise<void> {
   const targets = (named?: string[]) => named?.map((target) => expandTarget(target));
   const backup = omitUndefined({
-    to: to && expandPath(to),
-    bundle_to: bundleTo && expandPath(bundleTo),
+    to: expandIfGiven(to),
+    bundle_to: expandIfGiven(bundleTo),
     copies: targets(copyTo),
   });
   const bundle = omitUndefined({ copies: targets(copyBundleTo) });
