@@ -77,8 +77,8 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
 }
 
 /**
- * Returns the command line of the scheduled backup. A timer has neither this shell's options nor its
- * environment, so both directories must be in the settings file.
+ * Returns the command line of the scheduled backup. A timer has neither this shell's options nor
+ * its environment, so both directories must be in the settings file.
  */
 function buildBackupCommand(context: Context): string[] {
   const { settingsPath, settingsInFile } = context;

@@ -16,7 +16,7 @@ export function parseBoolean(text: string): boolean {
   throw new InvalidArgumentError("It must be true or false.");
 }
 
-/** The file of `export-clients` and `import-clients`: an argument, or `--path` as in hivemind-core. */
+/** The file of exports and imports of clients: an argument, or `--path` as in hivemind-core. */
 export interface FileOption {
   path?: string;
 }

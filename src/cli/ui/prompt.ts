@@ -22,8 +22,8 @@ export async function readStandardInput(): Promise<string> {
  * @param accept - returns whether the line is the last
  * @param options.output - where the terminal shows typed characters
  * @param options.onReady - called when the terminal itself no longer echoes typed characters
- * @throws {@link StoreError} interrupted - at Ctrl-C, at the end of input, and when the operation is
- *   interrupted
+ * @throws {@link StoreError} interrupted - at Ctrl-C, at the end of input, and when the operation
+ *   is interrupted
  */
 export async function askLines(
   question: () => string,
