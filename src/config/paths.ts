@@ -16,7 +16,7 @@ export interface StoreLocation {
 }
 
 /** The number of symbolic links that Linux follows in a path. */
-const linkLimit = 40;
+export const linkLimit = 40;
 
 export function dataHome(environment: Environment = process.env): string {
   return baseDirectory(environment, "XDG_DATA_HOME", ".local/share");

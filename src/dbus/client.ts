@@ -225,30 +225,16 @@ export class Bus implements AsyncDisposable {
     timeoutMs: number,
     start: (resolve: (value: T) => void, reject: (error: Error) => void) => () => void,
   ): Promise<T> {
-    return new Promise((resolve, reject) => {
-      if (this.#failure) {
-        reject(this.#failure);
-        return;
-      }
-      let stop: () => void = () => {};
-      const end = () => {
-        clearTimeout(timer);
-        this.#failureListeners.delete(fail);
-        stop();
-      };
-      const fail = (error: Error) => {
-        end();
-        reject(error);
-      };
-      const timer = setTimeout(
-        () => fail(new BusTimeoutError(`no reply within ${timeoutMs / 1000} seconds`)),
-        timeoutMs,
-      );
-      this.#failureListeners.add(fail);
-      stop = start((value) => {
-        end();
-        resolve(value);
-      }, fail);
+    if (this.#failure) return Promise.reject(this.#failure);
+    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    const timeout = new BusTimeoutError(`no reply within ${timeoutMs / 1000} seconds`);
+    const timer = setTimeout(reject, timeoutMs, timeout);
+    this.#failureListeners.add(reject);
+    const stop = start(resolve, reject);
+    return promise.finally(() => {
+      clearTimeout(timer);
+      this.#failureListeners.delete(reject);
+      stop();
     });
   }
 

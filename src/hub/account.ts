@@ -6,10 +6,10 @@ import { readdir, readlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { type HubAccount, hubAccount } from "../config/hub-account.js";
-
+import { linkLimit } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
-import { type Account, run } from "../process/run.js";
+import { type Account, type Outcome, run } from "../process/run.js";
 import { type HubUnit, isRootName, readEnvironment } from "../service/hub-units.js";
 import { queryLimitMs, show, type UnitName } from "../service/systemctl.js";
 
@@ -100,14 +100,11 @@ async function packageDirectories(python: string): Promise<string[]> {
     .flatMap((name) => ["site-packages", "dist-packages"].map((each) => join(lib, name, each)));
 }
 
-/** The number of symbolic links that Linux follows in a path. */
-const longestChain = 40;
-
 /**
  * Returns the first owner other than root of a path, its directories and the links in it; undefined
  * if root owns all of them, or if the path does not exist.
  */
-async function findOtherOwner(path: string, links = longestChain): Promise<number | undefined> {
+async function findOtherOwner(path: string, links = linkLimit): Promise<number | undefined> {
   const names = resolve(path).split("/").slice(1);
   let current = "/";
   for (const [index, name] of names.entries()) {
@@ -143,15 +140,17 @@ export async function removeDirectoryAs(hub: Account, path: string): Promise<voi
   await runAs(hub, "rm", "-rf", "--", path);
 }
 
-export async function canWriteAs({ uid, gid }: Account, path: string): Promise<boolean> {
-  const account = { uid, gid, environment: {} };
-  const { code } = await run("test", ["-w", path], { timeoutMs: directoryLimitMs, account });
-  return code === 0;
+export async function canWriteAs(hub: Account, path: string): Promise<boolean> {
+  return (await tryAs(hub, "test", "-w", path)).code === 0;
 }
 
-async function runAs({ uid, gid }: Account, program: string, ...args: string[]) {
+function tryAs({ uid, gid }: Account, program: string, ...args: string[]): Promise<Outcome> {
   const account = { uid, gid, environment: {} };
-  const outcome = await run(program, args, { timeoutMs: directoryLimitMs, account });
+  return run(program, args, { timeoutMs: directoryLimitMs, account });
+}
+
+async function runAs(hub: Account, program: string, ...args: string[]): Promise<string> {
+  const outcome = await tryAs(hub, program, ...args);
   if (outcome.code === 0) return outcome.stdout;
   const why = outcome.stderr || outcome.failure || `exit code ${outcome.code}`;
   throw new StoreError("io", `${program} failed on ${args.at(-1)}: ${why}`);

@@ -5,7 +5,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { constants } from "node:os";
-import type { Readable } from "node:stream";
 import type { Environment } from "../config/paths.js";
 
 /** Signals from service managers, terminals and operators. */
@@ -98,10 +97,4 @@ export function readStartTime(pid: number): string | undefined {
   } catch {
     return undefined;
   }
-}
-
-export async function readAll(pipe: Readable): Promise<string> {
-  let text = "";
-  for await (const part of pipe.setEncoding("utf8")) text += part;
-  return text;
 }

@@ -6,13 +6,12 @@
  */
 import { copyUnit } from "../service/copy-unit.js";
 import { escapeSetting, keyringUnit, quoteCommand } from "../service/unit-file.js";
-import type { CommandArgs } from "./units.js";
 
 export interface ContainerUnit {
   /** Whether the hub's unit is a user unit or a system unit. */
   readonly kind: "user" | "system";
   /** The command line of `hivemind-sqlcipher run`, with its options. */
-  readonly run: CommandArgs;
+  readonly run: readonly string[];
   /** The hub's own file on this machine. */
   readonly serverJson: string;
   /** The path in the container at which the hub reads its file. */

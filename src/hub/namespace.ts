@@ -8,8 +8,9 @@
 import { spawn } from "node:child_process";
 import { readFileSync, statSync } from "node:fs";
 import { Readable, Writable } from "node:stream";
+import { text } from "node:stream/consumers";
 import { StoreError } from "../errors.js";
-import { readAll, supervisionScript, waitForExit } from "./child.js";
+import { supervisionScript, waitForExit } from "./child.js";
 
 /**
  * Runs inside the namespace, with the right to mount. Reads the contents of the file from
@@ -77,7 +78,7 @@ export async function startInNamespace(
     throw new Error("descriptors 3 and 4 are no pipes");
   // After an early failure the shell does not read its input. The report has the reason.
   input.on("error", () => undefined).end(bytes);
-  const output = await readAll(report);
+  const output = await text(report);
   bytes.fill(0);
   if (output.endsWith("ready\n")) return { exitCode };
   await exitCode;

@@ -17,18 +17,15 @@ import {
 /** The name of the credential with the keyring's password. */
 const keyringCredential = "hivemind-keyring";
 
-/**
- * A command and its arguments. The command is an absolute path, because a service manager has
- * another PATH than a shell.
- */
-export type CommandArgs = readonly string[];
-
 export interface UserUnit {
   readonly kind: "user";
-  /** The command line of `hivemind-sqlcipher run`, with its options. */
-  readonly run: CommandArgs;
+  /**
+   * The command line of `hivemind-sqlcipher run`, with its options. Programs have absolute paths,
+   * because a service manager has another PATH than a shell.
+   */
+  readonly run: readonly string[];
   /** The command line of the hub. As in a unit, `$` begins a variable. */
-  readonly hub: CommandArgs;
+  readonly hub: readonly string[];
 }
 
 export interface SystemUnit extends Omit<UserUnit, "kind"> {

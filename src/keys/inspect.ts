@@ -10,11 +10,6 @@ import { collectionOf, isSessionCollection, SecretService } from "./secret-servi
 export interface KeyringReport {
   /** The keyring's provider, for messages. */
   readonly provider: string;
-  /**
-   * Whether the keyring shows an entry of the store; undefined if the keyring did not reply. A
-   * locked KeePassXC shows none.
-   */
-  readonly hasEntry: boolean | undefined;
   /** Why the passphrase cannot be read now, with advice. */
   readonly problem: StoreError | undefined;
   /** Whether the problem is that the default collection is locked. */
@@ -55,33 +50,31 @@ export async function inspectKeyring(
 async function inspect(service: SecretService, storePath: string): Promise<KeyringReport> {
   const items = await service.search({ service: keyringService, account: storePath });
   const provider = await service.findProvider();
-  const hasEntry = items.unlocked.length + items.locked.length > 0;
-  if (items.unlocked.length > 0) return await reportUsable(provider, hasEntry);
+  if (items.unlocked.length > 0) return await reportUsable(provider);
   const [lockedItem] = items.locked;
   const defaultCollection = await service.findDefaultCollection();
   const collection = lockedItem === undefined ? defaultCollection : collectionOf(lockedItem);
   if (collection === undefined) {
-    return reportUnusable(keyringError("no-collection", { provider }), provider, hasEntry);
+    return reportUnusable(keyringError("no-collection", { provider }), provider);
   }
   const isLocked = await service.isLocked(collection);
   if (!isLocked && lockedItem !== undefined) return reportConfirmation(provider);
   const isLost = lockedItem === undefined && isSessionCollection(collection);
-  if (!isLocked && !isLost) return await reportUsable(provider, hasEntry);
+  if (!isLocked && !isLost) return await reportUsable(provider);
   const isOther = collection !== defaultCollection;
   const problem = keyringError(isLost ? "session-collection" : "locked", {
     ...{ provider, collection: await service.readLabel(collection), isOther },
   });
-  const report = reportUnusable(problem, provider, hasEntry);
+  const report = reportUnusable(problem, provider);
   return { ...report, isLocked: !isLost && !isOther };
 }
 
-async function reportUsable(provider: Provider, hasEntry: boolean): Promise<KeyringReport> {
+async function reportUsable(provider: Provider): Promise<KeyringReport> {
   const { kind, name } = provider;
   const autoLock = await findAutoLock(provider);
   const condition =
     kind === "keepassxc" ? "while its database is open" : `while ${name} is unlocked`;
   return report(provider, {
-    hasEntry,
     unlocksItself: unlocksItself(provider),
     unattended: autoLock
       ? impossible(`${name} ${autoLock.behaviour}`, autoLock.fix)
@@ -100,16 +93,12 @@ function reportConfirmation(provider: Provider): KeyringReport {
       ? "In KeePassXC, turn off Tools > Settings > Secret Service Integration > Confirm when passwords are retrieved by clients"
       : `Turn off the confirmation of each access in ${name}`;
   const reason = `${name} asks its user before each process reads a passphrase`;
-  return report(provider, { hasEntry: true, unattended: impossible(reason, setting) });
+  return report(provider, { unattended: impossible(reason, setting) });
 }
 
-function reportUnusable(
-  problem: StoreError,
-  provider: Provider,
-  hasEntry?: boolean,
-): KeyringReport {
+function reportUnusable(problem: StoreError, provider: Provider): KeyringReport {
   const { message: reason, hint: fix = "" } = problem;
-  return report(provider, { hasEntry, problem, unattended: { isPossible: false, reason, fix } });
+  return report(provider, { problem, unattended: { isPossible: false, reason, fix } });
 }
 
 function impossible(reason: string, fix: string): Unattended {
@@ -119,7 +108,7 @@ function impossible(reason: string, fix: string): Unattended {
 /** Returns a report about a provider without a problem that does not unlock itself. */
 function report(
   { name }: Provider,
-  found: Pick<KeyringReport, "hasEntry" | "unattended"> & Partial<KeyringReport>,
+  found: Pick<KeyringReport, "unattended"> & Partial<KeyringReport>,
 ): KeyringReport {
   return { provider: name, problem: undefined, isLocked: false, unlocksItself: false, ...found };
 }

@@ -152,15 +152,11 @@ class Worker {
 }
 
 async function withTimeout<T>(timeoutMs: number, work: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const timeout = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(
-      () => reject(new KeytarTimeoutError(`no reply within ${timeoutMs / 1000} seconds`)),
-      timeoutMs,
-    );
-  });
+  const { promise, reject } = Promise.withResolvers<never>();
+  const timeout = new KeytarTimeoutError(`no reply within ${timeoutMs / 1000} seconds`);
+  const timer = setTimeout(reject, timeoutMs, timeout);
   try {
-    return await Promise.race([work, timeout]);
+    return await Promise.race([work, promise]);
   } finally {
     clearTimeout(timer);
   }

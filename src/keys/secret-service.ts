@@ -191,52 +191,50 @@ export class SecretService implements AsyncDisposable {
     const { kind, name } = await this.findProvider();
     const stopNotice = announceDialog(name, currentInteraction().notice);
     const ended = new AbortController();
-    try {
-      return await new Promise<boolean>((resolve, reject) => {
-        const dismiss = () => {
-          if (undismissable.includes(kind)) return;
-          this.#callOn(path, promptInterface, "Dismiss", "", [], "").catch(() => undefined);
-        };
-        const timer = setTimeout(() => {
+    const { promise, resolve, reject } = Promise.withResolvers<boolean>();
+    const dismiss = () => {
+      if (undismissable.includes(kind)) return;
+      this.#callOn(path, promptInterface, "Dismiss", "", [], "").catch(() => undefined);
+    };
+    const timer = setTimeout(() => {
+      dismiss();
+      reject(new PromptTimeoutError(`no answer within ${promptTimeoutMs / 1000} seconds`));
+    }, promptTimeoutMs);
+    timer.unref();
+    const pollUntilDone = async () => {
+      const options = { ref: false, signal: ended.signal };
+      for await (const _ of setInterval(pollMs, undefined, options)) {
+        const isGone = kind === "oo7" && !(await this.#isPrompt(path));
+        if (await isDone()) {
           dismiss();
-          reject(new PromptTimeoutError(`no answer within ${promptTimeoutMs / 1000} seconds`));
-        }, promptTimeoutMs);
-        timer.unref();
-        const pollUntilDone = async () => {
-          const options = { ref: false, signal: ended.signal };
-          for await (const _ of setInterval(pollMs, undefined, options)) {
-            const isGone = kind === "oo7" && !(await this.#isPrompt(path));
-            if (await isDone()) {
-              dismiss();
-              resolve(true);
-            } else if (isGone) resolve(false);
-          }
-        };
-        pollUntilDone().catch(() => undefined);
-        bus.onFailure(reject);
-        const start = async () => {
-          // Subscribe before Prompt(), because a fast completion would be missed.
-          await bus.subscribe(
-            {
-              ...{ sender: String(owner), path, interface: promptInterface },
-              member: "Completed",
-            },
-            ([isDismissed]) => resolve(isDismissed !== true),
-          );
-          await bus.subscribe(
-            {
-              ...{ sender: busName, path: "/org/freedesktop/DBus", interface: busName },
-              ...{ member: "NameOwnerChanged", arg0: serviceName },
-            },
-            () => reject(new ProviderEndedError("the keyring's program ended")),
-          );
-          await this.#callOn(path, promptInterface, "Prompt", "s", [""], "").catch((error) => {
-            throw error instanceof BusError ? new NoPromptError(error.message) : error;
-          });
-        };
-        start().catch(reject);
+          resolve(true);
+        } else if (isGone) resolve(false);
+      }
+    };
+    const start = async () => {
+      // Subscribe before Prompt(), because a fast completion would be missed.
+      await bus.subscribe(
+        { sender: String(owner), path, interface: promptInterface, member: "Completed" },
+        ([isDismissed]) => resolve(isDismissed !== true),
+      );
+      await bus.subscribe(
+        {
+          ...{ sender: busName, path: "/org/freedesktop/DBus", interface: busName },
+          ...{ member: "NameOwnerChanged", arg0: serviceName },
+        },
+        () => reject(new ProviderEndedError("the keyring's program ended")),
+      );
+      await this.#callOn(path, promptInterface, "Prompt", "s", [""], "").catch((error) => {
+        throw error instanceof BusError ? new NoPromptError(error.message) : error;
       });
+    };
+    bus.onFailure(reject);
+    pollUntilDone().catch(() => undefined);
+    start().catch(reject);
+    try {
+      return await promise;
     } finally {
+      clearTimeout(timer);
       ended.abort();
       stopNotice();
     }

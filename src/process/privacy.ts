@@ -11,16 +11,9 @@ export function hardenProcess(): void {
   inheritedUmask = process.umask(0o077);
   // On SIGUSR1, Node opens a debugger port to every user of this machine.
   process.on("SIGUSR1", () => undefined);
-  excludeMemoryFromCoreDumps();
-}
-
-/**
- * Excludes memory from the core dumps of this process and its children.
- *
- * The usual limit on the size of core files does not help: Node cannot set it, and the kernel does
- * not apply it to a core piped to a program (core(5)).
- */
-function excludeMemoryFromCoreDumps(): void {
+  // Excludes memory from the core dumps of this process and its children. The usual limit on the
+  // size of core files does not help: Node cannot set it, and the kernel does not apply it to a
+  // core piped to a program (core(5)).
   try {
     writeFileSync("/proc/self/coredump_filter", "0");
   } catch {
