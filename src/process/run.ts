@@ -96,23 +96,26 @@ export function run(
       text.stderr += chunk;
     });
     const texts = () => ({ stdout: text.stdout, stderr: text.stderr.trim() });
-    const limit = AbortSignal.timeout(timeoutMs);
-    const end = signal === undefined ? limit : AbortSignal.any([signal, limit]);
+    let killed: "timeout" | "signal" | undefined;
     let grace: NodeJS.Timeout | undefined;
-    const kill = () => {
+    const kill = (reason: "timeout" | "signal") => {
+      killed ??= reason;
       grace ??= setTimeout(abandon, killGroup(child.pid) ? exitGraceMs : 0);
     };
     const abandon = () => {
       stopWatching();
       child.unref();
       for (const stream of [child.stdin, child.stdout, child.stderr]) stream?.destroy();
-      resolve({ code: null, failure: limit.aborted ? "timeout" : "signal", ...texts() });
+      resolve({ code: null, failure: killed ?? "signal", ...texts() });
     };
-    if (end.aborted) kill();
-    else end.addEventListener("abort", kill);
+    const limit = setTimeout(() => kill("timeout"), timeoutMs);
+    const abort = () => kill("signal");
+    if (signal?.aborted) abort();
+    else signal?.addEventListener("abort", abort);
     const stopWatching = () => {
+      clearTimeout(limit);
       clearTimeout(grace);
-      end.removeEventListener("abort", kill);
+      signal?.removeEventListener("abort", abort);
     };
     child.once("error", (error) => {
       stopWatching();
@@ -120,7 +123,7 @@ export function run(
     });
     child.once(output === true ? "close" : "exit", (code: number | null) => {
       stopWatching();
-      if (limit.aborted) resolve({ code: null, failure: "timeout", ...texts() });
+      if (killed === "timeout") resolve({ code: null, failure: killed, ...texts() });
       else if (code === null) resolve({ code, failure: "signal", ...texts() });
       else resolve({ code, ...texts() });
     });
