@@ -42,15 +42,21 @@ const jobs: readonly ScheduledJob[] = ["backup", "drill"];
 
 const jobDescriptions = { backup: "Backup", drill: "Restore drill" } as const;
 
-export interface ScheduleRequest {
-  readonly storePath: string;
-  readonly job: ScheduledJob;
-  /** The command line of the job for this store. It must contain no secret. */
-  readonly command: readonly string[];
+export interface ScheduleTimes {
   /** The value of OnCalendar=. */
   readonly onCalendar: string;
   readonly randomDelay: string;
 }
+
+export interface ScheduleRequest extends ScheduleTimes {
+  readonly storePath: string;
+  readonly job: ScheduledJob;
+  /** The command line of the job for this store. It must contain no secret. */
+  readonly command: readonly string[];
+}
+
+/** The times of a new timer for backups. */
+export const defaultTimes: ScheduleTimes = { onCalendar: "daily", randomDelay: "15min" };
 
 export interface LastRun {
   /** When the run began, UTC. */
@@ -226,6 +232,32 @@ export async function scheduledCommand(
   const { directory, service } = resolveUnits(storePath, job);
   const text = await readTextIfExists(join(directory, service));
   return text?.startsWith(mark) ? /^ExecStart=(.*)$/m.exec(text)?.[1] : undefined;
+}
+
+/**
+ * Returns whether a job's command line, as `scheduledCommand` returns it, is a backup that leaves
+ * the hub running.
+ */
+export function isOnlineBackup(command: string | undefined): boolean {
+  return command !== undefined && / --online(?: |$)/.test(command);
+}
+
+/**
+ * Returns the times in the file of an installed timer; undefined if there is none. Ignores
+ * drop-ins, as `scheduledCommand` does.
+ *
+ * @throws {@link StoreError} io - if the file cannot be read
+ */
+export async function scheduledTimes(
+  storePath: string,
+  job: ScheduledJob,
+): Promise<ScheduleTimes | undefined> {
+  const { directory, timer } = resolveUnits(storePath, job);
+  const text = await readTextIfExists(join(directory, timer));
+  if (!text?.startsWith(mark)) return undefined;
+  const [, onCalendar] = /^OnCalendar=(.+)$/m.exec(text) ?? [];
+  const [, randomDelay] = /^RandomizedDelaySec=(.+)$/m.exec(text) ?? [];
+  return onCalendar && randomDelay ? { onCalendar, randomDelay } : undefined;
 }
 
 /**

@@ -1,6 +1,7 @@
 /** Pure functions of a survey. */
 import { hubContainer } from "../config/hub-account.js";
 import type { PassphraseSource } from "../keys/source.js";
+import { isOnlineBackup } from "../service/schedule.js";
 import type { ServiceName } from "../service/systemctl.js";
 import type { DatabaseSurvey, Survey } from "./survey.js";
 
@@ -24,7 +25,7 @@ export function isStored({ store, hasBundle, ownStoreFormat, packages }: Survey)
  * timer does so.
  */
 export function keepsHubRunning({ installedCommand }: Survey, isWanted: boolean): boolean {
-  return isWanted || (installedCommand !== undefined && / --online(?: |$)/.test(installedCommand));
+  return isWanted || isOnlineBackup(installedCommand);
 }
 
 /**

@@ -22,7 +22,7 @@ import { emitStep } from "../operation/step.js";
 import { throwIfAborted } from "../process/abort.js";
 import { run } from "../process/run.js";
 import { recoverOnly } from "../recovery/recover.js";
-import { installSchedule, type Schedule } from "../service/schedule.js";
+import { defaultTimes, installSchedule, type Schedule } from "../service/schedule.js";
 import { selectService } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import { openPlaintext } from "../store/plain-store.js";
@@ -51,7 +51,7 @@ import {
 } from "./request.js";
 import { logLine, type Outage, staysUp } from "./serving.js";
 import { adoptStore, createStore, encryptStore, sealPassphrase } from "./store.js";
-import { type Survey, scheduleTimes } from "./survey.js";
+import type { Survey } from "./survey.js";
 
 /** The time for pip to download and build the hub's packages on a small board. */
 const pipLimitMs = 30 * 60_000;
@@ -284,7 +284,7 @@ async function readFormerDatabase(scope: SetupScope): Promise<SetupRecord["datab
 async function installTimer({ request, found }: SetupScope): Promise<Schedule> {
   const { storePath, backupCommand: command } = request;
   const { active, onCalendar } = found.schedule ?? {};
-  const times = { ...scheduleTimes, ...(active && onCalendar && { onCalendar }) };
+  const times = { ...defaultTimes, ...(active && onCalendar && { onCalendar }) };
   const installed = await installSchedule({ storePath, job: "backup", command, ...times });
   emitStep("setup.scheduled");
   return installed;

@@ -35,6 +35,7 @@ import { inspectBoot, keyringUnitCommands } from "../service/boot.js";
 import { isInContainer } from "../service/origin.js";
 import {
   assertSchedulable,
+  defaultTimes,
   lingerCommand,
   readSchedule,
   type Schedule,
@@ -231,7 +232,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     installedCommand: await scheduledCommand(storePath, "backup").catch(() => undefined),
     scheduleProblem: (
       await findProblem(() =>
-        assertSchedulable({ storePath, job: "backup", command: [], ...scheduleTimes }),
+        assertSchedulable({ storePath, job: "backup", command: [], ...defaultTimes }),
       )
     )?.message,
     lastBackup: await findLastBackup(identity.keyId, directories, choice),
@@ -416,9 +417,6 @@ async function findBootProblem(
   ];
   return { problem: problems.join(", and "), fixes };
 }
-
-/** The times of the timer, as by default in `schedule install`. */
-export const scheduleTimes = { onCalendar: "daily", randomDelay: "15min" };
 
 /** Bytes in addition to the size of the database: the new store's overhead, and SQLite's log. */
 const spareBytes = 8 << 20;

@@ -145,6 +145,22 @@ test("what cannot be scheduled is refused before anything is written", async () 
   expect(await ownUnits()).toEqual(before);
 });
 
+test("installed again, backups keep their times, and still leave the hub running", async () => {
+  const { machine, here } = await withSchedule();
+  const install = ["schedule", "install", ...here];
+  const times = ["--on-calendar", "Mon *-*-* 03:30", "--random-delay", "1h"];
+  const { schedule } = await ask<{ schedule: Schedule }>(machine, ...install, ...times);
+  const [timer, service] = [join(unitFolder, schedule.unit), join(unitFolder, schedule.service)];
+  // As `setup --online-backups` installs it.
+  const text = await readFile(service, "utf8");
+  await writeFile(service, text.replace(/ backup /, " backup --online "));
+  await ask(machine, ...install, "--drill", "monthly");
+  expect(await readFile(timer, "utf8")).toMatch(
+    /^OnCalendar=Mon \*-\*-\* 03:30\nRandomizedDelaySec=1h$/m,
+  );
+  expect(await readFile(service, "utf8")).toMatch(/^ExecStart=.* backup --online /m);
+});
+
 test("a file of somebody else's is neither replaced nor removed", async () => {
   const { machine, here } = await withSchedule();
   const { schedule } = await ask<{ schedule: Schedule }>(machine, "schedule", "install", ...here);

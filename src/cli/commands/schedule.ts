@@ -23,8 +23,8 @@ export function addCommand(program: Command): void {
 
 interface InstallOptions extends ServiceOptions {
   drill?: string;
-  onCalendar: string;
-  randomDelay: string;
+  onCalendar?: string;
+  randomDelay?: string;
 }
 
 function addInstall(group: Command): void {
@@ -32,14 +32,14 @@ function addInstall(group: Command): void {
     group
       .command("install")
       .description("Install a timer that backs up this store")
-      .option("--on-calendar <time>", "Run at this time, as in systemd.time(7)", "daily")
-      .option("--random-delay <span>", "Delay each run by up to this long", "15min")
+      .option("--on-calendar <time>", "Run at this time, as in systemd.time(7) (default: daily)")
+      .option("--random-delay <span>", "Delay each run by up to this long (default: 15min)")
       .option("--drill <time>", "Run a restore drill at this time, too, such as monthly"),
   );
   finishCommand(command, runInstall, {
     details: [
       "Each run reads the directories, the service and the passphrase's source from the settings file, where this command saves its options for the service. The backup's requirements are checked before the timer is installed. For a notification of failures, add OnFailure= in a drop-in with systemctl --user edit UNIT; drop-ins are never changed.",
-      "Without --drill, a drill that is scheduled already stays scheduled.",
+      "An installed timer keeps its times without these options, and its backups still leave the hub running if setup --online-backups installed it. Without --drill, a drill that is scheduled already stays scheduled. To begin again, run schedule remove first.",
     ],
     examples: [
       "hivemind-sqlcipher schedule install",
@@ -49,14 +49,15 @@ function addInstall(group: Command): void {
 }
 
 async function runInstall(context: Context, options: InstallOptions): Promise<void> {
-  const { assertSchedulable, installSchedule, readSchedule } = await import(
+  const { assertSchedulable, defaultTimes, installSchedule, scheduledTimes } = await import(
     "../../service/schedule.js"
   );
   const { storePath, output } = context;
-  const { onCalendar, randomDelay } = options;
-  const command = buildBackupCommand(context);
+  const installed = (await scheduledTimes(storePath, "backup")) ?? defaultTimes;
+  const { onCalendar = installed.onCalendar, randomDelay = installed.randomDelay } = options;
+  const command = await buildBackupCommand(context);
   const request = { storePath, job: "backup", command, onCalendar, randomDelay } as const;
-  const drillTime = options.drill ?? (await readSchedule(storePath, "drill"))?.onCalendar;
+  const drillTime = options.drill ?? (await scheduledTimes(storePath, "drill"))?.onCalendar;
   const drillRequest = drillTime && {
     ...{ ...request, job: "drill" as const, onCalendar: drillTime },
     command: ownCommand(context, "drill"),
@@ -77,11 +78,13 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
 }
 
 /**
- * Returns the command line of the scheduled backup. A timer has neither this shell's options nor
- * its environment, so both directories must be in the settings file.
+ * Returns the command line of the scheduled backup, which leaves the hub running if the installed
+ * command does. A timer has neither this shell's options nor its environment, so both directories
+ * must be in the settings file.
  */
-function buildBackupCommand(context: Context): string[] {
-  const { settingsPath, settingsInFile } = context;
+async function buildBackupCommand(context: Context): Promise<string[]> {
+  const { isOnlineBackup, scheduledCommand } = await import("../../service/schedule.js");
+  const { storePath, settingsPath, settingsInFile } = context;
   const { to, bundle_to } = settingsInFile?.backup ?? {};
   if (to === undefined || bundle_to === undefined) {
     const key = to === undefined ? "backup.to" : "backup.bundle_to";
@@ -89,7 +92,8 @@ function buildBackupCommand(context: Context): string[] {
       hint: "Make a backup now, which saves both: hivemind-sqlcipher backup --to DIRECTORY --bundle-to OTHER-DIRECTORY.",
     });
   }
-  return ownCommand(context, "backup");
+  const isOnline = isOnlineBackup(await scheduledCommand(storePath, "backup"));
+  return ownCommand(context, "backup", ...(isOnline ? ["--online"] : []));
 }
 
 /**
