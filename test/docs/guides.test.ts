@@ -83,7 +83,7 @@ async function runBlocks(
     "set -euo pipefail",
     `export PROJECT=${root} HUB_ENVIRONMENT=${dirname(dirname(hub))}`,
     `export PATH=${bin}:${dirname(hub)}:$PATH`,
-    'mkdir -p "$HOME/srv/backup" "$HOME/media/usb" "$HOME/work"',
+    'mkdir -p "$HOME/srv/backup" "$HOME"/media/{usb,disk,stick} "$HOME/work"',
     'cd "$HOME/work"',
     `ln -s ${root}{package.json,dist,node_modules,tools} . && cp -r ${root}examples .`,
     atHome(await readFile(join(root, "test/docs/prepare.sh"), "utf8")),
@@ -105,7 +105,7 @@ async function runBlocks(
 function atHome(script: string): string {
   return script
     .replaceAll("/srv/backup", '"$HOME"/srv/backup')
-    .replaceAll("/media/usb", '"$HOME"/media/usb')
+    .replaceAll("/media/", '"$HOME"/media/')
     .replaceAll("clients.2026-11-24T18-50-00Z.db", '"$BACKUP"')
     .replaceAll("0123456789abcdef", '"$KEY_ID"');
 }

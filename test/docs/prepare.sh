@@ -4,7 +4,7 @@
 new_store() {
   mkdir -p -m 700 /srv/backup/hivemind /media/usb/bundles
   hivemind-sqlcipher init --to /srv/backup/hivemind --bundle-to /media/usb/bundles \
-    --recovery-key-file /media/usb/recovery-key.txt --hub none "$@"
+    --recovery-key-file ~/recovery-key.txt --hub none "$@"
 }
 
 # hub_unit UNIT COMMAND...: a user unit that starts the hub
@@ -40,17 +40,17 @@ readme_before_1() { installed_hub; }
 existing_hub_before_1() { installed_hub; }
 
 existing_hub_before_3() {
-  rm -r ~/.config/hivemind-sqlcipher ~/hivemind-b* /media/usb/*.txt
+  rm -r ~/.config/hivemind-sqlcipher ~/hivemind-b* ~/recovery-key.txt
 }
 
 existing_hub_before_5() {
   systemctl --user stop hivemind-listener
-  rm -r ~/.local/share/hivemind-core ~/.config/hivemind-sqlcipher /media/usb/bundles/* /media/usb/*.txt
+  rm -r ~/.local/share/hivemind-core ~/.config/hivemind-sqlcipher /media/usb/bundles/* ~/recovery-key.txt
   hivemind-core add-client --name hall > /dev/null
 }
 
 existing_hub_before_6() {
-  rm -r ~/.local/share/hivemind-core ~/.config/hivemind-sqlcipher /media/usb/bundles/* /media/usb/*.txt
+  rm -r ~/.local/share/hivemind-core ~/.config/hivemind-sqlcipher /media/usb/bundles/* ~/recovery-key.txt
   python3 - ~/.config/hivemind-core/server.json <<'PYTHON'
 import json, sys
 settings = json.load(open(sys.argv[1]))
@@ -74,7 +74,7 @@ restore_before_2() {
   systemctl --user stop hivemind-core
   rm ~/.config/systemd/user/hivemind-core.service
   systemctl --user daemon-reload
-  cp /srv/backup/hivemind/clients.* /media/usb/bundles/clients.*.age /media/usb/recovery-key.txt .
+  cp /srv/backup/hivemind/clients.* /media/usb/bundles/clients.*.age ~/recovery-key.txt .
   export XDG_DATA_HOME=$HOME/new-machine/data XDG_CONFIG_HOME=$HOME/new-machine/config
   # It asks whether to trust a backup that nothing on a new machine can vouch for.
   hivemind-sqlcipher() { command hivemind-sqlcipher "$@" --yes; }
@@ -128,6 +128,6 @@ offline_media_before_1() {
   KEY_ID=$(basename ~/safe/bundles/clients.*.bundle.age | cut -d. -f2)
 }
 
-offline_media_before_2() { mkdir /media/usb/small; }
+offline_media_before_2() { mkdir /media/stick/small; }
 
 offline_media_before_3() { cp ~/safe/bundles/*.age ~/safe/recovery-key.txt /dev/shm; }

@@ -71,7 +71,7 @@ export function addCommand(program: Command): void {
     ],
     examples: [
       "hivemind-sqlcipher init",
-      "hivemind-sqlcipher init --recovery-key-file /media/usb/recovery-key.txt --bundle-to /media/usb/bundles --to /srv/backup/hivemind",
+      "hivemind-sqlcipher init --recovery-key-file ~/recovery-key.txt --bundle-to /media/usb/bundles --to /srv/backup/hivemind",
       "hivemind-sqlcipher init --adopt --remove-password --bundle-to /media/usb/bundles",
     ],
   });

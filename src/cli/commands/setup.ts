@@ -78,7 +78,7 @@ export function addCommand(program: Command): void {
     ],
     examples: [
       "hivemind-sqlcipher setup --dry-run",
-      "hivemind-sqlcipher setup --yes --recovery-key-file /media/usb/recovery-key.txt",
+      "hivemind-sqlcipher setup --yes --recovery-key-file ~/recovery-key.txt",
       "hivemind-sqlcipher setup --undo",
     ],
   });
