@@ -65,11 +65,11 @@ export interface Database extends AsyncDisposable, AsyncIterable<Client> {
    */
   idBatches?(): AsyncIterable<IdBatch>;
   /**
-   * Returns a text that differs from that of an earlier call if the records that were read in the
-   * meantime may have changed, even if they are the same again. Optional: spares reading the
-   * records again to compare them.
+   * Begins to read all clients, so that `isUnchanged` can tell later whether the database still has
+   * exactly the records that were read. Optional: spares decoding the records again to compare
+   * them.
    */
-  changeMark?(): Promise<string>;
+  readVerifiable?(): Promise<VerifiableRead>;
   /** Part of HiveMind's contract. Needed only for a plugin that keeps changes pending. */
   commit(): Promise<void>;
   /** Discards what is cached in memory, so that changes of other programs are read. */
@@ -79,6 +79,12 @@ export interface Database extends AsyncDisposable, AsyncIterable<Client> {
    */
   migrate(fromVersion: number): Promise<void>;
   close(): Promise<void>;
+}
+
+export interface VerifiableRead {
+  readonly batches: AsyncIterable<readonly Client[]>;
+  /** May return false for unchanged records: the caller must then compare the clients. */
+  isUnchanged(): Promise<boolean>;
 }
 
 export interface IdBatch {

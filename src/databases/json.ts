@@ -8,8 +8,9 @@
  */
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { batchesOf } from "../client/batches.js";
 import { type Client, deserializeClient, revoked, revokedApiKey } from "../client/client.js";
-import { noSuchClient } from "../client/database.js";
+import { noSuchClient, type VerifiableRead } from "../client/database.js";
 import { formatJson, isJsonObject, type JsonObject, parseJson } from "../client/json.js";
 import { fileOfHub } from "../config/hub-account.js";
 import { realPath } from "../config/paths.js";
@@ -159,9 +160,10 @@ class JsonDatabase extends BaseDatabase {
     for (const record of this.#sortedRecords()) yield deserializeClient(record);
   }
 
-  /** Returns the number of loads: the records in memory change only after a load. */
-  async changeMark(): Promise<string> {
-    return String(this.#loads);
+  /** The records in memory change only after a load. */
+  async readVerifiable(): Promise<VerifiableRead> {
+    const loads = this.#loads;
+    return { batches: batchesOf(this), isUnchanged: async () => this.#loads === loads };
   }
 
   override async sync(): Promise<void> {

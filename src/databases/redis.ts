@@ -4,8 +4,9 @@
  * A record is written only if it is unchanged since this process read it. If another process has
  * changed the record, this process reads it again and applies its own change to the new value.
  */
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
+import { inBatches, readAhead } from "../client/batches.js";
 import {
   blacklistKeys,
   type Client,
@@ -13,7 +14,7 @@ import {
   isRevoked,
   revokedApiKey,
 } from "../client/client.js";
-import { noSuchClient } from "../client/database.js";
+import { noSuchClient, type VerifiableRead } from "../client/database.js";
 import { formatJson, isJsonObject, type JsonObject, parseJson, sameJson } from "../client/json.js";
 import { StoreError } from "../errors.js";
 import { BaseDatabase, matches, type SearchValue } from "./base-database.js";
@@ -48,8 +49,8 @@ import { type Namespace, readNamespace } from "./redis-settings.js";
  * which V8 frees a string only with its old generation.
  */
 const batchSize = 100;
-/** The batches without a reply yet: the server writes a batch while the next batch is prepared. */
-const batchesAhead = 2;
+/** The batches that the server may have at a time. */
+const batchesAhead = 10;
 
 export const redisPlugin: DatabasePlugin = {
   place(config) {
@@ -96,33 +97,16 @@ class RedisDatabase extends BaseDatabase {
 
   override async addItems(clients: Iterable<Client> | AsyncIterable<Client>): Promise<number> {
     let count = 0;
-    let batch: Client[] = [];
-    const pendingWrites: Promise<unknown>[] = [];
-    const begin = async () => {
-      const put = this.#put(batch);
-      // Marks a rejection as handled. The promise is awaited below, also if an earlier batch fails.
-      put.catch(() => undefined);
-      batch = [];
-      if (pendingWrites.push(put) > batchesAhead) await pendingWrites.shift();
-    };
-    try {
-      for await (const client of clients) {
-        count += 1;
-        if (batch.push(client) === batchSize) await begin();
-      }
-      await begin();
-      await Promise.all(pendingWrites);
-      return count;
-    } finally {
-      await Promise.allSettled(pendingWrites);
+    for await (const some of inBatches(clients, batchSize * batchesAhead)) {
+      await this.#putAll(some);
+      count += some.length;
     }
+    return count;
   }
 
   async addVerifiable(clients: readonly Client[]): Promise<() => Promise<boolean>> {
-    const batches = splitIntoBatches(clients);
-    const written = await Promise.all(batches.map((batch) => this.#put(batch)));
-    const isUnchanged = async ({ ids, digest }: Written) =>
-      digestTexts(await this.#readTexts(ids)) === digest;
+    const written = await this.#putAll(clients);
+    const isUnchanged = async ({ ids, digest }: Written) => (await this.#digest(ids)) === digest;
     return async () => (await Promise.all(written.map(isUnchanged))).every(Boolean);
   }
 
@@ -183,7 +167,7 @@ class RedisDatabase extends BaseDatabase {
 
   override async getClientsById(clientIds: readonly number[]): Promise<(Client | undefined)[]> {
     const clients: (Client | undefined)[] = [];
-    for (const ids of splitIntoBatches(clientIds)) {
+    for await (const ids of inBatches(clientIds, batchSize)) {
       const texts = await this.#readTexts(ids);
       for (const [index, id] of ids.entries()) clients.push(this.#decodeRecord(id, texts[index]));
     }
@@ -205,11 +189,28 @@ class RedisDatabase extends BaseDatabase {
     for await (const batch of this.batches()) yield* batch;
   }
 
-  /** Yields clients ordered by id. */
-  async *batches(): AsyncGenerator<Client[]> {
+  /**
+   * Yields clients ordered by id.
+   *
+   * @param digests - receives the digest of each batch
+   */
+  async *batches(digests?: string[]): AsyncGenerator<Client[]> {
     for await (const { ids, texts } of this.#readBatches()) {
+      digests?.push(digestTexts(texts));
       yield ids.flatMap((id, index) => this.#decodeRecord(id, texts[index]) ?? []);
     }
+  }
+
+  async readVerifiable(): Promise<VerifiableRead> {
+    const digests: string[] = [];
+    const isUnchanged = async () => {
+      const found: string[] = [];
+      for await (const batches of inBatches(this.#listIds(), batchesAhead)) {
+        found.push(...(await Promise.all(batches.map((ids) => this.#digest(ids)))));
+      }
+      return found.join() === digests.join();
+    };
+    return { batches: this.batches(digests), isUnchanged };
   }
 
   override async sync(): Promise<void> {
@@ -241,6 +242,13 @@ class RedisDatabase extends BaseDatabase {
 
   override close(): Promise<void> {
     return this.#connection.close();
+  }
+
+  /** Adds clients in batches: the server writes a batch while the next batch is prepared. */
+  async #putAll(clients: readonly Client[]): Promise<Written[]> {
+    const writes: Promise<Written>[] = [];
+    for await (const batch of inBatches(clients, batchSize)) writes.push(this.#put(batch));
+    return Promise.all(writes);
   }
 
   /**
@@ -411,22 +419,12 @@ class RedisDatabase extends BaseDatabase {
     return isRecord(text) ? deserializeClient(this.#parse(id, text)) : undefined;
   }
 
-  /** Yields the texts of all records. Reads a batch while the caller uses the batch before it. */
-  async *#readBatches(): AsyncGenerator<{ ids: number[]; texts: (string | null)[] }> {
-    let ids: number[] = [];
-    let texts: Promise<(string | null)[]> | undefined;
-    try {
-      for await (const nextIds of this.#listIds()) {
-        const next = this.#readTexts(nextIds);
-        next.catch(() => undefined);
-        const current = { ids, texts };
-        [ids, texts] = [nextIds, next];
-        if (current.texts !== undefined) yield { ids: current.ids, texts: await current.texts };
-      }
-      if (texts !== undefined) yield { ids, texts: await texts };
-    } finally {
-      await texts?.catch(() => undefined);
-    }
+  /** Yields the ids and texts of all records. */
+  #readBatches(): AsyncIterable<{ ids: number[]; texts: (string | null)[] }> {
+    const read = async function* (this: RedisDatabase) {
+      for await (const ids of this.#listIds()) yield { ids, texts: await this.#readTexts(ids) };
+    };
+    return readAhead(read.call(this));
   }
 
   async #readTexts(ids: readonly number[]): Promise<(string | null)[]> {
@@ -436,6 +434,14 @@ class RedisDatabase extends BaseDatabase {
       ? await this.#connection.send(keys[0] ?? "", ["MGET", ...keys])
       : await this.#connection.sendAll(keys.map((key) => ({ key, command: ["GET", key] })));
     return replies as (string | null)[];
+  }
+
+  /**
+   * Returns the digest of the present records. A script that computes it on the server saves the
+   * client less time than it takes there.
+   */
+  async #digest(ids: readonly number[]): Promise<string> {
+    return digestTexts(await this.#readTexts(ids));
   }
 
   async #readKey(key: string): Promise<string | null> {
@@ -454,13 +460,7 @@ class RedisDatabase extends BaseDatabase {
         if (id !== undefined) ids.add(id);
       }
     }
-    let batch: number[] = [];
-    for (const id of ids) {
-      if (batch.push(id) < batchSize) continue;
-      yield batch;
-      batch = [];
-    }
-    if (batch.length > 0) yield batch;
+    yield* inBatches(ids, batchSize);
   }
 
   #parse(id: number, text: string): JsonObject {
@@ -489,15 +489,7 @@ interface Written {
 
 function digestTexts(texts: readonly (string | null)[]): string {
   // A record has no line break, and a missing record is an empty line.
-  return createHash("sha256").update(texts.join("\n")).digest("hex");
-}
-
-function splitIntoBatches<Item>(items: readonly Item[]): Item[][] {
-  const slices: Item[][] = [];
-  for (let start = 0; start < items.length; start += batchSize) {
-    slices.push(items.slice(start, start + batchSize));
-  }
-  return slices;
+  return hash("sha256", texts.join("\n"));
 }
 
 type Decide = (

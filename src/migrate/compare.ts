@@ -6,7 +6,10 @@ import type { Database } from "../client/database.js";
 import type { IdSet } from "../databases/id-set.js";
 import { StoreError } from "../errors.js";
 import { type Checked, findExisting, isKeptRevoked, listIds } from "./check.js";
-import { type Copied, chunkSize, type Evidence } from "./copy.js";
+import type { Copied, Evidence } from "./copy.js";
+
+/** The number of filled ids to read back at once. */
+const batchSize = 1_000;
 
 interface CompareOptions {
   readonly checked: Checked;
@@ -28,7 +31,7 @@ export async function compareWithTarget(
 ): Promise<void> {
   const { gaps, others, targetIds } = checked;
   const { evidence } = copied;
-  const isProved = evidence !== undefined && (await holds(evidence, origin, copied.count, report));
+  const isProved = evidence !== undefined && (await holds(evidence, report));
   const { count, different } = isProved
     ? { count: copied.count, different: [] }
     : await compareClients(origin, destination, targetIds, report);
@@ -52,17 +55,17 @@ export async function compareWithTarget(
  * was written, and the source has not changed since.
  */
 async function holds(
-  { written, mark }: Evidence,
-  origin: Database,
-  count: number,
+  { chunks, isSourceUnchanged }: Evidence,
   report: (done: number) => void,
 ): Promise<boolean> {
-  for (const [index, isUnchanged] of written.entries()) {
-    report(Math.min(index * chunkSize, count));
+  let done = 0;
+  for (const { size, isUnchanged } of chunks) {
+    report(done);
     if (!(await isUnchanged())) return false;
+    done += size;
   }
-  report(count);
-  return (await origin.changeMark?.()) === mark;
+  report(done);
+  return isSourceUnchanged();
 }
 
 /** Reads both databases. Returns the number of clients, and the ids of those that differ. */
@@ -94,7 +97,7 @@ async function compareClients(
 /** Returns the filled ids that are not revoked in the target. */
 async function findUnrevoked(destination: Database, gaps: IdSet): Promise<number[]> {
   const different: number[] = [];
-  for await (const ids of inBatches(gaps, chunkSize)) {
+  for await (const ids of inBatches(gaps, batchSize)) {
     const found = await destination.getClientsById(ids);
     different.push(...ids.filter((_id, index) => found[index]?.api_key !== revokedApiKey));
   }

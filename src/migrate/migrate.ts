@@ -3,8 +3,8 @@
  *
  * The source is read twice, in parts: first every record is checked before anything is written,
  * then the records are copied. Then every record is read back from the target and compared. If both
- * databases support it, the comparison uses digests of the written records and a mark of the
- * source, which changes with each write to it. Otherwise the source is read again.
+ * databases support it, the comparison uses digests of the written records, and the source only
+ * shows that it has not changed. Otherwise the source is read again.
  *
  * A note of the migration is kept until the comparison and `beforeEnd` have succeeded. With the
  * note, the same command continues an interrupted migration, although the target is no longer

@@ -7,7 +7,12 @@
  */
 import { createHash } from "node:crypto";
 import { type Client, revoked, revokedApiKey } from "../client/client.js";
-import { type Database, type IdBatch, noSuchClient } from "../client/database.js";
+import {
+  type Database,
+  type IdBatch,
+  noSuchClient,
+  type VerifiableRead,
+} from "../client/database.js";
 import { BatchLoader, type StatementQueue } from "./batch-loader.js";
 import { insertRows, writeInBatches } from "./batch-writer.js";
 import {
@@ -247,8 +252,14 @@ export class ClientTable implements Database {
     }
   }
 
+  async readVerifiable(): Promise<VerifiableRead> {
+    const mark = await this.#changeMark();
+    const isUnchanged = async () => (await this.#changeMark()) === mark;
+    return { batches: this.batches(), isUnchanged };
+  }
+
   /** Combines the commits of other connections and the row changes of this connection. */
-  async changeMark(): Promise<string> {
+  async #changeMark(): Promise<string> {
     const [row] = await this.#reader.all<{ mark: string }>(
       "SELECT data_version || ' ' || total_changes() AS mark FROM pragma_data_version",
     );
