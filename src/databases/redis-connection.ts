@@ -6,31 +6,8 @@
  */
 import { readFile } from "node:fs/promises";
 import type { RedisTcpSocketOptions } from "@redis/client/dist/lib/client/socket.js";
-import { StoreError, systemError } from "../errors.js";
-
-/** The server settings of HiveMind's Redis plugin. */
-export interface RedisEndpoint {
-  host: string;
-  port: number;
-  db: number;
-  username: string;
-  password: string | undefined;
-  clusterNodes: readonly { host: string; port: number }[];
-  tls: RedisTls | undefined;
-  /** The maximum number of attempts to restore a lost connection. */
-  retryAttempts: number;
-  /** The pause before the first attempt. It doubles with each attempt. */
-  retryDelaySeconds: number;
-}
-
-export interface RedisTls {
-  certfile: string | undefined;
-  keyfile: string | undefined;
-  caCerts: string | undefined;
-  /** `none` accepts any certificate. `optional` has the same effect as `required`. */
-  certReqs: "required" | "optional" | "none";
-  checkHostname: boolean;
-}
+import { type ErrorKind, StoreError, systemError } from "../errors.js";
+import type { RedisSettings } from "./redis-settings.js";
 
 /** As in HiveMind's plugin. */
 const connectTimeoutMs = 5_000;
@@ -51,11 +28,15 @@ type Cluster = Awaited<ReturnType<typeof createClusterClient>>;
  * Returns `redis://user@host:port/db` without the password, for messages and as the keyring
  * account.
  */
-export function formatRedisUrl(endpoint: RedisEndpoint): string {
-  const { host, port } = endpoint.clusterNodes[0] ?? endpoint;
-  const scheme = endpoint.tls === undefined ? "redis" : "rediss";
+export function formatRedisUrl(settings: RedisSettings): string {
+  const { host, port } = settings.cluster_nodes[0] ?? settings;
+  const scheme = usesTls(settings) ? "rediss" : "redis";
   const name = host.includes(":") ? `[${host}]` : host;
-  return `${scheme}://${encodeURIComponent(endpoint.username)}@${name}:${port}/${endpoint.db}`;
+  return `${scheme}://${encodeURIComponent(settings.username)}@${name}:${port}/${settings.db}`;
+}
+
+function usesTls({ ssl, use_ssl }: RedisSettings): boolean {
+  return ssl ?? use_ssl;
 }
 
 export class RedisConnection {
@@ -79,16 +60,16 @@ export class RedisConnection {
    * @throws {@link StoreError} wrongPassphrase - if the password is rejected
    * @throws {@link StoreError} passphraseUnavailable - if the server requires a password
    */
-  static async open(endpoint: RedisEndpoint): Promise<RedisConnection> {
-    const url = formatRedisUrl(endpoint);
-    const options = await buildClientOptions(endpoint);
-    if (endpoint.clusterNodes.length === 0) {
-      const single = await createSingleClient(endpoint, options);
+  static async open(settings: RedisSettings): Promise<RedisConnection> {
+    const url = formatRedisUrl(settings);
+    const options = await buildClientOptions(settings);
+    if (settings.cluster_nodes.length === 0) {
+      const single = await createSingleClient(settings, options);
       const connection = await RedisConnection.#connect(url, { single });
       if (!(await connection.#isClusterNode())) return connection;
       await connection.close();
     }
-    const cluster = await createClusterClient(endpoint, options);
+    const cluster = await createClusterClient(settings, options);
     const connection = await RedisConnection.#connect(url, { cluster });
     if (Object.keys(cluster.slots).length === clusterSlots) return connection;
     await connection.close();
@@ -191,16 +172,16 @@ interface Errors {
   last: unknown;
 }
 
-async function createSingleClient(endpoint: RedisEndpoint, options: ClientOptions) {
+async function createSingleClient({ host, port, db }: RedisSettings, options: ClientOptions) {
   const { createClient } = await import("@redis/client");
-  const { host, port, db } = endpoint;
   const socket = { ...options.socket, host, port };
   return createClient({ ...options, RESP: 2, database: db, socket });
 }
 
-async function createClusterClient(endpoint: RedisEndpoint, options: ClientOptions) {
+async function createClusterClient(settings: RedisSettings, options: ClientOptions) {
   const { createCluster } = await import("@redis/client");
-  const nodes = endpoint.clusterNodes.length > 0 ? endpoint.clusterNodes : [endpoint];
+  const { cluster_nodes } = settings;
+  const nodes = cluster_nodes.length > 0 ? cluster_nodes : [settings];
   const rootNodes = nodes.map(({ host, port }) => ({
     ...options,
     socket: { ...options.socket, host, port },
@@ -212,32 +193,33 @@ async function createClusterClient(endpoint: RedisEndpoint, options: ClientOptio
 type ClientOptions = Awaited<ReturnType<typeof buildClientOptions>>;
 
 /** Returns the options of every connection, including connections to other nodes of a cluster. */
-async function buildClientOptions(endpoint: RedisEndpoint) {
-  const { password, username, retryAttempts, retryDelaySeconds } = endpoint;
+async function buildClientOptions(settings: RedisSettings) {
+  const { password, username, retry_attempts, retry_delay } = settings;
   const socket: RedisTcpSocketOptions = {
-    ...(endpoint.tls && (await readTlsOptions(endpoint.tls))),
+    ...(usesTls(settings) && (await readTlsOptions(settings))),
     connectTimeout: connectTimeoutMs,
     reconnectStrategy: (retries: number, cause: Error) =>
-      retries >= retryAttempts ? cause : retryDelaySeconds * 1000 * 2 ** retries,
+      retries >= retry_attempts ? cause : retry_delay * 1000 * 2 ** retries,
   };
-  return { socket, ...(password !== undefined && { username, password }) };
+  return { socket, ...(password && { username, password }) };
 }
 
-async function readTlsOptions(tls: RedisTls) {
+async function readTlsOptions(settings: RedisSettings) {
   const read = async (path: string | undefined) => {
     if (path === undefined) return undefined;
     return readFile(path).catch((error: unknown) => {
       throw systemError(error, `cannot read ${path}`);
     });
   };
-  const [cert, key, ca] = await Promise.all([tls.certfile, tls.keyfile, tls.caCerts].map(read));
+  const { ssl_certfile, ssl_keyfile, ssl_ca_certs } = settings;
+  const [cert, key, ca] = await Promise.all([ssl_certfile, ssl_keyfile, ssl_ca_certs].map(read));
   return {
     tls: true as const,
     ...(cert && { cert }),
     ...(key && { key }),
     ...(ca && { ca }),
-    rejectUnauthorized: tls.certReqs !== "none",
-    ...(!tls.checkHostname && { checkServerIdentity: () => undefined }),
+    rejectUnauthorized: settings.ssl_cert_reqs !== "none",
+    ...(!settings.ssl_check_hostname && { checkServerIdentity: () => undefined }),
   };
 }
 
@@ -262,54 +244,59 @@ function isReply(message: string): boolean {
   return /^[A-Z]{3,} /.test(message);
 }
 
+const refused = (reply: string) => ` refused the command: ${reply}`;
+
+/** The codes of error replies, with the message that follows the URL, and the hint. */
+const replyErrors: Readonly<
+  Record<string, [kind: ErrorKind, describe: (reply: string) => string, hint?: string]>
+> = {
+  WRONGPASS: ["wrongPassphrase", () => ": wrong password or unknown user"],
+  NOAUTH: [
+    "passphraseUnavailable",
+    () => " requires a password",
+    'With migrate, name the source of the password: --from-password-source or --to-password-source. Other commands read "password" in server.json.',
+  ],
+  NOPERM: ["io", (reply) => `: permission denied: ${reply}`],
+  READONLY: [
+    "io",
+    () => " is a read-only replica",
+    "Set host and port to those of its master (redis-cli INFO replication).",
+  ],
+  CLUSTERDOWN: [
+    "io",
+    () => ": the cluster is down: some slots have no master",
+    "Start its nodes (redis-cli CLUSTER INFO), then run the command again.",
+  ],
+  WRONGTYPE: [
+    "corrupted",
+    (reply) => `: ${reply.replace("WRONGTYPE ", "")}`,
+    "Check the key (redis-cli TYPE KEY): another program may use the same prefix.",
+  ],
+  OOM: ["io", () => " is out of memory"],
+  LOADING: ["io", () => " is still loading its data"],
+  MISCONF: ["io", refused],
+  NOREPLICAS: ["io", refused],
+  MASTERDOWN: ["io", refused],
+  TRYAGAIN: ["io", refused],
+};
+
 function toStoreError(error: unknown, url: string, lastError: unknown): StoreError {
   if (error instanceof StoreError) return error;
   const messages = [error, lastError, (error as Error)?.cause].map((each) => messageOf(each));
   const reply = messages.find(isReply) ?? messages[0] ?? "";
   const [code = ""] = reply.split(" ");
-  const options = { cause: error };
-  switch (code) {
-    case "WRONGPASS":
-      return new StoreError("wrongPassphrase", `${url}: wrong password or unknown user`, options);
-    case "NOAUTH":
-      return new StoreError("passphraseUnavailable", `${url} requires a password`, {
-        ...options,
-        hint: 'With migrate, name the source of the password: --from-password-source or --to-password-source. Other commands read "password" in server.json.',
-      });
-    case "NOPERM":
-      return new StoreError("io", `${url}: permission denied: ${reply}`, options);
-    case "READONLY":
-      return new StoreError("io", `${url} is a read-only replica`, {
-        ...options,
-        hint: "Set host and port to those of its master (redis-cli INFO replication).",
-      });
-    case "CLUSTERDOWN":
-      return new StoreError("io", `${url}: the cluster is down: some slots have no master`, {
-        ...options,
-        hint: "Start its nodes (redis-cli CLUSTER INFO), then run the command again.",
-      });
-    case "WRONGTYPE":
-      return new StoreError("corrupted", `${url}: ${reply.slice(code.length + 1)}`, {
-        ...options,
-        hint: "Check the key (redis-cli TYPE KEY): another program may use the same prefix.",
-      });
-    case "OOM":
-      return new StoreError("io", `${url} is out of memory`, options);
-    case "LOADING":
-      return new StoreError("io", `${url} is still loading its data`, options);
-    case "MISCONF":
-    case "NOREPLICAS":
-    case "MASTERDOWN":
-    case "TRYAGAIN":
-      return new StoreError("io", `${url} refused the command: ${reply}`, options);
+  const known = replyErrors[code];
+  if (known) {
+    const [kind, describe, hint] = known;
+    return new StoreError(kind, `${url}${describe(reply)}`, { cause: error, hint });
   }
   if (/^ERR (?:AUTH|invalid password)/i.test(reply)) {
-    return new StoreError("wrongPassphrase", `${url}: the password is rejected`, options);
+    return new StoreError("wrongPassphrase", `${url}: the password is rejected`, { cause: error });
   }
   // The error of a command on a closed connection does not contain why the connection was closed.
   const reason = isReply(reply) ? reply : messageOf(lastError) || reply;
   return new StoreError("io", `cannot use Redis at ${url}: ${reason}`, {
-    ...options,
+    cause: error,
     hint: "Check that it runs and is reachable: redis-cli -h HOST -p PORT ping",
   });
 }

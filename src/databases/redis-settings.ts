@@ -1,7 +1,6 @@
 /** The settings of HiveMind's Redis plugin: server and namespace. */
 import * as z from "../schema.js";
 import { type DatabaseConfig, readConfig } from "./plugin.js";
-import type { RedisEndpoint } from "./redis-connection.js";
 
 export const redisPluginName = "hivemind-redis-db-plugin";
 
@@ -9,7 +8,7 @@ const port = z.int().check(z.minimum(1), z.maximum(65_535));
 
 /**
  * All settings of the Python plugin. `name`, `subfolder` and the settings of its pool and its
- * caches have no effect here.
+ * caches have no effect here. `optional` for `ssl_cert_reqs` has the same effect as `required`.
  */
 const schema = z.strictObject({
   host: z._default(z.string().check(z.minLength(1)), "127.0.0.1"),
@@ -34,7 +33,9 @@ const schema = z.strictObject({
   ssl_ca_certs: z.optional(z.string().check(z.minLength(1))),
   ssl_cert_reqs: z._default(z.enum(["required", "optional", "none"]), "required"),
   ssl_check_hostname: z._default(z.boolean(), true),
+  /** The maximum number of attempts to restore a lost connection. */
   retry_attempts: z._default(z.int().check(z.minimum(0), z.maximum(20)), 3),
+  /** The pause before the first attempt, in seconds. It doubles with each attempt. */
   retry_delay: z._default(z.number().check(z.minimum(0), z.maximum(60)), 0.1),
   max_connections: z.optional(z.int()),
   admission_record_ttl: z.optional(z.int()),
@@ -42,37 +43,20 @@ const schema = z.strictObject({
   api_key_cache_size: z.optional(z.int()),
 });
 
-/** A server, and the namespace of a store on it. */
-export interface Namespace extends RedisEndpoint {
-  prefix: string;
-  /** Whether a hash tag keeps the whole namespace in a single slot of a cluster. */
-  isTagged: boolean;
-}
+export type RedisSettings = z.infer<typeof schema>;
 
 /** @throws {@link StoreError} usage - if a setting is invalid */
-export function readNamespace(config: DatabaseConfig): Namespace {
-  const settings = readConfig(redisPluginName, schema, config);
-  const tag = settings.cluster_hash_tag?.trim();
-  return {
-    host: settings.host,
-    port: settings.port,
-    db: settings.db,
-    username: settings.username,
-    password: settings.password || undefined,
-    clusterNodes: settings.cluster_nodes,
-    tls:
-      (settings.ssl ?? settings.use_ssl)
-        ? {
-            certfile: settings.ssl_certfile,
-            keyfile: settings.ssl_keyfile,
-            caCerts: settings.ssl_ca_certs,
-            certReqs: settings.ssl_cert_reqs,
-            checkHostname: settings.ssl_check_hostname,
-          }
-        : undefined,
-    retryAttempts: settings.retry_attempts,
-    retryDelaySeconds: settings.retry_delay,
-    isTagged: Boolean(tag),
-    prefix: tag ? `${settings.index_prefix}:{${tag}}` : settings.index_prefix,
-  };
+export function readRedisSettings(config: DatabaseConfig): RedisSettings {
+  return readConfig(redisPluginName, schema, config);
+}
+
+/** Returns the hash tag that keeps all keys of a store in a single slot of a cluster. */
+export function hashTag({ cluster_hash_tag: tag }: RedisSettings): string | undefined {
+  return tag?.trim() || undefined;
+}
+
+/** Returns the prefix of all keys of a store. */
+export function keyPrefix(settings: RedisSettings): string {
+  const tag = hashTag(settings);
+  return tag === undefined ? settings.index_prefix : `${settings.index_prefix}:{${tag}}`;
 }

@@ -42,7 +42,7 @@ import {
   type Write,
   writeRecord,
 } from "./redis-layout.js";
-import { type Namespace, readNamespace } from "./redis-settings.js";
+import { hashTag, keyPrefix, type RedisSettings, readRedisSettings } from "./redis-settings.js";
 
 /**
  * The records in a round trip. Their text of about a hundred kilobytes stays below the size from
@@ -54,16 +54,15 @@ const batchesAhead = 10;
 
 export const redisPlugin: DatabasePlugin = {
   place(config) {
-    const endpoint = readNamespace(config);
-    return endpoint.prefix === "client"
-      ? formatRedisUrl(endpoint)
-      : `${formatRedisUrl(endpoint)}#${endpoint.prefix}`;
+    const settings = readRedisSettings(config);
+    const [url, prefix] = [formatRedisUrl(settings), keyPrefix(settings)];
+    return prefix === "client" ? url : `${url}#${prefix}`;
   },
   async open(config) {
-    const endpoint = readNamespace(config);
-    const connection = await RedisConnection.open(endpoint);
+    const settings = readRedisSettings(config);
+    const connection = await RedisConnection.open(settings);
     try {
-      const database = new RedisDatabase(connection, endpoint);
+      const database = new RedisDatabase(connection, settings);
       await database.sync();
       return database;
     } catch (error) {
@@ -75,20 +74,20 @@ export const redisPlugin: DatabasePlugin = {
 
 class RedisDatabase extends BaseDatabase {
   readonly #connection: RedisConnection;
-  readonly #namespace: Namespace;
+  readonly #settings: RedisSettings;
   readonly #layout: RedisLayout;
   #shape: RecordShape = "HiveMind 4";
 
-  constructor(connection: RedisConnection, namespace: Namespace) {
+  constructor(connection: RedisConnection, settings: RedisSettings) {
     super();
     this.#connection = connection;
-    this.#namespace = namespace;
-    this.#layout = new RedisLayout(namespace.prefix);
+    this.#settings = settings;
+    this.#layout = new RedisLayout(keyPrefix(settings));
   }
 
   /** Whether indexes and counters exist in addition to the records. */
   get #isIndexed(): boolean {
-    return !this.#connection.isCluster || this.#namespace.isTagged;
+    return !this.#connection.isCluster || hashTag(this.#settings) !== undefined;
   }
 
   async addItem(client: Client): Promise<void> {
@@ -294,7 +293,7 @@ class RedisDatabase extends BaseDatabase {
       options.rewrite ?? ((record, client) => changeRecord(record, client, this.#shape));
     let pending = [...ids];
     let found = options.found ?? (await this.#readTexts(pending));
-    const attempts = this.#namespace.retryAttempts + 2;
+    const attempts = this.#settings.retry_attempts + 2;
     for (let attempt = 0; pending.length > 0; attempt++) {
       if (attempt === attempts) {
         throw new StoreError(
@@ -303,7 +302,7 @@ class RedisDatabase extends BaseDatabase {
           { hint: "Try again in half a minute: an abandoned write expires by then." },
         );
       }
-      if (attempt > 0) await sleep(this.#namespace.retryDelaySeconds * 1000);
+      if (attempt > 0) await sleep(this.#settings.retry_delay * 1000);
       const writes: Write[] = [];
       let beingCreated: number[] = [];
       for (const [index, id] of pending.entries()) {

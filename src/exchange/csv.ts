@@ -51,7 +51,7 @@ function formatCsvLine(values: readonly (string | null)[]): string {
  *   keys
  */
 export async function* readCsv(
-  lines: AsyncIterator<string>,
+  lines: AsyncIterable<string>,
   first: FirstLine,
 ): AsyncGenerator<ImportRow | RejectedRow> {
   const header = trimLineEnd(first.text);
@@ -60,14 +60,14 @@ export async function* readCsv(
 }
 
 async function* readHubRows(
-  lines: AsyncIterator<string>,
+  lines: AsyncIterable<string>,
   header: readonly string[],
   headerNumber: number,
 ): AsyncGenerator<ImportRow | RejectedRow> {
   let number = headerNumber;
-  for (let next = await lines.next(); !next.done; next = await lines.next()) {
+  for await (const text of lines) {
     number += 1;
-    const line = trimLineEnd(next.value);
+    const line = trimLineEnd(text);
     if (line === "") continue;
     const where = `line ${number}`;
     const reading = readHubRow(line, header.length);
@@ -152,7 +152,7 @@ function nullIfBare(value: string, { quoting }: { quoting: boolean }): Value {
 }
 
 async function* readQuotedRows(
-  lines: AsyncIterator<string>,
+  lines: AsyncIterable<string>,
   first: FirstLine,
 ): AsyncGenerator<ImportRow | RejectedRow> {
   let header: readonly string[] | undefined;
@@ -177,25 +177,21 @@ async function* readQuotedRows(
  * end.
  */
 async function* readRecords(
-  lines: AsyncIterator<string>,
+  lines: AsyncIterable<string>,
   first: FirstLine,
 ): AsyncGenerator<{ text: string; line: number }> {
   let parts: string[] = [];
   let open = false;
   let line = first.number - 1;
   let began = first.number;
-  for (
-    let next = { value: first.text, done: false };
-    !next.done;
-    next = await readNextLine(lines)
-  ) {
+  for await (const text of withFirst(first.text, lines)) {
     line += 1;
     if (!open) began = line;
-    parts.push(next.value);
-    if (next.value.split('"').length % 2 === 0) open = !open;
+    parts.push(text);
+    if (text.split('"').length % 2 === 0) open = !open;
     if (open && parts.length <= maxRecordLines) continue;
-    const text = trimLineEnd(parts.join(""));
-    if (text !== "") yield { text, line: began };
+    const record = trimLineEnd(parts.join(""));
+    if (record !== "") yield { text: record, line: began };
     parts = [];
     open = false;
   }
@@ -285,11 +281,9 @@ function parseBoolean(text: string): boolean | null {
   return /^(?:false|no|n|f|off|0)$/i.test(text.trim()) ? false : null;
 }
 
-async function readNextLine(
-  lines: AsyncIterator<string>,
-): Promise<{ value: string; done: boolean }> {
-  const { value, done = false } = await lines.next();
-  return { value, done };
+async function* withFirst(first: string, lines: AsyncIterable<string>): AsyncGenerator<string> {
+  yield first;
+  yield* lines;
 }
 
 function trimLineEnd(line: string): string {

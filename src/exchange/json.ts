@@ -17,7 +17,7 @@ const maxDocumentLength = 256_000_000;
  * @throws {@link StoreError} refused - if the text is not JSON, or not JSON of clients
  */
 export async function* readJson(
-  lines: AsyncIterator<string>,
+  lines: AsyncIterable<string>,
   first: FirstLine,
 ): AsyncGenerator<ImportRow | RejectedRow> {
   const record = parseIfJson(first.text);
@@ -26,30 +26,30 @@ export async function* readJson(
 }
 
 async function* readLines(
-  lines: AsyncIterator<string>,
+  lines: AsyncIterable<string>,
   first: JsonObject,
   firstNumber: number,
 ): AsyncGenerator<ImportRow | RejectedRow> {
   yield rowFromRecord(`line ${firstNumber}`, first);
   let number = firstNumber;
-  for (let next = await lines.next(); !next.done; next = await lines.next()) {
+  for await (const line of lines) {
     number += 1;
-    if (next.value.trim() === "") continue;
-    const record = parseIfJson(next.value);
+    if (line.trim() === "") continue;
+    const record = parseIfJson(line);
     const where = `line ${number}`;
     yield record === undefined ? { where, why: "not JSON" } : rowFromRecord(where, record);
   }
 }
 
 async function* readDocument(
-  lines: AsyncIterator<string>,
+  lines: AsyncIterable<string>,
   first: string,
 ): AsyncGenerator<ImportRow | RejectedRow> {
   const parts = [first];
   let length = first.length;
-  for (let next = await lines.next(); !next.done; next = await lines.next()) {
-    parts.push(next.value);
-    length += next.value.length;
+  for await (const line of lines) {
+    parts.push(line);
+    length += line.length;
     if (length > maxDocumentLength) {
       throw new StoreError("refused", "the JSON document is too long", {
         hint: "Write a record per line: list-clients --jsonl --revoked --show-secrets.",
