@@ -5,7 +5,7 @@ import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { openStore, openStoreToRead } from "../open.js";
 import { hasTerminal, readStandardInput } from "../ui/prompt.js";
-import { type Mode, SqlRunner } from "../ui/sql-runner.js";
+import type { Mode } from "../ui/sql-runner.js";
 
 interface SqlOptions {
   write?: boolean;
@@ -49,6 +49,7 @@ async function runSql(
   }
   const text = isPrompt ? "" : (statement ?? (await readStandardInput()));
   const { SqlSession } = await import("../../sql/session.js");
+  const { SqlRunner } = await import("../ui/sql-runner.js");
   const { parseStatements } = await import("../../sql/statements.js");
   // Refuse an unsupported statement before the store is opened.
   const statements = text.startsWith(".") ? [] : parseStatements(text);

@@ -1,5 +1,6 @@
 import { StoreError } from "../../errors.js";
-import type { Cell, Counts, Effect, Rows, SqlSession } from "../../sql/session.js";
+import { formatCell, formatRowsAsCsv, formatRowsAsJson } from "../../sql/results.js";
+import type { Cell, Effect, Rows, SqlSession } from "../../sql/session.js";
 import type { Statement } from "../../sql/statements.js";
 import { counted } from "../../text/count.js";
 import { escapeControlCharacters } from "../../text/escape.js";
@@ -42,7 +43,7 @@ export class SqlRunner {
       return;
     }
     const effect = await this.#change(statements, confirm);
-    if (this.mode === "json") await this.#printChange(effect);
+    if (this.mode === "json") this.#printChange(effect);
     else for (const rows of effect.results) await this.#print(rows);
   }
 
@@ -126,25 +127,19 @@ export class SqlRunner {
   }
 
   async #print(rows: Rows): Promise<void> {
-    const { formatRowsAsCsv, formatRowsAsJson } = await import("../../sql/results.js");
     if (this.mode === "json") process.stdout.write(`${formatRowsAsJson(rows)}\n`);
     else if (this.mode === "csv") process.stdout.write(formatRowsAsCsv(rows));
     else await this.#printTable(rows);
   }
 
-  async #printChange({ results, changes, clients }: Effect): Promise<void> {
-    const { formatRowsAsJson } = await import("../../sql/results.js");
+  #printChange({ results, changes, clients }: Effect): void {
     const changed = changes.reduce((sum, { rows }) => sum + rows, 0);
-    const counts = ({ active, revoked }: Counts) => ({ active, revoked });
-    const more = {
-      changed,
-      clients: { before: counts(clients.before), after: counts(clients.after) },
-    };
+    const counts = { before: { ...clients.before }, after: { ...clients.after } };
+    const more = { changed, clients: counts };
     process.stdout.write(`${formatRowsAsJson(results[0] ?? { columns: [], rows: [] }, more)}\n`);
   }
 
   async #printTable({ columns, rows }: Rows): Promise<void> {
-    const { formatCell } = await import("../../sql/results.js");
     const { output } = this.#context;
     if (rows.length === 0) {
       output.notice("no rows");
