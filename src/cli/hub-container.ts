@@ -76,6 +76,7 @@ export const renderComposeUnit: RenderUnit = async (context, _args, options) => 
 async function buildUnitParts(context: Context, options: ContainerOptions): Promise<ContainerUnit> {
   const { serverJsonPath } = await import("../hub/server-json.js");
   const { container, serverJson = serverJsonPath() } = await findContainerHub(options);
+  const found = container?.container;
   const isRoot = process.geteuid?.() === 0;
   const credential =
     options.credentialFile === undefined ? undefined : expandPath(options.credentialFile);
@@ -91,6 +92,7 @@ async function buildUnitParts(context: Context, options: ContainerOptions): Prom
     run: ownCommand({ ...context, source }, "run"),
     inside: container?.path ?? "/home/hivemind/.config/hivemind-core/server.json",
     ...{ serverJson, credential, owner: options.owner },
+    dockerContainer: found?.engine === "docker" ? found.name : undefined,
   };
 }
 

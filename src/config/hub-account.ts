@@ -15,6 +15,7 @@ export interface HubAccount {
 
 /** A service of a compose file, and the file that setup adds to it. */
 export interface ComposeService {
+  readonly engine: "podman" | "docker";
   readonly project: string;
   readonly directory: string;
   readonly service: string;
@@ -25,7 +26,10 @@ export interface ComposeService {
 export interface HubContainer {
   readonly name: string;
   /** The unit that starts the container, or the container itself. */
-  readonly unit: { readonly manager: "systemd-user" | "systemd" | "podman"; readonly name: string };
+  readonly unit: {
+    readonly manager: "systemd-user" | "systemd" | "podman" | "docker";
+    readonly name: string;
+  };
   /** Set if compose has created the container. */
   readonly compose?: ComposeService | undefined;
   /** The hub's `server.json` on this machine. */

@@ -15,11 +15,12 @@ import {
   engines,
   findGroups,
   inspectContainer,
+  isEngine,
   listContainers,
   mayHaveContainers,
 } from "../service/engine.js";
 import { runsHub } from "../service/hub-units.js";
-import { isUnit, type ServiceName, show, type UnitName } from "../service/systemctl.js";
+import { type ServiceName, show, type UnitName } from "../service/systemctl.js";
 import { findContainersOf } from "../service/unit-containers.js";
 import { shellQuote } from "../text/escape.js";
 import { type HubPython, isPython } from "./interpreter.js";
@@ -90,7 +91,7 @@ function isHub(container: Container): boolean {
 }
 
 /** Returns the hub's process in a container; undefined unless the hub runs. */
-function findHubProcess(container: Container): number | undefined {
+export function findHubProcess(container: Container): number | undefined {
   if (container.status !== "running") return undefined;
   return findGroups(container)
     .flatMap(listGroupProcesses)
@@ -112,8 +113,13 @@ export async function findContainerAccount({
 }
 
 /** Returns the container of a service: the running container of a unit, or the named container. */
-export async function findContainerOfService(service: ServiceName): Promise<Container | undefined> {
-  return isUnit(service) ? findContainerOfUnit(service) : inspectContainer("podman", service.name);
+export async function findContainerOfService({
+  manager,
+  name,
+}: ServiceName): Promise<Container | undefined> {
+  return isEngine(manager)
+    ? inspectContainer(manager, name)
+    : findContainerOfUnit({ manager, name });
 }
 
 /** Returns the running container of a unit; undefined if the unit has none. */

@@ -20,6 +20,8 @@ export interface ContainerUnit {
   readonly owner: string | undefined;
   /** The sealed credential of a system unit, as in `SystemUnit`. */
   readonly credential: string | undefined;
+  /** The container that Docker starts at boot, before a user unit can write the copy. */
+  readonly dockerContainer?: string | undefined;
 }
 
 const composeDirectory = "hivemind-sqlcipher";
@@ -95,9 +97,21 @@ RemainAfterExit=yes
 # the container mounts the copy for as long as it runs
 RuntimeDirectoryPreserve=yes
 ${preparation(unit, composeDirectory)}ExecStart=${prepareLine(unit, composeDirectory)}
-
+${startLines(unit)}
 [Install]
 WantedBy=${target}
+`;
+}
+
+/**
+ * Starts a container if Docker failed to. Docker begins to serve requests after it has tried to
+ * start its containers. A container that was stopped manually, or by a backup, has no error.
+ */
+function startLines({ kind, dockerContainer: name }: ContainerUnit): string {
+  if (kind === "system" || name === undefined) return "";
+  const script = `test -z "$(docker inspect --format "{{.State.Error}}" "$0")" || exec docker start "$0"`;
+  return `# at boot, Docker does not wait for the copy, and does not try again
+ExecStartPost=-${quoteCommand("/bin/sh", "-c", script, name)}
 `;
 }
 

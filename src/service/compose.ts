@@ -1,12 +1,12 @@
-/** Projects of compose whose containers belong to this user's Podman. */
-import { existsSync } from "node:fs";
+/** Projects of compose, of Docker or of this user's Podman. */
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ComposeService } from "../config/hub-account.js";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { run } from "../process/run.js";
 import { shellQuote } from "../text/escape.js";
-import { type ComposeLabels, inspectContainer } from "./engine.js";
+import { type ComposeLabels, type Engine, inspectContainer } from "./engine.js";
 import { formatFailure, queryLimitMs } from "./systemctl.js";
 
 /** The files that compose reads by default, each with the name of its override. */
@@ -27,7 +27,7 @@ const programs = [["docker-compose"], ["docker", "compose"]] as const;
  *
  * @throws {@link StoreError} refused - if compose would not read an override next to its file
  */
-export function findComposeService(labels: ComposeLabels): ComposeService {
+export function findComposeService(engine: Engine, labels: ComposeLabels): ComposeService {
   const { project, directory, files, service, isImitated } = labels;
   const problem = (message: string) => new StoreError("refused", message);
   if (isImitated) throw problem("podman-compose has created it, not compose");
@@ -38,7 +38,14 @@ export function findComposeService(labels: ComposeLabels): ComposeService {
   const override = join(directory, overrides[name] ?? "");
   const others = files.filter((file) => ![join(directory, name), override].includes(file));
   if (others.length > 0) throw problem(`compose was given other files: ${others.join(", ")}`);
-  return { project, directory, service, override };
+  if (namesFiles(join(directory, ".env"))) throw problem(`${directory}/.env sets COMPOSE_FILE`);
+  return { engine, project, directory, service, override };
+}
+
+/** Returns whether a project's `.env` names its compose files. Compose then reads no others. */
+function namesFiles(path: string): boolean {
+  if (!existsSync(path)) return false;
+  return /^[ \t]*(?:export[ \t]+)?COMPOSE_FILE[ \t]*=/m.test(readFileSync(path, "utf8"));
 }
 
 /** Returns the override in a project; undefined if there is none. */
@@ -70,10 +77,16 @@ function projectArgs({ project, directory }: ComposeService): string[] {
   return ["--project-name", project, "--project-directory", directory];
 }
 
+/** The variables that let compose use an engine. It finds Docker as the program `docker` does. */
+function engineVariables({ engine }: ComposeService): Environment {
+  return engine === "podman" ? { DOCKER_HOST: `unix://${podmanSocket()}` } : {};
+}
+
 /** Returns the command line that creates and starts the container of a service. */
 function upLine(composed: ComposeService): string {
   const args = [...projectArgs(composed), "up", "--detach", "--no-deps", composed.service];
-  return `DOCKER_HOST=unix://${podmanSocket()} docker compose ${args.map(shellQuote).join(" ")}`;
+  const variables = Object.entries(engineVariables(composed)).map((each) => each.join("="));
+  return [...variables, "docker compose", ...args.map(shellQuote)].join(" ");
 }
 
 /**
@@ -83,13 +96,13 @@ function upLine(composed: ComposeService): string {
  * @throws {@link StoreError} service - if this fails
  */
 export async function createAgain(composed: ComposeService, name: string): Promise<void> {
-  const { directory, service } = composed;
+  const { engine, directory, service } = composed;
   const [program = "docker-compose", ...first] = (await findComposeProgram()) ?? [];
-  const isRunning = (await inspectContainer("podman", name))?.status === "running";
+  const isRunning = (await inspectContainer(engine, name))?.status === "running";
   const how = isRunning ? "--detach" : "--no-start";
   const args = [...projectArgs(composed), "up", how, "--no-deps", "--pull", "never", service];
   const { COMPOSE_FILE: _, ...others } = process.env;
-  const environment = { ...others, DOCKER_HOST: `unix://${podmanSocket()}` };
+  const environment = { ...others, ...engineVariables(composed) };
   const outcome = await run(program, [...first, ...args], {
     ...{ timeoutMs: createLimitMs, account: { environment } },
   });

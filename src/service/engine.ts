@@ -1,7 +1,7 @@
 /** Calls `podman` and `docker`, and parses their reports about containers. */
 import { existsSync } from "node:fs";
 import { constants } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import type { Mount } from "../config/hub-account.js";
 import { dataHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
@@ -268,22 +268,30 @@ export function mountsStore({ mounts }: Container, storePath: string): boolean {
 /**
  * Returns whether this user may have containers of an engine. Checks only files and variables,
  * because `podman ps` creates directories.
+ *
+ * Podman serves Docker's protocol, too: `DOCKER_HOST` may name its socket, and `/run/docker.sock`
+ * may be a link to it. Its containers are then Podman's.
  */
 export function mayHaveContainers(engine: Engine): boolean {
   const environment = process.env;
   if (engine === "docker") {
-    const isElsewhere = Boolean(environment.DOCKER_HOST || environment.DOCKER_CONTEXT);
+    const { DOCKER_HOST: host, DOCKER_CONTEXT: context } = environment;
+    if (host) return !isPodmanSocket(host);
     const sockets = [
       "/run/docker.sock",
       join(environment.XDG_RUNTIME_DIR || "/run", "docker.sock"),
     ];
-    return isElsewhere || sockets.some((path) => existsSync(path));
+    return Boolean(context) || sockets.some((path) => existsSync(path) && !isPodmanSocket(path));
   }
   if (environment.CONTAINERS_STORAGE_CONF || environment.CONTAINER_HOST) return true;
   const isRoot = process.geteuid?.() === 0;
   return existsSync(
     isRoot ? "/var/lib/containers/storage" : join(dataHome(environment), "containers", "storage"),
   );
+}
+
+function isPodmanSocket(socket: string): boolean {
+  return basename(realPathIfExists(socket.replace(/^unix:\/\//, ""))) === "podman.sock";
 }
 
 function engineError(engine: Engine, outcome: Outcome): StoreError {
@@ -297,7 +305,7 @@ function engineError(engine: Engine, outcome: Outcome): StoreError {
     return new StoreError("service", `this user may not use ${engine}${formatFailure(outcome)}`, {
       hint:
         engine === "docker"
-          ? "Run this as root or as a member of the group docker."
+          ? "Run this as root or as a member of the group docker (usermod -aG docker USER)."
           : "Run this as the user who started the container.",
     });
   }

@@ -15,14 +15,14 @@ export interface UnitName {
   readonly name: string;
 }
 
-/** A unit, or a container of Podman that no unit starts. */
+/** A unit, or a container that no unit starts. */
 export interface ServiceName {
-  readonly manager: Manager | "podman";
+  readonly manager: Manager | "podman" | "docker";
   readonly name: string;
 }
 
 export function isUnit<Name extends ServiceName>(service: Name): service is Name & UnitName {
-  return service.manager !== "podman";
+  return service.manager === "systemd-user" || service.manager === "systemd";
 }
 
 /** A manager that is reloading many units takes seconds to respond. */

@@ -22,7 +22,7 @@ export function findContainersOf({ MainPID, ControlGroup }: Properties): string[
 /** Returns whether a process runs in one of these containers. */
 export function isInContainers(pid: number, ids: readonly string[]): boolean {
   const origin = findOrigin(pid);
-  return origin?.kind === "podman" && ids.includes(origin.id);
+  return origin !== undefined && "id" in origin && ids.includes(origin.id);
 }
 
 /** Returns whether a unit starts its program through a container engine. */

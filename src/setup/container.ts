@@ -2,9 +2,8 @@
  * A hub in a container. For a quadlet, setup writes a drop-in, and for a compose file an override.
  * For any other container it prints the steps, which depend on the present database of the hub.
  */
-import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { type ComposeService, type HubContainer, hubContainer } from "../config/hub-account.js";
+import { type HubContainer, hubContainer } from "../config/hub-account.js";
 import { resolveStorePath, unresolvedStorePath } from "../config/paths.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { isKind } from "../errors.js";
@@ -13,17 +12,11 @@ import { findHubContainers, readContainerHub, toHost } from "../hub/container-hu
 import { copyPath, startsByRun } from "../hub/password-delivery.js";
 import { databaseIn, namedStore, readServerJson, sqliteModule } from "../hub/server-json.js";
 import { resolveSealedPath } from "../keys/reseal.js";
-import {
-  findComposeProgram,
-  findComposeService,
-  findOverride,
-  podmanSocket,
-} from "../service/compose.js";
+import { findComposeService } from "../service/compose.js";
 import {
   type ComposeLabels,
   type Container,
   type ContainerName,
-  listDependents,
   mountsStore,
 } from "../service/engine.js";
 import { findUnitOfContainer } from "../service/find-container.js";
@@ -32,9 +25,8 @@ import { serviceOptions, systemctlLine, type UnitName } from "../service/systemc
 import { readCommands } from "../service/unit-commands.js";
 import { identify } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
+import { findComposeProblem } from "./composed.js";
 import type { Directories } from "./directories.js";
-import { isWritable } from "./files.js";
-import { copyUnitFile } from "./override.js";
 
 export interface ContainerSurvey extends ContainerName {
   readonly database: "sqlite" | "sqlcipher" | "other";
@@ -95,43 +87,31 @@ async function inspectQuadlet(container: Container, unit: UnitName): Promise<Ins
   return { unit, ...(await readHub(container, { unit }, "UserNS=keep-id:uid=1000,gid=1000")) };
 }
 
-/** A user unit writes the copy of `server.json`, and runs before this user's Podman only. */
+/** Returns the hub of a compose file. The unit that writes the copy belongs to an ordinary user. */
 async function inspectCompose(container: Container, labels: ComposeLabels): Promise<Inspection> {
   const { engine, name } = container;
-  if (engine !== "podman" || process.geteuid?.() === 0) {
-    return { problem: "setup changes the compose files of rootless Podman only" };
-  }
+  if (process.geteuid?.() === 0) return { problem: rootProblems[engine] };
   try {
-    const compose = findComposeService(labels);
+    const compose = findComposeService(engine, labels);
     const problem = await findComposeProblem(container, compose);
     if (problem !== undefined) return { problem };
-    const unit = { manager: "podman", name } as const;
-    return await readHub(container, { unit, compose }, 'userns_mode: "keep-id:uid=1000,gid=1000"');
+    return await readHub(container, { unit: { manager: engine, name }, compose }, mappings[engine]);
   } catch (error) {
     if (!isKind(error, "refused", "service")) throw error;
     return { problem: error.message };
   }
 }
 
-/** Returns why setup cannot add an override or create the container again. */
-async function findComposeProblem(
-  container: Container,
-  compose: ComposeService,
-): Promise<string | undefined> {
-  const { directory } = compose;
-  const override = findOverride(compose);
-  if (override !== undefined) return `${override} exists already`;
-  if ((await readContainerHub(container)).copy) return "it mounts a copy of server.json already";
-  if (existsSync(copyUnitFile())) return `${copyUnitFile()} exists already`;
-  if (!(await isWritable(directory))) return `this user cannot write to ${directory}`;
-  if ((await findComposeProgram()) === undefined) return "docker compose 2 is not installed";
-  if (!existsSync(podmanSocket())) {
-    return `${podmanSocket()} does not exist (systemctl --user enable --now podman.socket)`;
-  }
-  const dependents = await listDependents(container);
-  if (dependents.length === 0) return undefined;
-  return `its network or another namespace is shared by ${dependents.join(", ")}`;
-}
+const rootProblems = {
+  podman: "setup changes the compose files of rootless Podman only",
+  docker: "setup changes a compose file of Docker as the hub's user, in the group docker",
+};
+
+/** What lets the hub of a compose file run as this user. */
+const mappings = {
+  podman: 'userns_mode: "keep-id:uid=1000,gid=1000"',
+  docker: `user: "${process.geteuid?.()}:${process.getegid?.()}"`,
+};
 
 /** Returns the hub with its paths, or why setup cannot change its `server.json`. */
 async function readHub(

@@ -51,11 +51,12 @@ export async function installDropIn(
 /** Has no phase: during a setup, `run --prepare` writes a copy without a passphrase. */
 function toContainerUnit(
   { ownCommand }: Pick<SetupRequest, "ownCommand">,
-  { unit, serverJson, inside }: HubContainer,
+  { name, unit, serverJson, inside }: HubContainer,
 ): ContainerUnit {
   return {
     kind: unit.manager === "systemd" ? "system" : "user",
     ...{ run: ownCommand("run"), serverJson, inside, owner: undefined, credential: undefined },
+    dockerContainer: unit.manager === "docker" ? name : undefined,
   };
 }
 

@@ -45,6 +45,8 @@ interface Change {
  * Restarts the hub through `run`. Copies the clients of a JSON hub while the hub is stopped.
  *
  * @param isPasswordRemoved - whether this run removed the password from `server.json`
+ * @param createContainer - lets the container mount the copy; undefined if it does, or if a unit
+ *   starts the hub
  * @returns the outage; null if the hub runs on the store already
  * @throws {@link StoreError} service - if the hub does not open the store; the hub then runs on its
  *   former database
@@ -52,16 +54,20 @@ interface Change {
  */
 export async function restartOnStore(
   scope: SetupScope,
-  { isPasswordRemoved }: { isPasswordRemoved: boolean },
+  {
+    isPasswordRemoved,
+    createContainer,
+  }: { isPasswordRemoved: boolean; createContainer: (() => Promise<void>) | undefined },
 ): Promise<Outage | null> {
   const { request, found, hub } = scope;
   const { storePath, recoveryCommand, reporter, signal } = request;
-  if (found.isHandedOver && (await waitForEarlierStart(scope))) return null;
+  const mayServe = found.isHandedOver && createContainer === undefined;
+  if (mayServe && (await waitForEarlierStart(scope))) return null;
   const change = await planChange(scope, isPasswordRemoved);
   return withOperation(storePath, reporter, (lock) =>
     withHubStopped({
       ...{ lock, service: toServiceChoice(storePath, hub), recoveryCommand, reporter, signal },
-      ...change,
+      ...{ createContainer, ...change },
       waitUntilServing: (service) => waitUntilServing(service, storePath, hub),
       mayBeStopped: false,
     }),

@@ -47,7 +47,8 @@ function findAllObstacles(survey: Survey, options: ObstacleOptions): Finding[] {
     findInterruptedObstacle(survey),
     ...(only === undefined ? [findHubChoiceObstacle(survey)] : findHubObstacles(only, survey)),
     findOwnerObstacle(survey),
-    findServerObstacle(survey),
+    // Without a hub, the file that it reads is not known.
+    only && findServerObstacle(survey),
     findDatabaseObstacle(survey, only),
     findPackageObstacle(survey, options),
     findBlacklistObstacle(survey),
@@ -106,8 +107,10 @@ function findHubChoiceObstacle(survey: Survey): Obstacle {
   }
   return {
     ...{ id: "no-hub", kind: "notFound" },
-    problem: otherHub ?? `no unit starts hivemind-core listen with ${server.path}`,
-    fix: "Run this as the user of the hub, and name its unit with --unit NAME; for a hub without a unit see docs/guide/first-deployment.md.",
+    problem: otherHub?.message ?? `no unit starts hivemind-core listen with ${server.path}`,
+    fix:
+      otherHub?.hint ??
+      "Run this as the user of the hub, and name its unit with --unit NAME; for a hub without a unit see docs/guide/first-deployment.md.",
   };
 }
 
@@ -134,7 +137,8 @@ function findStateObstacle(hub: HubSurvey, { hubContainer }: Survey): Finding {
     }
     case "paused": {
       const problem = `the container ${isUnit(hub) ? "of " : ""}${name} is paused`;
-      return refused("paused", problem, `Unpause it: podman unpause ${hubContainer?.name}`);
+      const engine = isUnit(hub) ? "podman" : hub.manager;
+      return refused("paused", problem, `Unpause it: ${engine} unpause ${hubContainer?.name}`);
     }
     case "restarting":
       return refused(
@@ -270,7 +274,7 @@ function findDatabaseObstacle(
   const isLocked = database.kind === "sqlcipher" && !database.hasPassword && record === undefined;
   if (isLocked && !(isHandedOver && hub?.startsByRun)) {
     if (hubContainer !== undefined) {
-      return findLockedContainerObstacle(storePath, hubContainer, hub?.manager === "podman");
+      return findLockedContainerObstacle(storePath, hubContainer, hub && !isUnit(hub));
     }
     return refused(
       "password",
@@ -285,7 +289,7 @@ function findDatabaseObstacle(
 function findLockedContainerObstacle(
   storePath: string,
   { name, secrets }: HubContainerSurvey,
-  isComposed: boolean,
+  isComposed = false,
 ): Obstacle {
   const adopt = "hivemind-sqlcipher init --adopt --hub none --passphrase-file FILE";
   const [where, again, kind] = isComposed

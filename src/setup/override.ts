@@ -8,6 +8,7 @@ import type { ComposeService, HubContainer } from "../config/hub-account.js";
 import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { makeDirectory, removeFile, replaceFile } from "../fs/atomic.js";
+import { readContainerHub } from "../hub/container-hub.js";
 import {
   type ContainerUnit,
   renderComposeOverride,
@@ -17,6 +18,7 @@ import { copyPath } from "../hub/password-delivery.js";
 import { emitStep } from "../operation/step.js";
 import { createAgain } from "../service/compose.js";
 import { copyUnit, renewCopy } from "../service/copy-unit.js";
+import { inspectContainer } from "../service/engine.js";
 import {
   formatFailure,
   type Manager,
@@ -54,6 +56,21 @@ export async function installOverride(
   await replaceFile(composed.override, header + text, 0o644);
   emitStep("setup.override");
   await createAgain(composed, name);
+  await assertMounted(name, composed);
+}
+
+/**
+ * Checks that compose has read the override. Otherwise removes it again.
+ *
+ * @throws {@link StoreError} refused - if the container does not mount the copy
+ */
+async function assertMounted(name: string, composed: ComposeService): Promise<void> {
+  const container = await inspectContainer(composed.engine, name);
+  if (container !== undefined && (await readContainerHub(container)).copy !== undefined) return;
+  await removeOverride(name, composed);
+  throw new StoreError("refused", `compose did not add ${composed.override} to ${name}`, {
+    hint: `Add the lines to your compose file: hivemind-sqlcipher run --print-unit compose --container ${name}`,
+  });
 }
 
 /**
@@ -78,7 +95,8 @@ export async function removeOverride(name: string, composed: ComposeService): Pr
  * @throws {@link StoreError} service - if the manager fails
  */
 export async function reloadUnits(manager: ServiceName["manager"]): Promise<void> {
-  if (manager !== "podman") await callManager(manager, "daemon-reload");
+  if (manager === "systemd-user" || manager === "systemd")
+    await callManager(manager, "daemon-reload");
 }
 
 async function callManager(manager: Manager, ...args: string[]): Promise<void> {

@@ -12,6 +12,7 @@ import { sha256Hex } from "../fs/read.js";
 import { readRecord, removeRecord, writeRecord } from "../fs/record-file.js";
 import { namedStore, readServerJson, serverJsonPath } from "../hub/server-json.js";
 import * as z from "../schema.js";
+import { isEngine } from "../service/engine.js";
 import { identify } from "../store/cipher.js";
 
 const format = "hivemind-sqlcipher setup";
@@ -25,7 +26,7 @@ const recordSchema = z.strictObject({
   started_at: z.iso.datetime(),
   /** The unit of the hub, or its container if compose has created it. */
   unit: z.strictObject({
-    manager: z.enum(["systemd-user", "systemd", "podman"]),
+    manager: z.enum(["systemd-user", "systemd", "podman", "docker"]),
     name: z.string(),
   }),
   /** The drop-in that setup wrote, or the override of the compose file. */
@@ -93,7 +94,9 @@ export async function readSetupRecord(
 export function workForRecord({ unit, container, drop_in: override }: SetupRecord): void {
   if (container === undefined) return;
   const { name, server_json: serverJson, inside, data_home: dataHome, mounts } = container;
-  const compose = container.compose && { ...container.compose, override };
+  const { manager: engine } = unit;
+  const compose =
+    container.compose && isEngine(engine) ? { ...container.compose, engine, override } : undefined;
   workForContainer({ name, unit, serverJson, inside, dataHome, mounts, compose });
 }
 
@@ -104,7 +107,7 @@ export function recordedContainer(): Pick<NewSetupRecord, "container"> {
   const { name, serverJson: server_json, inside, dataHome: data_home, mounts } = container;
   const known = { name, server_json, inside, data_home, mounts: [...mounts] };
   if (container.compose === undefined) return { container: known };
-  const { override: _, ...compose } = container.compose;
+  const { engine: _, override: __, ...compose } = container.compose;
   return { container: { ...known, compose } };
 }
 

@@ -87,9 +87,8 @@ async function assertUp(service: Service): Promise<void> {
 }
 
 function notServing({ kind, name }: Service, what: string): StoreError {
-  const isKnown = kind === "systemd" || kind === "systemd-user" || kind === "podman";
   const hint =
-    name !== null && isKnown
+    name !== null && kind !== "command" && kind !== "none"
       ? `Run ${logLine({ manager: kind, name })} to see why, then run setup again.`
       : undefined;
   return new StoreError("service", `${name ?? "the hub"} ${what}`, { hint });
@@ -100,10 +99,10 @@ export function serviceLine(service: ServiceName, verb: "start" | "restart"): st
   const { name } = service;
   return isUnit(service)
     ? systemctlLine(service.manager, `${verb} ${name}`)
-    : `podman ${verb} ${name}`;
+    : `${service.manager} ${verb} ${name}`;
 }
 
 /** Returns the command that prints the log of a unit or a container. */
 export function logLine(service: ServiceName): string {
-  return isUnit(service) ? journalctlLine(service) : `podman logs ${service.name}`;
+  return isUnit(service) ? journalctlLine(service) : `${service.manager} logs ${service.name}`;
 }

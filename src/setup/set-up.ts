@@ -8,9 +8,10 @@
  * journals. The plaintext database is removed after a backup was verified.
  */
 import { dirname } from "node:path";
+import { hubContainer } from "../config/hub-account.js";
 import { prepareDirectories } from "../config/known-directories.js";
 import { loadSection, type Settings, updateSection } from "../config/settings-file.js";
-import { isKind, StoreError, systemError, wrap } from "../errors.js";
+import { isKind, StoreError, wrap } from "../errors.js";
 import { assertReplaceable, makeDirectory } from "../fs/atomic.js";
 import { currentAccount, resolvePythonAccount } from "../hub/account.js";
 import { findBlacklisted } from "../hub/schema.js";
@@ -21,7 +22,7 @@ import { acquireLock } from "../operation/lock.js";
 import { emitStep } from "../operation/step.js";
 import { throwIfAborted } from "../process/abort.js";
 import { run } from "../process/run.js";
-import { recoverOnly } from "../recovery/recover.js";
+import { recoverOnly, withOperation } from "../recovery/recover.js";
 import { defaultTimes, installSchedule, type Schedule } from "../service/schedule.js";
 import { selectService } from "../service/select.js";
 import type { Service } from "../service/service.js";
@@ -33,6 +34,7 @@ import { restartOnStore } from "./hand-over.js";
 import { findHiveMind4Obstacle } from "./obstacles.js";
 import { type PackagesSurvey, pipArguments, pipLine, surveyPackages } from "./packages.js";
 import type { Plan, StepId } from "./plan.js";
+import { findProblem } from "./problem.js";
 import {
   isHandedOver,
   readSetupRecord,
@@ -49,9 +51,10 @@ import {
   type SetupScope,
   toServiceChoice,
 } from "./request.js";
-import { logLine, type Outage, staysUp } from "./serving.js";
+import { logLine, type Outage, staysUp, waitUntilListening } from "./serving.js";
 import { adoptStore, createStore, encryptStore, sealPassphrase } from "./store.js";
 import type { Survey } from "./survey.js";
+import { withHubStopped } from "./window.js";
 
 /** The time for pip to download and build the hub's packages on a small board. */
 const pipLimitMs = 30 * 60_000;
@@ -195,15 +198,39 @@ async function moveHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
   if (former === "json" && needed.has("store")) {
     await createStore(scope, buildSettings(scope, await loadSection(request.section)));
   }
+  const isEncrypted = former === "sqlite" && needed.has("store");
+  const isPasswordRemoved = former === "sqlcipher" && needed.has("server.json");
   // The drop-in of a complete setup would not start a sealed unit on its former database.
-  if (needed.has("drop-in") || (changesHub && isSealedUnit(request, scope.hub))) {
+  const isWritten = needed.has("drop-in") || (changesHub && isSealedUnit(request, scope.hub));
+  const isComposed = hubContainer()?.compose !== undefined;
+  // The container is created again while the hub is stopped for its restart. Only the operations
+  // on a store in use need the copy before.
+  const isLate = isWritten && isComposed && !isEncrypted && !isPasswordRemoved;
+  const write = async () => {
     await installDropIn(request, scope.hub, "in-progress");
     emitStep("setup.drop-in");
-  }
-  if (former === "sqlite" && needed.has("store")) return encryptStore(scope);
-  const isPasswordRemoved = former === "sqlcipher" && needed.has("server.json");
+  };
+  if (isWritten && !isLate) await (isComposed ? createWhileStopped(scope, write) : write());
+  if (isEncrypted) return encryptStore(scope);
   if (isPasswordRemoved) await adoptStore(scope);
-  return needed.has("restart") ? restartOnStore(scope, { isPasswordRemoved }) : null;
+  if (!isLate && !needed.has("restart")) return null;
+  return restartOnStore(scope, { isPasswordRemoved, createContainer: isLate ? write : undefined });
+}
+
+/** Creates the container of compose again, in a service window. */
+async function createWhileStopped(
+  { request, hub }: SetupScope,
+  createContainer: () => Promise<void>,
+): Promise<void> {
+  const { storePath, recoveryCommand, reporter, signal } = request;
+  const nothing = async () => undefined;
+  await withOperation(storePath, reporter, (lock) =>
+    withHubStopped({
+      ...{ lock, service: toServiceChoice(storePath, hub), recoveryCommand, reporter, signal },
+      ...{ createContainer, work: nothing, revert: nothing, mayBeStopped: false },
+      waitUntilServing: waitUntilListening,
+    }),
+  );
 }
 
 /**
@@ -222,10 +249,12 @@ async function removeBrokenDropIn(
   if (!needed.has("drop-in") || !isKind(error, "service")) throw error;
   const service = await selectService(toServiceChoice(storePath, hub));
   if ((await staysUp(service)) || (await isHandedOver(storePath))) throw error;
-  await removeDropIn(hub.manager, hub.dropIn);
-  const failure = await restartHub(service, storePath);
-  if (failure !== undefined) {
-    throw wrap(error, { message: `${error.message}; the drop-in was removed, but ${failure}` });
+  const problems = [
+    await findProblem(() => removeDropIn(hub.manager, hub.dropIn)),
+    await findProblem(() => restartHub(service, storePath)),
+  ].flatMap((problem) => problem?.message ?? []);
+  if (problems.length > 0) {
+    throw wrap(error, { message: [error.message, ...problems].join("; ") });
   }
   throw wrap(error, {
     message: `${error.message}; the drop-in was removed, and ${hub.name} runs as before`,
@@ -233,17 +262,14 @@ async function removeBrokenDropIn(
   });
 }
 
-/** Restarts a hub, and returns why it does not stay up. */
-async function restartHub(service: Service, storePath: string): Promise<string | undefined> {
-  try {
-    await service.stop();
-    // Starts the hub if a journal names it as stopped. A hub that ended later has no journal.
-    await recoverOnly(storePath);
-    if (!(await service.state()).active) await service.start([]);
-    return (await staysUp(service)) ? undefined : `${service.name} ends without it, too`;
-  } catch (error) {
-    return systemError(error, `${service.name} does not start`).message;
-  }
+/** @throws {@link StoreError} service - if the hub does not stay up */
+async function restartHub(service: Service, storePath: string): Promise<void> {
+  await service.stop();
+  // Starts the hub if a journal names it as stopped. A hub that ended later has no journal.
+  await recoverOnly(storePath);
+  if (!(await service.state()).active) await service.start([]);
+  if (await staysUp(service)) return;
+  throw new StoreError("service", `${service.name} ends without the drop-in, too`);
 }
 
 /** Writes the record. From now on, the drop-in may start the hub on either database. */

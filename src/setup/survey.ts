@@ -14,7 +14,7 @@ import { assertFreeSpace } from "../fs/copy.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
 import { currentAccount, findSystemUnitAccount } from "../hub/account.js";
 import { findContainerOfService, findContainerPython } from "../hub/container-hub.js";
-import { findHubProcesses } from "../hub/find-hubs.js";
+import { findAllHubProcesses, findHubProcesses } from "../hub/find-hubs.js";
 import { completesServerJson, findHubPython, type HubPython } from "../hub/interpreter.js";
 import { hasBlacklist } from "../hub/schema.js";
 import {
@@ -32,6 +32,7 @@ import { findSealingScope } from "../keys/sealed.js";
 import { type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import { inspectBoot, keyringUnitCommands } from "../service/boot.js";
+import { findContainerOf } from "../service/find-container.js";
 import { isInContainer } from "../service/origin.js";
 import {
   assertSchedulable,
@@ -122,8 +123,8 @@ export interface Survey {
   readonly hubs: readonly HubSurvey[];
   /** The unit that the user or the settings name. */
   readonly wantedUnit: string | undefined;
-  /** An error message about a hub that no unit of this user starts. */
-  readonly otherHub: string | undefined;
+  /** A hub without a unit of this user. */
+  readonly otherHub: Problem | undefined;
   /** A hub in a container, if no unit starts one. */
   readonly container: ContainerSurvey | undefined;
   readonly packages: PackagesSurvey | undefined;
@@ -456,10 +457,17 @@ async function findLastBackup(
   }
 }
 
-async function findOtherHub(): Promise<string | undefined> {
-  const [hub] = await findHubProcesses(serverJsonPath());
+/** A hub in a container may use this `server.json` at another path. */
+async function findOtherHub(): Promise<Problem | undefined> {
+  const [own] = await findHubProcesses(serverJsonPath());
+  if (own !== undefined && !isInContainer(own.pid)) {
+    return { message: `process ${own.pid} is a hub that no unit of yours starts`, hint: undefined };
+  }
+  const hub = (await findAllHubProcesses()).find(({ pid }) => isInContainer(pid));
   if (hub === undefined) return undefined;
-  return isInContainer(hub.pid)
-    ? `process ${hub.pid} is a hub in a container`
-    : `process ${hub.pid} is a hub that no unit of yours starts`;
+  const message = `process ${hub.pid} is a hub in a container`;
+  const problem = await findProblem(() => findContainerOf(hub.pid));
+  return problem
+    ? { message: `${message}, but ${problem.message}`, hint: problem.hint }
+    : { message, hint: undefined };
 }

@@ -33,6 +33,8 @@ export interface HubWindow {
   readonly recoveryCommand: readonly string[];
   readonly reporter: Reporter;
   readonly signal: AbortSignal;
+  /** Creates the container of the hub again, before `work`. */
+  readonly createContainer?: (() => Promise<void>) | undefined;
   /** Runs while the hub is stopped. Its last step switches the hub to the result. */
   readonly work: () => Promise<void>;
   /**
@@ -89,6 +91,7 @@ export async function withHubStopped(window: HubWindow): Promise<Outage | null> 
     },
     async (stopped) => {
       emitStep("setup.stopped");
+      await window.createContainer?.();
       await removeCopyOfCompose();
       await window.work();
       await renewCopyOfCompose();

@@ -1,13 +1,15 @@
 # The hub of a user in a container of rootless Podman, from a compose file: sourced after quadlet.sh.
 
 project=$user_home/hivemind
+data_inside=$home_inside/.local/share/hivemind-core
+compose_host=unix:///run/user/$uid/podman/podman.sock
 
 # Version 2 of compose, as a program, and the socket of the user's Podman.
 install_compose() {
   as_user mkdir -p $project $user_home/.config/systemd/user
   cp "$TOOLS/../../.cache/engines/docker-compose" $user_home/bin/
   export PATH=$user_home/bin:$PATH
-  as_user systemctl --user start podman.socket
+  [[ $engine == docker ]] || as_user systemctl --user start podman.socket
 }
 
 # write_compose [VOLUME ...]: further volumes of the hub
@@ -22,7 +24,8 @@ services:
     container_name: hivemind_listener
     network_mode: host
     restart: unless-stopped
-    tmpfs: /tmp
+    # Without the mode, Docker mounts it for root only when the container is started again.
+    tmpfs: /tmp:mode=1777
     # Python as the first process has no handler for SIGTERM.
     stop_signal: SIGINT
     environment:
@@ -30,8 +33,8 @@ services:
       XDG_CONFIG_HOME: ""
     command: ["$environment/bin/hivemind-core", "listen"]
     volumes:
-      - $user_home/.local/share/hivemind-core:$home_inside/.local/share/hivemind-core
-      - $user_home/.config/hivemind-core:$home_inside/.config/hivemind-core
+      - $data:$data_inside
+      - $config:$home_inside/.config/hivemind-core
 $(printf '%s\n' /usr /lib /lib64 "$environment" "$base" | sort -u | sed 's/.*/      - &:&:ro/')
 $(printf '      - %s\n' "$@")
 COMPOSE
@@ -40,7 +43,7 @@ COMPOSE
 }
 
 compose() {
-  in_session env DOCKER_HOST=unix:///run/user/$uid/podman/podman.sock docker-compose --project-directory $project "$@"
+  in_session env DOCKER_HOST=$compose_host docker-compose --project-directory $project "$@"
 }
 
 # compose_hub [OPTION ...]: creates and starts the hub

@@ -130,16 +130,18 @@ UNIT
   chown -R $uid:$uid $units
 }
 
+subfolder=hivemind-core
+
 # configure MODULE [SETTING ...]: lets server.json name a database
 configure() {
   as_user $user_home/.venvs/ovos/bin/hivemind-core print-config >/dev/null
-  python3 - $config/server.json "$@" <<'PY'
+  python3 - $config/server.json $subfolder "$@" <<'PY'
 import json
 import sys
 
-path, module, *settings = sys.argv[1:]
+path, subfolder, module, *settings = sys.argv[1:]
 server = json.load(open(path))
-block = {"name": "clients", "subfolder": "hivemind-core", **dict(each.split("=") for each in settings)}
+block = {"name": "clients", "subfolder": subfolder, **dict(each.split("=") for each in settings)}
 server["database"] = {"module": module, module: block}
 json.dump(server, open(path, "w"))
 PY

@@ -259,9 +259,15 @@ describe("what is in the way is named with its fix", () => {
     ["no such unit", { hubs: [], wantedUnit: "x" }, "there is no unit x", "list-units"],
     [
       "a hub in a container",
-      { hubs: [], otherHub: "process 7 is a hub in a container" },
+      { hubs: [], otherHub: { message: "process 7 is a hub in a container", hint: undefined } },
       "container",
       "--unit",
+    ],
+    [
+      "a hub in a container of an engine that this user may not use",
+      { hubs: [], otherHub: { message: "this user may not use docker", hint: "Join docker." } },
+      "this user may not use docker",
+      "Join docker.",
     ],
     ["two hubs", { hubs: [hub, other] }, "several units", "--unit hivemind-hub"],
     ["a crash loop", oneHub({ state: "restarting" }), "ends again and again", "journalctl --user"],

@@ -15,6 +15,7 @@ scope=user
 
 # systemctl of the manager with the unit
 units() { as_user systemctl --user "$@"; }
+engine=podman
 
 # The user's ids for containers, and settings that fit into a session.
 install_podman() {
@@ -55,7 +56,7 @@ install_assistant() {
 # Runs a program as in a login session of the user.
 in_session() {
   local variable settings=()
-  for variable in NODE_OPTIONS HIVEMIND_TEST_AT_STEP; do
+  for variable in NODE_OPTIONS HIVEMIND_TEST_AT_STEP DOCKER_HOST COMPOSE_ENV_FILES; do
     [[ -z ${!variable:-} ]] || settings+=("--setenv=$variable=${!variable}")
   done
   as_user systemd-run --user --pipe --wait --quiet --collect "--setenv=PATH=$PATH" "${settings[@]}" -- "$@"
@@ -63,6 +64,7 @@ in_session() {
 
 command() { in_session $user_home/bin/hivemind-sqlcipher "$@"; }
 
+# make_image [OPTION ...]: options of the engine's import
 make_image() {
   local files=$user_home/image
   as_user mkdir -p $files/bin $files$home_inside/{.cache,.config,.local/{share,state}}
@@ -70,7 +72,7 @@ make_image() {
   ln -s busybox $files/bin/sh
   chmod -R 1777 $files$home_inside
   (cd $files && tar -cf ../image.tar .)
-  in_session podman import --quiet $user_home/image.tar localhost/hub >/dev/null
+  in_session $engine import "$@" $user_home/image.tar localhost/hub >$HOME/image.log 2>&1
   rm -r $files $user_home/image.tar
 }
 
@@ -135,7 +137,7 @@ start_hub() {
 serves_encrypted() {
   local pid tries
   wait_for_port
-  pid=$(in_session podman inspect --format '{{.State.Pid}}' hivemind_listener)
+  pid=$(in_session $engine inspect --format '{{.State.Pid}}' hivemind_listener)
   python3 -c 'import json,sys; d=json.load(open(sys.argv[1]))["database"]; print("on the disk") if "password" in d[d["module"]] else None' $config/server.json
   in_container cat $home_inside/.config/hivemind-core/server.json | grep -q '"password"' || echo "no copy"
   for tries in {1..100}; do
@@ -162,4 +164,4 @@ is_undone() {
 }
 
 # in_container COMMAND ...
-in_container() { in_session podman exec hivemind_listener "$@"; }
+in_container() { in_session $engine exec hivemind_listener "$@"; }

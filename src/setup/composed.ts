@@ -1,0 +1,90 @@
+/** Finds what keeps setup from adding an override to a compose file. */
+import { existsSync, readFileSync } from "node:fs";
+import { userInfo } from "node:os";
+import type { ComposeService } from "../config/hub-account.js";
+import { findHubProcess, readContainerHub } from "../hub/container-hub.js";
+import { run } from "../process/run.js";
+import { findComposeProgram, findOverride, podmanSocket } from "../service/compose.js";
+import { type Container, engineLine, listDependents } from "../service/engine.js";
+import { isLingerEnabled, lingerCommand } from "../service/schedule.js";
+import { formatFailure, queryLimitMs } from "../service/systemctl.js";
+import { isWritable } from "./files.js";
+import { copyUnitFile } from "./override.js";
+
+/** Returns what is in the way of the override, and of creating the container again. */
+export async function findComposeProblem(
+  container: Container,
+  compose: ComposeService,
+): Promise<string | undefined> {
+  const { directory } = compose;
+  const override = findOverride(compose);
+  if (override !== undefined) return `${override} exists already`;
+  if ((await readContainerHub(container)).copy) return "it mounts a copy of server.json already";
+  if (existsSync(copyUnitFile())) return `${copyUnitFile()} exists already`;
+  if (!(await isWritable(directory))) return `this user cannot write to ${directory}`;
+  if ((await findComposeProgram()) === undefined) return "docker compose 2 is not installed";
+  return (
+    (container.engine === "podman" ? findSocketProblem() : await findDockerProblem(container)) ??
+    findSharingProblem(container)
+  );
+}
+
+function findSocketProblem(): string | undefined {
+  if (existsSync(podmanSocket())) return undefined;
+  return `${podmanSocket()} does not exist (systemctl --user enable --now podman.socket)`;
+}
+
+/** The dependents would stay in the namespaces of the container that compose removes. */
+async function findSharingProblem(container: Container): Promise<string | undefined> {
+  const dependents = await listDependents(container);
+  if (dependents.length === 0) return undefined;
+  return `its network or another namespace is shared by ${dependents.join(", ")}`;
+}
+
+/** Docker belongs to the machine, and this user's copy and unit to the session of the user. */
+async function findDockerProblem(container: Container): Promise<string | undefined> {
+  return findUserProblem(container) ?? findLingerProblem() ?? (await findUnitProblem(container));
+}
+
+/** Returns why the hub could not read a copy that only this user may read. */
+function findUserProblem(container: Container): string | undefined {
+  if (container.status !== "running") return undefined;
+  const pid = findHubProcess(container);
+  if (pid === undefined) return "no process of it is a hub on this machine";
+  const uid = Number(/^Uid:\s*(\d+)/m.exec(readProcess(pid, "status"))?.[1]);
+  const { uid: own, gid } = userInfo();
+  if (uid === own) return undefined;
+  const isMapped = readProcess(pid, "uid_map") !== readProcess("self", "uid_map");
+  const fix = isMapped
+    ? 'Docker maps the users of containers to others (in the compose file, userns_mode: "host" prevents it)'
+    : `in the compose file, user: "${own}:${gid}" changes it`;
+  return `its hub runs as user ${uid}, who could not read a copy of user ${own}: ${fix}`;
+}
+
+function readProcess(pid: number | "self", file: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/${file}`, "utf8");
+  } catch {
+    return ""; // the process has ended
+  }
+}
+
+/** The hub survives the logout, and its copy does not: the next restart of the hub would fail. */
+function findLingerProblem(): string | undefined {
+  if (isLingerEnabled()) return undefined;
+  return `your files in memory are removed at logout, and the hub would not start again (${lingerCommand()})`;
+}
+
+/**
+ * Returns why the units of this user cannot use the Docker of the container. Their environment and
+ * groups are those of the user manager, which may be older than the session.
+ */
+async function findUnitProblem({ id }: Container): Promise<string | undefined> {
+  const inspect = engineLine("docker", ["inspect", "--type=container", "--format={{.Id}}", id]);
+  const options = ["--user", "--pipe", "--wait", "--quiet", "--collect"];
+  const outcome = await run("systemd-run", [...options, "/bin/sh", "-c", inspect], {
+    timeoutMs: queryLimitMs,
+  });
+  if (outcome.code === 0) return undefined;
+  return `your units cannot use this Docker${formatFailure(outcome)} (a new group needs a reboot, and DOCKER_HOST a line in ~/.config/environment.d)`;
+}

@@ -1,0 +1,310 @@
+/** A hub in a container of Docker, from a compose file. */
+import { expect, test } from "vitest";
+import { root } from "../built.js";
+import { proving } from "../prove-report.js";
+import { HeadlessMachine } from "./headless-machine.js";
+
+const options =
+  "--to $user_home/backups --bundle-to $user_home/bundles --recovery-key-file $user_home/key.txt --yes";
+
+const scripts = `
+  . ${root}test/setup/quadlet.sh
+  . ${root}test/setup/compose.sh
+  . ${root}test/setup/docker.sh`;
+
+/** A user who has logged in, with Docker and the assistant. Compose is from scripts/setup --engines. */
+const begin = `${scripts}
+  install_login
+  install_docker
+  install_assistant
+  start_enabled
+  log_in`;
+
+// scripts/prove containers installs compose.
+if (proving) {
+  test("setup of a JSON hub in one command, run again, and undone", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${begin}
+    make_hub hivemind-json-db-plugin kitchen hall
+    compose_hub
+    cp $config/server.json $HOME/
+    command setup --dry-run ${options} | grep -o "compose.override.yaml, which lets the container mount .*"
+    is_composed_as_before
+    command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
+    sed '1,/satellite reconnects/d' $HOME/setup.log | wc -l
+    serves_encrypted
+    names
+    [[ ! -e $data/clients.json ]]
+    stat -c %a $data/clients.db
+    ls $user_home/backups | grep -c "db$"
+    as_user systemctl --user is-active hivemind-sqlcipher-backup-*.timer
+    command setup ${options} | grep -o "^Nothing to do"
+    command add-client --name attic >/dev/null
+    command rotate --quiet >/dev/null
+    serves_encrypted
+    command backup --quiet | grep -o "stopped for"
+    compose up --detach --force-recreate >$HOME/compose.log 2>&1
+    serves_encrypted
+    command setup --undo --yes | tail -1
+    is_composed_as_before
+    json_names
+    cmp $config/server.json $HOME/server.json
+    command setup --undo --yes`);
+    expect(output).toEqual([
+      "compose.override.yaml, which lets the container mount a copy of server.json with the passphrase, in memory; create the container again with it",
+      "compose.yaml",
+      "11",
+      "hall kitchen",
+      "600",
+      "1",
+      "active",
+      "Nothing to do",
+      "stopped for",
+      "The settings, the passphrase, backups and bundles stay.",
+      "compose.yaml",
+      "attic hall kitchen",
+      expect.stringMatching(/^Nothing to undo/),
+    ]);
+  }, 300_000);
+
+  test.each(["sqlite", "sqlcipher"])(
+    "setup of a hub on %s, and back",
+    async (layout) => {
+      const machine = await HeadlessMachine.make();
+      const password = layout === "sqlcipher" ? "password=in-plain-text" : "";
+      const output = await machine.boot(`${begin}
+    make_hub "hivemind-sqlite-db-plugin ${password}" kitchen hall
+    compose_hub
+    cp $config/server.json $HOME/
+    command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
+    serves_encrypted
+    names
+    command setup ${options} | grep -o "^Nothing to do"
+    command setup --undo --yes >$HOME/undo.log 2>&1 || { cat $HOME/undo.log; exit 1; }
+    is_composed_as_before
+    python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["database"] == json.load(open(sys.argv[2]))["database"])' $config/server.json $HOME/server.json
+    head -c 6 $data/clients.db | grep -c SQLite || true`);
+      const isPlain = layout === "sqlite" ? "1" : "0";
+      expect(output).toEqual(["hall kitchen", "Nothing to do", "compose.yaml", "True", isPlain]);
+    },
+    300_000,
+  );
+
+  test("after a reboot the unit starts the container that Docker could not start", async () => {
+    const machine = await HeadlessMachine.make();
+    await machine.boot(`${begin}
+    make_hub hivemind-json-db-plugin kitchen hall
+    compose_hub
+    command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }`);
+    const again = `${scripts}
+    start_enabled
+    systemctl start docker
+    status() { docker inspect --format '{{.State.Status}}' hivemind_listener; }
+    error() { docker inspect --format '{{.State.Error}}' hivemind_listener | grep -o "no such file or directory"; }
+    run_copy() {
+      as_user systemctl --user restart hivemind-sqlcipher-copy
+      [[ -s /run/user/$uid/hivemind-sqlcipher/server.json ]]
+    }`;
+    const rebooted = await machine.boot(`${again}
+    status
+    error
+    log_in
+    run_copy
+    serves_encrypted
+    names
+    # Docker itself is restarted, and finds the copy.
+    systemctl restart docker
+    serves_encrypted
+    # Or it does not.
+    systemctl stop docker
+    rm /run/user/$uid/hivemind-sqlcipher/server.json
+    systemctl start docker
+    status
+    run_copy
+    serves_encrypted
+    docker stop hivemind_listener >/dev/null`);
+    expect(rebooted).toEqual([
+      ...["exited", "no such file or directory", "hall kitchen", "exited"],
+    ]);
+    const stopped = await machine.boot(`${again}
+    log_in
+    run_copy
+    status
+    docker start hivemind_listener >/dev/null
+    serves_encrypted
+    command setup --undo --yes >$HOME/undo.log 2>&1 || { cat $HOME/undo.log; exit 1; }
+    is_composed_as_before
+    json_names`);
+    expect(stopped).toEqual(["exited", "compose.yaml", "hall kitchen"]);
+  }, 300_000);
+
+  /** Without the steps whose state for the next setup is that of a neighbour. */
+  const steps = [
+    ...["setup.recorded", "setup.stopped", "setup.copy-unit", "setup.override", "setup.drop-in"],
+    ...["setup.copied", "setup.switched", "setup.plain-removed"],
+    ...["undo.recorded", "undo.switched", "undo.override", "undo.drop-in", "undo.moved"],
+  ];
+
+  test("killed at steps of setup and undo, the container starts, and the same command goes on", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${begin}
+    make_hub hivemind-json-db-plugin kitchen hall
+    compose_hub
+    for step in ${steps.join(" ")}; do
+      command="${options}"
+      [[ $step != undo.* ]] || command="--undo --yes"
+      code=0
+      NODE_OPTIONS=--import=${root}test/faults/at-step.mjs HIVEMIND_TEST_AT_STEP="{\\"$step\\":\\"kill\\"}" \
+        command setup $command >$HOME/killed.log 2>&1 || code=$?
+      [[ $code == 255 ]] || { echo "$step: not killed, code $code"; cat $HOME/killed.log >&2; }
+      # As after a power failure: no timer of this boot starts the hub.
+      as_user systemctl --user stop 'hivemind-sqlcipher-restart-*.timer' 2>/dev/null || true
+      systemctl stop docker
+      rm -f /run/user/$uid/hivemind-sqlcipher/server.json
+      systemctl start docker
+      if [[ -e $user_home/.config/systemd/user/hivemind-sqlcipher-copy.service ]]; then
+        as_user systemctl --user restart hivemind-sqlcipher-copy || echo "$step: no copy"
+      fi
+      # A container that was stopped by the killed command stays stopped until the next command.
+      docker start hivemind_listener >$HOME/start.log 2>&1 || { echo "$step: the hub does not start"; cat $HOME/start.log >&2; }
+      wait_for_port || echo "$step: not listening"
+    done
+    command setup --undo --yes >$HOME/undo.log 2>&1 || cat $HOME/undo.log
+    is_composed_as_before
+    json_names`);
+    expect(output).toEqual(["compose.yaml", "hall kitchen"]);
+  }, 580_000);
+
+  test("killed while the hub is stopped, it is started on the database of server.json", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${begin}
+    make_hub hivemind-json-db-plugin kitchen hall
+    compose_hub
+    kill_at() {
+      export NODE_OPTIONS=--import=${root}test/faults/at-step.mjs HIVEMIND_TEST_AT_STEP="{\\"$1\\":\\"kill\\"}"
+      command setup "\${@:2}" >$HOME/killed.log 2>&1 || echo "code $?"
+      unset NODE_OPTIONS HIVEMIND_TEST_AT_STEP
+    }
+    kill_at setup.override ${options}
+    command settle | grep -o "started hivemind_listener"
+    wait_for_port
+    kill_at setup.switched ${options}
+    # Clients that are added to the former database now would be missing from the store.
+    ! docker start hivemind_listener >$HOME/start.log 2>&1 || echo "started on the former database"
+    command settle | grep -o "started hivemind_listener"
+    serves_encrypted
+    command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
+    serves_encrypted
+    names
+    kill_at undo.switched --undo --yes
+    command settle | grep -o "started hivemind_listener"
+    wait_for_port
+    in_container cat $home_inside/.config/hivemind-core/server.json | cmp - $config/server.json
+    command setup --undo --yes >/dev/null
+    is_composed_as_before
+    json_names`);
+    expect(output).toEqual([
+      ...["code 255", "started hivemind_listener", "code 255", "started hivemind_listener"],
+      ...["hall kitchen", "code 255", "started hivemind_listener", "compose.yaml", "hall kitchen"],
+    ]);
+  }, 300_000);
+
+  test("what is in the way is named, and nothing has changed", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${begin}
+    make_hub hivemind-json-db-plugin kitchen
+    try() {
+      local code=0
+      command setup --dry-run ${options} >$HOME/dry.log 2>&1 || code=$?
+      echo "$1: $code"
+      sed -n '/^obstacle:/p' $HOME/dry.log
+    }
+    compose_hub
+    echo 'COMPOSE_FILE=compose.yaml' >$project/.env
+    try env
+    rm $project/.env
+    rm /var/lib/systemd/linger/$user
+    try linger
+    touch /var/lib/systemd/linger/$user
+    # The session has another Docker than the units.
+    as_user systemctl --user set-environment DOCKER_HOST=unix:///run/nothing.sock
+    DOCKER_HOST=unix:///run/docker.sock try units
+    as_user systemctl --user unset-environment DOCKER_HOST
+    sed -i 's/^    image:/    user: "1000"\\n&/' $project/compose.yaml
+    chmod -R a+rwX $user_home
+    compose up --detach >/dev/null 2>&1
+    wait_for_port
+    try user
+    sed -i '/^    user:/d' $project/compose.yaml
+    compose up --detach >/dev/null 2>&1
+    wait_for_port
+    chmod o-rwx /run/docker.sock
+    chgrp root /run/docker.sock
+    try group
+    ls $project
+    [[ ! -e $user_home/.config/hivemind-sqlcipher ]] && echo untouched`);
+    const problem = (text: string) =>
+      expect.stringContaining(`hub runs in the container hivemind_listener (docker): ${text}`);
+    expect(output).toEqual([
+      "env: 17",
+      problem("/var/tmp/resident/hivemind-docker/.env sets COMPOSE_FILE"),
+      "linger: 17",
+      problem("your files in memory are removed at logout"),
+      "units: 17",
+      problem("your units cannot use this Docker: "),
+      "user: 17",
+      problem("its hub runs as user 1000, who could not read a copy of user 4711"),
+      "group: 10",
+      expect.stringMatching(
+        /^obstacle: process \d+ is a hub in a container, but this user may not/,
+      ),
+      "compose.yaml",
+      "untouched",
+    ]);
+  }, 300_000);
+
+  test("an override that compose does not read is removed, and the hub runs as before", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${begin}
+    make_hub hivemind-json-db-plugin kitchen
+    compose_hub
+    echo "COMPOSE_FILE=$project/compose.yaml" >$HOME/other.env
+    chmod -R a+rX $HOME
+    COMPOSE_ENV_FILES=$HOME/other.env command setup ${options} >$HOME/setup.log 2>&1 || echo "code $?"
+    grep -o "compose did not add .*" $HOME/setup.log
+    is_composed_as_before
+    json_names`);
+    expect(output).toEqual([
+      "code 17",
+      "compose did not add /var/tmp/resident/hivemind-docker/compose.override.yaml to hivemind_listener",
+      "compose.yaml",
+      "kitchen",
+    ]);
+  }, 300_000);
+
+  test("a Docker that maps users to others is named", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${scripts}
+    install_login
+    echo "$user:100000:65536" | tee -a /etc/subuid >>/etc/subgid
+    install_docker --userns-remap=$user
+    install_assistant
+    start_enabled
+    log_in
+    make_hub hivemind-json-db-plugin kitchen
+    # Docker's own user must reach the volumes.
+    chmod -R a+rwX $user_home
+    cp -p $project/compose.yaml $HOME/
+    sed -i 's/network_mode: host/network_mode: none/' $project/compose.yaml
+    compose up --detach >$HOME/compose.log 2>&1
+    command setup --dry-run ${options} 2>&1 | grep -o "its hub runs as .*"
+    cp -p $HOME/compose.yaml $project/
+    sed -i 's/network_mode: host/&\\n    userns_mode: host/' $project/compose.yaml
+    compose_hub
+    command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
+    serves_encrypted`);
+    expect(output).toEqual([
+      expect.stringMatching(/^its hub runs as user 104711, .* Docker maps the users of containers/),
+    ]);
+  }, 300_000);
+}
