@@ -24,8 +24,7 @@ services:
     container_name: hivemind_listener
     network_mode: host
     restart: unless-stopped
-    # Without the mode, Docker mounts it for root only when the container is started again.
-    tmpfs: /tmp:mode=1777
+    tmpfs: /tmp
     # Python as the first process has no handler for SIGTERM.
     stop_signal: SIGINT
     environment:

@@ -67,10 +67,10 @@ command() { in_session $user_home/bin/hivemind-sqlcipher "$@"; }
 # make_image [OPTION ...]: options of the engine's import
 make_image() {
   local files=$user_home/image
-  as_user mkdir -p $files/bin $files$home_inside/{.cache,.config,.local/{share,state}}
+  as_user mkdir -p $files/{bin,tmp} $files$home_inside/{.cache,.config,.local/{share,state}}
   cp /bin/busybox $files/bin/
   ln -s busybox $files/bin/sh
-  chmod -R 1777 $files$home_inside
+  chmod -R 1777 $files/tmp $files$home_inside
   (cd $files && tar -cf ../image.tar .)
   in_session $engine import "$@" $user_home/image.tar localhost/hub >$HOME/image.log 2>&1
   rm -r $files $user_home/image.tar
