@@ -12,7 +12,7 @@ const scripts = `
   . ${root}test/setup/compose.sh
   . ${root}test/setup/docker.sh`;
 
-/** A user who has logged in, with Docker and the assistant. Compose is from scripts/setup --engines. */
+/** A user who has logged in, with Docker and the assistant. Compose is that of scripts/setup. */
 const begin = `${scripts}
   install_login
   install_docker
