@@ -4,7 +4,7 @@
  * Version numbers are not enough. Several released SQLite plugins accept a `password` and ignore
  * it, and a plugin that uses the password fails if `sqlcipher3` is missing or broken. So the test
  * lets the interpreter create a store with a password in a temporary directory, with the hub's own
- * code.
+ * code. Every test throws a `StoreError` of kind `failed` if the interpreter fails.
  */
 import { accessSync, constants } from "node:fs";
 import { open } from "node:fs/promises";
@@ -181,8 +181,6 @@ async function readFirstCharacters(path: string): Promise<string> {
 /**
  * Tests the packages of the interpreter. They see a temporary home directory, so they read and
  * write no file of the user.
- *
- * @throws {@link StoreError} failed - if the interpreter fails
  */
 export async function probePackages(
   python: HubPython,
@@ -199,11 +197,7 @@ export function cipherFormat({ cipherVersion }: HubPackages): CipherCompatibilit
   return cipherVersion?.startsWith("3.") ? 3 : 4;
 }
 
-/**
- * Tests whether the hub rewrites a `server.json` without `network_protocol`.
- *
- * @throws {@link StoreError} failed - if the interpreter fails
- */
+/** Tests whether the hub rewrites a `server.json` without `network_protocol`. */
 export async function completesServerJson(
   python: HubPython,
   hub: Account = currentAccount(),
@@ -216,7 +210,6 @@ export async function completesServerJson(
  *
  * @param module - `database.module` of `server.json`
  * @returns Python's error, or null on success
- * @throws {@link StoreError} failed - if the interpreter fails
  */
 export async function probeModule(
   python: HubPython,
@@ -243,7 +236,7 @@ export type ServedClients = z.infer<typeof servedSchema>;
  *   through a pipe
  * @param apiKey - the key of a client that the hub must find; undefined if there is none
  * @param home - the hub's `$XDG_DATA_HOME`
- * @throws {@link StoreError} failed - if the interpreter fails or the database does not open
+ * @throws {@link StoreError} failed - also if the database does not open
  */
 export async function probeClients(
   python: HubPython,
@@ -261,7 +254,6 @@ export async function probeClients(
  *
  * @param database - as for `probeClients`
  * @returns Python's error, or null on success
- * @throws {@link StoreError} failed - if the interpreter fails
  */
 export async function probeConnection(
   python: HubPython,

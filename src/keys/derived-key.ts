@@ -44,7 +44,6 @@ function computeMac(key: StoreKey, passphrase: string): Buffer {
  * locked keyring as empty.
  *
  * @param keyId - the file's key_id; a promise, so that file and keyring are read at the same time
- * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be reached
  */
 export async function findCachedKey(
   storePath: string,

@@ -4,6 +4,8 @@
  * An entry has the service `hivemind-sqlcipher`. Its account is the store's resolved path, followed
  * by `#` and the slot, except for the current passphrase. Users can read an entry without this
  * software: `secret-tool lookup service hivemind-sqlcipher account PATH`.
+ *
+ * Every function throws `passphraseUnavailable` if the keyring cannot be reached or stays locked.
  */
 import { StoreError } from "../errors.js";
 import { isBrokenSession, keyringError, toKeyringError } from "./keyring-error.js";
@@ -46,12 +48,7 @@ const maxSessionAttempts = 3;
 /** Providers that show no dialog when an unlocked entry is replaced or deleted. */
 const quietProviders: readonly Provider["kind"][] = ["gnome-keyring", "oo7"];
 
-/**
- * Returns the secret of a slot, or undefined if there is none.
- *
- * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be reached or stays
- *   locked
- */
+/** Returns the secret of a slot, or undefined if there is none. */
 export async function getEntry(storePath: string, slot: Slot): Promise<string | undefined> {
   for await (const { secret } of readEntries(storePath, slot)) return secret;
   return undefined;
@@ -71,7 +68,6 @@ export async function* readEntries(storePath: string, slot: Slot): AsyncGenerato
  * would show a dialog.
  *
  * @param slots - a slot can be a promise, which is awaited when the secrets before it are read
- * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be reached
  */
 export async function getEntriesIfUnlocked(
   storePath: string,
@@ -91,39 +87,27 @@ export async function getEntriesIfUnlocked(
 /**
  * Stores a secret in the default collection and reads it back.
  *
- * @throws {@link StoreError} passphraseUnavailable - as `getEntry`, and if there is no default
- *   collection, if it is deleted at logout, or if the keyring returns another secret
+ * @throws {@link StoreError} passphraseUnavailable - also if there is no default collection, if it is
+ *   deleted at logout, or if the keyring returns another secret
  */
 export async function setEntry(storePath: string, slot: Slot, secret: string): Promise<void> {
   await using keyring = await Keyring.open();
   await keyring.store(formatAccount(storePath, slot), secret);
 }
 
-/**
- * Checks that the keyring can store a passphrase. May show a dialog.
- *
- * @throws {@link StoreError} passphraseUnavailable - if it cannot
- */
+/** Checks that the keyring can store a passphrase. May show a dialog. */
 export async function assertKeyringUsable(): Promise<void> {
   await using keyring = await Keyring.open();
   await keyring.assertWritable();
 }
 
-/**
- * Deletes all entries of a slot. Returns false if there were none.
- *
- * @throws {@link StoreError} passphraseUnavailable - as `getEntry`
- */
+/** Deletes all entries of a slot. Returns false if there were none. */
 export async function deleteEntry(storePath: string, slot: Slot): Promise<boolean> {
   await using keyring = await Keyring.open();
   return await keyring.delete(formatAccount(storePath, slot));
 }
 
-/**
- * Returns the passphrase in each slot of a store, without derived keys.
- *
- * @throws {@link StoreError} passphraseUnavailable - as `getEntry`
- */
+/** Returns the passphrase in each slot of a store, without derived keys. */
 export async function listEntries(storePath: string): Promise<KeyringEntry[]> {
   const entries: KeyringEntry[] = [];
   for (const slot of await listSlots(storePath)) {
@@ -133,11 +117,7 @@ export async function listEntries(storePath: string): Promise<KeyringEntry[]> {
   return entries;
 }
 
-/**
- * Deletes every cached derived key of a store.
- *
- * @throws {@link StoreError} passphraseUnavailable - as `getEntry`
- */
+/** Deletes every cached derived key of a store. */
 export async function deleteDerivedKeys(storePath: string): Promise<void> {
   for (const slot of await listSlots(storePath)) {
     if (isDerived(slot)) await deleteEntry(storePath, slot);
@@ -154,7 +134,6 @@ export interface StoreInKeyring {
  *
  * @param options.unlock - false to show no dialog; the entries of a locked KeePassXC are then
  *   missing
- * @throws {@link StoreError} passphraseUnavailable - as `getEntry`
  */
 export async function listStores(options: { unlock: boolean }): Promise<StoreInKeyring[]> {
   await using keyring = await Keyring.open();

@@ -18,7 +18,7 @@ import {
   type StoreInKeyring,
   setEntry,
 } from "./keyring.js";
-import { keepCurrent, planRotation, promotePending } from "./rotation-plan.js";
+import { makePendingCurrent } from "./rotation-plan.js";
 
 /** The maximum number of stores to try. Each of their passphrases takes up to half a second. */
 const maxCandidates = 8;
@@ -36,7 +36,6 @@ export interface MovedStore {
  * Opens a store with a passphrase that the keyring has for another path.
  *
  * @returns undefined if no passphrase opens the store
- * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be read
  */
 export async function openMovedStore(
   path: string,
@@ -85,11 +84,8 @@ export async function takeOverEntries(
       ),
     });
   }
-  const plan = await planRotation(path, { kind: "keyring" }, passphrase, {}, true);
-  if (plan === undefined) return;
   await setEntry(path, "pending", passphrase);
-  await keepCurrent(path, plan);
-  await promotePending(path, plan);
+  await makePendingCurrent(path);
   await copyPrevious(from, path);
   currentInteraction().notice?.(
     `the keyring has the passphrase for ${path} now; the entry for ${from} stays`,

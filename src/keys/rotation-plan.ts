@@ -42,7 +42,6 @@ export type KeyringPlan = z.infer<typeof keyringPlanSchema>;
  * @param replaced - the replaced file's key_id and its passphrase, if known
  * @param keepPrevious - whether the replaced file's passphrase stays, for older backups
  * @returns undefined if the keyring needs no change
- * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be read
  */
 export async function planRotation(
   storePath: string,
@@ -87,7 +86,8 @@ export async function adoptPendingIfEqual(storePath: string, passphrase: string)
   if ((await getEntry(storePath, "pending")) === passphrase) await makePendingCurrent(storePath);
 }
 
-async function makePendingCurrent(storePath: string): Promise<void> {
+/** Makes the pending passphrase current, and keeps the current passphrase as a previous one. */
+export async function makePendingCurrent(storePath: string): Promise<void> {
   const pending = await getEntry(storePath, "pending");
   const plan = await planRotation(storePath, { kind: "keyring" }, pending, {}, true);
   if (!plan) return;
@@ -117,7 +117,6 @@ export async function keepCurrent(storePath: string, plan: KeyringPlan): Promise
  *
  * @param next - the new password
  * @returns the name after `#previous:`; undefined if there is no password, or if it is kept already
- * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be read
  * @throws {@link StoreError} refused - if the source is not the keyring and has another passphrase
  */
 export async function resolvePasswordSlot(

@@ -150,7 +150,6 @@ export async function inspectContainer(
  * Returns the containers of an engine.
  *
  * @param options.all - also returns stopped containers
- * @throws {@link StoreError} service - as {@link inspectContainer} does
  */
 export async function listContainers(engine: Engine, { all = false } = {}): Promise<Container[]> {
   const list = await runEngine(engine, ["ps", "--quiet", "--no-trunc", ...(all ? ["--all"] : [])]);

@@ -154,7 +154,6 @@ export async function installSchedule(request: ScheduleRequest): Promise<Schedul
  *
  * @returns the removed timers, and the directories of the remaining drop-ins
  * @throws {@link StoreError} notFound - if this store has no schedule
- * @throws {@link StoreError} refused, service or io - as {@link installSchedule}
  */
 export async function removeSchedules(
   storePath: string,
