@@ -29,7 +29,7 @@ import { Journal } from "../operation/journal.js";
 import { orRecover, withRecovery } from "../operation/recovery.js";
 import { reportService } from "../operation/window.js";
 import { throwIfAborted } from "../process/abort.js";
-import { NoService } from "../service/none.js";
+import { noService } from "../service/none.js";
 import {
   createEncrypted,
   deriveNewKey,
@@ -226,11 +226,7 @@ async function copyAndName(job: Job): Promise<BackupResult> {
   return {
     backup,
     bundle: bundleReport(bundle),
-    service: await reportService(
-      { service: new NoService(), wasActive: false },
-      undefined,
-      reporter,
-    ),
+    service: await reportService({ service: noService(), wasActive: false }, undefined, reporter),
     verified: true,
   };
 }

@@ -12,7 +12,7 @@ import { unlock } from "../keys/unlock.js";
 import type { OperationLock } from "../operation/lock.js";
 import { type ResolvedService, resolveService } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
-import { NoService } from "../service/none.js";
+import { noService } from "../service/none.js";
 import { isSidecar } from "../service/origin.js";
 import type { ServiceChoice } from "../service/select.js";
 import type { StoreKey } from "../store/cipher.js";
@@ -101,7 +101,7 @@ export async function prepareBackup(options: BackupOptions): Promise<Prepared> {
   }
 
   const service: ResolvedService = online
-    ? { service: new NoService(), choice: options.service, wasActive: false }
+    ? { service: noService(), choice: options.service, wasActive: false }
     : await resolveService(options.service, reporter);
   const method = online || mayBeInUse(service, wal, reporter) ? "online" : "stopped";
   if (!wal && service.wasActive) {

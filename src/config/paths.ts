@@ -1,5 +1,5 @@
 /** The XDG base directories as HiveMind reads them, and the path of a store in them. */
-import { lstat, readlink, realpath } from "node:fs/promises";
+import { readlink, realpath } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
@@ -148,9 +148,9 @@ export async function realPath(path: string): Promise<string> {
 
 async function readLinkTarget(path: string): Promise<string | undefined> {
   try {
-    return (await lstat(path)).isSymbolicLink() ? await readlink(path) : undefined;
+    return await readlink(path);
   } catch (error) {
-    if (hasCode(error, "ENOENT", "ENOTDIR")) return undefined;
+    if (hasCode(error, "ENOENT", "ENOTDIR", "EINVAL")) return undefined; // missing, or no link
     throw systemError(error, `cannot read the metadata of ${path}`);
   }
 }

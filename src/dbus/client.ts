@@ -99,9 +99,10 @@ export class Bus implements AsyncDisposable {
         if (signal?.aborted) throw abortReason(signal);
         const owner = findForeignOwner(path);
         isForeign ||= owner !== undefined;
+        // An abstract socket's usual form begins with @ instead of NUL.
         problems.push(
           owner === undefined
-            ? `${formatSocketPath(path)}: ${messageOf(error)}`
+            ? `${path.replace(/^\0/, "@")}: ${messageOf(error)}`
             : `${path} belongs to the user with id ${owner}`,
         );
       }
@@ -321,9 +322,4 @@ function findForeignOwner(path: string): number | undefined {
   } catch {
     return undefined;
   }
-}
-
-/** Returns an abstract socket's path in its usual form, with @ instead of the initial NUL. */
-function formatSocketPath(path: string): string {
-  return path.replace(/^\0/, "@");
 }

@@ -13,7 +13,7 @@ import {
   isHubOfContainer,
 } from "./find-container.js";
 import { findHubUnits, mayUseStore, runsHub, usesOtherStore } from "./hub-units.js";
-import { NoService } from "./none.js";
+import { noService } from "./none.js";
 import { findOrigin, findUnitOf } from "./origin.js";
 import { defaultUnit, type Service, type ServiceKind } from "./service.js";
 import {
@@ -62,7 +62,7 @@ export async function selectService(choice: ServiceChoice): Promise<Service> {
   const { service, unit } = choice;
   switch (service) {
     case "none":
-      return new NoService();
+      return noService();
     case "command": {
       const commands = commandService(choice);
       if (commands) return commands;
@@ -264,7 +264,7 @@ function throwNoContainer({ service, storePath }: ServiceChoice): never {
   });
 }
 
-async function resolveNoService({ unit, storePath }: ServiceChoice): Promise<NoService> {
+async function resolveNoService({ unit, storePath }: ServiceChoice): Promise<Service> {
   const { holders } = await findLastingHolders(storePath);
   if (holders.length > 0) {
     const missing = unit === undefined ? "no service was found" : `no service ${unit} was found`;
@@ -275,7 +275,7 @@ async function resolveNoService({ unit, storePath }: ServiceChoice): Promise<NoS
     );
   }
   // Warn only if the user named the unit.
-  return new NoService(
+  return noService(
     unit === undefined
       ? []
       : [
