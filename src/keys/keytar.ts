@@ -63,7 +63,7 @@ let worker: Worker | undefined;
  * @param provider - for the notice
  */
 export async function callInWorker(call: KeytarCall, provider: string): Promise<KeytarResult> {
-  if (worker === undefined || worker.hasEnded) worker = new Worker();
+  worker = worker?.isAlive ? worker : new Worker();
   return await worker.call(call, provider);
 }
 
@@ -82,6 +82,7 @@ interface Reply {
 class Worker {
   readonly #process: ChildProcess;
   readonly #waiting = new Map<number, (reply: Reply | Error) => void>();
+  #isAlive = true;
   #lastId = 0;
 
   constructor() {
@@ -102,12 +103,12 @@ class Worker {
     this.#process.channel?.unref();
   }
 
-  get hasEnded(): boolean {
-    const { pid, killed, connected } = this.#process;
-    return pid === undefined || killed || !connected;
+  get isAlive(): boolean {
+    return this.#isAlive;
   }
 
   kill(): void {
+    this.#isAlive = false;
     this.#process.kill("SIGKILL");
   }
 
@@ -147,6 +148,7 @@ class Worker {
   }
 
   #rejectWaiting(error: Error): void {
+    this.#isAlive = false;
     for (const finish of this.#waiting.values()) finish(error);
   }
 }

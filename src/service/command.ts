@@ -6,7 +6,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
 import { findHolders, formatHolders } from "../process/holders.js";
 import { withInheritedUmask } from "../process/privacy.js";
-import { type Outcome, run } from "../process/run.js";
+import { run } from "../process/run.js";
 import type { RestartOptions, RestartTimer, Service, ServiceState, Started } from "./service.js";
 import { armWatcher } from "./watcher.js";
 
@@ -61,8 +61,7 @@ export class CommandService implements Service {
 
   async stop(): Promise<void> {
     const deadline = performance.now() + stopLimitMs;
-    const outcome = await runShell(this.#options.stopCommand, stopLimitMs);
-    if (outcome.code !== 0) throw commandError("stop", outcome);
+    await runShell("stop", this.#options.stopCommand, stopLimitMs);
     for (;;) {
       const { holders } = await findHolders(this.#options.storePath);
       if (holders.length === 0) return;
@@ -78,10 +77,8 @@ export class CommandService implements Service {
   }
 
   async start(): Promise<Started> {
-    const outcome = await runShell(this.#options.startCommand, startLimitMs);
-    const upAt = performance.now();
-    if (outcome.code !== 0) throw commandError("start", outcome);
-    return { upAt };
+    await runShell("start", this.#options.startCommand, startLimitMs);
+    return { upAt: performance.now() };
   }
 
   armRestart(options: RestartOptions): Promise<RestartTimer> {
@@ -94,18 +91,17 @@ export class CommandService implements Service {
   }
 }
 
-function runShell(command: string, timeoutMs: number): Promise<Outcome> {
-  return run("/bin/sh", ["-c", withInheritedUmask(command)], { timeoutMs, output: false });
-}
-
-function commandError(which: "stop" | "start", { code, failure }: Outcome): StoreError {
-  const how =
-    failure === "timeout"
-      ? "timed out"
-      : code === null
-        ? "was killed"
-        : `failed with exit code ${code}`;
-  return new StoreError("service", `the ${which} command ${how}`, {
+async function runShell(
+  which: "stop" | "start",
+  command: string,
+  timeoutMs: number,
+): Promise<void> {
+  const args = ["-c", withInheritedUmask(command)];
+  const { code, failure } = await run("/bin/sh", args, { timeoutMs, output: false });
+  if (code === 0) return;
+  const ending = code === null ? "was killed" : `failed with exit code ${code}`;
+  const how = failure === "timeout" ? "timed out" : ending;
+  throw new StoreError("service", `the ${which} command ${how}`, {
     hint: `Run the ${which} command in a shell to see its output.`,
   });
 }
