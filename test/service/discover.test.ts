@@ -232,7 +232,7 @@ describe("a hub in a container", () => {
     await systemctl("start", unit);
     const found = await select({ unit });
     expect(await found.check(store)).toEqual([
-      expect.stringContaining(`${unit} starts containers: ${pid} (`),
+      expect.stringContaining(`${unit} starts containers: it must also stop ${pid} (`),
     ]);
     expect(await found.owns(pid)).toBe(true);
     expect(await found.owns(process.pid)).toBe(false);
