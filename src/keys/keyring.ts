@@ -87,8 +87,8 @@ export async function getEntriesIfUnlocked(
 /**
  * Stores a secret in the default collection and reads it back.
  *
- * @throws {@link StoreError} passphraseUnavailable - also if there is no default collection, if it is
- *   deleted at logout, or if the keyring returns another secret
+ * @throws {@link StoreError} passphraseUnavailable - also if there is no default collection, if it
+ *   is deleted at logout, or if the keyring returns another secret
  */
 export async function setEntry(storePath: string, slot: Slot, secret: string): Promise<void> {
   await using keyring = await Keyring.open();
