@@ -8,7 +8,7 @@
 import { createHash, type Hash } from "node:crypto";
 import { basename } from "node:path";
 import { bundleName } from "../bundle/bundle.js";
-import { isKind, StoreError, withLine, wrap } from "../errors.js";
+import { addHint, isKind, StoreError } from "../errors.js";
 import { recogniseFile } from "../fs/file-kind.js";
 import { sha256File, statIfExists } from "../fs/read.js";
 import { type KeptPassphrase, type PassphraseSource, readPassphrases } from "../keys/source.js";
@@ -221,7 +221,7 @@ export async function openBackup(
     }
   } catch (error) {
     if (!isKind(error, "passphraseUnavailable")) throw error;
-    throw wrap(error, { hint: withLine(error.hint, withBundle) });
+    throw addHint(error, withBundle);
   }
   throw noneOpensError(path, source, tried, { keyring: withBundle, elsewhere: withBundle });
 }

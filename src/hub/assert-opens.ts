@@ -5,7 +5,7 @@
  * not start on the new file. That would show only after the operation has stopped the hub.
  */
 import type { Client } from "../client/client.js";
-import { StoreError, withLine, wrap } from "../errors.js";
+import { addHint, StoreError } from "../errors.js";
 import type { ResolvedService } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
 import { runsHub } from "../service/hub-units.js";
@@ -65,8 +65,6 @@ function assertPackagesWithHint(...args: Parameters<typeof assertPackages>): voi
     assertPackages(...args);
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
-    throw wrap(error, {
-      hint: withLine(error.hint, "Or add --hub none if no hub uses this store."),
-    });
+    throw addHint(error, "Or add --hub none if no hub uses this store.");
   }
 }

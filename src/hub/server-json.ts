@@ -10,7 +10,7 @@ import { isAbsolute, join } from "node:path";
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../client/json.js";
 import { hubContainer, hubDataHome, hubEnvironment, toMachine } from "../config/hub-account.js";
 import { configHome, dataHome, type Environment, realPath } from "../config/paths.js";
-import { hasCode, StoreError, systemError, withLine, wrap } from "../errors.js";
+import { addHint, hasCode, StoreError, systemError } from "../errors.js";
 import { detectEncoding } from "../fs/encoding.js";
 import { recogniseContent, withFileKind } from "../fs/file-kind.js";
 import { shellQuote } from "../text/escape.js";
@@ -133,12 +133,10 @@ function decode(bytes: Buffer, path: string): string {
     if (detectEncoding(bytes) === "utf-8") throw notParsed(path, "it is not UTF-8 text", error);
     const parsed = notParsed(path, "it is UTF-16 text, which the hub cannot read", error);
     const utf8 = shellQuote(`${path}.utf8`);
-    throw wrap(parsed, {
-      hint: withLine(
-        parsed.hint,
-        `Convert it: (umask 077; iconv -f UTF-16 -t UTF-8 ${shellQuote(path)} > ${utf8}) && cat ${utf8} > ${shellQuote(path)} && rm ${utf8}`,
-      ),
-    });
+    throw addHint(
+      parsed,
+      `Convert it: (umask 077; iconv -f UTF-16 -t UTF-8 ${shellQuote(path)} > ${utf8}) && cat ${utf8} > ${shellQuote(path)} && rm ${utf8}`,
+    );
   }
 }
 

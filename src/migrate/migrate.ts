@@ -17,7 +17,7 @@
  */
 import type { Endpoint } from "../databases/plugin.js";
 import { DatabaseFactory, resolveLocation } from "../databases/registry.js";
-import { isKind, StoreError, withLine, wrap } from "../errors.js";
+import { addHint, isKind, StoreError } from "../errors.js";
 import { emitStep } from "../operation/step.js";
 import { checkSource, type KnownClients } from "./check.js";
 import { compareWithTarget } from "./compare.js";
@@ -88,7 +88,7 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
   } catch (error) {
     if (!isKind(error, "io")) throw error;
     const line = "Every client is copied: remove the cause, then run the same command again.";
-    throw wrap(error, { hint: withLine(error.hint, line) });
+    throw addHint(error, line);
   }
   await note.remove();
   return migration;
