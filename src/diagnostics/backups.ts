@@ -200,23 +200,26 @@ async function checkVerificationRecord(path: string, key: StoreKey | undefined):
 
 /** Returns the fix of a damaged or missing store, with its newest backup. */
 export async function restoreFix(locations: StoreLocations): Promise<string> {
-  const newest = await findNewestKnown(locations);
-  const backup = newest === undefined ? "BACKUP" : shellQuote(newest.path);
-  return `Replace the store by a backup: hivemind-sqlcipher restore ${backup}`;
+  const { path } = await findNewestKnown(locations);
+  return `Replace the store by a backup: hivemind-sqlcipher restore ${path}`;
 }
 
-/** Finds the newest backup by its unverified manifest, and its bundle. */
+/**
+ * Returns the newest backup by its unverified manifest and its bundle, quoted for a command line.
+ * Unknown paths are placeholders.
+ */
 async function findNewestKnown({ backupFolder, bundleFolder, storePath }: StoreLocations) {
-  if (backupFolder === undefined) return undefined;
+  const unknown = { path: "BACKUP", bundle: "BUNDLE" };
+  if (backupFolder === undefined) return unknown;
   try {
     const newest = await findNewestBackup(backupFolder, storePath);
-    if (newest === undefined) return undefined;
+    if (newest === undefined) return unknown;
     const { key_id: keyId } = await readManifest(manifestPath(newest.path));
-    const bundle = bundleFolder === undefined ? "BUNDLE" : join(bundleFolder, bundleName(keyId));
-    return { path: newest.path, bundle };
+    const bundle = bundleFolder && shellQuote(join(bundleFolder, bundleName(keyId)));
+    return { path: shellQuote(newest.path), bundle: bundle ?? unknown.bundle };
   } catch (error) {
     // Another check reports this error.
-    if (error instanceof StoreError) return undefined;
+    if (error instanceof StoreError) return unknown;
     throw error;
   }
 }
@@ -231,35 +234,27 @@ export async function checkRestoreTest(
   keyId: string | undefined,
 ): Promise<Check[]> {
   const { last, withBundle } = await findLastRestoreTests(locations.storePath);
-  const { path, bundle } = (await findNewestKnown(locations)) ?? {
-    path: "BACKUP",
-    bundle: "BUNDLE",
-  };
-  const withKey = `hivemind-sqlcipher verify ${shellQuote(path)} --bundle ${shellQuote(bundle)} --identity RECOVERY-KEY`;
+  const { path, bundle } = await findNewestKnown(locations);
+  const withKey = `hivemind-sqlcipher verify ${path} --bundle ${bundle} --identity RECOVERY-KEY`;
   if (last === undefined) {
     const detail = "no backup was ever restored, or verified with its bundle";
     return [checksNamed("restore-tried").warning(detail, withKey)];
   }
   return [
-    checkTest("restore-tried", {
-      ...{ test: last, keyId, what: "restore test", fix: "hivemind-sqlcipher drill" },
+    checkTest("restore-tried", "restore test", {
+      ...{ test: last, keyId, fix: "hivemind-sqlcipher drill" },
     }),
-    checkTest("bundle-tried", {
-      ...{ test: withBundle, keyId, what: "test with the bundle and its recovery key" },
-      fix: withKey,
+    checkTest("bundle-tried", "test with the bundle and its recovery key", {
+      ...{ test: withBundle, keyId, fix: withKey },
     }),
   ];
 }
 
-interface TestToCheck {
-  readonly test: RestoreTest | undefined;
-  readonly keyId: string | undefined;
-  /** The name of the test, for messages. */
-  readonly what: string;
-  readonly fix: string;
-}
-
-function checkTest(name: string, { test, keyId, what, fix }: TestToCheck): Check {
+function checkTest(
+  name: string,
+  what: string,
+  { test, keyId, fix }: { test: RestoreTest | undefined; keyId: string | undefined; fix: string },
+): Check {
   const { good, warning } = checksNamed(name);
   if (test === undefined) return warning(`no ${what} is recorded`, fix);
   const when = `${test.backup}, by ${test.how}, on ${test.at.slice(0, 10)}`;
