@@ -13,7 +13,7 @@ import { type OperationFailure, orRecover, withRecovery } from "../operation/rec
 import { assertNoHolders, type ServiceReport } from "../operation/service.js";
 import { reportService, withServiceStopped } from "../operation/window.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
-import { openEncrypted } from "../store/cipher.js";
+import { openImmutable } from "../store/cipher.js";
 import { type NamedBackup, nameBackup } from "./name.js";
 import { type BackupOptions, type Prepared, prepareBackup } from "./prepare.js";
 import {
@@ -234,10 +234,7 @@ async function verifyAndName(job: Job, { at }: Copied): Promise<NamedBackup> {
   throwIfAborted(signal);
   await copy.truncate();
   // Opens the copy with the passphrase, not with the cached key, as a user of the bundle would.
-  const opened = await openEncrypted(files.staged.copy, prepared.passphrase, {
-    mode: "readonly",
-    immutable: true,
-  });
+  const opened = await openImmutable(files.staged.copy, prepared.passphrase);
   // In parallel: the copy is read from the page cache while the disk writes it.
   const inspected = verifyCopy(opened);
   inspected.catch(() => undefined);

@@ -35,7 +35,7 @@ import {
   deriveNewKey,
   identify,
   openDatabase,
-  openEncrypted,
+  openImmutable,
   type StoreKey,
 } from "../store/cipher.js";
 import { copyPlaintext } from "../store/export.js";
@@ -199,10 +199,7 @@ async function copyAndName(job: Job): Promise<BackupResult> {
   emitBackupStep("backup.finished");
   // Opens the copy with the passphrase, not with the cached key, as a user of the bundle would.
   const hash = createHash("sha256");
-  const contents = await verifyCopy(
-    await openEncrypted(files.staged.copy, passphrase, { mode: "readonly", immutable: true }),
-    hash,
-  );
+  const contents = await verifyCopy(await openImmutable(files.staged.copy, passphrase), hash);
   const sha256 = hash.digest("hex");
   emitBackupStep("backup.verified");
   throwIfAborted(signal);

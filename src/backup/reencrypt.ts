@@ -30,7 +30,7 @@ import { orRecover, withRecovery } from "../operation/recovery.js";
 import { emitStep } from "../operation/step.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
-import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
+import { keyIdOf, openImmutable, type StoreKey } from "../store/cipher.js";
 import { copyEncrypted } from "../store/export.js";
 import {
   formatManifest,
@@ -230,9 +230,8 @@ async function signNewManifest(
   key: StoreKey,
 ): Promise<Manifest> {
   const { format: _format, version: _version, mac: _mac, ...contents } = old;
-  const opened = await openEncrypted(renewed, key, { mode: "readonly", immutable: true });
   const hash = createHash("sha256");
-  const found = await verifyCopy(opened, hash);
+  const found = await verifyCopy(await openImmutable(renewed, key), hash);
   return signManifest(
     {
       ...contents,

@@ -16,7 +16,7 @@ import { noneOpensError } from "../keys/unlock.js";
 import {
   identify,
   type OpenedStore,
-  openEncrypted,
+  openImmutable,
   plaintextHeaderError,
   type StoreKey,
   unknownFormatError,
@@ -224,10 +224,6 @@ export async function openBackup(
     throw addHint(error, withBundle);
   }
   throw noneOpensError(path, source, tried, { keyring: withBundle, elsewhere: withBundle });
-}
-
-function openImmutable(path: string, passphrase: string): Promise<OpenedStore> {
-  return openEncrypted(path, passphrase, { mode: "readonly", immutable: true });
 }
 
 /**

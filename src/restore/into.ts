@@ -28,7 +28,7 @@ import {
   type ServiceReport,
 } from "../operation/service.js";
 import { throwIfAborted } from "../process/abort.js";
-import { keyIdOf, openEncrypted } from "../store/cipher.js";
+import { keyIdOf, openImmutable } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { ClientTable } from "../store/client-table.js";
 import type { OperationOptions } from "../swap/options.js";
@@ -164,7 +164,7 @@ export async function restoreInto(options: RestoreIntoOptions): Promise<RestoreI
  * @throws {@link StoreError} corrupted - if the file was replaced or changed since it was verified
  */
 async function readVerifiedClients({ path, key, sha256 }: VerifiedBackup): Promise<ClientTable> {
-  const opened = await openEncrypted(path, key, { mode: "readonly", immutable: true });
+  const opened = await openImmutable(path, key);
   await using store = await ClientStore.from(opened);
   const clients = await copyIntoMemory(store);
   if ((await sha256File(path)) === sha256) return clients;

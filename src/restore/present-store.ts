@@ -3,7 +3,7 @@ import { type ErrorKind, isKind, StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { Generation, PassphraseSource } from "../keys/source.js";
 import { type UnlockedStore, unlock } from "../keys/unlock.js";
-import { identify, openDatabase, openEncrypted, type Secret } from "../store/cipher.js";
+import { identify, openDatabase, openImmutable, type Secret } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { ClientTable } from "../store/client-table.js";
 import type { Connection } from "../store/connection.js";
@@ -106,10 +106,7 @@ async function compareWithBackup(
   backup: ComparedBackup,
 ): Promise<Differences> {
   await using now = await openTable(storePath, secret);
-  const opened = await openEncrypted(backup.verifiedPath, backup.key, {
-    mode: "readonly",
-    immutable: true,
-  });
+  const opened = await openImmutable(backup.verifiedPath, backup.key);
   await using older = await ClientStore.from(opened);
   return await compareClients(now, older);
 }

@@ -7,7 +7,7 @@ import { readStoreId, recordStoreId } from "../config/store-id.js";
 import { StoreError } from "../errors.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
-import { identify, openEncrypted, type StoreKey } from "../store/cipher.js";
+import { identify, openImmutable, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import type { ClientTable } from "../store/client-table.js";
 import { describeClient, shellQuote } from "../text/escape.js";
@@ -82,8 +82,7 @@ export async function verifyChosenBackup(
     );
   }
   const { path: verifiedPath, key, passphrase, inspection } = opened;
-  const readonly = { mode: "readonly", immutable: true } as const;
-  await using store = await ClientStore.from(await openEncrypted(verifiedPath, key, readonly));
+  await using store = await ClientStore.from(await openImmutable(verifiedPath, key));
   return {
     path,
     verifiedPath,

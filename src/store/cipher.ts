@@ -325,6 +325,11 @@ export async function openEncrypted(
   }
 }
 
+/** Opens a file as `openEncrypted` does. SQLite locks nothing and creates no file next to it. */
+export function openImmutable(path: string, secret: string | StoreKey): Promise<OpenedStore> {
+  return openEncrypted(path, secret, { mode: "readonly", immutable: true });
+}
+
 /** Returns the error for opening a database with a key although it begins with SQLite's header. */
 export async function plaintextHeaderError(path: string): Promise<StoreError> {
   if (await isPlaintext(path)) {

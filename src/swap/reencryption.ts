@@ -7,7 +7,7 @@
 import { WarmCopy } from "../backup/warm-copy.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
-import { openEncrypted, type StoreKey } from "../store/cipher.js";
+import { openEncrypted, openImmutable, type StoreKey } from "../store/cipher.js";
 import { compareWithLocked } from "../store/export.js";
 import { findIntegrityErrors } from "../store/integrity.js";
 import { LockedStore, setJournalMode } from "../store/locked-store.js";
@@ -108,10 +108,7 @@ export class Reencryption implements AsyncDisposable {
   /** Reads the copy as a database. Damage is also in the store, and only a notice. */
   async #inspect(staged: string): Promise<void> {
     const { storePath, passphrase, reporter } = this.#options;
-    const { connection } = await openEncrypted(staged, passphrase, {
-      mode: "readonly",
-      immutable: true,
-    });
+    const { connection } = await openImmutable(staged, passphrase);
     try {
       const [fault] = await findIntegrityErrors(connection);
       if (fault === undefined) return;
