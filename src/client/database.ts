@@ -6,6 +6,8 @@ import type { Client } from "./client.js";
  * committed when the promise of its method resolves, without a call of `commit`.
  */
 export interface Database extends AsyncDisposable, AsyncIterable<Client> {
+  /** The number of clients that a copy should write at once. Default: 1,000. */
+  readonly writeSize?: number;
   /** Adds a client, or replaces the client with the same `client_id`. */
   addItem(client: Client): Promise<void>;
   /**

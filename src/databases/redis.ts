@@ -50,7 +50,7 @@ import { hashTag, keyPrefix, type RedisSettings, readRedisSettings } from "./red
  */
 const batchSize = 100;
 /** The batches that the server may have at a time. */
-const batchesAhead = 10;
+const batchesAhead = 2;
 
 export const redisPlugin: DatabasePlugin = {
   place(config) {
@@ -73,6 +73,8 @@ export const redisPlugin: DatabasePlugin = {
 };
 
 class RedisDatabase extends BaseDatabase {
+  /** With 1,000 clients, a copy outgrows V8's young generation, and takes twice the CPU time. */
+  readonly writeSize = batchSize * batchesAhead;
   readonly #connection: RedisConnection;
   readonly #settings: RedisSettings;
   readonly #layout: RedisLayout;
@@ -96,7 +98,7 @@ class RedisDatabase extends BaseDatabase {
 
   override async addItems(clients: Iterable<Client> | AsyncIterable<Client>): Promise<number> {
     let count = 0;
-    for await (const some of inBatches(clients, batchSize * batchesAhead)) {
+    for await (const some of inBatches(clients, this.writeSize)) {
       await this.#putAll(some);
       count += some.length;
     }
