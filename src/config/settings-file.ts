@@ -162,29 +162,19 @@ function parseSettings(text: string, path: string, onProblem?: OnProblem): Setti
   if (parsed.success) return parsed.data;
   if (!onProblem) throw invalidSettings(path, parsed.error.issues[0]);
   for (const issue of parsed.error.issues) onProblem(invalidSettings(path, issue));
-  const valid = settingsSchema.safeParse(withoutInvalid(json, parsed.error.issues));
+  removeInvalid(json, parsed.error.issues);
+  const valid = settingsSchema.safeParse(json);
   return valid.success ? valid.data : {};
 }
 
-function withoutInvalid(json: unknown, issues: readonly z.core.$ZodIssue[]): unknown {
-  const copy = structuredClone(json);
+/** Removes invalid keys and values. */
+function removeInvalid(json: unknown, issues: readonly z.core.$ZodIssue[]): void {
   for (const issue of issues) {
-    const paths =
-      issue.code === "unrecognized_keys"
-        ? issue.keys.map((key) => [...issue.path, key])
-        : [issue.path];
-    for (const path of paths) removeAt(copy, path);
-  }
-  return copy;
-}
-
-function removeAt(json: unknown, path: readonly PropertyKey[]): void {
-  const parent = path
-    .slice(0, -1)
-    .reduce<unknown>((value, key) => (value as Record<PropertyKey, unknown>)?.[key], json);
-  const key = path.at(-1);
-  if (typeof parent === "object" && parent !== null && key !== undefined) {
-    delete (parent as Record<PropertyKey, unknown>)[key];
+    const keys = issue.code === "unrecognized_keys" ? issue.keys : issue.path.slice(-1);
+    const parents = issue.code === "unrecognized_keys" ? issue.path : issue.path.slice(0, -1);
+    let parent = json as Record<PropertyKey, unknown> | undefined;
+    for (const key of parents) parent = parent?.[key] as typeof parent;
+    for (const key of keys) delete parent?.[key];
   }
 }
 

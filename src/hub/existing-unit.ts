@@ -17,7 +17,7 @@ import { readCommands } from "../service/unit-commands.js";
 import { escapeVariables } from "../service/unit-file.js";
 import { shellQuote } from "../text/escape.js";
 import { findHubUnits } from "./find-hubs.js";
-import { startsByRun } from "./password-delivery.js";
+import { printDropInLine, startsByRun } from "./password-delivery.js";
 import { serverJsonPath } from "./server-json.js";
 
 /**
@@ -103,9 +103,7 @@ export async function noCoreDumpsCommand({ kind, name }: Service): Promise<strin
 export async function dropInCommands(
   unit: UnitName,
 ): Promise<{ readonly install: string[]; readonly restart: string }> {
-  const sealed = unit.manager === "systemd" ? " --credential-file FILE" : "";
-  const print = `hivemind-sqlcipher run --print-unit dropin --unit ${shellQuote(unit.name)}${sealed}`;
-  return installCommands(unit, await dropInPath(unit), print);
+  return installCommands(unit, await dropInPath(unit), printDropInLine(unit));
 }
 
 /**

@@ -10,7 +10,7 @@ import { lstatIfExists } from "../fs/read.js";
 import type { ResolvedService } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
 import { type Container, inspectContainer, isEngine } from "../service/engine.js";
-import { systemctlLine } from "../service/systemctl.js";
+import { systemctlLine, type UnitName } from "../service/systemctl.js";
 import { shellQuote } from "../text/escape.js";
 import { type ContainerHub, toHost } from "./container-hub.js";
 import { type NamedStore, namedStore, readServerJson, serverJsonPath } from "./server-json.js";
@@ -132,8 +132,14 @@ export function startHint({ kind, name }: ResolvedService["service"]): string {
   if ((kind !== "systemd" && kind !== "systemd-user") || name === null) {
     return "Let the service start the hub through run: hivemind-sqlcipher run -- hivemind-core listen";
   }
-  const sealed = kind === "systemd" ? " --credential-file FILE" : "";
-  return `Let ${name} start the hub through run: add the drop-in that hivemind-sqlcipher run --print-unit dropin --unit ${shellQuote(name)}${sealed} prints, then run ${systemctlLine(kind, "daemon-reload")}`;
+  const print = printDropInLine({ manager: kind, name });
+  return `Let ${name} start the hub through run: add the drop-in that ${print} prints, then run ${systemctlLine(kind, "daemon-reload")}`;
+}
+
+/** Returns the command line that prints the drop-in for a unit. */
+export function printDropInLine({ manager, name }: UnitName): string {
+  const sealed = manager === "systemd" ? " --credential-file FILE" : "";
+  return `hivemind-sqlcipher run --print-unit dropin --unit ${shellQuote(name)}${sealed}`;
 }
 
 function secretsHint(container: Container | undefined): string[] {
