@@ -187,14 +187,18 @@ export function withValues(context: Context, values: Partial<Context>): Context 
 }
 
 /**
- * Lets root work in the account of the hub of a system unit, if root reads the passphrase without a
- * keyring.
+ * Lets root work in the account of the hub of a system unit or of a container, if root reads the
+ * passphrase without a keyring. The timers are system units then.
  */
 async function workForHub({ backup }: Settings, { kind }: PassphraseSource): Promise<void> {
-  const isRootsWork = process.geteuid?.() === 0 && backup?.service === "systemd";
-  if (!isRootsWork || backup.unit === undefined || kind === "keyring" || hubAccount()) return;
+  const { service, unit } = backup ?? {};
+  if (process.geteuid?.() !== 0 || unit === undefined || kind === "keyring" || hubAccount()) return;
+  if (service === "podman" || service === "docker") {
+    return workFor({ uid: 0, gid: 0, environment: process.env });
+  }
+  if (service !== "systemd") return;
   const { findSystemUnitAccount } = await import("../hub/account.js");
-  workFor(await findSystemUnitAccount(backup.unit));
+  workFor(await findSystemUnitAccount(unit));
 }
 
 /** @param isOption - whether --config names the file; otherwise the environment does */

@@ -87,6 +87,12 @@ async function buildUnitParts(context: Context, options: ContainerOptions): Prom
     );
   }
   if (options.owner !== undefined) parseOwner(options.owner);
+  const { engine, name, secrets = [] } = container?.container ?? {};
+  if (secrets.length > 0 && container?.copy === undefined) {
+    context.output.notice(
+      `the container ${name} has secrets of ${engine} (${secrets.join(", ")}), which are on the disk unencrypted: if one has the password, leave it out when you add these lines, then run ${engine} secret rm and hivemind-sqlcipher rotate`,
+    );
+  }
   return {
     kind: isRoot ? "system" : "user",
     run: ownCommand({ ...context, source }, "run"),

@@ -54,26 +54,30 @@ export async function resolveSetupContext(
 
 /**
  * Lets this process work on the hub in a container: the hub in the record of an earlier setup, or a
- * hub that is found now, unless a unit starts a hub without a container.
+ * hub that is found now, unless a unit starts a hub without a container. After a setup of another
+ * hub, the options must name the hub.
  */
 async function workForContainerHub(command: Command, options: HubChoiceOptions): Promise<void> {
   const { readSetupRecord, workForRecord } = await import("../setup/record.js");
   const { settingsPath, storePath } = await contextOf(command);
   const record = await readSetupRecord(settingsPath, storePath);
-  if (record !== undefined) {
-    workForRecord(record);
-    const recorded = hubContainer();
-    if (recorded === undefined || isWantedContainer(recorded, options)) return;
-    throw new StoreError("refused", `setup has set up the hub in the container ${recorded.name}`, {
-      hint: "Leave out --unit and --service, or bring that hub back first: hivemind-sqlcipher setup --undo",
-    });
-  }
-  const { findHubUnits, startsEngine } = await import("../service/hub-units.js");
-  const units = await findHubUnits();
-  if (units.some((each) => isWanted(each, options) && !startsEngine(each))) return;
+  if (record !== undefined) workForRecord(record);
+  const recorded = hubContainer();
+  if (recorded === undefined && (record !== undefined || (await hasPlainUnit(options)))) return;
+  if (recorded !== undefined && isWantedContainer(recorded, options)) return;
   const { findContainerHub } = await import("../setup/container.js");
-  const hub = await findContainerHub(storePath);
-  if (hub !== undefined && isWantedContainer(hub, options)) workForContainer(hub);
+  const hub = await findContainerHub(storePath, options.unit);
+  if (hub !== undefined && isWantedContainer(hub, options)) return workForContainer(hub);
+  if (recorded === undefined) return;
+  throw new StoreError("refused", `setup has set up the hub in the container ${recorded.name}`, {
+    hint: "Leave out --unit and --service, name the store of the other hub with --db, or bring this hub back first: hivemind-sqlcipher setup --undo",
+  });
+}
+
+/** Returns whether a wanted unit starts a hub without a container. */
+async function hasPlainUnit(options: HubChoiceOptions): Promise<boolean> {
+  const { findHubUnits, startsEngine } = await import("../service/hub-units.js");
+  return (await findHubUnits()).some((each) => isWanted(each, options) && !startsEngine(each));
 }
 
 /**

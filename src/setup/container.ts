@@ -21,7 +21,12 @@ import {
 } from "../service/engine.js";
 import { findUnitOfContainer } from "../service/find-container.js";
 import { findQuadlet, quadletVersion, readsDropIns } from "../service/quadlet.js";
-import { serviceOptions, systemctlLine, type UnitName } from "../service/systemctl.js";
+import {
+  fullUnitName,
+  serviceOptions,
+  systemctlLine,
+  type UnitName,
+} from "../service/systemctl.js";
 import { readCommands } from "../service/unit-commands.js";
 import { identify } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
@@ -42,16 +47,25 @@ export interface ContainerSurvey extends ContainerName {
   readonly problem: string | undefined;
 }
 
-/** Returns the hub's container: the one that mounts the store, or else the only one with a hub. */
-async function findContainer(path: string): Promise<Container | undefined> {
+/**
+ * Returns the hub's container: the one with the named unit or of this name, the one that mounts the
+ * store, or else the only one with a hub.
+ */
+async function findContainer(path: string, named?: string): Promise<Container | undefined> {
   const hubs = await findHubContainers();
-  const own = hubs.find((each) => mountsStore(each, path));
+  const wanted = hubs.find(
+    ({ name, unit }) => named !== undefined && (name === named || unit === fullUnitName(named)),
+  );
+  const own = wanted ?? hubs.find((each) => mountsStore(each, path));
   return own ?? (hubs.length === 1 ? hubs[0] : undefined);
 }
 
 /** Returns the hub in a container, if setup can change the quadlet or compose file. */
-export async function findContainerHub(path: string): Promise<HubContainer | undefined> {
-  const container = await findContainer(path);
+export async function findContainerHub(
+  path: string,
+  named: string | undefined,
+): Promise<HubContainer | undefined> {
+  const container = await findContainer(path, named);
   return container && (await inspectContainerHub(container)).hub;
 }
 
@@ -163,8 +177,11 @@ export async function resolveContainerStorePath(): Promise<string | undefined> {
   return resolveStorePath({ path });
 }
 
-export async function surveyContainer(path: string): Promise<ContainerSurvey | undefined> {
-  const container = await findContainer(path);
+export async function surveyContainer(
+  path: string,
+  named: string | undefined,
+): Promise<ContainerSurvey | undefined> {
+  const container = await findContainer(path, named);
   if (container === undefined) return undefined;
   const { engine, name } = container;
   const { serverJson, dataHome, copy } = await readContainerHub(container);

@@ -198,7 +198,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     hubs,
     wantedUnit: choice.unit,
     otherHub: hub === undefined ? await findOtherHub() : undefined,
-    container: hub === undefined ? await surveyContainer(storePath) : undefined,
+    container: hub === undefined ? await surveyContainer(storePath, choice.unit) : undefined,
     packages: python && (await surveyPackages(python, account)),
     hubContainer: await surveyHubContainer(),
     server: {

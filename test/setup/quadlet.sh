@@ -120,6 +120,8 @@ KillMode=mixed
 Delegate=yes
 Type=notify
 NotifyAccess=all
+# Podman 4 leaves this file
+ExecStartPre=-rm -f %t/%N.cid
 ExecStart=/usr/bin/podman run --name=hivemind_listener $option --tmpfs=/tmp --env=HOME=$home_inside --env=XDG_CONFIG_HOME= \
 $(sed -n 's/^Volume=\(.*\)/  --volume=\1 \\/p' $quadlet)
   localhost/hub $(sed -n 's/^Exec=//p' $quadlet)

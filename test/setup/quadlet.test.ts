@@ -212,6 +212,90 @@ if (proving) {
     ]);
   }, 400_000);
 
+  test("two quadlets of root, one in a user namespace and one of root: each has its own passphrase", async () => {
+    const machine = await HeadlessMachine.make();
+    const guest = "$disk/guest/.local/share/hivemind-core/clients.db";
+    const output = await machine.boot(`${beginOfRoot}
+    # Only without this mount the kernel lets a user namespace have a /proc of its own.
+    umount /proc/sys
+    configure hivemind-json-db-plugin
+    add_clients kitchen
+    mkdir -p $disk/guest/.local/share
+    cp -r $user_home/.config $disk/guest/
+    cp -r $data $disk/guest/.local/share/
+    chown -R 0:0 $disk/guest
+    sed -i 's/5678/5680/' $disk/guest/.config/hivemind-core/server.json
+    mapping=User=0
+    mounted=$disk/guest
+    write_quadlet
+    sed 's/hivemind_listener/guest/' $quadlet >/etc/containers/systemd/guest.container
+    mapping=$'User=1000\\nUIDMap=0:100000:65536\\nGIDMap=0:100000:65536'
+    mounted=$user_home
+    chown -R 101000:101000 $data $config
+    write_quadlet
+    start_hub
+    units start guest
+    command setup --unit hivemind-listener ${optionsOfRoot} >$HOME/first.log
+    stat -c %u $data/clients.db $copy
+    command setup --unit guest ${optionsOfRoot.replace("key.txt", "guest.txt")} >$HOME/second.log
+    ls /etc/credstore.encrypted | sed 's/-[0-9a-f]\\{8\\}$/-HASH/'
+    ls /etc/systemd/system | grep -c "^hivemind-sqlcipher-backup-.*timer"
+    command setup --unit guest ${optionsOfRoot} | grep -o "^Nothing to do: guest"
+    command setup ${optionsOfRoot} | grep -o "^Nothing to do: hivemind-listener"
+    units stop guest
+    serves_encrypted
+    units restart $unit
+    units start guest
+    serves_encrypted
+    command rotate --quiet --db ${guest} | grep -o "sealed:.*-"
+    command rotate --quiet | grep -o "sealed:.*"
+    serves_encrypted
+    command backup --quiet --db ${guest} | grep -o "guest was stopped"
+    command setup --unit guest --undo --yes | tail -1
+    [[ -s $disk/guest/.local/share/hivemind-core/clients.json ]] && echo written
+    command setup --undo --yes >/dev/null
+    find $data $config ! -user 101000
+    is_undone`);
+    expect(output).toEqual([
+      ...["101000", "101000", "hivemind-sqlcipher", "hivemind-sqlcipher-HASH", "2"],
+      ...["Nothing to do: guest", "Nothing to do: hivemind-listener"],
+      ...[`sealed:${sealed}-`, `sealed:${sealed}`, "guest was stopped"],
+      ...["The settings, the passphrase, backups and bundles stay.", "written", "gone"],
+    ]);
+  }, 580_000);
+
+  test("the lines that are named for root's Podman before 5.0 encrypt the store", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${loginOfRoot}
+    configure hivemind-sqlite-db-plugin
+    add_clients kitchen
+    write_quadlet
+    write_unit
+    start_hub
+    command setup ${optionsOfRoot} 2>$HOME/refused.log || true
+    sed -n 's/^ *\\(mkdir\\|hivemind-sqlcipher\\)/\\1/p' $HOME/refused.log >$HOME/lines.log
+    step() { eval "$(grep -e " $1" $HOME/lines.log)" "\${@:2}"; }
+    step -m
+    printed=$(step "run --print-unit")
+    volume=$(sed -n 's/^Volume=//p' <<<"$printed")
+    sed -i "s#^ExecStart=/usr/bin/podman run#& --volume=$volume#" $unit_files/$unit
+    mkdir $unit_files/$unit.d
+    sed -n '/^.Service]/,$p' <<<"$printed" >$unit_files/$unit.d/copy.conf
+    units daemon-reload
+    units restart $unit
+    wait_for_port
+    step encrypt --recovery-key-file $HOME/key.txt >/dev/null
+    serves_encrypted
+    step backup >/dev/null
+    step schedule >/dev/null
+    systemctl is-active hivemind-sqlcipher-backup-*.timer
+    units restart $unit
+    serves_encrypted
+    stat -c %U $data/clients.db
+    step backup | grep -o "stopped for"`);
+    expect(output).toEqual(["active", "resident", "stopped for"]);
+  }, 300_000);
+
   test.each(
     podmans.flatMap((each) => ["sqlite", "sqlcipher"].map((layout) => ({ ...each, layout }))),
   )(
