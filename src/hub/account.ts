@@ -4,7 +4,7 @@
  */
 import { readdir, readlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { dirname, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { type HubAccount, hubAccount } from "../config/hub-account.js";
 import { linkLimit } from "../config/paths.js";
 import { StoreError } from "../errors.js";
@@ -125,11 +125,12 @@ const directoryLimitMs = 60_000;
 
 export async function makeTemporaryDirectory(hub: Account): Promise<string> {
   const parent = hub.uid === undefined ? tmpdir() : "/tmp";
-  return (await runAs(hub, "mktemp", "-d", join(parent, "hivemind-sqlcipher-XXXXXXXX"))).trim();
+  const template = join(parent, "hivemind-sqlcipher-XXXXXXXX");
+  return (await runAs(hub, parent, "mktemp", "-d", template)).trim();
 }
 
 export async function makeDirectoryAs(hub: Account, path: string): Promise<void> {
-  await runAs(hub, "mkdir", "-m", "700", "--", path);
+  await runAs(hub, dirname(path), "mkdir", "-m", "700", "--", basename(path));
 }
 
 /**
@@ -137,21 +138,35 @@ export async function makeDirectoryAs(hub: Account, path: string): Promise<void>
  * user, because the hub's user can replace a subdirectory with a link during the removal.
  */
 export async function removeDirectoryAs(hub: Account, path: string): Promise<void> {
-  await runAs(hub, "rm", "-rf", "--", path);
+  await runAs(hub, dirname(path), "rm", "-rf", "--", basename(path));
 }
 
 export async function canWriteAs(hub: Account, path: string): Promise<boolean> {
-  return (await tryAs(hub, "test", "-w", path)).code === 0;
+  return (await tryAs(hub, "/", "test", "-w", path)).code === 0;
 }
 
-function tryAs({ uid, gid }: Account, program: string, ...args: string[]): Promise<Outcome> {
+/**
+ * Runs a program as the user of a hub in a directory. The user of a container's hub may not be
+ * permitted to enter the directories above it.
+ */
+function tryAs(
+  { uid, gid }: Account,
+  directory: string,
+  program: string,
+  ...args: string[]
+): Promise<Outcome> {
   const account = { uid, gid, environment: {} };
-  return run(program, args, { timeoutMs: directoryLimitMs, account });
+  return run(program, args, { timeoutMs: directoryLimitMs, account, directory });
 }
 
-async function runAs(hub: Account, program: string, ...args: string[]): Promise<string> {
-  const outcome = await tryAs(hub, program, ...args);
+async function runAs(
+  hub: Account,
+  directory: string,
+  program: string,
+  ...args: string[]
+): Promise<string> {
+  const outcome = await tryAs(hub, directory, program, ...args);
   if (outcome.code === 0) return outcome.stdout;
   const why = outcome.stderr || outcome.failure || `exit code ${outcome.code}`;
-  throw new StoreError("io", `${program} failed on ${args.at(-1)}: ${why}`);
+  throw new StoreError("io", `${program} failed on ${args.at(-1)} in ${directory}: ${why}`);
 }

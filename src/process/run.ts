@@ -35,10 +35,12 @@ export interface RunOptions {
   /** The file descriptor that gets the program's standard output, which is then not collected. */
   readonly stdout?: number | undefined;
   /**
-   * The program's account. The program then runs in `/`, because its user may not be permitted to
-   * enter the working directory of this process.
+   * The program's account. The program then runs in `directory`, or in `/`, because its user may
+   * not be permitted to enter the working directory of this process.
    */
   readonly account?: Account | undefined;
+  /** Entered before the change of the user, who may not be permitted to enter directories above. */
+  readonly directory?: string | undefined;
   /** When aborted, kills the program. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -65,7 +67,7 @@ const plainOutput = {
 export function run(
   program: string,
   args: readonly string[],
-  { timeoutMs, output = true, input, stdout, account, signal }: RunOptions,
+  { timeoutMs, output = true, input, stdout, account, directory = "/", signal }: RunOptions,
 ): Promise<Outcome> {
   return new Promise((resolve) => {
     const target = output === "stderr" ? 2 : output ? "pipe" : "ignore";
@@ -80,7 +82,7 @@ export function run(
         detached: true,
         stdio: [input === undefined ? "ignore" : "pipe", stdout ?? target, target],
         env: output === true ? { ...environment, ...plainOutput } : environment,
-        ...(account && { cwd: "/", uid: account.uid, gid: account.gid }),
+        ...(account && { cwd: directory, uid: account.uid, gid: account.gid }),
       });
     } catch (error) {
       // spawn reports most failures by an event, but throws others, such as a lack of memory.
