@@ -39,7 +39,9 @@ export interface ContainerSurvey extends ContainerName {
   readonly store: string | undefined;
   readonly hasPassword: boolean;
   readonly hasCopy: boolean;
-  /** The unit that Podman generates from the container's quadlet. */
+  /** The unit that starts the container. */
+  readonly unit: UnitName | undefined;
+  /** That unit, if Podman generates it from a quadlet. */
   readonly quadletUnit: UnitName | undefined;
   /** The passphrase source of root, who has no keyring at boot; undefined for another user. */
   readonly source: string | undefined;
@@ -72,6 +74,8 @@ export async function findContainerHub(
 interface Inspection {
   /** The unit of a quadlet. */
   readonly unit?: UnitName;
+  /** Another unit that starts the container. */
+  readonly otherUnit?: UnitName;
   readonly hub?: HubContainer;
   readonly problem?: string;
 }
@@ -84,14 +88,14 @@ async function inspectContainerHub(container: Container): Promise<Inspection> {
   const unit = await findUnitOfContainer(container);
   if (unit !== undefined) return inspectQuadlet(container, unit);
   if (container.compose !== undefined) return inspectCompose(container, container.compose);
-  return { problem: `${container.engine} run or create has made it, and ${unmountable}` };
+  return { problem: `no quadlet or compose file describes it, and ${unmountable}` };
 }
 
 const unmountable = "a mount cannot be added to an existing container";
 
 async function inspectQuadlet(container: Container, unit: UnitName): Promise<Inspection> {
   if ((await findQuadlet(unit)) === undefined) {
-    return { problem: `no quadlet generates ${unit.name}, and ${unmountable}` };
+    return { otherUnit: unit, problem: `no quadlet generates ${unit.name}, and ${unmountable}` };
   }
   const version = await quadletVersion(unit.manager);
   if (!readsDropIns(version) && !(await hasRunCommand(unit))) {
@@ -185,8 +189,16 @@ export async function surveyContainer(
   if (container === undefined) return undefined;
   const { engine, name } = container;
   const { serverJson, dataHome, copy } = await readContainerHub(container);
-  const { unit: quadletUnit, problem } = await inspectContainerHub(container);
-  const unknown = { engine, name, hasCopy: copy !== undefined, quadletUnit, problem } as const;
+  const { unit: quadletUnit, otherUnit, problem } = await inspectContainerHub(container);
+  const unit = quadletUnit ?? otherUnit;
+  const unknown = {
+    engine,
+    name,
+    hasCopy: copy !== undefined,
+    unit,
+    quadletUnit,
+    problem,
+  } as const;
   const none = { database: "other", store: undefined, hasPassword: false } as const;
   const other = { ...unknown, ...none, source: undefined };
   if (serverJson === undefined) return other;
@@ -209,9 +221,11 @@ export async function surveyContainer(
 
 /** Returns the steps that encrypt the store of a container, one on a line. */
 export function containerSteps(
-  { engine, name, database, store, hasPassword, hasCopy, quadletUnit, source }: ContainerSurvey,
+  container: ContainerSurvey,
   { backups, bundles }: Directories,
 ): string {
+  const { engine, name, database, store, hasPassword, hasCopy, unit, quadletUnit, source } =
+    container;
   const guide = "docs/guide/containers.md explains the steps.";
   if (database === "other") {
     return `Let the hub use a SQLite store first (docs/guide/other-databases.md), on a volume. ${guide}`;
@@ -224,8 +238,7 @@ export function containerSteps(
     ...(store === unresolvedStorePath({}) ? [] : ["--db", shellQuote(store)]),
     ...(source === undefined ? [] : ["--passphrase-source", shellQuote(source)]),
   ].join(" ");
-  const service =
-    quadletUnit === undefined ? `--service ${engine} --unit ${name}` : serviceOptions(quadletUnit);
+  const service = unit === undefined ? `--service ${engine} --unit ${name}` : serviceOptions(unit);
   const bundleTo = `--bundle-to ${shellQuote(bundles)}`;
   const adopt = `${own} init --adopt ${service} ${bundleTo}`;
   const mount = quadletUnit

@@ -436,7 +436,7 @@ describe("what is in the way is named with its fix", () => {
     const box: NonNullable<Survey["container"]> = {
       ...{ engine: "docker" as const, name: "hub", store: "/volume/clients.db" },
       ...{ database: "sqlite" as const, hasPassword: false, hasCopy: false },
-      ...{ quadletUnit: undefined, problem: "a reason", source: undefined },
+      ...{ unit: undefined, quadletUnit: undefined, problem: "a reason", source: undefined },
     };
     const fixOf = (container: Survey["container"]) => {
       const { obstacles } = plan({ hubs: [], container });
@@ -459,6 +459,8 @@ describe("what is in the way is named with its fix", () => {
     expect(fixOf({ ...box, source: "sealed:/etc/sealed" })).toContain(
       "--passphrase-source 'sealed:/etc/sealed' run --print-unit compose",
     );
+    const unit = { manager: "systemd", name: "hub.service" } as const;
+    expect(fixOf({ ...box, unit })).toContain("encrypt --service systemd --unit hub ");
     expect(fixOf({ ...box, store: undefined })).toContain("Put the store onto a volume first");
     expect(fixOf({ ...box, database: "other" })).toContain("other-databases.md");
   });
