@@ -80,10 +80,7 @@ interface Inspection {
   readonly problem?: string;
 }
 
-/**
- * Returns the hub in a container, or why setup cannot change the quadlet or compose file; nothing
- * for any other container.
- */
+/** Returns the hub in a container, or why setup cannot let the container mount a copy. */
 async function inspectContainerHub(container: Container): Promise<Inspection> {
   const unit = await findUnitOfContainer(container);
   if (unit !== undefined) return inspectQuadlet(container, unit);
@@ -121,7 +118,8 @@ async function inspectCompose(container: Container, labels: ComposeLabels): Prom
 }
 
 const rootProblems = {
-  podman: "setup changes the compose files of rootless Podman only",
+  podman:
+    "setup writes no system unit that prepares the copy with a sealed passphrase, so it changes the compose files of rootless Podman only",
   docker: "setup changes a compose file of Docker as the hub's user, in the group docker",
 };
 
