@@ -282,4 +282,32 @@ if (proving) {
       "kitchen",
     ]);
   }, 300_000);
+
+  test("a Docker that maps users to others is named", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${scripts}
+    install_login
+    # Only without this mount the kernel lets a user's PID namespace have a /proc of its own.
+    umount /proc/sys
+    echo "$user:100000:65536" | tee -a /etc/subuid >>/etc/subgid
+    install_docker --userns-remap=$user
+    install_assistant
+    start_enabled
+    log_in
+    make_hub hivemind-json-db-plugin kitchen
+    # Docker's own user must reach the volumes.
+    chmod -R a+rwX $user_home
+    cp -p $project/compose.yaml $HOME/
+    sed -i 's/network_mode: host/network_mode: none/' $project/compose.yaml
+    compose up --detach >$HOME/compose.log 2>&1
+    (command setup --dry-run ${options} 2>&1 || true) | grep -o "its hub runs as .*"
+    cp -p $HOME/compose.yaml $project/
+    sed -i 's/network_mode: host/&\\n    userns_mode: host/' $project/compose.yaml
+    compose_hub
+    command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
+    serves_encrypted`);
+    expect(output).toEqual([
+      expect.stringMatching(/^its hub runs as user 104711, .* Docker maps the users of containers/),
+    ]);
+  }, 300_000);
 }
