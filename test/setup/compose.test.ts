@@ -111,6 +111,8 @@ if (proving) {
     add_clients kitchen hall
     write_compose
     compose_hub
+    # The program docker finds the same container there.
+    export DOCKER_HOST=$compose_host
     cp $config/server.json $HOME/
     command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
     serves_encrypted
