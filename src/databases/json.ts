@@ -26,7 +26,7 @@ import {
   migrateRecord,
   newestRecordSchema,
   type RecordShape,
-  shapeOf,
+  readShape,
 } from "./record.js";
 
 export const jsonPluginName = "hivemind-json-db-plugin";
@@ -220,7 +220,7 @@ class JsonDatabase extends BaseDatabase {
   async #load(): Promise<boolean> {
     const { store, version } = this.#files;
     this.#loads += 1;
-    this.#shape = shapeOf(await readSchemaVersion(version));
+    this.#shape = readShape(await readTextIfExists(version), version);
     const text = await readTextIfExists(store);
     const records = text === undefined ? {} : this.#parse(text);
     this.#keys = buildIndex(records, store);
@@ -294,23 +294,6 @@ function parseText(text: string, path: string) {
       hint: "Repair the file or restore a backup before the hub starts: it would start without clients.",
     });
   }
-}
-
-/**
- * Returns the schema version. Like HiveMind's plugin, returns 1 if the file does not exist or does
- * not contain a number.
- *
- * @throws {@link StoreError} newerVersion - if this version does not know the schema
- */
-async function readSchemaVersion(path: string): Promise<number> {
-  const text = await readTextIfExists(path);
-  const version = Number.parseInt(text ?? "", 10);
-  if (!(version > newestRecordSchema)) return Number.isNaN(version) ? 1 : version;
-  throw new StoreError(
-    "newerVersion",
-    `${path} has schema ${version}; this version supports schemas up to ${newestRecordSchema}`,
-    { hint: "Install a newer hivemind-sqlcipher." },
-  );
 }
 
 async function readTextIfExists(path: string): Promise<string | undefined> {

@@ -14,6 +14,7 @@ import {
   unfoldBlacklists,
 } from "../client/client.js";
 import { isJsonObject, type JsonObject, sameJson } from "../client/json.js";
+import { StoreError } from "../errors.js";
 
 /** HiveMind 4 uses schema versions below 2, HiveMind 5 uses 2. */
 export type RecordShape = "HiveMind 4" | "HiveMind 5";
@@ -21,8 +22,23 @@ export type RecordShape = "HiveMind 4" | "HiveMind 5";
 /** The newest schema version, and the first with records in the shape of HiveMind 5. */
 export const newestRecordSchema = 2;
 
-export function shapeOf(schemaVersion: number): RecordShape {
-  return schemaVersion < newestRecordSchema ? "HiveMind 4" : "HiveMind 5";
+/**
+ * Returns the shape of the records of a store. Like HiveMind's plugins, reads a missing version, or
+ * a text that is not a number, as 1.
+ *
+ * @param where - the path or URL of the store, for the error
+ * @throws {@link StoreError} newerVersion - if this version does not know the schema
+ */
+export function readShape(schemaVersion: string | undefined, where: string): RecordShape {
+  const version = Number.parseInt(schemaVersion ?? "", 10);
+  if (version > newestRecordSchema) {
+    throw new StoreError(
+      "newerVersion",
+      `${where} has schema ${version}; this version supports schemas up to ${newestRecordSchema}`,
+      { hint: "Install a newer hivemind-sqlcipher." },
+    );
+  }
+  return version === newestRecordSchema ? "HiveMind 5" : "HiveMind 4";
 }
 
 /**

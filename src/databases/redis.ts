@@ -26,7 +26,7 @@ import {
   migrateRecord,
   newestRecordSchema,
   type RecordShape,
-  shapeOf,
+  readShape,
 } from "./record.js";
 import { formatRedisUrl, RedisConnection } from "./redis-connection.js";
 import {
@@ -147,18 +147,18 @@ class RedisDatabase extends BaseDatabase {
       const found = await this.getClientById(Number(value));
       return found === undefined || isRevoked(found) ? [] : [found];
     }
+    const isIndexed = this.#isIndexed && (key === "name" || key === "api_key");
     const found: Client[] = [];
-    const keep = (client: Client) => {
-      if (!isRevoked(client) && matches(client, key, value)) found.push(client);
-    };
-    if (this.#isIndexed && (key === "name" || key === "api_key")) {
-      const set = this.#layout.index(key, String(value));
-      const ids = (await this.#connection.send(set, ["SMEMBERS", set])) as string[];
-      for (const client of await this.#readClients(ids.map(Number))) keep(client);
-    } else {
-      for await (const client of this) keep(client);
+    for await (const client of isIndexed ? await this.#findByIndex(key, String(value)) : this) {
+      if (client && !isRevoked(client) && matches(client, key, value)) found.push(client);
     }
     return found.sort((a, b) => a.client_id - b.client_id);
+  }
+
+  async #findByIndex(key: "name" | "api_key", value: string): Promise<(Client | undefined)[]> {
+    const set = this.#layout.index(key, value);
+    const ids = (await this.#connection.send(set, ["SMEMBERS", set])) as string[];
+    return this.getClientsById(ids.map(Number));
   }
 
   override async getClientById(clientId: number): Promise<Client | undefined> {
@@ -215,16 +215,8 @@ class RedisDatabase extends BaseDatabase {
   }
 
   override async sync(): Promise<void> {
-    const key = this.#layout.schemaVersion;
-    const version = Number.parseInt((await this.#readKey(key)) ?? "1", 10);
-    if (version > newestRecordSchema) {
-      throw new StoreError(
-        "newerVersion",
-        `${this.#connection.url} has schema ${version}; this version supports schemas up to ${newestRecordSchema}`,
-        { hint: "Install a newer hivemind-sqlcipher." },
-      );
-    }
-    this.#shape = shapeOf(Number.isNaN(version) ? 1 : version);
+    const version = await this.#readKey(this.#layout.schemaVersion);
+    this.#shape = readShape(version ?? undefined, this.#connection.url);
   }
 
   override async migrate(fromVersion: number): Promise<void> {
@@ -409,11 +401,6 @@ class RedisDatabase extends BaseDatabase {
       if (!String((error as Error).message).includes("NOSCRIPT")) throw error;
       return run("EVAL", text);
     }
-  }
-
-  /** Returns the existing records with these ids. */
-  async #readClients(ids: readonly number[]): Promise<Client[]> {
-    return (await this.getClientsById(ids)).filter((client) => client !== undefined);
   }
 
   #decodeRecord(id: number, text: string | null | undefined): Client | undefined {

@@ -231,27 +231,19 @@ function isFileDatabase({ name }: Endpoint): boolean {
 }
 
 /**
- * Checks that no hub runs. A running hub reads the source again on each connection, and would have
- * no clients once the source is removed.
+ * Checks that no hub runs, and that no unit is between two starts of a crash loop. A running hub
+ * reads the source again on each connection, and would have no clients once the source is removed.
  *
- * @throws {@link StoreError} refused - if a hub runs
+ * @throws {@link StoreError} refused - if a hub runs, or a unit is not stopped
  */
 async function assertNoHubRuns(): Promise<void> {
   const [hub] = await findHubProcesses(serverJsonPath());
-  if (hub === undefined) return assertNoUnitRestarts();
-  const name = hub.unit?.name ?? `process ${hub.pid}`;
-  throw new StoreError("refused", `${name} is a running hub: its database cannot be removed`, {
-    hint: `Stop it first: ${formatStopCommand(hub)}`,
-  });
-}
-
-/**
- * Checks that no unit is active without a process of its hub, as between two starts of a crash
- * loop.
- *
- * @throws {@link StoreError} refused - if a unit is not stopped
- */
-async function assertNoUnitRestarts(): Promise<void> {
+  if (hub !== undefined) {
+    const name = hub.unit?.name ?? `process ${hub.pid}`;
+    throw new StoreError("refused", `${name} is a running hub: its database cannot be removed`, {
+      hint: `Stop it first: ${formatStopCommand(hub)}`,
+    });
+  }
   const units = await findHubUnits(serverJsonPath());
   const unit = units.find(({ isActive }) => isActive);
   if (unit === undefined) return;

@@ -8,14 +8,10 @@ import { dataHome } from "../config/paths.js";
 import { readRecord, removeRecord, writeRecord } from "../fs/record-file.js";
 import * as z from "../schema.js";
 
-interface EndpointLocation {
-  name: string;
-  place: string;
-}
-
 const format = "hivemind-sqlcipher migration";
 
 const placeSchema = z.object({ name: z.string(), place: z.string() });
+type EndpointLocation = z.infer<typeof placeSchema>;
 const noteSchema = z.object({
   format: z.literal(format),
   version: z.literal(1),

@@ -45,34 +45,39 @@ const restart = "The hub uses its old store until it is restarted.";
  * @throws {@link StoreError} refused - if no hub can open the database
  */
 export function resolveHubDatabase({ name, config }: Endpoint): HubDatabase {
-  if (name === sqlcipherPluginName) {
-    return {
-      module: sqliteModule,
-      settings: toPathSettings(config),
-      lacksPassword: true,
-      notice: `${restart} Start the hub through "hivemind-sqlcipher run", which passes the passphrase to it.`,
-    };
-  }
-  if (name === sqlitePluginName) {
-    const settings = toPathSettings(config);
-    return { module: sqliteModule, settings, lacksPassword: false, notice: restart };
-  }
-  if (name === jsonPluginName || name === redisPluginName) {
-    const { password_source, ...settings } = config;
-    const lacksPassword = password_source !== undefined && settings.password === undefined;
-    const notice = lacksPassword ? `${restart} ${passwordNotice(name)}` : restart;
-    return { module: name, settings, lacksPassword, notice };
+  const { password_source, ...settings } = config;
+  switch (name) {
+    case sqlcipherPluginName:
+      return describeDatabase(name, sqliteModule, toPathSettings(config), true);
+    case sqlitePluginName:
+      return describeDatabase(name, sqliteModule, toPathSettings(config), false);
+    case jsonPluginName:
+    case redisPluginName: {
+      const lacksPassword = password_source !== undefined && settings.password === undefined;
+      return describeDatabase(name, name, settings, lacksPassword);
+    }
   }
   throw new StoreError("refused", `no hub has the database plugin ${name}`, {
     hint: "Leave out --switch: the hub would fail on an unknown module.",
   });
 }
 
-function passwordNotice(name: string): string {
-  return name === redisPluginName
-    ? `No password was written into server.json. Start the hub through "hivemind-sqlcipher run", which passes the password from the keyring, or from --redis-password-source.`
-    : `No password was written into server.json. Set database."${name}".password there: the hub reads the password only from this file.`;
+function describeDatabase(
+  name: string,
+  module: string,
+  settings: JsonObject,
+  lacksPassword: boolean,
+): HubDatabase {
+  const notice = lacksPassword ? `${restart} ${passwordNotices[name]}` : restart;
+  return { module, settings, lacksPassword, notice };
 }
+
+/** How a hub gets a password that its settings lack, by the name of the plugin. */
+const passwordNotices: Readonly<Record<string, string>> = {
+  [sqlcipherPluginName]: `Start the hub through "hivemind-sqlcipher run", which passes the passphrase to it.`,
+  [redisPluginName]: `No password was written into server.json. Start the hub through "hivemind-sqlcipher run", which passes the password from the keyring, or from --redis-password-source.`,
+  [jsonPluginName]: `No password was written into server.json. Set database."${jsonPluginName}".password there: the hub reads the password only from this file.`,
+};
 
 /**
  * Returns the settings for the hub's SQLite plugin to find the store: a directory and a name. The
@@ -148,7 +153,7 @@ export function keepJsonPassword(database: HubDatabase, file: ServerJson): HubDa
   const { module, settings, lacksPassword } = database;
   const password = passwordIn(file, module);
   if (module !== jsonPluginName || !lacksPassword || password === undefined) return database;
-  return { module, settings: { ...settings, password }, lacksPassword: false, notice: restart };
+  return describeDatabase(module, module, { ...settings, password }, false);
 }
 
 /** @throws {@link StoreError} usage - if the source is not a JSON store */
