@@ -20,7 +20,12 @@ import {
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import type { Endpoint } from "../databases/plugin.js";
 import { redisPluginName } from "../databases/redis-settings.js";
-import { DatabaseFactory, readDatabasePassword, resolveLocation } from "../databases/registry.js";
+import {
+  DatabaseFactory,
+  readDatabasePassword,
+  resolveLocation,
+  withoutSource,
+} from "../databases/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
 import { StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
@@ -127,9 +132,9 @@ async function findHubs(
 ): Promise<TestedHub[]> {
   const used = units.filter(({ isActive, isEnabled }) => isActive || isEnabled);
   const candidates = used.length > 0 ? used : units;
-  const starts: { args?: readonly string[]; account: Account }[] =
+  const starts =
     candidates.length === 0
-      ? [{ account: currentAccount() }]
+      ? [{ args: undefined, account: currentAccount() }]
       : await Promise.all(
           candidates.map(async (unit) => ({
             args: unit.command,
@@ -462,8 +467,7 @@ async function buildDatabase(
   const password = await readPassword(to);
   const withPassword = password === undefined ? {} : { password };
   if (to.name === redisPluginName) return { module, [module]: { ...settings, ...withPassword } };
-  const files =
-    to.name === jsonPluginName ? await jsonFiles({ ...to.config, ...withPassword }) : undefined;
+  const files = to.name === jsonPluginName ? await jsonFiles(withoutSource(to.config)) : undefined;
   const path = files?.store ?? (await resolveLocation(to.name, to.config));
   const directory = join(home, "hivemind-core");
   await makeDirectory(directory);

@@ -442,6 +442,30 @@ test("a JSON store whose password the hub would not get is no reason to remove t
   expect(await hub.files()).toEqual(before);
 });
 
+test("the hub reads an encrypted JSON store with the password that stays in server.json", async () => {
+  const hub = await jsonHub();
+  const password = "sixteen letters!";
+  const subfolder = dirname(hub.clients);
+  {
+    await using source = await DatabaseFactory.create(json, { subfolder, name: "old", password });
+    await source.addItem(newClient({ client_id: 1, api_key: "a" }));
+  }
+  const database = { module: json, [json]: { name: "old", password } };
+  await writeFile(hub.server, JSON.stringify({ network_protocol: {}, database }));
+  const file = hub.machine.path("password");
+  await writeFile(file, password, { mode: 0o600 });
+  const { code, stderr } = await hub.machine.run([
+    ...["migrate", "--from", json, "--to", json, "--to-setting", "name=new"],
+    ...["--to-password-source", `file:${file}`, "--switch", "--remove-source"],
+    ...["--hub-python", await python("development")],
+  ]);
+  expect([code, stderr]).toEqual([0, expect.any(String)]);
+  const { [json]: settings } = JSON.parse(await readFile(hub.server, "utf8")).database;
+  expect(settings).toMatchObject({ name: "new", password });
+  const names = await readdir(subfolder);
+  expect(names.filter((name) => name.endsWith(".ejson"))).toEqual(["new.ejson"]);
+});
+
 test.for(["released", "development"] as const)(
   "a hub is switched to a Redis server that its own plugin reaches, %s",
   async (line) => {
