@@ -283,6 +283,54 @@ if (proving) {
     ]);
   }, 300_000);
 
+  test("without its image, the hub runs as before, and the same command goes on", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${begin}
+    make_hub hivemind-json-db-plugin kitchen
+    compose_hub
+    docker tag localhost/hub localhost/kept
+    docker image rm --force localhost/hub >/dev/null
+    command setup ${options} >$HOME/setup.log 2>&1 || echo "code $?"
+    grep -o "compose did not create hivemind_listener" $HOME/setup.log
+    wait_for_port
+    in_container cat $home_inside/.config/hivemind-core/server.json | cmp - $config/server.json
+    json_names
+    docker tag localhost/kept localhost/hub
+    command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
+    serves_encrypted
+    names
+    # An undo whose container cannot be created leaves the hub on the encrypted store.
+    docker image rm --force localhost/hub >/dev/null
+    command setup --undo --yes >$HOME/undo.log 2>&1 || echo "code $?"
+    wait_for_port
+    docker tag localhost/kept localhost/hub
+    command setup --undo --yes >$HOME/undo.log 2>&1 || { cat $HOME/undo.log; exit 1; }
+    is_composed_as_before
+    json_names`);
+    expect(output).toEqual([
+      ...["code 15", "compose did not create hivemind_listener", "kitchen", "kitchen", "code 15"],
+      ...["compose.yaml", "kitchen"],
+    ]);
+  }, 300_000);
+
+  test("a hub that ends with the copy gets its container back", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${begin}
+    make_hub hivemind-json-db-plugin kitchen
+    # As a script that writes to the file, which is read-only then.
+    sed -Ei 's|command: \\["(.*)", "listen"\\]|command: [sh, -c, "touch $$HOME/.config/hivemind-core/server.json \\&\\& exec \\1 listen"]|' $project/compose.yaml
+    compose_hub
+    command setup ${options} >$HOME/setup.log 2>&1 || echo "code $?"
+    grep -o "the drop-in was removed, and hivemind_listener runs as before" $HOME/setup.log
+    is_composed_as_before
+    json_names`);
+    expect(output).toEqual([
+      "code 15",
+      "the drop-in was removed, and hivemind_listener runs as before",
+      ...["compose.yaml", "kitchen"],
+    ]);
+  }, 300_000);
+
   test("a Docker that maps users to others is named", async () => {
     const machine = await HeadlessMachine.make();
     const output = await machine.boot(`${scripts}
