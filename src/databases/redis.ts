@@ -49,8 +49,9 @@ import { hashTag, keyPrefix, type RedisSettings, readRedisSettings } from "./red
  * which V8 frees a string only with its old generation.
  */
 const batchSize = 100;
-/** The batches that the server may have at a time. */
+/** The batches that the server may have at a time, for writing and for reading again. */
 const batchesAhead = 2;
+const batchesToCompare = 10;
 
 export const redisPlugin: DatabasePlugin = {
   place(config) {
@@ -206,7 +207,7 @@ class RedisDatabase extends BaseDatabase {
     const digests: string[] = [];
     const isUnchanged = async () => {
       const found: string[] = [];
-      for await (const batches of inBatches(this.#listIds(), batchesAhead)) {
+      for await (const batches of inBatches(this.#listIds(), batchesToCompare)) {
         found.push(...(await Promise.all(batches.map((ids) => this.#digest(ids)))));
       }
       return found.join() === digests.join();
