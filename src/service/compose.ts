@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ComposeService } from "../config/hub-account.js";
 import type { Environment } from "../config/paths.js";
-import { StoreError } from "../errors.js";
+import { StoreError, systemError } from "../errors.js";
 import { run } from "../process/run.js";
 import { shellQuote } from "../text/escape.js";
 import { type ComposeLabels, type Engine, inspectContainer } from "./engine.js";
@@ -25,7 +25,8 @@ const programs = [["docker-compose"], ["docker", "compose"]] as const;
 /**
  * Returns the service of a container.
  *
- * @throws {@link StoreError} refused - if compose would not read an override next to its file
+ * @throws {@link StoreError} refused - if compose would not read an override next to its file, or
+ *   if this cannot be determined
  */
 export function findComposeService(engine: Engine, labels: ComposeLabels): ComposeService {
   const { project, directory, files, service, isImitated } = labels;
@@ -45,7 +46,11 @@ export function findComposeService(engine: Engine, labels: ComposeLabels): Compo
 /** Returns whether a project's `.env` names its compose files. Compose then reads no others. */
 function namesFiles(path: string): boolean {
   if (!existsSync(path)) return false;
-  return /^[ \t]*(?:export[ \t]+)?COMPOSE_FILE[ \t]*=/m.test(readFileSync(path, "utf8"));
+  try {
+    return /^[ \t]*(?:export[ \t]+)?COMPOSE_FILE[ \t]*=/m.test(readFileSync(path, "utf8"));
+  } catch (error) {
+    throw systemError(error, `cannot read ${path}`, "refused");
+  }
 }
 
 /** Returns the override in a project; undefined if there is none. */

@@ -1,5 +1,5 @@
 /** Finds the project of compose of a container by its labels. */
-import { writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeEach, expect, test } from "vitest";
 import { findComposeService } from "../../src/service/compose.js";
@@ -37,4 +37,15 @@ test("a project whose override compose would not read is refused", () => {
   expect(() => find()).toThrow(`${directory}/.env sets COMPOSE_FILE`);
   write("compose.yml");
   expect(() => find()).toThrow("has both compose.yaml and compose.yml");
+});
+
+test("a project whose .env cannot be read is refused", () => {
+  write("compose.yaml");
+  mkdirSync(join(directory, ".env"));
+  expect(() => find()).toThrow(
+    expect.objectContaining({
+      kind: "refused",
+      message: `cannot read ${directory}/.env: is a directory`,
+    }),
+  );
 });
