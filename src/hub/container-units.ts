@@ -6,6 +6,7 @@
  */
 import { copyUnit } from "../service/copy-unit.js";
 import { escapeSetting, keyringUnit, quoteCommand } from "../service/unit-file.js";
+import { restartSettings } from "./units.js";
 
 export interface ContainerUnit {
   /** Whether the hub's unit is a user unit or a system unit. */
@@ -94,7 +95,8 @@ StartLimitIntervalSec=0
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-# the container mounts the copy for as long as it runs
+# the keyring may be locked until a login
+${restartSettings}# the container mounts the copy for as long as it runs
 RuntimeDirectoryPreserve=yes
 ${preparation(unit, composeDirectory)}ExecStart=${prepareLine(unit, composeDirectory)}
 ${startLines(unit)}

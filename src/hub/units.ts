@@ -125,7 +125,7 @@ const commonSettings = `RestartPreventExitStatus=2 17
 LimitCORE=0
 `;
 
-const restartSettings = `Restart=on-failure
+export const restartSettings = `Restart=on-failure
 RestartSec=5
 ${commonSettings}`;
 

@@ -40,6 +40,7 @@ export function copyUnitFile(): string {
  *
  * @throws {@link StoreError} io - if a file cannot be written
  * @throws {@link StoreError} service - if systemd or compose fails
+ * @throws {@link StoreError} refused - if compose does not read the override
  */
 export async function installOverride(
   unit: ContainerUnit,

@@ -109,8 +109,8 @@ if (proving) {
     const rebooted = await machine.boot(`${again}
     status
     error
+    # The keyring is unlocked after the unit has begun.
     log_in
-    run_copy
     serves_encrypted
     names
     # Docker itself is restarted, and finds the copy.
