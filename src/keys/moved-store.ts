@@ -84,6 +84,8 @@ export async function takeOverEntries(
       ),
     });
   }
+  // Another process may have stored it during the question.
+  if ((await getEntry(path, "current")) === passphrase) return;
   await setEntry(path, "pending", passphrase);
   await makePendingCurrent(path);
   await copyPrevious(from, path);

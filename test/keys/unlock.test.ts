@@ -1,10 +1,11 @@
 import { access, copyFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
-import { setEntry } from "../../src/keys/keyring.js";
+import { listEntries, setEntry } from "../../src/keys/keyring.js";
 import { generatePassphrase } from "../../src/keys/passphrase.js";
 import type { PassphraseSource } from "../../src/keys/source.js";
 import { unlock, unlockStore } from "../../src/keys/unlock.js";
+import { withInteraction } from "../../src/process/interaction.js";
 import { identify } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { fixtures, temporaryFolder } from "../store/temporary.js";
@@ -72,6 +73,17 @@ test("a passphrase that comes to the keyring while others are tried is tried too
   const unlocked = await unlocking;
   await using _connection = unlocked.connection;
   expect(unlocked.passphrase).toBe("correct 'horse' battery");
+});
+
+test("a moved store's passphrase that another process stores during the question is current already", async () => {
+  await fixture("sqlcipher4-schema2.db");
+  const passphrase = "correct 'horse' battery";
+  await setEntry(join(folder, "former.db"), "current", passphrase);
+  const confirm = () => setEntry(store, "current", passphrase);
+  const unlocked = await withInteraction({ confirm }, () => unlock(store, keyring, readonly));
+  await using _connection = unlocked.connection;
+  const slots = (await listEntries(store)).map(({ slot }) => slot);
+  expect(slots.filter((slot) => !slot.startsWith("derived:"))).toEqual(["current"]);
 });
 
 test("a store of the older format opens too, and is not migrated", async () => {
