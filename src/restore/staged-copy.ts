@@ -62,7 +62,7 @@ interface Present {
    * block the hub, and for a plaintext store or other cipher parameters than the defaults.
    */
   readonly log: { readonly changes: RowChanges; readonly key: StoreKey } | undefined;
-  /** A connection with a read transaction, which prevents a restart of the log. */
+  /** A connection with a read transaction, so that the log is not restarted; see `pinLog`. */
   pinned: Connection | undefined;
   /** The `data_version` before the last comparison. */
   version: number | undefined;
@@ -229,7 +229,8 @@ async function recordVersion(present: Present): Promise<void> {
 
 /**
  * Pins the log: a checkpoint can then write the pages before the new pin. The former pin ends only
- * after the new pin has begun, so the log is not restarted in between.
+ * after the new pin has begun, so the log is not restarted in between. Only a pin of a log with all
+ * its pages in the main file does not prevent a restart: the next round then compares all clients.
  */
 async function pinLog(present: Present): Promise<void> {
   const { table, log, pinned } = present;

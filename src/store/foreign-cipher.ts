@@ -43,7 +43,7 @@ export async function openForeign(
   }
 }
 
-/** The key derivations of known programs, the cheapest first. */
+/** The key derivations of known programs, the fewest iterations first. */
 const derivations: readonly (readonly [Digest, number])[] = [
   ["sha1", 4_000],
   ["sha512", 4_000],
@@ -62,7 +62,7 @@ const hmacDigests: readonly (Digest | undefined)[] = ["sha512", "sha1", "sha256"
 
 /**
  * Tries the parameters of other programs with a passphrase, which takes a few seconds. Does not try
- * a plaintext header: without its salt the key cannot be derived.
+ * a plaintext header, because a file with such a header does not contain the salt for the key.
  *
  * @param passphrase - a passphrase or a raw key, `x'…'`
  * @returns the parameters that open the database; undefined if no tried parameters open it
@@ -72,7 +72,8 @@ export async function probeParameters(
   passphrase: string,
 ): Promise<CipherParameters | undefined> {
   const salt = await readFileSalt(path);
-  // A raw key is not derived. Its digest still derives the key of the HMACs.
+  // With a raw key the iterations have no effect. The digest has one: SQLCipher derives the key of
+  // the HMACs with it. So each digest is tried once.
   const tried = isRawKey(passphrase)
     ? derivations.filter(([, count]) => count === 256_000)
     : derivations;

@@ -3,17 +3,17 @@
  * continues.
  *
  * The format is https://www.sqlite.org/fileformat2.html#b_tree_pages. A leaf of a table begins with
- * a header of 8 bytes, and the offsets of its cells in the order of their row ids. A cell has the
- * size of its row, its row id, and the row. A longer row continues on a list of overflow
- * pages, and the number of the first of these pages ends the cell.
+ * a header of 8 bytes, and the offsets of its cells in the order of their row ids. A cell consists
+ * of the row's size, the row's id, and the row. If a row does not fit into its cell, the cell ends
+ * with the number of the first of a list of overflow pages, on which the row continues.
  */
 
 export const pageKinds = {
   /**
-   * An overflow page, or a page of the list of free pages. Both begin with a page number, and its
-   * first byte is 0 in a database of fewer than 2^24 pages.
+   * An overflow page, or a page of the list of free pages. Both begin with the number of the next
+   * page in their list. Its first byte is 0 in a database of fewer than 2^24 pages.
    */
-  listed: 0x00,
+  linked: 0x00,
   indexInterior: 0x02,
   tableInterior: 0x05,
   indexLeaf: 0x0a,

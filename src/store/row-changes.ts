@@ -7,15 +7,16 @@
  *
  * - A row is in one leaf page and its overflow pages. If none was written, the row is the same. If
  *   its leaf was written, the leaf contains its id.
- * - If only an overflow page was written, no written leaf leads to it. So each written overflow
- *   page must follow from a written leaf, or be on the list of free pages. Otherwise the result is
- *   undefined.
- * - A deleted row is not in any page. But each leaf has a range of ids, the ranges of all leaves
- *   contain every id, and SQLite writes all leaves with a new range. So the id is in the range of a
- *   written leaf, between the last row of the leaf before and the first row of the leaf after.
+ * - If only an overflow page of a row was written, its leaf is not in the log, and the row would be
+ *   missed. Such a page is neither on the list of a row in a written leaf nor on the list of free
+ *   pages. If there is such a page, the result is undefined.
+ * - A deleted row is not in any page. But the interior pages divide all possible ids into ranges, a
+ *   range for each leaf. SQLite writes a leaf when it deletes a row of the leaf or changes its
+ *   range. So a deleted id is in the range of a written leaf. `findRangesAround` covers the range:
+ *   from the row before the leaf's first row to the row after its last row.
  *
- * The result is also undefined if the log does not contain all changes, because it was restarted,
- * if the schema has changed, and if the store has another format than expected.
+ * The result is also undefined if the log was restarted and so does not contain all changes, if the
+ * schema has changed, or if the store has another format than expected.
  * docs/design/swap-and-recovery.md has the whole argument.
  */
 import { readSync } from "node:fs";
@@ -30,13 +31,15 @@ import { PageCipher, saltBytes } from "./page-cipher.js";
 import type { IdRange } from "./row-reader.js";
 import { isCurrent, readWal, type WalChanges, type WalPosition } from "./wal.js";
 
-/** Lowest and highest id of rows in written leaves. */
+/** The lowest and the highest id of the rows in a written leaf. */
 export type IdSpan = Pick<LeafPage, "first" | "last">;
 
 /** Offsets in the content of the first page: the first free page, and SQLite's schema counter. */
 const freeListAt = 32 - saltBytes;
 const schemaCounterAt = 40 - saltBytes;
-/** With more pages, the first byte of a page number may equal the kind of a page: 64 GiB. */
+/**
+ * From this number of pages, 64 GiB, the first byte of a page number may equal the kind of a page.
+ */
 const maxPages = 1 << 24;
 /** Pages between two pauses for other work: a few milliseconds. */
 const pagesBetweenPauses = 256;
@@ -49,8 +52,9 @@ export class RowChanges {
 
   /**
    * @param key - of the open store, with the default parameters of its format
-   * @param header - of the store's file, read before the connection was opened. If the schema is
-   *   still the same, the pages have the same reserve.
+   * @param header - of the store's file, read before the connection was opened. While its schema
+   *   counter is current, so is its reserve: only VACUUM changes the reserve, and it increases the
+   *   counter.
    */
   constructor(connection: Connection, key: StoreKey, header: DatabaseHeader) {
     this.#connection = connection;
@@ -63,7 +67,8 @@ export class RowChanges {
    * not known, as at the first call.
    *
    * Rows read later are at least as new as these changes. While a read transaction is open, the
-   * log is not restarted.
+   * log is not restarted, except once if its pages were all in the main file when the transaction
+   * began. The changes are then not known.
    */
   async next(): Promise<readonly IdSpan[] | undefined> {
     const since = this.#position;
@@ -71,30 +76,30 @@ export class RowChanges {
     const { path } = this.#connection;
     await using log = await openIfExists(`${await realpath(path)}-wal`);
     if (!log) return undefined;
-    const news = await readWal(log, since);
-    const read = news === "restarted" ? await readWal(log) : news;
+    const changes = await readWal(log, since);
+    const read = changes === "restarted" ? await readWal(log) : changes;
     if (typeof read === "string") return undefined;
     this.#position = read.position;
-    if (since === undefined || news === "restarted") return undefined;
+    if (since === undefined || changes === "restarted") return undefined;
     const spans = await new LogPages(log, read, this.#key, this.#header).spans();
     if (!(await isCurrent(log, read.position))) return undefined;
-    // The log contains the schema counter only if the first page was written, and other facts about
-    // the table are not in it.
+    // Read through SQLite: the log contains the schema counter only if the first page was written,
+    // and does not contain the table's definition if it is unchanged.
     return (await readSchemaCounter(this.#connection)) === this.#header.schemaCounter
       ? spans
       : undefined;
   }
 }
 
-/** The pages of a log after a position. */
+/** The pages of a log between two positions. */
 class LogPages {
   readonly #log: FileHandle;
   readonly #offsets: ReadonlyMap<number, number>;
-  readonly #position: WalPosition;
+  readonly #end: WalPosition;
   readonly #cipher: PageCipher;
   readonly #page: Buffer;
   readonly #header: DatabaseHeader;
-  /** Written pages of the list of free pages, and overflow pages of rows in written leaves. */
+  /** Pages on the list of free pages, and written overflow pages of rows in written leaves. */
   readonly #explained = new Set<number>();
 
   constructor(
@@ -105,7 +110,7 @@ class LogPages {
   ) {
     this.#log = log;
     this.#offsets = pages;
-    this.#position = position;
+    this.#end = position;
     this.#cipher = new PageCipher(key);
     this.#page = Buffer.alloc(this.#cipher.layout.pageBytes);
     this.#header = header;
@@ -113,11 +118,11 @@ class LogPages {
 
   /** @returns undefined if a page is not understood */
   async spans(): Promise<IdSpan[] | undefined> {
-    const { pageSize, databasePages = 0 } = this.#position;
+    const { pageSize, databasePages = 0 } = this.#end;
     if (pageSize !== this.#page.length || databasePages >= maxPages) return undefined;
     if (this.#offsets.has(1) && !this.#explainFreePages()) return undefined;
     const spans: IdSpan[] = [];
-    const listed: number[] = [];
+    const linked: number[] = [];
     let read = 0;
     for (const number of this.#offsets.keys()) {
       if (++read % pagesBetweenPauses === 0) await setImmediate();
@@ -131,8 +136,8 @@ class LogPages {
           for (const overflow of leaf.overflows) this.#explainOverflow(overflow);
           break;
         }
-        case pageKinds.listed:
-          listed.push(number);
+        case pageKinds.linked:
+          linked.push(number);
           break;
         case pageKinds.indexInterior:
         case pageKinds.indexLeaf:
@@ -142,7 +147,7 @@ class LogPages {
           return undefined;
       }
     }
-    return listed.every((number) => this.#explained.has(number)) ? spans : undefined;
+    return linked.every((number) => this.#explained.has(number)) ? spans : undefined;
   }
 
   /**
