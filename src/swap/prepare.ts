@@ -30,8 +30,8 @@ export interface BundlePlan {
  * Returns the directory and recipients of a bundle, after checking that it can be written.
  *
  * @throws {@link StoreError} usage - without a recipient, or if a recipient does not parse
- * @throws {@link StoreError} refused - if backups and bundles would be in the same directory, or
- *   the user does not confirm the move to another file system
+ * @throws {@link StoreError} refused - if the directory is, contains or is inside the backup
+ *   directory, or is now on another file system than before and the user does not confirm this
  * @throws {@link StoreError} io - if the directory does not exist, its disk is not mounted, or it
  *   cannot be written
  */
@@ -56,7 +56,8 @@ export async function planBundle(options: BundleOptions, reporter: Reporter): Pr
  *
  * @throws {@link StoreError} io - if the directory does not exist, its disk is not mounted, or it
  *   cannot be written
- * @throws {@link StoreError} refused - if the user does not confirm the move to another file system
+ * @throws {@link StoreError} refused - if the directory is now on another file system than before,
+ *   and the user does not confirm this
  */
 export async function prepareBundleDirectory(
   bundleTo: string,
@@ -89,7 +90,7 @@ export async function assertBundleDirectory(bundleTo: string): Promise<void> {
  * Returns the new passphrase of a store: from the file, or generated without a file.
  *
  * @throws {@link StoreError} refused - if it looks like a generated passphrase with a typing
- *   mistake, or if other users can read the file
+ *   mistake, if other users can read the file, or if the file has no usable passphrase
  * @throws {@link StoreError} passphraseUnavailable - if the file does not exist
  */
 export async function readOrGeneratePassphrase(file: string | undefined): Promise<string> {
