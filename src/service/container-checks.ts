@@ -31,10 +31,8 @@ export async function checkContainer(
   assertRestartable(container);
   assertDirectoryMounted(container, storePath);
   if (isActive(container)) await assertCopyExists(container);
-  const { holders } = await findHolders(storePath);
-  const isHolder = holders.some(({ pid }) => isInside(pid, container));
   return [
-    ...(isHolder ? [] : checkStore(container, storePath)),
+    ...((await holdsStore(container, storePath)) ? [] : await checkStore(container, storePath)),
     ...(isActive(container) ? checkStopSignal(container) : []),
   ];
 }
@@ -87,7 +85,10 @@ function assertDirectoryMounted({ name, mounts }: Container, storePath: string):
   );
 }
 
-/** Refuses a container with a copy of `server.json` in memory that was removed while it runs. */
+/**
+ * Refuses a running container if its mounted `server.json` no longer exists, such as a copy of
+ * `run --prepare`, which is in memory. The container could not be started again.
+ */
 async function assertCopyExists({ name, mounts }: Container): Promise<void> {
   const copy = mounts.find(({ destination }) => destination.endsWith("/server.json"))?.source;
   if (copy === undefined || (await lstatIfExists(copy).catch(() => true))) return;
@@ -100,21 +101,32 @@ async function assertCopyExists({ name, mounts }: Container): Promise<void> {
   );
 }
 
+/** Returns whether a process in the container has the store open. */
+async function holdsStore(container: Container, storePath: string): Promise<boolean> {
+  const { holders } = await findHolders(storePath);
+  return holders.some(({ pid }) => isInside(pid, container));
+}
+
 function isInside(pid: number, { engine, id }: Container): boolean {
   const origin = findOrigin(pid);
   return origin?.kind === engine && origin.id === id;
 }
 
-/** Returns notices about a running container. Throws `refused` if it uses another store. */
-function checkStore(container: Container, storePath: string): string[] {
+/**
+ * Checks a container in which no process had the store open. Returns a notice if it runs. Throws
+ * `refused` if it uses another store, or does not mount the store.
+ */
+async function checkStore(container: Container, storePath: string): Promise<string[]> {
   const { engine, name } = container;
   const pids = findGroups(container).flatMap(listGroupProcesses);
   const other = findOpenStore(pids, [basename(storePath), "clients.db"]);
+  // The hub may have opened the store since `checkContainer` searched for its holders.
+  if (other !== undefined && (await holdsStore(container, storePath))) return [];
   if (other !== undefined || !mountsStore(container, storePath)) {
     const fault =
       other === undefined
         ? `does not mount the directory of ${storePath}`
-        : `uses another store than ${storePath}, at ${other} inside it`;
+        : `uses another store, the file ${other} inside the container, not ${storePath}`;
     throw new StoreError("refused", `the container ${name} ${fault}`, {
       hint: `Name another container with --unit (${engine} ps --all lists them), or use --service none if nothing uses this store.`,
     });
@@ -147,6 +159,6 @@ function isSignalHandled(pid: number, signal: number): boolean {
       ([, mask = "0"]) => (BigInt(`0x${mask}`) >> BigInt(signal - 1)) & 1n,
     );
   } catch {
-    return true; // the process has ended, or is in another PID namespace
+    return true; // the process has ended, or is not visible in this process's PID namespace
   }
 }
