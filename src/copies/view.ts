@@ -51,7 +51,7 @@ export interface View {
   /** Reads and removes the backups in the directory. */
   readonly files: BackupFiles;
   /** Replaces the path of the private directory with the target, in every text of a value. */
-  readonly nameTarget: <Value>(value: Value) => Value;
+  readonly translatePaths: <Value>(value: Value) => Value;
 }
 
 /**
@@ -67,10 +67,10 @@ export async function withView<Result>(
   use: (view: View) => Promise<Result>,
 ): Promise<Result> {
   if (!isRemote(target)) {
-    return await use({ folder: target, files: localFiles, nameTarget: (value) => value });
+    return await use({ folder: target, files: localFiles, translatePaths: (value) => value });
   }
   const remote = new RemoteTarget(target);
-  return await inPrivateDirectory(remote.name, async (folder, nameTarget) => {
+  return await inPrivateDirectory(remote.name, async (folder, translatePaths) => {
     const stem = basename(storePath, extname(storePath));
     await remote.downloadSmall(`${stem}.`, ".manifest.json", folder);
     const targetFiles = await remote.list();
@@ -82,7 +82,7 @@ export async function withView<Result>(
       if (withHead.has(name)) await remote.download(name, path, headBytes);
       await setSize(path, targetFiles.get(name) ?? 0);
     });
-    return await use({ folder, files: remoteFiles(remote, targetFiles), nameTarget });
+    return await use({ folder, files: remoteFiles(remote, targetFiles), translatePaths });
   });
 }
 
@@ -95,13 +95,13 @@ export async function withView<Result>(
  */
 export async function withFleet<Result>(
   target: string,
-  use: (files: FleetFiles, nameTarget: View["nameTarget"]) => Promise<Result>,
+  use: (files: FleetFiles, translatePaths: View["translatePaths"]) => Promise<Result>,
 ): Promise<Result> {
   if (!isRemote(target)) return await use(directoryFiles(target), (value) => value);
   const remote = new RemoteTarget(target);
-  return await inPrivateDirectory(remote.name, async (folder, nameTarget) => {
+  return await inPrivateDirectory(remote.name, async (folder, translatePaths) => {
     await remote.downloadSmall("", ".manifest.json", folder);
-    return await use(remoteFleet(remote, folder, await remote.list()), nameTarget);
+    return await use(remoteFleet(remote, folder, await remote.list()), translatePaths);
   });
 }
 
@@ -165,7 +165,7 @@ function remoteFleet(remote: RemoteTarget, folder: string, targetFiles: TargetFi
  */
 export async function withLocalFile<Result>(
   path: string,
-  use: (path: string, nameTarget: View["nameTarget"]) => Promise<Result>,
+  use: (path: string, translatePaths: View["translatePaths"]) => Promise<Result>,
 ): Promise<Result> {
   if (!isRemote(path)) {
     const parts = await findParts(path);
@@ -176,7 +176,7 @@ export async function withLocalFile<Result>(
   const slash = Math.max(path.lastIndexOf("/"), path.lastIndexOf(":"));
   const remote = new RemoteTarget(path.slice(0, slash + 1));
   const name = path.slice(slash + 1);
-  return await inPrivateDirectory(remote.name, async (folder, nameTarget) => {
+  return await inPrivateDirectory(remote.name, async (folder, translatePaths) => {
     const targetFiles = await remote.list();
     if (!targetFiles.has(name)) {
       throw new StoreError("notFound", `no such file: ${path}`, {
@@ -189,16 +189,16 @@ export async function withLocalFile<Result>(
     if (name.endsWith(".db") && targetFiles.has(manifest)) {
       await remote.download(manifest, join(folder, manifest));
     }
-    return await use(local, nameTarget);
+    return await use(local, translatePaths);
   });
 }
 
 async function withJoinedParts<Result>(
   path: string,
   parts: readonly string[],
-  use: (path: string, nameTarget: View["nameTarget"]) => Promise<Result>,
+  use: (path: string, translatePaths: View["translatePaths"]) => Promise<Result>,
 ): Promise<Result> {
-  return await inPrivateDirectory(dirname(path), async (folder, nameTarget) => {
+  return await inPrivateDirectory(dirname(path), async (folder, translatePaths) => {
     const local = join(folder, basename(path));
     const sizes = await Promise.all(parts.map(async (part) => (await statIfExists(part))?.size));
     const size = sizes.reduce<number>((sum, each = 0) => sum + each, 0);
@@ -206,22 +206,22 @@ async function withJoinedParts<Result>(
     await joinParts(parts, local);
     const manifest = manifestPath(path);
     if (await lstatIfExists(manifest)) await copyFile(manifest, manifestPath(local));
-    return await use(local, nameTarget);
+    return await use(local, translatePaths);
   });
 }
 
 /** Returns a reporter that replaces the private directory's path with the target in every text. */
 export function createTargetReporter(
   reporter: Reporter,
-  { nameTarget }: Pick<View, "nameTarget">,
+  { translatePaths }: Pick<View, "translatePaths">,
 ): Reporter {
   const confirmOnTerminal = reporter.confirmOnTerminal?.bind(reporter);
   return {
-    notice: (text) => reporter.notice(nameTarget(text)),
-    detail: (text) => reporter.detail(nameTarget(text)),
-    confirm: (question) => reporter.confirm(nameTarget(question)),
+    notice: (text) => reporter.notice(translatePaths(text)),
+    detail: (text) => reporter.detail(translatePaths(text)),
+    confirm: (question) => reporter.confirm(translatePaths(question)),
     ...(confirmOnTerminal && {
-      confirmOnTerminal: (question: string) => confirmOnTerminal(nameTarget(question)),
+      confirmOnTerminal: (question: string) => confirmOnTerminal(translatePaths(question)),
     }),
   };
 }
@@ -232,7 +232,7 @@ export function createTargetReporter(
  */
 async function inPrivateDirectory<Result>(
   name: string,
-  use: (folder: string, nameTarget: View["nameTarget"]) => Promise<Result>,
+  use: (folder: string, translatePaths: View["translatePaths"]) => Promise<Result>,
 ): Promise<Result> {
   let folder: string;
   try {
@@ -240,12 +240,12 @@ async function inPrivateDirectory<Result>(
   } catch (error) {
     throw systemError(error, `cannot create a directory in ${tmpdir()}`);
   }
-  const nameTarget: View["nameTarget"] = (value) => replacePath(value, folder, name);
+  const translatePaths: View["translatePaths"] = (value) => replacePath(value, folder, name);
   try {
-    return await abortOnSignal(() => use(folder, nameTarget));
+    return await abortOnSignal(() => use(folder, translatePaths));
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
-    throw wrap(error, { message: nameTarget(error.message), hint: nameTarget(error.hint) });
+    throw wrap(error, { message: translatePaths(error.message), hint: translatePaths(error.hint) });
   } finally {
     await rm(folder, { recursive: true, force: true });
   }

@@ -48,15 +48,15 @@ const silent = { notice: () => {}, detail: () => {}, confirm: async () => {} };
 
 async function list(target: string): Promise<Listing> {
   const options = { storePath: original.machine.store, heads: "two of each key" } as const;
-  return await withView(target, options, async ({ folder, nameTarget }) =>
-    nameTarget(await listBackups({ ...original.secret, folder })),
+  return await withView(target, options, async ({ folder, translatePaths }) =>
+    translatePaths(await listBackups({ ...original.secret, folder })),
   );
 }
 
 async function pruneTarget(target: string, keep: number): Promise<PruneResult> {
   const options = { storePath: original.machine.store, heads: "all" } as const;
-  return await withView(target, options, async ({ folder, files, nameTarget }) =>
-    nameTarget(
+  return await withView(target, options, async ({ folder, files, translatePaths }) =>
+    translatePaths(
       await prune({
         ...{ ...original.secret, folder, files, keep: { last: keep } },
         ...{ dryRun: false, reporter: silent },

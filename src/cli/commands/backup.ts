@@ -202,8 +202,8 @@ async function withNewKey(
   { bundleTo }: Destinations,
   run: (recipients: readonly string[]) => Promise<BackupWithCopies>,
 ): Promise<BackupWithCopies> {
-  const recordDirectories = await createNamedDirectories(context, options.to, options.bundleTo);
-  await recordDirectories();
+  const recordMountPoints = await createNamedDirectories(context, options.to, options.bundleTo);
+  await recordMountPoints();
   return withBundleTarget(context, { ...options, bundleTo }, ({ recipients }) => run(recipients));
 }
 

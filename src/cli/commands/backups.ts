@@ -2,6 +2,7 @@ import { basename } from "node:path";
 import type { Command } from "commander";
 import type { FleetStore } from "../../backup/fleet.js";
 import type { FileProblem, ListedBackup } from "../../backup/listing.js";
+import { counted } from "../../text/count.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
@@ -14,7 +15,8 @@ import { storeColumns } from "../ui/fleet-status.js";
 import { type Column, formatTable } from "../ui/table.js";
 import { formatAge, formatSize } from "../ui/units.js";
 
-const fullTableColumns = 102;
+/** In terminal columns. */
+const fullTableWidth = 102;
 
 export function addCommand(program: Command): void {
   const command = program
@@ -24,7 +26,7 @@ export function addCommand(program: Command): void {
   addBundleDirectoryOption(command);
   finishCommand(command, runBackups, {
     details: [
-      "A target is a directory, or rclone:REMOTE:PATH. From a remote, only the manifests and the first 64 KiB of a few backups are downloaded. Of other stores' backups with the same file name, only the number is shown; --all lists every store of a target that several hubs share, with its newest backup.",
+      "A target is a directory, or rclone:REMOTE:PATH. From a remote, only the manifests and the first 64 KiB of a few backups are downloaded. In a target that several hubs share, other stores may have backups with the same file name. Without --all, only their number is shown. --all prints a line for each store, with the store's newest backup.",
     ],
     examples: [
       "hivemind-sqlcipher backups",
@@ -56,13 +58,13 @@ async function printStores(
   const { withFleet } = await import("../../copies/view.js");
   const { output, storePath } = context;
   const { folder } = resolveListing(context, target, options);
-  const listing = await withFleet(folder, async (files, nameTarget) =>
-    nameTarget(await listStores(files, storePath)),
+  const listing = await withFleet(folder, async (files, translatePaths) =>
+    translatePaths(await listStores(files, storePath)),
   );
   const lines = [
     ...(await tableLines(context, fleetColumns, listing.stores, listing)),
     ...(listing.othersCount > listing.others.length
-      ? [`${listing.othersCount - listing.others.length} more files are not listed`]
+      ? [`not listed: ${counted(listing.othersCount - listing.others.length, "more file")}`]
       : []),
   ];
   output.result(listing, () => lines);
@@ -81,7 +83,10 @@ const fleetColumns: readonly Column<FleetStore>[] = [
   { title: "CLIENTS", align: "right", cell: ({ newest }) => `${newest.clients.active}` },
 ];
 
-/** Returns the table, or a line that there is no backup, and a line for each unreadable file. */
+/**
+ * Returns the table, or a line instead if there are no backups. Adds a line for each file with a
+ * backup's name that is not listed, and why.
+ */
 async function tableLines<Item>(
   { output }: Context,
   columns: readonly Column<Item>[],
@@ -106,15 +111,16 @@ async function printBackups(
   const { listBackups } = await import("../../backup/listing.js");
   const { withView } = await import("../../copies/view.js");
   const { output, storePath } = context;
-  const listed = resolveListing(context, target, options);
+  const listingOptions = resolveListing(context, target, options);
   const { unchecked, ...listing } = await withView(
-    listed.folder,
+    listingOptions.folder,
     { storePath, heads: "two of each key" },
-    async ({ folder, nameTarget }) => nameTarget(await listBackups({ ...listed, folder })),
+    async ({ folder, translatePaths }) =>
+      translatePaths(await listBackups({ ...listingOptions, folder })),
   );
   if (unchecked) output.warning(`no manifest could be checked: ${unchecked.message}`);
   // On a narrow terminal other columns give way, so that the file names stay complete.
-  const isNarrow = (output.columns ?? Number.POSITIVE_INFINITY) < fullTableColumns;
+  const isNarrow = (output.columns ?? Number.POSITIVE_INFINITY) < fullTableWidth;
   const columns: Column<ListedBackup>[] = [
     { title: "BACKUP", cell: ({ path }) => basename(path) },
     { title: "AGE", align: "right", cell: ({ ageSeconds }) => formatAge(ageSeconds) },
@@ -132,7 +138,7 @@ async function printBackups(
   const lines = [
     ...(await tableLines(context, columns, listing.backups, listing)),
     ...(listing.ofOtherStores > 0
-      ? [`${listing.ofOtherStores} backups of other stores: --all lists them by store`]
+      ? [`${counted(listing.ofOtherStores, "backup")} of other stores: --all lists each store`]
       : []),
   ];
   output.result(listing, () => lines);

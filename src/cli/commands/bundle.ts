@@ -107,7 +107,7 @@ interface ShowOptions extends BundleKeyOptions {
 
 function addShow(group: Command): void {
   const command = addOpenerOptions(group.command("show <file>"))
-    .description("Show a bundle's file and, with its key, its contents")
+    .description("Describe a bundle, and show its contents if its key is given")
     .option("--show-passphrase", "Show the store's passphrase, too");
   finishCommand(command, showBundle, {
     examples: [
@@ -159,7 +159,7 @@ function addPrint(group: Command): void {
     .option("--with-passphrase", "Print the passphrase, too");
   finishCommand(command, printBundle, {
     details: [
-      "The page is HTML without scripts and other files, for A4 or Letter. The bundle on the page stays encrypted: keep the recovery key, or the bundle's passphrase, somewhere else.",
+      "The page is a single HTML file without scripts, for A4 or Letter. The bundle on the page stays encrypted: keep the recovery key, or the bundle's passphrase, somewhere else.",
       "A page of --with-passphrase opens the store and its backups without another key. Write it to a file in memory, such as in /dev/shm, and remove the file after printing.",
     ],
     examples: [

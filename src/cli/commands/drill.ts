@@ -66,7 +66,7 @@ async function drillNewest(
   return await withView(
     target,
     { storePath, heads: "two of each key" },
-    async ({ folder, files, nameTarget }) => {
+    async ({ folder, files, translatePaths }) => {
       const newest = await findNewestBackup(folder, storePath);
       if (newest === undefined) {
         throw new StoreError("notFound", `there is no backup of ${storePath} in ${folder}`, {
@@ -79,7 +79,7 @@ async function drillNewest(
         const result = await abortOnSignal((signal) =>
           drill({ backup: newest.path, secret: bundle ?? context, signal }),
         );
-        return { result: nameTarget(result), withBundle: bundle !== undefined };
+        return { result: translatePaths(result), withBundle: bundle !== undefined };
       });
     },
   );

@@ -35,7 +35,7 @@ export function addCommand(program: Command): void {
   addBundleTarget(command);
   finishCommand(command, runEncrypt, {
     details: [
-      "Format 3 is for a hub whose SQLCipher library is too old for format 4. --to and --bundle-to are saved in the settings unless the settings name such a directory already.",
+      "Format 3 is for a hub whose SQLCipher library is too old for format 4. --to is saved in the settings unless they have backup.to already, and --bundle-to unless they have backup.bundle_to.",
     ],
     examples: [
       "hivemind-sqlcipher encrypt --to /srv/backup/hivemind --bundle-to /media/usb/bundles",
@@ -48,7 +48,7 @@ async function runEncrypt(context: Context, options: EncryptOptions): Promise<vo
   const passphraseFile = expandIfGiven(options.passphraseFile);
   await assertUsableDirectory("--to", options.to);
   // A directory that cannot be created ends the command before the store is encrypted.
-  const recordDirectories = await createNamedDirectories(context, options.to);
+  const recordMountPoints = await createNamedDirectories(context, options.to);
   const result = await withBundleTarget(context, options, (bundleTarget) =>
     operateWithService(context, options, (operation) =>
       encrypt({
@@ -59,7 +59,7 @@ async function runEncrypt(context: Context, options: EncryptOptions): Promise<vo
       }),
     ),
   );
-  await recordDirectories();
+  await recordMountPoints();
   await rememberDirectories(context, options);
   context.output.result(result, () => encryptLines(result));
 }

@@ -33,7 +33,7 @@ export function addCommand(program: Command): void {
   addSecretOption(command);
   finishCommand(command, exportClients, {
     details: [
-      "CSV has the columns of hivemind-core export-clients. JSON has all fields, with permissions and metadata. Without a file, and for a file name that does not end in .json, the format is CSV.",
+      "CSV has the columns of hivemind-core export-clients. JSON has all fields, with permissions and metadata. The format of a file is JSON if its name ends in .json, and otherwise CSV. On standard output it is CSV, or JSON with --json.",
       "Only an export with --show-secrets includes revoked clients and can be imported again. Such an export is not encrypted.",
     ],
     examples: [
@@ -61,8 +61,8 @@ async function exportClients(
   }
   const path = file === undefined ? undefined : await resolveExportPath(expandPath(file), format);
   if (path === undefined) {
-    // Without abortOnSignal, a signal ends the process even while it waits for a slow reader. There
-    // is nothing to clean up.
+    // No abortOnSignal here, so that a signal ends the process at once, even while it waits for a
+    // slow reader. There is nothing to clean up.
     await using store = await openStore(context);
     for await (const piece of exportText({ clients: store, format, secrets })) await print(piece);
     return;

@@ -56,7 +56,7 @@ async function runExport(
   const partBytes = options.split === undefined ? undefined : parseSize(options.split, "--split");
   const chosen = await chooseBackup(context, backup);
   const result = await abortOnSignal((signal) =>
-    withLocalFile(chosen, (local, nameTarget) =>
+    withLocalFile(chosen, (local, translatePaths) =>
       withBundle(context, options, local, async (given) => {
         const bundle = given && (await readBundle(given.path, given.opener));
         const exported = await exportToMedia({
@@ -66,7 +66,7 @@ async function runExport(
           deviceLabel: options.deviceLabel,
           exportedAt: new Date(),
         });
-        return nameTarget(exported);
+        return translatePaths(exported);
       }),
     ),
   );

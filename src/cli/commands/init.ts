@@ -140,7 +140,7 @@ async function createNew(context: Context, options: InitOptions): Promise<void> 
   const { passphraseFile } = options;
   // A directory that cannot be created ends init before the store exists. The directories are
   // recorded at the end, because a failed init removes them.
-  const recordDirectories = await createNamedDirectories(context, options.to, options.bundleTo);
+  const recordMountPoints = await createNamedDirectories(context, options.to, options.bundleTo);
   const result = await initStore({
     ...buildRecipientOptions(context, options),
     storePath: context.storePath,
@@ -156,7 +156,7 @@ async function createNew(context: Context, options: InitOptions): Promise<void> 
     bundleDirectory: expandIfGiven(options.bundleTo),
     reporter: context.reporter,
   });
-  await recordDirectories();
+  await recordMountPoints();
   noticeOtherDefault(context);
   context.output.result(result, () => initLines(result));
 }
@@ -196,7 +196,7 @@ async function adoptExisting(context: Context, options: InitOptions): Promise<vo
   const { planRecipients } = await import("../../bundle/recipients.js");
   const recipientPlan = await planRecipients(buildRecipientOptions(context, options));
   const { passphraseFile } = options;
-  const recordDirectories = await createNamedDirectories(context, options.to);
+  const recordMountPoints = await createNamedDirectories(context, options.to);
   const passphrase =
     passphraseFile === undefined ? undefined : await readStoreSecret(expandPath(passphraseFile));
   const result = await operate(context, async (lock, signal) => {
@@ -217,7 +217,7 @@ async function adoptExisting(context: Context, options: InitOptions): Promise<vo
     ...withOptions(settings, context, options),
     passphrase_source: result.adopted.passphraseSource,
   }));
-  await recordDirectories();
+  await recordMountPoints();
   noticeOtherDefault(context);
   context.output.result(result, () => adoptLines(result));
 }

@@ -99,7 +99,7 @@ async function pruneTarget(
   };
   const result = await operate(context, (_lock, signal) =>
     withView(folder, { storePath, heads: "all" }, async (view) =>
-      view.nameTarget(await pruneView(view, signal)),
+      view.translatePaths(await pruneView(view, signal)),
     ),
   );
   const failure = findRemovalError(result);

@@ -102,13 +102,13 @@ async function runRestore(
   const isOnRemote = "file" in choice && isRemote(choice.file);
   const { result, withBundle: isWithBundle } = await withLocalFile(
     isOnRemote ? choice.file : await chooseBackup(choice, context.storePath),
-    async (local, nameTarget) => {
+    async (local, translatePaths) => {
       const backup = { file: local };
-      const reporter = createTargetReporter(context.reporter, { nameTarget });
+      const reporter = createTargetReporter(context.reporter, { translatePaths });
       return await withBundle(context, options, local, async (bundle) => {
         const chosen = { backup, bundle, noManifest: !options.manifest };
         const result = await run(withValues(context, { reporter }), options, chosen);
-        return { result: nameTarget(result), withBundle: bundle !== undefined };
+        return { result: translatePaths(result), withBundle: bundle !== undefined };
       });
     },
   );

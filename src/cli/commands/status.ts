@@ -78,8 +78,8 @@ async function printFleet(
   const { fleetStatusLines } = await import("../ui/fleet-status.js");
   const { folder, storePath } = resolveListing(context, target, {});
   const maxAgeSeconds = parseAge(maxAge, "--max-age");
-  const status = await withFleet(folder, async (files, nameTarget) =>
-    nameTarget(judgeFleet(await listStores(files, storePath), maxAgeSeconds)),
+  const status = await withFleet(folder, async (files, translatePaths) =>
+    translatePaths(judgeFleet(await listStores(files, storePath), maxAgeSeconds)),
   );
   const lines = await fleetStatusLines(context.output, status);
   context.output.result(status, () => lines);

@@ -57,11 +57,11 @@ async function verifyOne(context: Context, file: string, options: VerifyOptions)
   const { output, source, storePath } = context;
   const { bundle, path, ok, checks } = await withLocalFile(
     expandTarget(file),
-    (backup, nameTarget) =>
+    (backup, translatePaths) =>
       withBundle(context, options, backup, async (given) => {
         const bundle = given && (await readBundle(given.path, given.opener));
         const verifying = verifyBackup(backup, bundle ?? context);
-        return { bundle, ...nameTarget(await orAbort(verifying, currentInteraction().signal)) };
+        return { bundle, ...translatePaths(await orAbort(verifying, currentInteraction().signal)) };
       }),
   );
   if (bundle && ok) {
@@ -98,12 +98,12 @@ async function verifyAll(context: Context, target: string, options: VerifyOption
   const { printVerifications } = await import("../ui/verifications.js");
   const { folder, ...secrets } = resolveListing(context, target, options);
   const opener = await readOpener(options);
-  const verdicts = await withFleet(folder, (files, nameTarget) => {
+  const verdicts = await withFleet(folder, (files, translatePaths) => {
     const { signal } = currentInteraction();
     return printVerifications(context, {
-      folder: nameTarget(files.folder),
+      folder: translatePaths(files.folder),
       verifications: verifyStores(files, { ...secrets, opener }, signal),
-      nameTarget,
+      translatePaths,
     });
   });
   // With --json, an error that the document contains has set the exit code already.

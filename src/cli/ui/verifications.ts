@@ -10,7 +10,7 @@ import { escapeLines, print } from "./output.js";
 export interface Verifications {
   readonly folder: string;
   readonly verifications: AsyncIterable<FleetVerification>;
-  readonly nameTarget: View["nameTarget"];
+  readonly translatePaths: View["translatePaths"];
 }
 
 /**
@@ -21,11 +21,11 @@ export interface Verifications {
  */
 export async function printVerifications(
   context: Context,
-  { folder, verifications, nameTarget }: Verifications,
+  { folder, verifications, translatePaths }: Verifications,
 ): Promise<FleetVerdicts> {
   const { output } = context;
   const verdicts = new FleetVerdicts();
-  const results = countEach(verifications, nameTarget, verdicts);
+  const results = countEach(verifications, translatePaths, verdicts);
   if (output.json) {
     await printJsonList({
       head: `{"folder":${JSON.stringify(folder)},"backups":[`,
@@ -53,11 +53,11 @@ export async function printVerifications(
 /** Renames the paths of a remote's results, and counts the results. */
 async function* countEach(
   verifications: AsyncIterable<FleetVerification>,
-  nameTarget: View["nameTarget"],
+  translatePaths: View["translatePaths"],
   verdicts: FleetVerdicts,
 ): AsyncGenerator<FleetVerification> {
   for await (const verification of verifications) {
-    const result = nameTarget(verification);
+    const result = translatePaths(verification);
     verdicts.add(result);
     yield result;
   }
