@@ -4,12 +4,14 @@
  * An operation blocks such commands while the service is stopped or the store's file is replaced: a
  * write could reach the replaced file and be lost. The operation writes its journal and then
  * searches for processes with the store open. A command opens the store and then reads the journal.
- * So at least one of the two detects the other, and the command always backs off.
+ * So at least one of the two detects the other, and the command always backs off. If the journal no
+ * longer blocks the command when it is read, the store's inode shows whether the file was replaced.
  */
 import { readFile } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
 import type { BackupStep } from "../backup/recover.js";
 import { StoreError } from "../errors.js";
+import { lstatIfExists } from "../fs/read.js";
 import { Journal, type JournalEntry } from "../operation/journal.js";
 import { isAlive } from "../process/proc.js";
 import * as z from "../schema.js";
@@ -29,8 +31,8 @@ const pauseMs = 50;
 /**
  * Opens the store when no operation blocks it.
  *
- * @param open - opens the store; if an operation blocks the store when `open` has returned or
- *   thrown, the result or error is discarded, and `open` is called again
+ * @param open - opens the store; if an operation blocks the store or has replaced its file when
+ *   `open` has returned or thrown, the result or error is discarded, and `open` is called again
  * @param waitMs - time limit in milliseconds
  * @throws {@link StoreError} inUse - if an operation blocks the store for longer than `waitMs`
  * @throws {@link StoreError} - what `open` throws
@@ -43,16 +45,25 @@ export async function waitForOperation<Opened extends { close(): Promise<void> }
   const deadline = performance.now() + waitMs;
   for (;;) {
     await waitUntilAllowed(storePath, deadline);
+    const inode = await findInode(storePath);
+    const mustRetry = async () =>
+      (await findBlockingOperation(storePath)) !== undefined ||
+      (await findInode(storePath)) !== inode;
     let opened: Opened;
     try {
       opened = await open();
     } catch (error) {
-      if (await findBlockingOperation(storePath)) continue;
+      if (await mustRetry()) continue;
       throw error;
     }
-    if (!(await findBlockingOperation(storePath))) return opened;
+    if (!(await mustRetry())) return opened;
     await opened.close();
   }
+}
+
+/** Returns undefined if there is no file, or if it cannot be accessed: `open` then throws. */
+async function findInode(storePath: string): Promise<bigint | undefined> {
+  return (await lstatIfExists(storePath).catch(() => undefined))?.ino;
 }
 
 async function waitUntilAllowed(storePath: string, deadline: number): Promise<void> {
@@ -78,23 +89,31 @@ async function findBlockingOperation(storePath: string): Promise<JournalEntry | 
   const { step, pid, data } = journal.entry;
   // A killed operation is not waited for: the next command recovers it.
   const isExclusive = exclusiveSteps.includes(step) && pid !== process.pid && isAlive(pid);
-  return isExclusive && !(await mayBelongToService(data.stopped, step)) ? journal.entry : undefined;
+  return isExclusive && !(await mayBelongToService(data, step)) ? journal.entry : undefined;
 }
 
-const stoppedSchema = z.looseObject({ service: z.string(), unit: z.string() });
+const dataSchema = z.looseObject({
+  stopped: z.looseObject({ service: z.string(), unit: z.string() }),
+  /** The new file of a swap. */
+  staged: z.optional(z.string()),
+});
 
 /**
  * Returns whether this process may belong to the service of the operation. Such a command, in a
  * unit's ExecStartPre or in a start command, would deadlock with the operation. The processes of a
  * container and of a `command` service cannot be told from others, but none of them is waited for
- * during a commit.
+ * during a commit, which ends with the rename of the staged file. After the rename, the operation
+ * may wait for a keyring, and a restart timer must be able to start the service.
  */
-async function mayBelongToService(stopped: unknown, step: string): Promise<boolean> {
-  const parsed = stoppedSchema.safeParse(stopped);
+async function mayBelongToService(data: unknown, step: string): Promise<boolean> {
+  const parsed = dataSchema.safeParse(data);
   if (!parsed.success) return false;
-  const { service, unit } = parsed.data;
-  if (!service.startsWith("systemd")) return service !== "none" && step !== "committing";
-  const name = unit.endsWith(".service") ? unit : `${unit}.service`;
+  const { stopped, staged } = parsed.data;
+  if (!stopped.service.startsWith("systemd")) {
+    const isCommit = step === "committing" && staged !== undefined;
+    return stopped.service !== "none" && !(isCommit && (await lstatIfExists(staged)));
+  }
+  const name = stopped.unit.endsWith(".service") ? stopped.unit : `${stopped.unit}.service`;
   const groups = await readFile("/proc/self/cgroup", "utf8").catch(() => "");
   return groups.split(/[/\n]/).includes(name);
 }

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { rm, writeFile } from "node:fs/promises";
+import { rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
 import { journalPath } from "../../src/operation/journal.js";
@@ -45,10 +45,12 @@ function counted(opening: () => Promise<void> = async () => {}) {
   return { counts, open };
 }
 
+const ownCommands = { service: "command", unit: "none" };
+
 test.each([
   ["backup", "backup.stopping", { stopped: { service: "systemd-user", unit: "hub" } }],
   ["rotate", "committing", {}],
-  ["rotate", "committing", { stopped: { service: "command", unit: "none" } }],
+  ["rotate", "committing", { stopped: ownCommands, staged: process.execPath }],
 ])(
   "a command does not open the store while %s keeps others out, and says who it is that it waited for",
   async (operation, step, data) => {
@@ -66,7 +68,8 @@ test.each([
   ["backup", "backup.warm", {}],
   ["rotate", "bundling", {}],
   ["rotate", "starting", { stopped: { service: "systemd-user", unit: "hub" } }],
-  ["backup", "backup.stopping", { stopped: { service: "command", unit: "hub" } }],
+  ["backup", "backup.stopping", { stopped: ownCommands }],
+  ["rotate", "committing", { stopped: ownCommands, staged: "/renamed" }],
 ])("%s at %s is in nobody's way", async (operation, step, data) => {
   await journal(operation, step, data);
   const { counts, open } = counted();
@@ -105,6 +108,18 @@ test("what went wrong because the file was just being replaced is tried again; a
   await expect(
     waitForOperation(storePath, () => Promise.reject(new Error("it is damaged"))),
   ).rejects.toThrow("it is damaged");
+});
+
+test("a store that was replaced while it was opened is opened again, even if the operation blocks no more", async () => {
+  await writeFile(storePath, "old");
+  const { counts, open } = counted(async () => {
+    if (counts.opened > 1) return;
+    await writeFile(`${storePath}.new`, "new");
+    await rename(`${storePath}.new`, storePath);
+    await journal("rotate", "starting", {});
+  });
+  await waitForOperation(storePath, open);
+  expect(counts).toEqual({ opened: 2, closed: 1 });
 });
 
 test("an operation waits for who only looks whether anything is left, and is refused at once by one that is at work", async () => {

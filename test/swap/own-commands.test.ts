@@ -90,6 +90,23 @@ test("a start command that opens the store does not wait for the commit that fai
   expect(await readFile(listed, "utf8")).toContain("kitchen-satellite");
 });
 
+test("a command that opens the store, as the start command may, does not wait once the file is renamed", async () => {
+  const world = await World.of("sqlcipher4-schema2.db");
+  const service = startHub(world);
+  const listed = join(world.folder, "listed");
+  const list = `timeout 20 ${process.execPath} ${root}dist/cli/main.js list-clients --db '${world.path}'`;
+  const ran = await world.run(
+    "rotate",
+    { service },
+    {
+      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({ "rotate.renamed": `${list} >${listed} || true` }),
+    },
+  );
+  expect(ran.error).toBeUndefined();
+  expect(await readFile(listed, "utf8")).toContain("kitchen-satellite");
+});
+
 test.skipIf(!isRoot)(
   "an ordinary user, who cannot look into others' processes, swaps the store of a hub with commands of its own",
   async () => {
