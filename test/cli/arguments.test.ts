@@ -62,7 +62,9 @@ test.each([
   ["init", "--passphrase-file", "--recovery-key-file", "key.txt"],
   ["encrypt", "--passphrase-file", "--bundle-to", "."],
   ["rotate", "--passphrase-file", "--bundle-to", "."],
-  ["init", "--bundle-to", "--recovery-key-file", "key.txt"],
+  ["rotate", "--reencrypt-backups", "--bundle-to", "."],
+  ["restore", "--to", "backup.db"],
+  ["setup", "--recovery-key-file"],
 ])("%s refuses an empty path in %s, as from an unset variable", async (name, option, ...more) => {
   const machine = await Machine.make();
   const args = more.map((each) => (each.startsWith("--") ? each : machine.path(each)));

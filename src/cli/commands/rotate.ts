@@ -46,6 +46,7 @@ export function addCommand(program: Command): void {
 async function runRotate(context: Context, options: RotateOptions): Promise<MonitoredResult> {
   const { rotate } = await import("../../swap/rotate.js");
   const passphraseFile = expandIfGiven(options.passphraseFile);
+  const reencrypt = expandIfGiven(options.reencryptBackups);
   const result = await withBundleTarget(context, options, (bundleTarget) =>
     operateWithService(context, options, (operation) =>
       rotate({
@@ -55,7 +56,7 @@ async function runRotate(context: Context, options: RotateOptions): Promise<Moni
         settingsSection: context.settingsSection,
         keepPrevious: options.keepPrevious,
         compareRows: options.compareRows,
-        reencrypt: expandIfGiven(options.reencryptBackups),
+        reencrypt,
       }),
     ),
   );

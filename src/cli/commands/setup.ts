@@ -1,7 +1,7 @@
 import { homedir } from "node:os";
 import { type Command, Option } from "commander";
 import { hubContainer } from "../../config/hub-account.js";
-import { expandPath } from "../../config/paths.js";
+import { expandIfGiven } from "../../config/paths.js";
 import { exitCodes, StoreError } from "../../errors.js";
 import { describeSource, formatSource, parseSource } from "../../keys/source.js";
 import type { Manager } from "../../service/systemctl.js";
@@ -83,11 +83,9 @@ export function addCommand(program: Command): void {
     ],
   });
   command.action(async ({ recoveryKeyFile, ...given }: SetupOptions) => {
-    const context = await resolveSetupContext(command, given);
-    const options: SetupOptions = {
-      ...given,
-      ...(recoveryKeyFile && { recoveryKeyFile: expandPath(recoveryKeyFile) }),
-    };
+    const file = expandIfGiven(recoveryKeyFile);
+    const options = file === undefined ? given : { ...given, recoveryKeyFile: file };
+    const context = await resolveSetupContext(command, options);
     await (options.undo ? runUndo(context, options) : runSetup(command, context, options));
   });
 }
