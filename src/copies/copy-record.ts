@@ -1,6 +1,5 @@
 /** Records the last copy to each target of a store, for `status`, `doctor` and the metrics. */
 import { readStoreRecord, writeStoreRecord } from "../config/store-record.js";
-import { ignoreKind } from "../errors.js";
 import * as z from "../schema.js";
 import type { CopyReport } from "./copy.js";
 import { parseTarget } from "./plan.js";
@@ -22,8 +21,6 @@ const attemptSchema = z.object({
   duration_ms: z._default(z.nullable(z.int()), null),
   /** Bytes of the newest copied file; absent in records of versions before 0.2.0. */
   size: z._default(z.nullable(z.int()), null),
-  /** The name of the oldest backup that a run left for the next run; null if it left none. */
-  resume_from: z._default(z.nullable(z.string()), null),
 });
 
 const subject = "copies";
@@ -41,11 +38,11 @@ export interface ConfiguredTarget {
 }
 
 /** The last copy to a target in the settings; `at` is null if no run has tried the target. */
-export type CopyState = Omit<Attempt, "at" | "resume_from"> & { readonly at: string | null };
+export type CopyState = Omit<Attempt, "at"> & { readonly at: string | null };
 
 const neverTried = {
   ...{ at: null, succeeded_at: null, skipped: null, error: null },
-  ...{ duration_ms: null, size: null, resume_from: null },
+  ...{ duration_ms: null, size: null },
 };
 
 /**
@@ -54,31 +51,19 @@ const neverTried = {
  * @param at - when the run began
  */
 export async function recordCopy(storePath: string, report: CopyReport, at: Date): Promise<void> {
-  const { target, contents, skipped, durationMs, copied } = report;
+  const { target, contents, skipped, durationMs, copied, postponed } = report;
   const attempts = await readAttempts(storePath);
   const isOfTarget = (each: Attempt) => each.target === target && each.contents === contents;
   const last = attempts.find(isOfTarget);
   const error = report.errors[0]?.message ?? null;
-  const { resumeFrom = last?.resume_from ?? null } = report;
-  const isComplete = skipped === null && error === null && resumeFrom === null;
+  const isComplete = skipped === null && error === null && postponed === 0;
   const attempt: Attempt = {
     ...{ target, contents, at: at.toISOString(), skipped, error, duration_ms: durationMs },
     succeeded_at: isComplete ? at.toISOString() : (last?.succeeded_at ?? null),
     size: copied.at(-1)?.size ?? last?.size ?? null,
-    resume_from: resumeFrom,
   };
   const others = attempts.filter((each) => !isOfTarget(each));
   await writeStoreRecord(storePath, subject, { copies: [...others, attempt] });
-}
-
-/**
- * Returns the name of the oldest backup that the last run left for the next run; null if it left
- * none, or if the record cannot be read.
- */
-export async function readResumeFrom(storePath: string, target: string): Promise<string | null> {
-  const attempts = await readAttempts(storePath).catch(ignoreKind("io", []));
-  const last = attempts.find((each) => each.target === target && each.contents === "backups");
-  return last?.resume_from ?? null;
 }
 
 /**
@@ -95,8 +80,7 @@ export async function readCopyStates(
   return targets.map(({ target, contents }) => {
     const { name } = parseTarget(target);
     const last = attempts.find((each) => each.target === name && each.contents === contents);
-    const { resume_from: _, ...state } = last ?? neverTried;
-    return { target: name, contents, ...state };
+    return { target: name, contents, ...(last ?? neverTried) };
   });
 }
 

@@ -8,7 +8,13 @@
 import { basename, dirname } from "node:path";
 import { isFromFuture } from "../backup/clock.js";
 import { type ListedBackup, type Listing, listBackups } from "../backup/listing.js";
-import { copyName, isNameOfBackup, manifestPath, readManifest } from "../backup/manifest.js";
+import {
+  copyName,
+  isNameOfBackup,
+  manifestPath,
+  mayBelongTo,
+  readManifest,
+} from "../backup/manifest.js";
 import type { BundleReport } from "../bundle/bundle.js";
 import { verificationRecordPath } from "../bundle/verification-record.js";
 import { findMissingDirectories, prepareDirectories } from "../config/known-directories.js";
@@ -20,14 +26,14 @@ import { emitStep } from "../operation/step.js";
 import { orAbort } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
 import { shellQuote } from "../text/escape.js";
-import { readResumeFrom, recordCopy } from "./copy-record.js";
+import { recordCopy } from "./copy-record.js";
 import { DirectoryTarget } from "./directory.js";
 import { assertApart } from "./plan.js";
 import type { CopyCheck, Location, Target, TargetFiles } from "./target.js";
 
 /**
  * The maximum number of backups that a run copies to a target. If the target misses more, the run
- * copies the newest and the oldest of them, and the next run continues.
+ * copies the oldest of them and the newest, and the next run continues.
  */
 const maxCaughtUp = 50;
 
@@ -65,11 +71,8 @@ export interface CopyReport {
   /** How long this run took for the target; null if the target was skipped. */
   readonly durationMs: number | null;
   readonly errors: readonly StoreError[];
-  /**
-   * The name of the oldest backup that is left for the next run; null if the run left none;
-   * undefined if this is unknown.
-   */
-  readonly resumeFrom?: string | null;
+  /** The number of backups that are left for the next runs, because the target misses too many. */
+  readonly postponed: number;
 }
 
 /**
@@ -114,7 +117,7 @@ export async function copyBackups(options: CopyOptions): Promise<CopyReport[]> {
   return reports;
 }
 
-type Progress = Pick<CopyReport, "copied" | "errors" | "resumeFrom">;
+type Progress = Pick<CopyReport, "copied" | "errors" | "postponed">;
 
 async function copyToTarget(
   target: Target,
@@ -122,7 +125,7 @@ async function copyToTarget(
   options: CopyOptions,
   copy: () => Promise<Progress>,
 ): Promise<CopyReport> {
-  const head = { target: target.name, contents };
+  const head = { target: target.name, contents, postponed: 0 };
   const start = performance.now();
   const elapsed = () => Math.round(performance.now() - start);
   try {
@@ -172,21 +175,23 @@ async function copyMissing(
   const bundles = [new DirectoryTarget(dirname(bundle.path)), ...bundleTargets];
   await assertApart([target], bundles, resolveLocation);
   const to = { target, targetFiles: await orAbort(listFiles(target), signal), signal };
+  const id = (await readStoreId(options.storePath))?.id;
   const names = backups.map(nameInTarget).flatMap((name) => [name, manifestPath(name)]);
-  await removeUnfinished(to, [...names, ...((await listDirectory(folder)) ?? [])]);
-  const missing = await findMissing(to, backups, options);
+  const markers = backups.map(({ path }) => markerName(path, id));
+  await removeUnfinished(to, [...names, ...markers, ...((await listDirectory(folder)) ?? [])]);
+  const missing = await findMissing(to, backups, { ...options, id });
   const postponed = missing.slice(maxCaughtUp - 1, -1);
   if (postponed.length > 0) {
     options.reporter.notice(
       `${target.name} misses ${missing.length} backups; the next runs copy ${postponed.length} of them`,
     );
   }
-  const left = new Set(missing);
   const copied: Copied[] = [];
   const errors: StoreError[] = [];
   for (const backup of missing) {
     if (postponed.includes(backup)) continue;
     try {
+      if (backup === missing.at(-1)) await updateMarker(to, postponed[0], id);
       copied.push(await copyBackup(to, backup));
       options.reporter.detail(`copied ${backup.path} to ${target.name}`);
     } catch (error) {
@@ -197,10 +202,8 @@ async function copyMissing(
       // Any other error is of the target, and would occur again.
       if (!isOfBackup) break;
     }
-    left.delete(backup);
   }
-  const [oldestLeft] = left;
-  return { copied, errors, resumeFrom: oldestLeft ? basename(oldestLeft.path) : null };
+  return { copied, errors, postponed: postponed.length };
 }
 
 /**
@@ -209,14 +212,15 @@ async function copyMissing(
  * target is not copied again.
  */
 async function findMissing(
-  { target, targetFiles }: Destination,
+  { targetFiles }: Destination,
   backups: readonly ListedBackup[],
-  { storePath, backup: ofThisRun }: CopyOptions,
+  { storePath, backup: ofThisRun, id }: CopyOptions & { id: string | undefined },
 ): Promise<ListedBackup[]> {
-  const id = (await readStoreId(storePath))?.id;
   const newest = findNewestCopy(targetFiles, backups, { id, storePath }) ?? "";
-  const leftFrom = await readResumeFrom(storePath, target.name);
-  const oldest = leftFrom !== null && leftFrom < newest ? leftFrom : newest;
+  const marked = readMarkers(targetFiles)
+    .filter((marker) => isNameOfBackup(marker.backup, storePath) && mayBelongTo(marker, id))
+    .map((marker) => marker.backup);
+  const [oldest = ""] = [newest, ...marked].sort();
   const missing: ListedBackup[] = [];
   for (const backup of backups.toReversed()) {
     const isWanted = basename(backup.path) >= oldest || backup.path === ofThisRun;
@@ -224,6 +228,57 @@ async function findMissing(
     if (!(await isCopied(targetFiles, backup))) missing.push(backup);
   }
   return missing;
+}
+
+/** Matches the names that `markerName` returns. */
+const markerPattern = /^\.(.+\.db)(?:\.([0-9a-f]{16}))?\.resume$/;
+
+/**
+ * Returns the name of the marker for the oldest backup that is left for the next runs.
+ *
+ * The newest backup in a target tells the next run where to continue, but not if older backups were
+ * postponed. A record on this machine could be lost, or belong to another `$XDG_STATE_HOME`. So the
+ * target has the marker, a copy of that backup's manifest.
+ */
+function markerName(path: string, id: string | undefined): string {
+  return `.${basename(path)}${id === undefined ? "" : `.${id}`}.resume`;
+}
+
+interface Marker {
+  /** The marker's name in the target. */
+  readonly file: string;
+  /** The local name of the backup. */
+  readonly backup: string;
+  readonly store_id: string | undefined;
+}
+
+function readMarkers(targetFiles: TargetFiles): Marker[] {
+  return [...targetFiles.keys()].flatMap((file) => {
+    const [, backup, id] = markerPattern.exec(file) ?? [];
+    return backup === undefined ? [] : [{ file, backup, store_id: id }];
+  });
+}
+
+/**
+ * Marks the oldest backup that is left for the next runs, and removes the store's earlier markers.
+ * Must run when every older backup is in the target, and before the newest is copied.
+ *
+ * If the target refuses to remove a marker, the next runs only search more names.
+ */
+async function updateMarker(
+  to: Destination,
+  oldest: ListedBackup | undefined,
+  id: string | undefined,
+): Promise<void> {
+  const file = oldest && markerName(oldest.path, id);
+  if (oldest && file !== undefined && !to.targetFiles.has(file)) {
+    const { manifest } = oldest;
+    await to.target.write(manifest, file, await sha256File(manifest), to.signal);
+    emitStep("copy.marker");
+  }
+  for (const marker of readMarkers(to.targetFiles)) {
+    if (marker.store_id === id && marker.file !== file) await removeIfAllowed(to, marker.file);
+  }
 }
 
 /** Returns whether the whole backup and its manifest can be read on this machine. */
@@ -339,7 +394,11 @@ async function copyBundle(target: Target, options: CopyOptions): Promise<Progres
   const checkedBy = await updateFile(to, bundle.path);
   if (await lstatIfExists(record)) await updateFile(to, record);
   const size = (await statIfExists(bundle.path))?.size ?? 0;
-  return { copied: checkedBy ? [{ path: target.pathOf(file), size, checkedBy }] : [], errors: [] };
+  return {
+    copied: checkedBy ? [{ path: target.pathOf(file), size, checkedBy }] : [],
+    errors: [],
+    postponed: 0,
+  };
 }
 
 /**
@@ -378,18 +437,18 @@ const unfinishedName = /^\.(.+)\.[0-9a-f]{12}\.partial$/;
  * Removes the temporary files that interrupted runs left for these files, and no others: another
  * machine may be writing to the target.
  */
-async function removeUnfinished(
-  { target, targetFiles }: Destination,
-  files: readonly string[],
-): Promise<void> {
-  for (const name of targetFiles.keys()) {
+async function removeUnfinished(to: Destination, files: readonly string[]): Promise<void> {
+  for (const name of to.targetFiles.keys()) {
     const of = unfinishedName.exec(name)?.[1];
-    // If the target refuses, the temporary file stays, which does not prevent the copy.
-    if (of === undefined || !files.includes(of)) continue;
-    await target.remove(name).catch((error: unknown) => {
-      if (!(error instanceof StoreError)) throw error;
-    });
+    if (of !== undefined && files.includes(of)) await removeIfAllowed(to, name);
   }
+}
+
+/** Removes a file that does no harm if the target refuses to remove it. */
+async function removeIfAllowed({ target }: Destination, file: string): Promise<void> {
+  await target.remove(file).catch((error: unknown) => {
+    if (!(error instanceof StoreError)) throw error;
+  });
 }
 
 function nameInTarget({ path, storeId }: ListedBackup): string {

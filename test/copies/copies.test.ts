@@ -7,7 +7,7 @@ import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { copyFile, mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import { localFiles } from "../../src/backup/backup-files.js";
 import { manifestPath } from "../../src/backup/manifest.js";
 import { prune } from "../../src/backup/prune.js";
@@ -33,6 +33,9 @@ beforeAll(async () => {
 });
 
 afterAll(() => original.remove());
+
+const markersIn = async (folder: string) =>
+  (await readdir(folder)).filter((name) => name.endsWith(".resume"));
 
 async function smallDisk(size: string): Promise<string> {
   const path = original.newPath();
@@ -165,18 +168,45 @@ test("a run copies at most 50 backups to a target, and the next runs copy the ot
   expect(reports[0]?.copied).toHaveLength(50);
   expect(notices).toContain(`${usb} misses 120 backups; the next runs copy 70 of them`);
   expect(await backupsIn(usb)).toEqual([...all.slice(0, 49), ...all.slice(-1)]);
+  expect(await markersIn(usb)).toEqual([expect.stringContaining(local.name(50))]);
 
   // A disk that is missing in between, or a damaged backup, does not end the catching up.
   await rename(usb, `${usb}-out`);
   await local.copy({ to: [usb] });
   await rename(`${usb}-out`, usb);
+  // The target tells where to continue: a timer may have another state directory.
+  vi.stubEnv("XDG_STATE_HOME", original.newPath());
+  onTestFinished(() => void vi.unstubAllEnvs());
   await flipByte(local.path(60));
   const second = await local.copy({ to: [usb] });
   expect(second.reports[0]?.errors).toHaveLength(1);
   await local.copy({ to: [usb] });
   expect(await backupsIn(usb)).toEqual(all.filter((name) => name !== local.copyName(60)));
+  expect(await markersIn(usb)).toEqual([]);
   await rm(join(usb, all[0] ?? ""));
   expect((await local.copy({ to: [usb] })).reports).toMatchObject([{ copied: [], errors: [] }]);
+});
+
+test("killed between the marker and the newest backup, the next run copies the others", async () => {
+  const local = await original.backups(...Array.from({ length: 60 }, (_, day) => day + 1));
+  const usb = original.newPath();
+  expect(await local.copyKilledAt("copy.marker", { to: [usb] })).toBe("SIGKILL");
+  expect(await markersIn(usb)).toHaveLength(1);
+  expect((await local.copy({ to: [usb] })).reports[0]?.copied).toHaveLength(11);
+  expect(await backupsIn(usb)).toEqual(await local.copyNames());
+  expect(await markersIn(usb)).toEqual([]);
+});
+
+test("backups left for the next runs are copied, also if the target is pruned to the newest", async () => {
+  const local = await original.backups(...Array.from({ length: 60 }, (_, day) => day + 1));
+  const usb = original.newPath();
+  await local.copy({ to: [usb] });
+  const { machine } = original;
+  expect((await machine.run(["prune", usb, "--keep-last", "1"])).code).toBe(0);
+  expect(await backupsIn(usb)).toEqual([local.copyName(60)]);
+  const { reports } = await local.copy({ to: [usb] });
+  expect(reports[0]?.copied).toHaveLength(10);
+  expect((await backupsIn(usb))[0]).toBe(local.copyName(50));
 });
 
 test("a bundle of the same key with other contents is superseded in its target, not overwritten", async () => {

@@ -213,7 +213,7 @@ function noDirectoryError({ settingsPath }: Context, what: string, option: strin
   });
 }
 
-function copyToJson({ errors, resumeFrom: _, ...report }: CopyReport) {
+function copyToJson({ errors, postponed: _, ...report }: CopyReport) {
   return { ...report, errors: errors.map(errorToJson) };
 }
 

@@ -48,7 +48,7 @@ import {
   timeOrNull,
 } from "./parts.js";
 
-const copy = documentOf<Omit<CopyReport, "errors">>()({
+const copy = documentOf<Omit<CopyReport, "errors" | "postponed">>()({
   target: text("A target of `--copy-to` or `--copy-bundle-to`"),
   contents: choice(["backups", "bundle"], "What is copied there"),
   copied: list({
