@@ -6,7 +6,7 @@
  * lets the interpreter create a store with a password in a temporary directory, with the hub's own
  * code. Every test throws a `StoreError` of kind `failed` if the interpreter fails.
  */
-import { accessSync, constants } from "node:fs";
+import { accessSync, constants, statSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { basename, delimiter, dirname, isAbsolute, join, resolve } from "node:path";
 import { formatJson, type JsonObject } from "../client/json.js";
@@ -82,17 +82,27 @@ export async function findHubPython({
   args?: readonly string[] | undefined;
   environment?: Environment;
 }): Promise<HubPython | undefined> {
-  if (hubPython !== undefined) {
-    const program = await findProgram(hubPython, environment);
-    if (program !== undefined) return [program];
-    throw new StoreError("usage", `${hubPython} cannot be executed`, {
-      hint: "Name the Python that has hivemind-core installed: --hub-python PATH",
-    });
-  }
+  if (hubPython !== undefined) return [await resolveHubPython(hubPython, environment)];
   const program = findHubProgram(args);
   const path = program === undefined ? undefined : await findProgram(program, environment);
   if (program === undefined || path === undefined) return undefined;
   return isPython(program) ? [path] : readShebang(path, environment);
+}
+
+/**
+ * Returns the absolute path of the hub's Python that the user named.
+ *
+ * @throws {@link StoreError} usage - if it cannot be executed
+ */
+export async function resolveHubPython(
+  hubPython: string,
+  environment?: Environment,
+): Promise<string> {
+  const program = await findProgram(hubPython, environment);
+  if (program !== undefined) return program;
+  throw new StoreError("usage", `the Python "${hubPython}" cannot be executed`, {
+    hint: "Name the Python that has hivemind-core installed: --hub-python PATH",
+  });
 }
 
 /**
@@ -127,8 +137,8 @@ export function isPython(program: string): boolean {
 }
 
 /**
- * Returns the absolute path of a program; undefined if it is missing or not executable. Searches
- * PATH for a name without a slash.
+ * Returns the absolute path of a program; undefined if it is missing or no executable file.
+ * Searches PATH for a name without a slash.
  */
 export async function findProgram(
   program: string,
@@ -145,7 +155,7 @@ export async function findProgram(
 function isExecutable(path: string): boolean {
   try {
     accessSync(path, constants.X_OK);
-    return true;
+    return statSync(path).isFile();
   } catch {
     return false;
   }

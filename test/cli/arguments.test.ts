@@ -71,3 +71,17 @@ test.each([
   const { code, stderr } = await machine.run([name, option, "", ...args]);
   expect([code, stderr]).toEqual([2, expect.stringContaining("is empty")]);
 });
+
+test.each(["", "/usr/bin", "/nonexistent/python3"])(
+  "no unit is printed with the Python %j, which the hub could not start",
+  async (python) => {
+    const machine = await Machine.make();
+    const { code, stderr } = await machine.run([
+      ...["run", "--print-unit", "user", "--hub-python", python, "--", "/bin/true"],
+    ]);
+    expect([code, stderr]).toEqual([
+      2,
+      expect.stringContaining(`the Python "${python}" cannot be executed`),
+    ]);
+  },
+);

@@ -32,7 +32,8 @@ describe("the hub's Python", () => {
     const script = await program("venv/bin/hivemind-core", "#!/usr/bin/env python3.11\n");
     await mkdir(join(folder, "bin"));
     await symlink(script, join(folder, "bin/hivemind-core"));
-    const environment = { PATH: `${folder}/none:${folder}/bin:${folder}/venv/bin` };
+    await mkdir(join(folder, "other/hivemind-core"), { recursive: true });
+    const environment = { PATH: `${folder}/other:${folder}/bin:${folder}/venv/bin` };
     expect(await findHubPython({ environment })).toEqual([python]);
     const args = ["/usr/bin/hivemind-sqlcipher", "run", "--", join(folder, "bin/hivemind-core")];
     expect(await findHubPython({ args, environment })).toEqual([python]);
@@ -52,9 +53,9 @@ describe("the hub's Python", () => {
     const python = await program("bin/python3", "");
     expect(await findHubPython({ args: [python, "-m", "hivemind_core"] })).toEqual([python]);
     expect(await findHubPython({ hubPython: python })).toEqual([python]);
-    await expect(findHubPython({ hubPython: join(folder, "none") })).rejects.toMatchObject({
-      kind: "usage",
-    });
+    for (const hubPython of ["", folder, join(folder, "none")]) {
+      await expect(findHubPython({ hubPython })).rejects.toMatchObject({ kind: "usage" });
+    }
   });
 
   test("is that of the hub's script in a shell command, a wrapper and an activated environment", async () => {

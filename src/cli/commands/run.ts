@@ -314,8 +314,8 @@ async function resolveHubCommand(context: Context, args: string[]): Promise<stri
 
 async function buildHubPythonOption({ hubPython }: RunOptions): Promise<string[]> {
   if (hubPython === undefined) return [];
-  const { findProgram } = await import("../../hub/interpreter.js");
-  return ["--hub-python", (await findProgram(hubPython)) ?? hubPython];
+  const { resolveHubPython } = await import("../../hub/interpreter.js");
+  return ["--hub-python", await resolveHubPython(hubPython)];
 }
 
 function resolveCredential({ credentialFile }: RunOptions, name: string): string {
