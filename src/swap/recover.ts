@@ -87,7 +87,8 @@ class SwapRecovery {
     await this.#state.undoMoveAside();
     // If the container's copy of server.json cannot be written here, `run --prepare` writes it.
     await this.#state.restoreLostCopy().catch(() => undefined);
-    await this.#start();
+    // A service started by something else has opened the file that stays, so it may keep running.
+    await this.#start({ restartIfUp: false });
     await this.#state.discardStaged();
     await this.#state.writeUndone(this.#isDown);
     const cleanupPending = await this.#state.cleanUpUndone(this.#isDown);
@@ -159,8 +160,8 @@ class SwapRecovery {
     return this.#result({}, cause, "the new file is in place");
   }
 
-  async #start(): Promise<void> {
-    if (this.#downtime) this.#messages.push(...(await start(this.#state, this.#downtime)));
+  async #start(options?: { restartIfUp: boolean }): Promise<void> {
+    if (this.#downtime) this.#messages.push(...(await start(this.#state, this.#downtime, options)));
   }
 
   get #isDown(): boolean {
@@ -195,9 +196,12 @@ function toError(cause: unknown, recovery: Recovery, outcome?: string) {
   return systemError(withRecovery(cause, recovery, outcome), "unexpected error", "failed");
 }
 
-/** Starts the service, and restarts it if it may have opened the replaced file. */
-async function start(state: SwapState, downtime: Downtime): Promise<string[]> {
+/** Starts the service, and by default restarts it if it may have opened the replaced file. */
+async function start(
+  state: SwapState,
+  downtime: Downtime,
+  options = { restartIfUp: state.data.committed !== undefined },
+): Promise<string[]> {
   await state.leaveCommit();
-  const restartIfUp = state.data.committed !== undefined;
-  return await endDowntime(downtime, state.operation, { restartIfUp });
+  return await endDowntime(downtime, state.operation, options);
 }

@@ -60,6 +60,29 @@ test("nor when the old file is put back: what its timer starts between the stop 
   expect(open.join()).not.toContain("deleted");
 });
 
+test("a unit that something starts before the commit, which then fails, keeps running", async () => {
+  const world = await World.of("sqlcipher4-schema2.db");
+  await world.startUnit();
+  const invocation = `${world.folder}/invocation`;
+  const ran = await world.run(
+    "rotate",
+    {},
+    {
+      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({
+        "rotate.committing": `systemctl --user start ${world.unit} && systemctl --user show --property=InvocationID --value ${world.unit} >'${invocation}'`,
+      }),
+    },
+  );
+  expect(ran.error).toMatchObject({
+    kind: "service",
+    message: expect.stringContaining(`something started ${world.unit} during the work`),
+  });
+  const started = (await readFile(invocation, "utf8")).trim();
+  expect(await property(world.unit, "InvocationID")).toBe(started);
+  expect(await world.leftovers()).toEqual([]);
+});
+
 /** Rotates, and runs a shell command at a step. */
 function rotateWith(command: string, step: string, world: World, more = {}): Promise<Ran> {
   return world.run(
