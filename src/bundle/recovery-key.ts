@@ -6,8 +6,8 @@
  * not decrypt. See https://age-encryption.org/v1, "The X25519 recipient type".
  *
  * Only X25519 keys are accepted (`age1…`, `AGE-SECRET-KEY-1…`), because every version of age opens
- * bundles for them. Keys of plugins and post-quantum keys need more than `age` on the day of the
- * restore.
+ * bundles for them. On the day of the restore, a plugin's key would also need the plugin, and a
+ * post-quantum key age 1.3 or later.
  */
 import { bech32 } from "@scure/base";
 import { armor, Decrypter, generateX25519Identity, identityToRecipient } from "age-encryption";
@@ -48,9 +48,9 @@ export function parseRecipient(text: string): string {
       hint: "Generate an age key: age-keygen -o recovery-key.txt; its recipient begins with age1.",
     });
   }
-  if (/^age1[a-z0-9]+1/i.test(recipient)) {
+  if (decodeBech32(recipient)?.prefix.toLowerCase().startsWith("age1")) {
     throw new StoreError("usage", `a post-quantum or plugin recipient cannot be used: ${shown}`, {
-      hint: "Give a recipient that age-keygen generated: every version of age opens bundles for it.",
+      hint: "Generate a key with age-keygen, without -pq, and give its recipient: every version of age opens bundles for it.",
     });
   }
   if (!isKey(recipient, "age")) {
@@ -162,18 +162,23 @@ const identityProblems: readonly (IdentityProblem & { readonly pattern: RegExp }
   },
 ];
 
-/**
- * Returns whether the text is Bech32 with this prefix, a valid checksum and 32 bytes. The checksum
- * detects up to four wrong characters.
- */
+/** Returns whether the text is Bech32 with this prefix and 32 bytes. */
 function isKey(text: string, prefix: string): boolean {
+  const decoded = decodeBech32(text);
+  return (
+    decoded?.prefix.toLowerCase() === prefix.toLowerCase() && decoded.bytes.length === keyBytes
+  );
+}
+
+/**
+ * Returns undefined if the text is not Bech32 with a valid checksum, which detects up to four wrong
+ * characters. Accepts any length: a post-quantum recipient has about 2000 characters.
+ */
+function decodeBech32(text: string): { prefix: string; bytes: Uint8Array } | undefined {
   try {
-    const decoded = bech32.decodeToBytes(text);
-    return (
-      decoded.prefix.toLowerCase() === prefix.toLowerCase() && decoded.bytes.length === keyBytes
-    );
+    return bech32.decodeToBytes(text, false);
   } catch {
-    return false;
+    return undefined;
   }
 }
 
