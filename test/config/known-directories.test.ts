@@ -55,6 +55,20 @@ test.each(["disk/backups", "usb/b"])(
   },
 );
 
+test("backup does not make a directory of the settings that the command line names, too", async () => {
+  const machine = await machineWithDirectories();
+  const missing = machine.path("disk");
+  await rm(missing, { recursive: true });
+  // Without its record, as on a new machine with the settings of another.
+  await rm(machine.path("state"), { recursive: true });
+  for (const key of [[], ["--recovery-key-file", machine.path("key")]]) {
+    const args = [...backup, "--to", machine.path("disk/backups"), ...key];
+    const { code, stderr } = await machine.run(args);
+    expect([code, stderr]).toEqual([18, expect.stringContaining("Mount its disk")]);
+  }
+  await expect(readdir(missing)).rejects.toThrow("ENOENT");
+});
+
 test("bundle export does not make the known bundle directory again", async () => {
   const machine = await machineWithDirectories();
   await rm(machine.path("usb"), { recursive: true });

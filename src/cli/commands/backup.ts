@@ -12,7 +12,6 @@ import { findPlainDatabase, type PlainDatabase } from "../open.js";
 import {
   addServiceOptions,
   buildOperationOptions,
-  createNamedDirectories,
   listKnownDirectories,
   operate,
   rememberDirectories,
@@ -139,7 +138,7 @@ async function backupStore(
   if (options.recoveryKeyFile === undefined) {
     return run([...(context.settings.recipients ?? []), ...(options.recipient ?? [])]);
   }
-  return withNewKey(context, options, destinations, run);
+  return withRecipients(context, options, destinations, run);
 }
 
 /** Backs up an unencrypted database. The backup is encrypted. */
@@ -153,9 +152,9 @@ async function backupPlain(
   const { output, reporter, storePath, yes } = context;
   const { to, bundleTo } = destinations;
   output.notice(
-    `${database?.location ?? storePath} is not encrypted; its backup is, and is made without stopping the hub`,
+    `${database?.location ?? storePath} is not encrypted; making an encrypted backup without stopping the hub`,
   );
-  return withNewKey(context, options, destinations, (recipients) =>
+  return withRecipients(context, options, destinations, (recipients) =>
     operate(
       context,
       async (lock, signal) => {
@@ -193,17 +192,24 @@ async function withCopies(
 }
 
 /**
- * Runs a backup to directories that are created if they are new. Generates a recovery key if there
- * is no recipient or `--recovery-key-file` requests a key.
+ * Runs a backup with the recipients of its bundle, after creating the directories that the options
+ * name, if they are not known. Generates a recovery key if there is no recipient or
+ * `--recovery-key-file` requests a key.
  */
-async function withNewKey(
+async function withRecipients(
   context: Context,
   options: BackupOptions,
   { bundleTo }: Destinations,
   run: (recipients: readonly string[]) => Promise<BackupWithCopies>,
 ): Promise<BackupWithCopies> {
-  const recordMountPoints = await createNamedDirectories(context, options.to, options.bundleTo);
-  await recordMountPoints();
+  const { prepareDirectories } = await import("../../config/known-directories.js");
+  const { storePath, reporter } = context;
+  const named = [options.to, options.bundleTo].filter((path) => path !== undefined);
+  const known = listKnownDirectories(context);
+  await prepareDirectories(
+    named.map((path) => expandPath(path)),
+    { storePath, known, reporter },
+  );
   return withBundleTarget(context, { ...options, bundleTo }, ({ recipients }) => run(recipients));
 }
 
