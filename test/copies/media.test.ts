@@ -224,6 +224,14 @@ test("the parts that README.txt joins are the backup", async () => {
   expect(await readFile(joined)).toEqual(await readFile(original.backup));
 });
 
+test("parts are exported again, and each message names them, not their temporary copy", async () => {
+  const { path } = await exportTo(await newDirectory(), "--split", "8K");
+  const parts = join(path, basename(original.backup));
+  const args = ["export", parts, "--to", await newDirectory(), "--verbose"];
+  const { code, stderr } = await original.machine.run(args);
+  expect([code, stderr]).toEqual([0, expect.stringContaining(`copied ${parts}, and compared`)]);
+});
+
 test("a missing part is found", async () => {
   const { path, files } = await exportTo(await newDirectory(), "--split", "5K");
   const medium = join(await temporaryFolder(), "medium");

@@ -28,7 +28,7 @@ export function addCommand(program: Command): void {
   finishCommand(command, runExport, {
     details: [
       "Exports the newest backup if none is named. The backup is verified first. The new directory has the backup, its manifest, a Python program that opens it, the description of the formats, a README.txt with the steps, and SHA256SUMS.",
-      "Neither the bundle nor the recovery key is exported. Refuses a directory of bundles, as well as directories inside it and around it.",
+      "Neither the bundle nor the recovery key is exported. The directory of --to must not be a directory of bundles, contain one, or be inside one.",
     ],
     examples: [
       "hivemind-sqlcipher export --to /media/usb --device-label HUB-BACKUP",
@@ -45,7 +45,7 @@ async function runExport(
 ): Promise<void> {
   const { exportToMedia } = await import("../../copies/media.js");
   const { readBundle } = await import("../../bundle/bundle.js");
-  const { withLocalFile } = await import("../../copies/view.js");
+  const { createTargetReporter, withLocalFile } = await import("../../copies/view.js");
   const { output, reporter } = context;
   if (options.to === undefined) {
     throw new StoreError("usage", "no directory for the export is named", {
@@ -60,7 +60,8 @@ async function runExport(
       withBundle(context, options, local, async (given) => {
         const bundle = given && (await readBundle(given.path, given.opener));
         const exported = await exportToMedia({
-          ...{ backup: local, directory, partBytes, signal, reporter },
+          ...{ backup: local, directory, partBytes, signal },
+          reporter: createTargetReporter(reporter, { translatePaths }),
           secret: bundle ?? context,
           bundleDirectories: listBundleDirectories(context),
           deviceLabel: options.deviceLabel,
