@@ -62,7 +62,7 @@ export class PlainTransfer implements PageTransfer {
   }
 }
 
-/** Re-encrypts pages: a whole file in several threads, a page of the log in this thread. */
+/** Re-encrypts pages: a whole file in several threads, a single page in this thread. */
 export class ReencryptingTransfer implements PageTransfer {
   readonly #keys: PlainKeys;
   readonly #reencryption: PageReencryption;

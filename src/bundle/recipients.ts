@@ -88,7 +88,8 @@ export async function planRecipients(options: RecipientOptions): Promise<Recipie
         return result;
       } catch (error) {
         const restore = () => succeeds(restoreRecipients(options.settings, settings, isNewSection));
-        // Settings that still name the key would encrypt the next bundle to it.
+        // The key is revoked only if the settings no longer name it: otherwise the next bundle
+        // would be encrypted to a key that the user has discarded.
         if (key === undefined) await restore();
         else if ((await mayBeUsed(bundleDirectory, key.recipient)) || !(await restore())) {
           options.recoveryKey.report();

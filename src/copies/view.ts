@@ -2,9 +2,10 @@
  * Shows a remote as a private directory, for the code that lists, verifies and restores backups in
  * directories.
  *
- * The directory has the manifests, and for each backup an empty (sparse) file of the backup's size.
- * Only for some backups the beginning is downloaded: the first page has the salt, and is enough to
- * derive the key that checks a manifest. Results and errors name the remote, not the directory.
+ * The directory has the manifests. In the view of one store's backups (`withView`), it also has a
+ * sparse file of each backup's size. `heads` selects the backups whose first page is downloaded: it
+ * contains the salt, and is enough to derive the key that checks a manifest. Results and errors
+ * name the remote, not the directory.
  */
 import { mkdtemp, open, readFile, rename, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -37,7 +38,7 @@ import type { TargetFiles } from "./target.js";
 /** Enough for the first page of every page size that SQLite knows. */
 const headBytes = 65_536;
 
-/** The listing tries to derive a key from at most this number of its backups. */
+/** The number of backups of each key_id from which the listing tries to derive the key. */
 const headsPerKey = 2;
 
 /** The maximum number of concurrent downloads, each by a process of rclone. */
@@ -109,7 +110,8 @@ export async function withFleet<Result>(
  * Returns the key_ids of the backups on remotes, from their manifests. If a manifest is missing or
  * invalid, downloads the salt of the backup.
  *
- * @param except - the path of a store whose backups are left out: {@link withView} shows these
+ * @param except - the path of a store whose backups are left out, because the caller finds them
+ *   with {@link withView}
  * @throws {@link StoreError} notFound, io - if a remote does not exist or cannot be read
  */
 export async function readKeyIds(
@@ -159,9 +161,9 @@ function remoteFleet(remote: RemoteTarget, folder: string, targetFiles: TargetFi
 }
 
 /**
- * Runs `use` with a local path of a backup or bundle. Downloads a file of a remote and its manifest
- * into a private directory. Joins a backup that `export --split` wrote in parts, in such a
- * directory, too. Any other local file keeps its path.
+ * Runs `use` with a local path of a backup or bundle. In a private directory, downloads a file of a
+ * remote and its manifest, or joins the parts of a backup that `export --split` wrote. Any other
+ * local file keeps its path.
  */
 export async function withLocalFile<Result>(
   path: string,
@@ -254,7 +256,7 @@ async function inPrivateDirectory<Result>(
 function replacePath<Value>(value: Value, folder: string, name: string): Value {
   const convert = (each: unknown): unknown => {
     if (typeof each === "string") {
-      // A remote's root has no slash of its own: rclone:nas:clients.db.
+      // No slash follows the colon of a remote: rclone:nas: contains rclone:nas:clients.db.
       const prefix = /[:/]$/.test(name) ? name : `${name}/`;
       return each.replaceAll(`${folder}/`, prefix).replaceAll(folder, name);
     }
@@ -295,7 +297,10 @@ async function setSize(path: string, size: number): Promise<void> {
   }
 }
 
-/** Returns the first backups of each key_id whose size is that in their manifests. */
+/**
+ * Returns the first `headsPerKey` backups of each key_id. Leaves out a backup if its size differs
+ * from the size in its manifest.
+ */
 function chooseHeads(
   backups: ReadonlyMap<string, Manifest | undefined>,
   targetFiles: TargetFiles,
@@ -318,7 +323,7 @@ async function readManifestIfValid(path: string): Promise<Manifest | undefined> 
   }
 }
 
-/** Downloads a file to a path of its name, where `withView` may have created a file. */
+/** Downloads a file to a path with the same name, and replaces the sparse file of `withView`. */
 async function downloadWhole(
   remote: RemoteTarget,
   path: string,

@@ -58,10 +58,11 @@ const maxRounds = 4;
 interface Present {
   readonly table: ClientTable;
   /**
-   * The changed rows. Undefined for a store without WAL mode, in which a read transaction would
-   * block the hub, and for a plaintext store or other cipher parameters than the defaults.
+   * Finds the changed rows; undefined if they cannot be known. They are known only for a store in
+   * WAL mode with the default cipher parameters. In any other journal mode, a read transaction
+   * would block the hub.
    */
-  readonly log: { readonly changes: RowChanges; readonly key: StoreKey } | undefined;
+  readonly tracking: { readonly changes: RowChanges; readonly key: StoreKey } | undefined;
   /** A connection with a read transaction, so that the log is not restarted; see `pinLog`. */
   pinned: Connection | undefined;
   /** The `data_version` before the last comparison. */
@@ -98,14 +99,14 @@ export class StagedCopy implements AsyncDisposable {
       throwIfAborted(signal);
       if (!this.#present) return;
       await recordVersion(this.#present);
-      await this.#present.log?.changes.next();
+      await this.#present.tracking?.changes.next();
       await pinLog(this.#present);
       await this.#revokeChanged(copy, this.#present.table);
     });
     // The sync of a large copy takes long, and the hub writes to the store during it.
     await syncFile(staged);
     const present = this.#present;
-    if (present?.log) await withTable(staged, key, (copy) => this.#catchUp(copy, present));
+    if (present?.tracking) await withTable(staged, key, (copy) => this.#catchUp(copy, present));
   }
 
   /** Locks the present store, and reads the changes since the last comparison. */
@@ -119,11 +120,12 @@ export class StagedCopy implements AsyncDisposable {
     try {
       return await LockedStore.lockOpened(connection, replaced.secret, async () => {
         const isSame = (await readDataVersion(connection)) === present.version;
-        this.#changed = isSame ? [] : await present.log?.changes.next();
+        this.#changed = isSame ? [] : await present.tracking?.changes.next();
       });
     } catch (error) {
       if (!isKind(error, "inUse")) throw error;
-      // Another process has the store open. Retries, and does not know the changes of that process.
+      // Another process has the store open. This lock is retried, but does not read the changes, so
+      // `complete` compares all clients.
       this.#changed = undefined;
       return await LockedStore.lock(storePath, replaced.secret);
     }
@@ -159,19 +161,20 @@ export class StagedCopy implements AsyncDisposable {
   /** Compares the rows changed since the last comparison, and repeats this until few change. */
   async #catchUp(copy: ClientTable, present: Present): Promise<void> {
     for (let round = 0; round < maxRounds; round++) {
-      const { version, log } = present;
+      const { version, tracking } = present;
       await recordVersion(present);
       if (present.version === version) return;
-      const spans = await log?.changes.next();
+      const spans = await tracking?.changes.next();
       await pinLog(present);
       await this.#revokeChanged(copy, present.table, spans);
-      // The first round begins the log of a store without one. After it, unknown changes stay so.
+      // If the log was empty in `prefill`, the first round only records a position in it, and the
+      // second round knows the changes. Changes unknown after that stay unknown.
       if (spans ? spans.length <= fewSpans : round > 0) return;
     }
   }
 
   /**
-   * Compares clients, and revokes the found clients in the copy unless the user readmits them.
+   * Compares clients, and revokes `Differences.revoked` in the copy, unless the user readmits them.
    *
    * @param spans - the ids to compare; undefined for all ids
    */
@@ -202,11 +205,11 @@ async function openPresentStore(path: string, secret: Secret): Promise<Present> 
   const header = secret && !secret.parameters ? await readHeader(path, secret) : undefined;
   const table = await openTable(path, secret);
   const { connection } = table;
-  const log =
+  const tracking =
     secret && header && (await isWal(connection))
       ? { changes: new RowChanges(connection, secret, header), key: secret }
       : undefined;
-  return { table, log, pinned: undefined, version: undefined };
+  return { table, tracking, pinned: undefined, version: undefined };
 }
 
 /** Runs `work` with the clients of a file, and closes the file. */
@@ -228,14 +231,15 @@ async function recordVersion(present: Present): Promise<void> {
 }
 
 /**
- * Pins the log: a checkpoint can then write the pages before the new pin. The former pin ends only
- * after the new pin has begun, so the log is not restarted in between. Only a pin of a log with all
- * its pages in the main file does not prevent a restart: the next round then compares all clients.
+ * Pins the log with a new read transaction, and ends the former pin. A checkpoint can then write
+ * all pages committed before the new pin into the store. The former pin ends only after the new pin
+ * has begun, so the log is not restarted in between. Only a pin of a log with all its pages in the
+ * main file does not prevent a restart: the next round then compares all clients.
  */
 async function pinLog(present: Present): Promise<void> {
-  const { table, log, pinned } = present;
-  if (!log) return;
-  present.pinned = await pin(table.connection.path, log.key);
+  const { table, tracking, pinned } = present;
+  if (!tracking) return;
+  present.pinned = await pin(table.connection.path, tracking.key);
   await pinned?.close();
 }
 

@@ -10,7 +10,10 @@ import { convert, stagePlaintext } from "./prepare.js";
 import { swap } from "./swap.js";
 
 export interface DecryptOptions extends OperationOptions {
-  /** Whether the password is removed from a container's copy of `server.json`, not refused. */
+  /**
+   * Removes the password from the copy of `server.json` that a container's hub reads. Without this
+   * option, `decrypt` refuses the store of such a hub.
+   */
   readonly clearsCopy?: boolean;
 }
 

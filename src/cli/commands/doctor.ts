@@ -17,11 +17,11 @@ export function addCommand(program: Command): void {
     .command("doctor")
     .description("Check the store, hub, keyring and backups for problems")
     .option("--fill-gaps", "Insert revoked rows where client ids are missing")
-    .option("--hub-python <path>", "Use this Python of the hub (default: by its unit)");
+    .option("--hub-python <path>", "Use this Python of the hub (default: from its unit)");
   addServiceOptions(command);
   finishCommand(command, runDoctor, {
     details: [
-      "Prints each check, with a fix for each finding, and exits with 1 if there is a finding. With --quiet, as for cron, prints only the findings. Changes nothing without --fill-gaps: the hub numbers a new client by the number of rows, so after a missing id it overwrites an existing client.",
+      "Prints each check, with a fix for each finding, and exits with 1 if there is a finding. With --quiet, as for cron, prints only the findings. Changes nothing without --fill-gaps. The hub gives a new client the number of rows plus one as its id, so if ids are missing, it overwrites an existing client: --fill-gaps inserts a revoked row for each missing id.",
     ],
     examples: [
       "hivemind-sqlcipher doctor",

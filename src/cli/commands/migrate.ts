@@ -43,7 +43,7 @@ export function addCommand(program: Command): void {
     .option("--dry-run", "Show what would be copied, change nothing")
     .option("--switch", "Set the hub's database in server.json to the target")
     .option("--remove-source", "Remove the plaintext clients.json after the switch")
-    .option("--hub-python <path>", "Use this Python of the hub (default: by its unit)")
+    .option("--hub-python <path>", "Use this Python of the hub (default: from its unit)")
     .addOption(choiceOption("--hub <auto|none>", "Check that the hub can open the target"));
   finishCommand(command, runMigrate, {
     details: [

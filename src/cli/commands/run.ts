@@ -33,7 +33,7 @@ export function addCommand(program: Command): void {
     .description("Start the hub and pass it the passphrase in memory")
     .usage("[options] -- COMMAND [ARGUMENT...]")
     .option("--private-config", "Use a configuration directory in memory, not a mount")
-    .option("--hub-python <path>", "Use this Python of the hub (default: by the command)")
+    .option("--hub-python <path>", "Use this Python of the hub (default: from the command)")
     .option(
       "--redis-password-source <source>",
       "Read a Redis hub's password here (default: keyring)",

@@ -66,7 +66,7 @@ export function addCommand(program: Command): void {
         "systemd",
       ]),
     )
-    .option("--hub-python <path>", "Use this Python of the hub (default: by its unit)");
+    .option("--hub-python <path>", "Use this Python of the hub (default: from its unit)");
   addRecipientOptions(command);
   addGlobalOptions(command);
   addHelp(command, {

@@ -17,7 +17,7 @@ export function addCommand(program: Command): void {
   const command = program
     .command("upgrade-schema")
     .description("Upgrade the store to schema 2 of HiveMind 5")
-    .option("--hub-python <path>", "Use this Python of the hub (default: by its unit)");
+    .option("--hub-python <path>", "Use this Python of the hub (default: from its unit)");
   addServiceOptions(command);
   finishCommand(command, runUpgrade, {
     details: [
