@@ -570,12 +570,15 @@ while True:
     containers("pause", "paused");
     hub("swarm", "--label", "com.docker.swarm.service.name=stack_hub");
     containers("run", "--detach", "--name", "foreign", "--network=host", "hub", "sleep", "1000");
+    const own = "exec 3>/clients.db; exec sleep 1000";
+    containers("run", "--detach", "--name", "own", "--network=host", "hub", "sh", "-c", own);
     seen.refusals = {
       volatile: refusal("volatile"),
       paused: refusal("paused"),
       swarm: refusal("swarm"),
       absent: refusal("absent"),
       foreign: refusal("foreign"),
+      own: refusal("own"),
       invalid: refusal("-x"),
       isRunning: isRunning("volatile"),
     };
@@ -587,7 +590,7 @@ while True:
       console.log(JSON.stringify({ kind: error.kind, message: error.message, hint: error.hint }));`;
     seen.denied = JSON.parse(call(process.execPath, "--input-type=module", "-e", denied));
     containers("unpause", "paused");
-    remove("volatile", "paused", "swarm", "foreign");
+    remove("volatile", "paused", "swarm", "foreign", "own");
   },
 
   /** Units as Podman's generators write them; the second has no label that names the unit. */

@@ -209,6 +209,7 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     ["swarm", 17, "is a task of the swarm service stack_hub"],
     ["absent", 10, `${engine} has no container absent`],
     ["foreign", 17, "the container foreign does not mount the directory of"],
+    ["own", 17, "the container own uses another store, the file /clients.db inside the container"],
     ["invalid", 2, "-x is not the name of a container"],
   ])("refuses a container: %s", (name, code, message) => {
     expect(seen.refusals[name]).toEqual({ code, stderr: expect.stringContaining(message) });
