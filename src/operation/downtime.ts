@@ -1,7 +1,7 @@
 /** The downtime of the store's service during an operation. */
 import { setTimeout as delay } from "node:timers/promises";
 import { type StoreError, systemError } from "../errors.js";
-import { findHolders } from "../process/holders.js";
+import { findHolders, findLastingHolders } from "../process/holders.js";
 import { listListeningPorts, waitUntilListening } from "../process/ports.js";
 import { listAllProcesses } from "../process/proc.js";
 import { selectService } from "../service/select.js";
@@ -251,7 +251,8 @@ export class Downtime {
   /** Waits until the hub started by the timer opens the store. Returns undefined after 30 s. */
   async #waitUntilUp(): Promise<Started | undefined> {
     for (let attempt = 0; attempt < openingAttempts; attempt++) {
-      if (await this.isServiceUp()) return { upAt: performance.now(), wasUp: true };
+      const { holders } = await findHolders(this.#storePath);
+      if (holders.length > 0) return { upAt: performance.now(), wasUp: true };
       await delay(openingPauseMs);
     }
     return undefined;
@@ -277,13 +278,14 @@ export class Downtime {
   }
 
   /**
-   * Returns whether the service runs. For a `command` service, a visible process must have the
+   * Returns whether the service runs. For a `command` service, a visible process must keep the
    * store open: its `state` also reports "active" when processes cannot be inspected, and a stopped
-   * service would then not be started.
+   * service would then not be started. A command that has the store open for a moment does not
+   * count.
    */
   async isServiceUp(): Promise<boolean> {
     if (this.#service.kind === "command") {
-      return (await findHolders(this.#storePath)).holders.length > 0;
+      return (await findLastingHolders(this.#storePath)).holders.length > 0;
     }
     return (await this.#service.state()).active;
   }

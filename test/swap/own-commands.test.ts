@@ -73,6 +73,23 @@ test("a command that opens the store in the commit of a swap waits for its end, 
   expect((await world.rows()).join()).toContain('"late"');
 });
 
+test("a command that has the store open for a moment at the commit is not taken for the hub", async () => {
+  const world = await World.of("sqlcipher4-schema2.db");
+  const starts = join(world.folder, "starts");
+  const ready = join(world.folder, "ready");
+  const opened = `/bin/sh -c 'exec 3<${world.path}; touch ${ready}; exec sleep 1' >/dev/null 2>&1 & until test -e ${ready}; do sleep 0.01; done`;
+  const ran = await world.run(
+    "rotate",
+    { service: startHub(world) },
+    {
+      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({ "rotate.committing": opened }),
+    },
+  );
+  expect(ran.error).toBeUndefined();
+  expect((await readFile(starts, "utf8")).trim().split("\n")).toHaveLength(2);
+});
+
 test("a start command that opens the store does not wait for the commit that failed", async () => {
   const world = await World.of("sqlcipher4-schema2.db");
   const service = startHub(world);
