@@ -25,7 +25,7 @@ export function finishCommand<Args extends unknown[]>(
 
 /** Returns an option whose flags name its choices: `--hub <auto|none>`. */
 export function choiceOption(flags: string, description: string): Option {
-  const choices = flags.replace(/.*<|>/g, "").split("|");
+  const choices = flags.slice(flags.indexOf("<") + 1, -1).split("|");
   return new Option(flags, description).choices(choices);
 }
 

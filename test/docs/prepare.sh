@@ -111,7 +111,7 @@ other_databases_before_1() {
 
 other_databases_before_2() {
   redis-server --port 6379 --bind 127.0.0.1 --save "" --daemonize yes > /dev/null
-  redis-cli config set requirepass x > /dev/null
+  until redis-cli config set requirepass x > /dev/null 2>&1; do sleep 0.1; done
   # secret-tool asks for the password on a terminal.
   secret-tool() { printf x | command secret-tool "$@"; }
 }
