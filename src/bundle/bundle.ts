@@ -11,7 +11,7 @@
  * recipients, so it is verified with its passphrase. A verification record next to the bundle
  * (verification-record.ts) states that the bundle was verified.
  */
-import { link, readdir, rm } from "node:fs/promises";
+import { readdir, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import {
   armor,
@@ -31,7 +31,7 @@ import {
   stagedName,
   syncDirectory,
 } from "../fs/atomic.js";
-import { copyFile } from "../fs/copy.js";
+import { linkOrCopy } from "../fs/copy.js";
 import { recogniseContent, withFileKind } from "../fs/file-kind.js";
 import { lstatIfExists, readSmallFile, sha256Hex } from "../fs/read.js";
 import * as z from "../schema.js";
@@ -400,8 +400,7 @@ async function keepEarlier(path: string): Promise<void> {
   if (!(await lstatIfExists(path))) return;
   const now = new Date().toISOString().replaceAll(":", "-").replace(".", "-");
   const superseded = path.replace(/\.age$/, `.superseded-${now}.age`);
-  // FAT and some network shares have no hard links.
-  await link(path, superseded).catch(() => copyFile(path, superseded));
+  await linkOrCopy(path, superseded);
 }
 
 /**

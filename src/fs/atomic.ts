@@ -123,15 +123,20 @@ export async function claimName(staged: string, final: string): Promise<void> {
     await rm(staged);
   } catch (error) {
     if (hasCode(error, "EEXIST")) throw alreadyExistsError(final);
-    if (!hasCode(error, "EPERM", "ENOTSUP", "ENOSYS", "EMLINK")) {
-      throw systemError(error, `cannot create ${final}`);
-    }
-    // A file system without hard links (FAT, some network shares): reserve the name with an empty
-    // file, then rename over it.
+    if (!isLinkUnsupported(error)) throw systemError(error, `cannot create ${final}`);
+    // Reserve the name with an empty file, then rename over it.
     await createFile(final, "");
     await moveFile(staged, final);
   }
   await syncDirectory(dirname(final));
+}
+
+/**
+ * Returns whether an error of `link` means that the file system has no hard links (FAT, some
+ * network shares), or does not allow one here.
+ */
+export function isLinkUnsupported(error: unknown): boolean {
+  return hasCode(error, "EPERM", "ENOTSUP", "ENOSYS", "EMLINK");
 }
 
 /** Removes an unfinished file. Ignores errors: the caller reports the first error. */

@@ -1,9 +1,16 @@
 /** Copies files and syncs them to the disk. */
 import { constants } from "node:fs";
-import { type FileHandle, open, statfs } from "node:fs/promises";
+import { type FileHandle, link, open, statfs } from "node:fs/promises";
 import { dirname } from "node:path";
 import { StoreError, systemError } from "../errors.js";
-import { createFile, syncDirectory } from "./atomic.js";
+import {
+  claimName,
+  createFile,
+  isLinkUnsupported,
+  removeFile,
+  stagedName,
+  syncDirectory,
+} from "./atomic.js";
 import { type ByteRange, readChunks } from "./read.js";
 
 interface CopyOptions {
@@ -59,6 +66,29 @@ export async function writeAll(file: FileHandle, bytes: Buffer, offset: number):
   for (let done = 0; done < bytes.length; ) {
     done += (await file.write(bytes, done, bytes.length - done, offset + done)).bytesWritten;
   }
+}
+
+/**
+ * Gives a file a second name in its directory. Where hard links are not possible, copies the file:
+ * the second name appears only with a complete copy.
+ *
+ * @throws {@link StoreError} refused, io - if the second name is taken, or the system fails
+ */
+export async function linkOrCopy(path: string, second: string): Promise<void> {
+  try {
+    await link(path, second);
+  } catch (error) {
+    if (!isLinkUnsupported(error)) throw systemError(error, `cannot create ${second}`);
+    const staged = stagedName(path);
+    try {
+      await copyFile(path, staged);
+      await claimName(staged, second);
+    } catch (failure) {
+      await removeFile(staged).catch(() => undefined);
+      throw failure;
+    }
+  }
+  await syncDirectory(dirname(second));
 }
 
 /** Syncs a file that was written by other code, such as SQLite, and its name. */

@@ -2,7 +2,7 @@
 import { link, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { syncDirectory } from "../fs/atomic.js";
+import { isLinkUnsupported, syncDirectory } from "../fs/atomic.js";
 import { syncFile } from "../fs/copy.js";
 import { lstatIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
@@ -13,9 +13,6 @@ import { keyIdOf, type Secret } from "../store/cipher.js";
 import { assertNoSidecars, LockedStore } from "../store/locked-store.js";
 import type { Replaced, SwapRequest } from "./request.js";
 import type { SwapState } from "./state.js";
-
-/** The errors of `link` if the file system has no hard links, or does not allow one here. */
-const noHardLinkCodes = ["EPERM", "ENOTSUP", "ENOSYS", "EMLINK"];
 
 /** Fills the staged file from the locked store, and puts it in the store's place. */
 export async function fillAndCommit<Key extends Secret, Filled>(
@@ -120,7 +117,7 @@ async function moveAside(storePath: string, aside: string, canLink: boolean): Pr
     try {
       return await link(storePath, aside);
     } catch (error) {
-      if (!hasCode(error, ...noHardLinkCodes)) throw error;
+      if (!isLinkUnsupported(error)) throw error;
     }
   }
   for (const suffix of [...sidecars, ""]) {
@@ -139,7 +136,7 @@ async function claim(staged: string, storePath: string): Promise<void> {
     await link(staged, storePath);
   } catch (error) {
     if (hasCode(error, "EEXIST")) throw createdError(storePath);
-    if (!hasCode(error, ...noHardLinkCodes)) throw error;
+    if (!isLinkUnsupported(error)) throw error;
     await assertAbsent(storePath);
     return await rename(staged, storePath);
   }

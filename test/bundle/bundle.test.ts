@@ -1,4 +1,4 @@
-import { execFile } from "node:child_process";
+import { execFile, execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
   appendFile,
@@ -15,7 +15,7 @@ import {
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { armor, Encrypter } from "age-encryption";
-import { beforeEach, expect, test, vi } from "vitest";
+import { beforeEach, expect, onTestFinished, test, vi } from "vitest";
 import {
   type BundleContents,
   type BundleRequest,
@@ -27,6 +27,18 @@ import {
 import { generateRecoveryKey, type RecoveryKey } from "../../src/bundle/recovery-key.js";
 import { openEncrypted, type StoreKey } from "../../src/store/cipher.js";
 import { copyOfFixture, temporaryFolder } from "../store/temporary.js";
+
+const mocked = vi.hoisted(() => ({ linkCode: undefined as string | undefined }));
+
+vi.mock("node:fs/promises", async (original) => {
+  const actual = await original<typeof import("node:fs/promises")>();
+  const link: typeof actual.link = async (from, to) => {
+    const code = mocked.linkCode;
+    if (code !== undefined) throw Object.assign(new Error(code), { code });
+    await actual.link(from, to);
+  };
+  return { ...actual, link };
+});
 
 const run = promisify(execFile);
 const passphrase = "correct 'horse' battery";
@@ -227,6 +239,32 @@ test("an earlier bundle keeps its name until the new bundle replaces it", async 
   await rmdir(`${path}.proof.json`);
   expect((await writeBundle(request)).reused).toBe(false);
   expect(await readFile(path)).not.toEqual(earlier);
+});
+
+test.each([
+  ["is copied where hard links are not possible", "EPERM", 2],
+  ["is not copied after another error", "EIO", 0],
+  ["leaves no incomplete copy on a full disk", "EPERM", 0],
+])("an earlier bundle %s", async (what, code, copies) => {
+  // tmpfs counts pages: 3 for the earlier bundle, 1 for its record, and 2 for the new bundle.
+  const pages = what.includes("full") ? 6 : 20;
+  execFileSync("mount", ["-t", "tmpfs", "-o", `size=${pages * 4}k`, "tmpfs", folder]);
+  onTestFinished(() => {
+    mocked.linkCode = undefined;
+    execFileSync("umount", [folder]);
+  });
+  const { path } = await writeBundle(request);
+  const before = await readdir(folder);
+  await writeFile(path, Buffer.alloc(3 * 4096));
+  mocked.linkCode = code;
+  for (const _ of [1, 2]) {
+    if (copies === 0) await expect(writeBundle(request)).rejects.toMatchObject({ kind: "io" });
+    else await writeBundle(request);
+    if (copies > 0) await appendFile(path, "\n");
+  }
+  const added = (await readdir(folder)).filter((name) => !before.includes(name));
+  expect(added).toHaveLength(copies);
+  expect(added.every((name) => name.includes(".superseded-"))).toBe(true);
 });
 
 test("a bundle of a file whose passphrase was changed under the same salt is superseded", async () => {

@@ -2,7 +2,7 @@
  * A file system without hard links: a final name is claimed by an empty file, which the staged one
  * then replaces.
  */
-import { readdir } from "node:fs/promises";
+import { appendFile, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import type { BackupResult } from "../../src/backup/backup.js";
@@ -38,13 +38,23 @@ test.each([".db", ".manifest.json"])(
   },
 );
 
-test("killed when the name of the bundle was claimed there: the next backup has one that is proven", async () => {
+test("killed when a second name of the earlier bundle was claimed there: the next backup keeps it", async () => {
   const world = await World.of(fixture);
-  expect((await backUp(world, ".bundle.age")).signal).toBe("SIGKILL");
-  expect((await world.settle()).error).toBeUndefined();
   const { bundle } = resultOf(await backUp(world));
-  expect(bundle.recipients).toEqual([world.recoveryKey.recipient]);
-  expect(await readdir(world.bundleTo)).toContain(`clients.${bundle.keyId}.bundle.age.proof.json`);
+  await appendFile(bundle.path, "\n");
+  const earlier = await readFile(bundle.path);
+  expect((await backUp(world, ".age")).signal).toBe("SIGKILL");
+  expect(await readFile(bundle.path)).toEqual(earlier);
+  expect((await world.settle()).error).toBeUndefined();
+  resultOf(await backUp(world));
+  expect(await readFile(bundle.path)).not.toEqual(earlier);
+  const names = await readdir(world.bundleTo);
+  expect(names.filter((name) => name.endsWith(".partial"))).toEqual([]);
+  const superseded = names
+    .filter((name) => name.includes(".superseded-"))
+    .sort()
+    .at(-1);
+  expect(await readFile(join(world.bundleTo, `${superseded}`))).toEqual(earlier);
 });
 
 test("a rotation there, and one that is killed while the store is set aside", async () => {
