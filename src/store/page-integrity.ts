@@ -38,10 +38,11 @@ export async function findPageErrors(
   const cipher = new PageCipher(key);
   const { pageBytes } = cipher.layout;
   const errors: string[] = [];
+  const isOnePage = onlyLockPage && !hash;
   try {
     await using file = await open(path, "r");
-    const buffer = Buffer.alloc(chunkBytes);
-    for (let at = onlyLockPage && !hash ? lockPageOffset : 0; ; ) {
+    const buffer = Buffer.alloc(isOnePage ? pageBytes : chunkBytes);
+    for (let at = isOnePage ? lockPageOffset : 0; ; ) {
       const found = await readUpTo(file, buffer, at);
       if (found === 0) return errors;
       hash?.update(buffer.subarray(0, found));
@@ -54,7 +55,7 @@ export async function findPageErrors(
         if (cipher.isAuthentic(page, number) || isLockPage(page, number)) continue;
         errors.push(`HMAC verification failed for page ${number}`);
       }
-      if (rest > 0) return errors;
+      if (rest > 0 || isOnePage) return errors;
       // Yield to other work: with the file in the page cache, this loop would run without a pause.
       await setImmediate();
     }

@@ -73,8 +73,11 @@ test("the lock page is checked if SQLite reads the others", async () => {
   const path = await copyOfFixture(fixture);
   const key = await keyOf(path);
   const at = lockOffset;
-  await truncate(path, at + 2 * pageBytes);
   const errorsOf = (check: PageCheck) => findPageErrors(path, key, check);
+  // Reads nothing after the page: not even an incomplete page is noticed.
+  await truncate(path, at + 2 * pageBytes + 5);
+  expect(await errorsOf({ onlyLockPage: true })).toEqual([]);
+  await truncate(path, at + 2 * pageBytes);
   expect(await errorsOf({ onlyLockPage: true })).toEqual([]);
   await using file = await open(path, "r+");
   await file.write(Buffer.alloc(1, 1), 0, 1, at);
