@@ -55,9 +55,6 @@ export interface ScheduleRequest extends ScheduleTimes {
   readonly command: readonly string[];
 }
 
-/** The times of a new timer for backups. */
-export const defaultTimes: ScheduleTimes = { onCalendar: "daily", randomDelay: "15min" };
-
 export interface LastRun {
   /** When the run began, UTC. */
   readonly at: string;
@@ -257,6 +254,12 @@ export async function scheduledTimes(
   const [, onCalendar] = /^OnCalendar=(.+)$/m.exec(text) ?? [];
   const [, randomDelay] = /^RandomizedDelaySec=(.+)$/m.exec(text) ?? [];
   return onCalendar && randomDelay ? { onCalendar, randomDelay } : undefined;
+}
+
+/** Returns the times of the installed timer for backups, or those of a new timer. */
+export async function resolveBackupTimes(storePath: string): Promise<ScheduleTimes> {
+  const installed = await scheduledTimes(storePath, "backup");
+  return installed ?? { onCalendar: "daily", randomDelay: "15min" };
 }
 
 /**

@@ -167,7 +167,7 @@ function storeChange(
 
 function scheduleChange({ schedule }: Survey, { onlineBackups }: PlanOptions): string {
   const how = onlineBackups ? " without stopping the hub" : "";
-  if (!schedule?.active) return `install a timer that backs up daily${how}`;
+  if (schedule === undefined) return `install a timer that backs up daily${how}`;
   return `let ${schedule.unit}, at its times, run this program's backup${how}`;
 }
 

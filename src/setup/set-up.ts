@@ -23,7 +23,7 @@ import { emitStep } from "../operation/step.js";
 import { throwIfAborted } from "../process/abort.js";
 import { run } from "../process/run.js";
 import { recoverOnly, withOperation } from "../recovery/recover.js";
-import { defaultTimes, installSchedule, type Schedule } from "../service/schedule.js";
+import { installSchedule, resolveBackupTimes, type Schedule } from "../service/schedule.js";
 import { selectService } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import { openPlaintext } from "../store/plain-store.js";
@@ -307,10 +307,9 @@ async function readFormerDatabase(scope: SetupScope): Promise<SetupRecord["datab
   return { kind, place: database.place, ...named };
 }
 
-async function installTimer({ request, found }: SetupScope): Promise<Schedule> {
+async function installTimer({ request }: SetupScope): Promise<Schedule> {
   const { storePath, backupCommand: command } = request;
-  const { active, onCalendar } = found.schedule ?? {};
-  const times = { ...defaultTimes, ...(active && onCalendar && { onCalendar }) };
+  const times = await resolveBackupTimes(storePath);
   const installed = await installSchedule({ storePath, job: "backup", command, ...times });
   emitStep("setup.scheduled");
   return installed;

@@ -36,9 +36,9 @@ import { findContainerOf } from "../service/find-container.js";
 import { isInContainer } from "../service/origin.js";
 import {
   assertSchedulable,
-  defaultTimes,
   lingerCommand,
   readSchedule,
+  resolveBackupTimes,
   type Schedule,
   scheduledCommand,
 } from "../service/schedule.js";
@@ -232,9 +232,10 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     schedule: await readSchedule(storePath, "backup").catch(() => undefined),
     installedCommand: await scheduledCommand(storePath, "backup").catch(() => undefined),
     scheduleProblem: (
-      await findProblem(() =>
-        assertSchedulable({ storePath, job: "backup", command: [], ...defaultTimes }),
-      )
+      await findProblem(async () => {
+        const times = await resolveBackupTimes(storePath);
+        await assertSchedulable({ storePath, job: "backup", command: [], ...times });
+      })
     )?.message,
     lastBackup: await findLastBackup(identity.keyId, directories, choice),
     isRestoreTested: (await findLastRestoreTests(storePath)).withBundle?.key_id === identity.keyId,

@@ -88,7 +88,9 @@ done=$(digest)
 hivemind-sqlcipher setup --yes --recovery-key-file ~/safe/key.txt
 equal "$(digest)" "$done"
 
+hivemind-sqlcipher schedule install --random-delay 1h >/dev/null
 hivemind-sqlcipher setup --yes --online-backups >~/online.log
+grep -qx RandomizedDelaySec=1h ~/.config/systemd/user/hivemind-sqlcipher-backup-*.timer
 grep -q "at its times, run this program's backup without stopping the hub" ~/online.log
 grep -q "backups .*, daily, without stopping the hub" ~/online.log
 grep -q "backup --online" ~/.config/systemd/user/hivemind-sqlcipher-backup-*.service

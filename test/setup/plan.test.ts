@@ -232,6 +232,10 @@ test("a timer with another command is changed, and one that leaves the hub runni
     changes: expect.stringMatching(/^let backup\.timer, .* without stopping the hub$/),
   });
   expect(plan({ schedule, installedCommand: online }, chosen).steps.at(-1)?.state).toBe("done");
+  const stopped = { active: false, unit: "backup.timer" } as never;
+  expect(plan({ schedule: stopped, installedCommand: online }, chosen).steps.at(-1)).toMatchObject({
+    ...{ state: "needed", changes: expect.stringMatching(/^let backup\.timer, at its times,/) },
+  });
   expect(keepsHubRunning({ ...before, installedCommand: online }, false)).toBe(true);
   const stops = `${options.scheduledCommand} --db /x--online`;
   expect(keepsHubRunning({ ...before, installedCommand: stops }, false)).toBe(false);

@@ -49,11 +49,11 @@ function addInstall(group: Command): void {
 }
 
 async function runInstall(context: Context, options: InstallOptions): Promise<void> {
-  const { assertSchedulable, defaultTimes, installSchedule, scheduledTimes } = await import(
+  const { assertSchedulable, installSchedule, resolveBackupTimes, scheduledTimes } = await import(
     "../../service/schedule.js"
   );
   const { storePath, output } = context;
-  const installed = (await scheduledTimes(storePath, "backup")) ?? defaultTimes;
+  const installed = await resolveBackupTimes(storePath);
   const { onCalendar = installed.onCalendar, randomDelay = installed.randomDelay } = options;
   const command = await buildBackupCommand(context);
   const request = { storePath, job: "backup", command, onCalendar, randomDelay } as const;
