@@ -107,7 +107,7 @@ interface ShowOptions extends BundleKeyOptions {
 
 function addShow(group: Command): void {
   const command = addOpenerOptions(group.command("show <file>"))
-    .description("Describe a bundle, and show its contents if its key is given")
+    .description("Show what a bundle is, and its contents if its key is given")
     .option("--show-passphrase", "Show the store's passphrase, too");
   finishCommand(command, showBundle, {
     examples: [
