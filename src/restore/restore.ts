@@ -292,6 +292,7 @@ async function replaceStore(
     operation: "restore",
     lock,
     replaced,
+    newBytes: (await statIfExists(begun.data.staged))?.size,
     keepReplacedAs: plan.keepReplacedAs,
     begun,
     passphrase: backup.passphrase,

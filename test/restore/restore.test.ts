@@ -311,6 +311,40 @@ test("if the unit does not become active with the restored store, the old one is
   await systemctl("stop", world.unit);
 });
 
+test("the restart timer leaves as much time for a large backup over a small store as over a large one", async () => {
+  const world = await World.of(fixture);
+  const small = await readFile(world.path);
+  await change(world, async ({ connection }) => {
+    await connection.run("UPDATE clients SET description = ? WHERE client_id = 1", [
+      "x".repeat(10_000_000),
+    ]);
+  });
+  const { backup } = resultOf(
+    await world.run<BackupResult>("backup", { ...world.withoutService, to: world.to }),
+  );
+  await writeFile(world.path, small);
+  await world.startUnit();
+  const programs = join(world.folder, "programs");
+  await mkdir(programs);
+  const log = join(world.folder, "timers");
+  const script = `#!/bin/sh\necho "$@" >>'${log}'\nexec /usr/bin/systemd-run "$@"\n`;
+  await writeFile(join(programs, "systemd-run"), script, { mode: 0o755 });
+  for (let run = 0; run < 2; run++) {
+    resultOf(
+      await world.run<RestoreResult>(
+        "restore",
+        { backup: { file: backup.path }, discardReplaced: true },
+        { PATH: `${programs}:${process.env.PATH}` },
+      ),
+    );
+  }
+  const timers = (await readFile(log, "utf8")).matchAll(/--on-active=(\d+)ms/g);
+  const [first = 0, second = 0, ...others] = [...timers].map(([, ms]) => Number(ms));
+  expect(others).toEqual([]);
+  expect(first).toBeGreaterThan(60_000);
+  expect(Math.abs(first - second)).toBeLessThan(1000);
+});
+
 test("--to restores beside, with the passphrase in the keyring for that path, and touches nothing else", async () => {
   const { world, backup, rows } = await backedUp();
   const to = join(world.folder, "beside.db");
