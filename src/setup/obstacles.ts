@@ -169,12 +169,11 @@ function findOtherDropInObstacle(hub: HubSurvey, { hubContainer }: Survey): Find
   );
 }
 
-function findDropInPathObstacle(
-  { name, dropIn, isDropInWritable }: HubSurvey,
-  { hubContainer }: Survey,
-): Finding {
+function findDropInPathObstacle(hub: HubSurvey, { hubContainer }: Survey): Finding {
+  const { name, dropIn, isDropInWritable } = hub;
   if (isDropInWritable) return undefined;
-  const print = hubContainer ? `quadlet --container ${hubContainer.name}` : `dropin --unit ${name}`;
+  const kind = isUnit(hub) ? "quadlet" : "compose";
+  const print = hubContainer ? `${kind} --container ${hubContainer.name}` : `dropin --unit ${name}`;
   return refused(
     "drop-in-directory",
     `${dropIn} cannot be written by this user`,

@@ -316,6 +316,12 @@ describe("what is in the way is named with its fix", () => {
       "run --print-unit dropin --unit hivemind-listener.service",
     ],
     [
+      "the same, for a compose file",
+      { ...oneHub({ manager: "docker", name: "hub", isDropInWritable: false }), hubContainer },
+      "cannot be written",
+      "run --print-unit compose --container hub",
+    ],
+    [
       "a read-only server.json",
       { server: { ...before.server, isWritable: false } },
       "read-only",
