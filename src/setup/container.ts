@@ -239,6 +239,8 @@ export function containerSteps(
   const service = unit === undefined ? `--service ${engine} --unit ${name}` : serviceOptions(unit);
   const bundleTo = `--bundle-to ${shellQuote(bundles)}`;
   const adopt = `${own} init --adopt ${service} ${bundleTo}`;
+  // A copy that is mounted already has the passphrase from its source.
+  const isUnknown = database === "sqlcipher" && !hasPassword && !hasCopy;
   const mount = quadletUnit
     ? [
         `${own} run --print-unit quadlet --container ${name}`,
@@ -253,6 +255,7 @@ export function containerSteps(
     `${guide} They are:`,
     `mkdir -p -m 700 ${shellQuote(backups)} ${shellQuote(bundles)}`,
     ...(database === "sqlcipher" && hasPassword ? [adopt] : []),
+    ...(isUnknown ? [`${adopt} --passphrase-file FILE`] : []),
     ...(hasCopy ? [] : mount),
     ...(database === "sqlite" ? [`${own} encrypt ${service} ${bundleTo}`] : []),
     ...(database === "sqlcipher" && hasPassword

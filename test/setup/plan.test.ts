@@ -466,6 +466,14 @@ describe("what is in the way is named with its fix", () => {
         ...["rotate --service docker", "backup --service docker --unit hub", "schedule install"],
       ),
     );
+    const locked = { ...box, database: "sqlcipher" } as const;
+    expect(fixOf(locked)).toEqual(
+      inOrder(
+        ...["init --adopt --service docker --unit hub --bundle-to .* --passphrase-file FILE\n"],
+        ...["run --prepare", "run --print-unit compose", "backup --service docker --unit hub"],
+      ),
+    );
+    expect(fixOf({ ...locked, hasCopy: true })).not.toContain("--adopt");
     expect(fixOf({ ...box, source: "sealed:/etc/sealed" })).toContain(
       "--passphrase-source 'sealed:/etc/sealed' run --print-unit compose",
     );
