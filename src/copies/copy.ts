@@ -410,7 +410,8 @@ function resolveLocation(target: Target): Promise<Location> {
 }
 
 /**
- * Writes a file unless the target has it already. Renames a file with other contents.
+ * Writes a file unless the target has it already. A file with other contents gets another name when
+ * the new file is complete.
  *
  * @returns undefined if the target has the file already
  */
@@ -420,12 +421,13 @@ async function updateFile(
 ): Promise<CopyCheck | undefined> {
   const file = basename(path);
   const sha256 = await sha256File(path);
-  if (targetFiles.has(file)) {
-    if (await orAbort(target.check(file, sha256), signal)) return undefined;
-    const now = new Date().toISOString().replaceAll(":", "-").replace(".", "-");
-    await target.rename(file, file.replace(/\.bundle\./, `.bundle.superseded-${now}.`));
-  }
-  const checkedBy = await target.write(path, file, sha256, signal);
+  const isPresent = targetFiles.has(file);
+  if (isPresent && (await orAbort(target.check(file, sha256), signal))) return undefined;
+  const now = new Date().toISOString().replaceAll(":", "-").replace(".", "-");
+  const superseded = file.replace(/\.bundle\./, `.bundle.superseded-${now}.`);
+  const checkedBy = isPresent
+    ? await target.supersede(path, file, superseded, sha256, signal)
+    : await target.write(path, file, sha256, signal);
   emitStep("copy.bundle");
   return checkedBy;
 }

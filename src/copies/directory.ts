@@ -2,8 +2,8 @@
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { StoreError, systemError } from "../errors.js";
-import { claimName, removeFile, stagedName, syncDirectory } from "../fs/atomic.js";
-import { assertFreeSpace, copyFile } from "../fs/copy.js";
+import { claimName, moveFile, removeFile, stagedName, syncDirectory } from "../fs/atomic.js";
+import { assertFreeSpace, copyFile, linkOrCopy } from "../fs/copy.js";
 import { sha256File, statIfExists } from "../fs/read.js";
 import { emitStep } from "../operation/step.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
@@ -50,6 +50,33 @@ export class DirectoryTarget implements Target {
     sha256: string,
     signal?: AbortSignal,
   ): Promise<CopyCheck> {
+    return await this.#write(from, file, { sha256, signal }, (staged) =>
+      claimName(staged, this.pathOf(file)),
+    );
+  }
+
+  async supersede(
+    from: string,
+    file: string,
+    second: string,
+    sha256: string,
+    signal?: AbortSignal,
+  ): Promise<CopyCheck> {
+    return await this.#write(from, file, { sha256, signal }, async (staged) => {
+      await linkOrCopy(this.pathOf(file), this.pathOf(second));
+      emitStep("copy.superseded");
+      await moveFile(staged, this.pathOf(file));
+      await syncDirectory(this.path);
+    });
+  }
+
+  /** @param name - gives the complete and checked copy its final name */
+  async #write(
+    from: string,
+    file: string,
+    { sha256, signal }: { sha256: string; signal: AbortSignal | undefined },
+    name: (staged: string) => Promise<void>,
+  ): Promise<CopyCheck> {
     const size = (await statIfExists(from))?.size ?? 0;
     await assertFreeSpace(this.path, size, `the copy of ${file}`, "Free some space there.");
     const staged = stagedName(this.pathOf(file));
@@ -64,7 +91,7 @@ export class DirectoryTarget implements Target {
       }
       emitStep("copy.checked");
       throwIfAborted(signal);
-      await claimName(staged, this.pathOf(file));
+      await name(staged);
     } catch (error) {
       await removeFile(staged).catch(() => undefined);
       throwIfAborted(signal);
@@ -76,10 +103,6 @@ export class DirectoryTarget implements Target {
 
   async check(file: string, sha256: string): Promise<CopyCheck | undefined> {
     return (await sha256File(this.pathOf(file))) === sha256 ? "read_back" : undefined;
-  }
-
-  async rename(file: string, to: string): Promise<void> {
-    await claimName(this.pathOf(file), this.pathOf(to));
   }
 
   async remove(file: string): Promise<void> {

@@ -22,7 +22,7 @@ const featuresSchema = z.object({
 type Features = z.infer<typeof featuresSchema>;
 
 /**
- * A marker that `write` creates after a failed rename. As long as the server also refuses to remove
+ * A marker that is created after a failed rename. As long as the server also refuses to remove
  * the marker, later runs upload under the final name. Otherwise each run would leave a temporary
  * file that it can neither rename nor remove.
  */
@@ -113,13 +113,52 @@ export class RemoteTarget implements Target {
     const staged = basename(stagedName(file));
     const checkedBy = await this.#upload(from, staged, sha256);
     try {
-      await this.rename(staged, file);
+      await this.#rename(staged, file);
     } catch (error) {
       if (!isKind(error, "io")) throw error;
       await this.remove(staged).catch(() => undefined);
       await this.#writeMarker().catch(() => undefined);
       this.#refusesRename = true;
       return await this.#upload(from, file, sha256);
+    }
+    emitStep("copy.named");
+    return checkedBy;
+  }
+
+  async supersede(
+    from: string,
+    file: string,
+    second: string,
+    sha256: string,
+    signal?: AbortSignal,
+  ): Promise<CopyCheck> {
+    return await withInteraction({ ...(signal && { signal }) }, () =>
+      this.#supersede(from, file, second, sha256),
+    );
+  }
+
+  async #supersede(from: string, file: string, second: string, sha256: string): Promise<CopyCheck> {
+    if (!(await this.#removeMarker())) {
+      throw new StoreError(
+        "io",
+        `${this.name} refuses to rename ${file}, which has other contents`,
+        {
+          hint: "Rename or remove that file on the server.",
+        },
+      );
+    }
+    const staged = basename(stagedName(file));
+    const checkedBy = await this.#upload(from, staged, sha256);
+    try {
+      await this.#rename(file, second);
+      emitStep("copy.superseded");
+      await this.#rename(staged, file).catch(async (error: unknown) => {
+        await this.#rename(second, file).catch(() => undefined);
+        throw error;
+      });
+    } catch (error) {
+      await this.remove(staged).catch(() => this.#writeMarker().catch(() => undefined));
+      throw error;
     }
     emitStep("copy.named");
     return checkedBy;
@@ -176,11 +215,20 @@ export class RemoteTarget implements Target {
     return hasHash ? "remote_hash" : "read_back";
   }
 
-  async rename(from: string, to: string): Promise<void> {
-    await this.#run(["moveto", "--", this.#remotePath(from), this.#remotePath(to)], {
-      doing: "rename",
-      where: this.pathOf(from),
-    });
+  /**
+   * Renames a file, over an existing file.
+   *
+   * Without `--ignore-times`, rclone keeps an existing file of the same size on remotes without
+   * times and hashes, and removes the other file.
+   */
+  async #rename(from: string, to: string): Promise<void> {
+    await this.#run(
+      ["moveto", "--ignore-times", "--", this.#remotePath(from), this.#remotePath(to)],
+      {
+        doing: "rename",
+        where: this.pathOf(from),
+      },
+    );
   }
 
   async remove(file: string): Promise<void> {

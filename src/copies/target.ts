@@ -70,11 +70,19 @@ export interface Target {
   check(file: string, sha256: string): Promise<CopyCheck | undefined>;
 
   /**
-   * Renames a file. The new name must be free.
+   * Replaces an existing file as {@link write} copies one. When the new file is complete and has
+   * been checked, the existing file gets a second name, and then the new file gets its name.
    *
-   * @throws {@link StoreError} io - if the target refuses it
+   * @param second - a free name
+   * @throws {@link StoreError} as `write`; io - also if the target refuses to rename a file
    */
-  rename(file: string, to: string): Promise<void>;
+  supersede(
+    from: string,
+    file: string,
+    second: string,
+    sha256: string,
+    signal?: AbortSignal,
+  ): Promise<CopyCheck>;
 
   /** @throws {@link StoreError} io - if the target refuses it */
   remove(file: string): Promise<void>;

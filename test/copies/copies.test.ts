@@ -223,6 +223,33 @@ test("a bundle of the same key with other contents is superseded in its target, 
   expect(await readFile(join(safe, superseded), "utf8")).toBe("an earlier bundle");
 });
 
+test.each(["copy.staged", "copy.checked", "copy.superseded"])(
+  "killed at %s of a changed bundle, the target keeps a bundle under its name",
+  async (step) => {
+    const local = await original.backups(1);
+    const safe = original.newPath();
+    const path = join(safe, basename(original.bundle));
+    await local.copy({ bundlesTo: [safe] });
+    await writeFile(path, "an earlier bundle");
+    expect(await local.copyKilledAt(step, { bundlesTo: [safe] })).toBe("SIGKILL");
+    expect(await readFile(path, "utf8")).toBe("an earlier bundle");
+    expect((await local.copy({ bundlesTo: [safe] })).reports[0]?.errors).toEqual([]);
+    expect(await readFile(path)).toEqual(await readFile(original.bundle));
+    expect(await unfinishedIn(safe)).toEqual([]);
+  },
+);
+
+test("on a full disk, an earlier bundle keeps its name", async () => {
+  const local = await original.backups(1);
+  const safe = await smallDisk("8k");
+  const name = basename(original.bundle);
+  await writeFile(join(safe, name), "an earlier bundle");
+  await writeFile(join(safe, "filler"), Buffer.alloc(4096));
+  const { reports } = await local.copy({ bundlesTo: [safe] });
+  expect(reports[0]?.errors).toMatchObject([{ kind: "io" }]);
+  expect((await readdir(safe)).sort()).toEqual([name, "filler"].sort());
+});
+
 test.each([
   { copy: "copies", bundle: "copies", relation: "is the backup directory" },
   { copy: "copies", bundle: "copies/bundles", relation: "is inside the backup directory" },

@@ -83,7 +83,7 @@ test.each(protocols)("copies on %s are listed, verified and pruned there", async
   expect(reports).toEqual([
     {
       ...{ target, contents: "backups", skipped: null, errors: [] },
-      ...{ durationMs: expect.any(Number), resumeFrom: null },
+      ...{ durationMs: expect.any(Number), postponed: 0 },
       copied: [1, 2].map((day) => ({
         ...{ path: `${target}/${local.copyName(day)}`, checkedBy: "read_back" },
         size: expect.any(Number),
@@ -503,6 +503,58 @@ test("without rclone, the error says what to install", async () => {
     ...{ kind: "failed", message: expect.stringContaining("rclone is not installed") },
     hint: expect.stringContaining("apt install rclone"),
   });
+});
+
+test.each(protocols)(
+  "a changed bundle on %s is superseded when the new one is there",
+  async (remote) => {
+    const local = await original.backups(1);
+    const { name, path } = newFolder();
+    const file = join(path, basename(original.bundle));
+    const run = { bundlesTo: [`rclone:${remote}:${name}`] };
+    await mkdir(path, { recursive: true });
+    const earlier = Buffer.alloc((await readFile(original.bundle)).length, "e");
+    await writeFile(file, earlier);
+    expect(await local.copyKilledAt("copy.checked", run)).toBe("SIGKILL");
+    expect(await readFile(file)).toEqual(earlier);
+    expect((await local.copy(run)).reports[0]?.errors).toEqual([]);
+    expect(await readFile(file)).toEqual(await readFile(original.bundle));
+    const superseded = (await readdir(path)).filter((each) => each.includes(".superseded-"));
+    expect(superseded).toHaveLength(1);
+    expect(await readFile(join(path, `${superseded}`))).toEqual(earlier);
+    expect(await unfinishedIn(path)).toEqual([]);
+  },
+);
+
+test("where renames and removals are refused, a changed bundle stays, and one temporary file", async () => {
+  await servers.addRefusing("append", (method) =>
+    ["DELETE", "MOVE"].includes(method) ? 403 : undefined,
+  );
+  const local = await original.backups(1);
+  const { name, path } = newFolder();
+  const file = basename(original.bundle);
+  await mkdir(path, { recursive: true });
+  await writeFile(join(path, file), "an earlier bundle");
+  for (const _ of [1, 2, 3]) {
+    const { reports } = await local.copy({ bundlesTo: [`rclone:append:${name}`] });
+    expect(reports[0]?.errors).toMatchObject([{ kind: "io" }]);
+  }
+  expect(await readFile(join(path, file), "utf8")).toBe("an earlier bundle");
+  const others = (await readdir(path)).filter((each) => each !== file);
+  expect(others.sort()).toEqual([
+    expect.stringMatching(/^\.clients\..*\.partial$/),
+    ".renames-are-refused.partial",
+  ]);
+});
+
+test("a damaged file of the same size, without a manifest, is replaced on a remote", async () => {
+  const local = await original.backups(1);
+  const { name, path } = newFolder();
+  await mkdir(path, { recursive: true });
+  await copyFile(local.path(1), join(path, local.copyName(1)));
+  await flipByte(join(path, local.copyName(1)));
+  expect((await local.copy({ to: [`rclone:webdav:${name}`] })).reports[0]?.errors).toEqual([]);
+  expect([await backupsIn(path), await unsoundIn(path)]).toEqual([[local.copyName(1)], []]);
 });
 
 const steps = ["copy.staged", "copy.backup"];
