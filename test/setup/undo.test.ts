@@ -4,6 +4,7 @@ import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
+import { identify } from "../../src/store/cipher.js";
 import { property } from "../service/units.js";
 import {
   atSteps,
@@ -120,3 +121,34 @@ test("a recovery key file is removed only if it was cut off, after the confirmat
   expectDone(await machine.run(setup));
   expect(await readFile(recoveryKey, "utf8")).toMatch(/^AGE-SECRET-KEY-1\w{58}$/m);
 }, 480_000);
+
+test("undo moves no file over another, and writes no record again that is gone", async () => {
+  const hub = await installHub();
+  const { machine } = hub;
+  expectDone(await machine.run(["setup", ...hub.options]));
+  const config = machine.path("config", "hivemind-sqlcipher");
+  const [record = ""] = (await readdir(config)).filter((name) => name.startsWith("setup-"));
+  const [path, away] = [join(config, record), machine.path("record.json")];
+  const gone = await machine.run(undo, {
+    env: atSteps({ "undo.backed-up": `mv ${path} ${away}` }),
+  });
+  expect([gone.code, gone.stderr]).toEqual([
+    10,
+    expect.stringContaining("the record of the setup"),
+  ]);
+  expect(await readdir(config)).not.toContain(record);
+  expect(await restarted(hub)).toBe(`${store} 5`);
+
+  await exec("mv", [away, path]);
+  const takeNames = `for i in $(seq 0 60); do
+    echo kept >'${machine.store}'.undone.$(date -u -d "+$i sec" +%Y-%m-%dT%H-%M-%SZ)
+  done`;
+  const done = await machine.run([...undo, "--json"], {
+    env: atSteps({ "undo.drop-in": takeNames }),
+  });
+  expectDone(done);
+  const { kept } = JSON.parse(done.stdout).undone;
+  expect((await identify(kept.store)).format).toBe("sqlcipher");
+  const { stdout } = await exec("sh", ["-c", `cat '${machine.store}'.undone.* | grep -cax kept`]);
+  expect(stdout.trim()).toBe("61");
+}, 240_000);
