@@ -101,7 +101,7 @@ export async function prepareDatabaseBackup(options: DatabaseBackupOptions): Pro
   const { storePath } = options.lock;
   resolveRecipients(options);
   if (options.database !== undefined) await assertNoStore(storePath);
-  for (const notice of await assertPlacement(options.to, options.bundleTo)) reporter.notice(notice);
+  await assertPlacement(options.to, options.bundleTo, reporter);
   const directories = await prepareDestination(options, await assertReadable(options));
   const { passphrase, isNew } = await resolvePassphrase(storePath, source);
   return {

@@ -85,9 +85,7 @@ export async function prepareBackup(options: BackupOptions): Promise<Prepared> {
   const { reporter, online = false } = options;
   const { storePath } = options.lock;
   resolveRecipients(options);
-  for (const notice of await assertPlacement(options.to, options.bundleTo)) {
-    reporter.notice(notice);
-  }
+  await assertPlacement(options.to, options.bundleTo, reporter);
 
   const unlocked = await unlock(storePath, options.source, { mode: "readwrite" });
   const store = await ClientStore.from(unlocked);

@@ -33,8 +33,7 @@ export interface ExportOptions {
 export async function exportBundle(options: ExportOptions): Promise<Bundle> {
   const { storePath, directory, backupDirectory, encryption, reporter } = options;
   if (backupDirectory !== undefined) {
-    const notices = await assertPlacement(backupDirectory, directory);
-    for (const notice of notices) reporter.notice(notice);
+    await assertPlacement(backupDirectory, directory, reporter);
   }
   const { connection, key, passphrase } = await unlock(storePath, options.source, {
     mode: "readwrite",

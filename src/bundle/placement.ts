@@ -6,19 +6,21 @@ import { stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
+import type { Reporter } from "../reporter.js";
 
 /**
  * Refuses a bundle directory that is, contains or is inside the backup directory, under any name.
  * The directories need not exist yet.
  *
- * @returns notices for the user if both are on the same file system
+ * @param reporter - receives a notice if both are on the same file system
  * @throws {@link StoreError} refused - for such a directory
  * @throws {@link StoreError} io - if a directory cannot be inspected
  */
 export async function assertPlacement(
   backupDirectory: string,
   bundleDirectory: string,
-): Promise<string[]> {
+  reporter?: Pick<Reporter, "notice">,
+): Promise<void> {
   const backups = await ancestorsOf(backupDirectory);
   const bundles = await ancestorsOf(bundleDirectory);
   const backupsPath = backups[0]?.path ?? backupDirectory;
@@ -36,10 +38,10 @@ export async function assertPlacement(
       hint: "A bundle helps to open the backups. Keep it elsewhere, best on another disk: --bundle-to DIRECTORY",
     });
   }
-  if (deviceOf(backups) !== deviceOf(bundles)) return [];
-  return [
+  if (deviceOf(backups) !== deviceOf(bundles)) return;
+  reporter?.notice(
     `backups (${backupsPath}) and bundles (${bundlesPath}) are on the same file system, and are lost or copied together; keep bundles on another disk, or copy them to one`,
-  ];
+  );
 }
 
 interface Directory {

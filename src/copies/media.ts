@@ -124,14 +124,13 @@ async function assertUsable(options: MediaOptions): Promise<void> {
   }
   if (deviceLabel !== undefined) await assertDeviceLabel(directory, deviceLabel);
   for (const bundles of bundleDirectories) {
-    const notices = await assertPlacement(directory, bundles).catch((error: unknown) => {
+    await assertPlacement(directory, bundles, reporter).catch((error: unknown) => {
       if (!isKind(error, "refused")) throw error;
       throw wrap(error, {
         message: `cannot export to ${directory}: bundles are kept in ${bundles}, and an export must be apart from them`,
         hint: "Name a directory on another medium: --to DIRECTORY",
       });
     });
-    for (const notice of notices) reporter.notice(notice);
   }
 }
 

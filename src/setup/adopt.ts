@@ -120,7 +120,7 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
     return adoptForeign(options, secret, options.cipherSettings, origin(secret));
   }
   if (backupDirectory !== undefined) {
-    for (const notice of await assertPlacement(backupDirectory, bundleTo)) reporter.notice(notice);
+    await assertPlacement(backupDirectory, bundleTo, reporter);
   }
   const { passphrase, key, keyId } = await openWithPassphrase(
     storePath,

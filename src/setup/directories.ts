@@ -45,9 +45,8 @@ export async function chooseDirectories({
   const backups = to === undefined ? join(first, "hivemind-backups") : expandPath(to);
   const bundles = bundleTo === undefined ? join(second, "hivemind-bundles") : expandPath(bundleTo);
   const notices = areNamed ? [] : adviseOnDisks(disks.length);
-  const problem = await findProblem(async () => {
-    notices.push(...(await assertPlacement(backups, bundles)));
-  });
+  const reporter = { notice: (text: string) => notices.push(text) };
+  const problem = await findProblem(() => assertPlacement(backups, bundles, reporter));
   return { backups, bundles, problem, notices };
 }
 

@@ -88,9 +88,7 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
   if (recipientPlan.notice !== undefined) options.reporter.notice(recipientPlan.notice);
   if (options.bundleDirectory !== undefined) {
     const backups = options.backupDirectory ?? dirname(storePath);
-    for (const notice of await assertPlacement(backups, options.bundleDirectory)) {
-      options.reporter.notice(notice);
-    }
+    await assertPlacement(backups, options.bundleDirectory, options.reporter);
     await makeDirectory(options.bundleDirectory);
   }
   // Recovery comes first: an interrupted restore may have moved a store away from this path.

@@ -44,7 +44,7 @@ export async function planBundle(options: BundleOptions, reporter: Reporter): Pr
     });
   }
   if (backupDirectory !== undefined) {
-    for (const notice of await assertPlacement(backupDirectory, bundleTo)) reporter.notice(notice);
+    await assertPlacement(backupDirectory, bundleTo, reporter);
   }
   if (storePath === undefined) await assertBundleDirectory(bundleTo);
   else await prepareBundleDirectory(bundleTo, storePath, reporter);
