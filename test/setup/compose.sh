@@ -41,6 +41,17 @@ COMPOSE
   chown $uid:$uid $project/compose.yaml
 }
 
+# Creates the container as compose does, before the hub starts.
+create_hub() {
+  in_session $engine create --name hivemind_listener --network host --tmpfs /tmp --stop-signal SIGINT \
+    --label com.docker.compose.project=hivemind --label com.docker.compose.service=hivemind_listener \
+    --label com.docker.compose.project.working_dir=$project \
+    --label com.docker.compose.project.config_files=$project/compose.yaml \
+    --env HOME=$home_inside --env XDG_CONFIG_HOME= \
+    $(sed -En 's/^ *- ([^ :]+:.*)/--volume \1/p' $project/compose.yaml) \
+    localhost/hub "$(readlink -f "$HUB_ENVIRONMENT")/bin/hivemind-core" listen >/dev/null
+}
+
 compose() {
   in_session env DOCKER_HOST=$compose_host docker-compose --project-directory $project "$@"
 }

@@ -29,13 +29,7 @@ test("without compose, the steps are named, and nothing has changed", async () =
     add_clients kitchen
     as_user mkdir -p $project
     write_compose
-    # As compose 2 creates it, before the hub starts.
-    in_session podman create --name hivemind_listener --network host --tmpfs /tmp --stop-signal SIGINT \
-      --label com.docker.compose.project=hivemind --label com.docker.compose.service=hivemind_listener \
-      --label com.docker.compose.project.working_dir=$project \
-      --label com.docker.compose.project.config_files=$project/compose.yaml \
-      --env HOME=$home_inside --env XDG_CONFIG_HOME= $(sed -En 's/^ *- ([^ :]+:.*)/--volume \\1/p' $project/compose.yaml) \
-      localhost/hub "$(readlink -f "$HUB_ENVIRONMENT")/bin/hivemind-core" listen >/dev/null
+    create_hub
     command setup ${options} >$HOME/setup.log 2>&1 || echo "code $?"
     grep -o "docker compose 2 is not installed" $HOME/setup.log
     grep -c "run --print-unit compose --container hivemind_listener" $HOME/setup.log

@@ -20,6 +20,24 @@ const begin = `${scripts}
   start_enabled
   log_in`;
 
+test("without compose, the steps are named, and nothing has changed", async () => {
+  const machine = await HeadlessMachine.make();
+  const output = await machine.boot(`${begin}
+    make_image --change "USER $uid"
+    make_hub_files hivemind-sqlite-db-plugin kitchen
+    as_user mkdir -p $project
+    write_compose
+    create_hub
+    command setup ${options} >$HOME/setup.log 2>&1 || echo "code $?"
+    grep -o "docker compose 2 is not installed" $HOME/setup.log
+    grep -c "run --print-unit compose --container hivemind_listener" $HOME/setup.log
+    ls $project
+    [[ ! -e $user_home/.config/hivemind-sqlcipher ]] && echo untouched`);
+  expect(output).toEqual([
+    ...["code 17", "docker compose 2 is not installed", "1", "compose.yaml", "untouched"],
+  ]);
+}, 120_000);
+
 // scripts/prove containers installs compose.
 if (proving) {
   test("setup of a JSON hub in one command, run again, and undone", async () => {
