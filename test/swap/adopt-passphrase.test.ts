@@ -79,7 +79,8 @@ test("a password that does not open the store is not taken; one that is given is
   expect(wrong.error?.message).toMatch(/wrong passphrase from \S+server\.json/);
   expect(wrong.error?.hint).toMatch(/^Give the passphrase that opens it: --passphrase-file FILE$/m);
   expect(await world.slots()).toEqual({});
-  const given = { ...world.withoutService, passphrase: password };
+  const passphrase = { path: "passphrase", candidates: [password] };
+  const given = { ...world.withoutService, passphrase };
   const { adopted } = resultOf(await world.run<AdoptResult>("adopt", given));
   expect(adopted.passwordFrom).toBe("given");
   expect(await world.slots()).toEqual({ current: password });
