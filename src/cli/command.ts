@@ -23,7 +23,7 @@ export function finishCommand<Args extends unknown[]>(
   command.action(async (...args: Args) => run(await contextOf(command), ...args));
 }
 
-/** Returns an option whose flags name its choices: `--hub <auto|none>`. */
+/** Returns an option. Its choices are read from its flags: `--hub <auto|none>`. */
 export function choiceOption(flags: string, description: string): Option {
   const choices = flags.slice(flags.indexOf("<") + 1, -1).split("|");
   return new Option(flags, description).choices(choices);

@@ -3,9 +3,9 @@
  * directories.
  *
  * The directory has the manifests. In the view of one store's backups (`withView`), it also has a
- * sparse file of each backup's size. `heads` selects the backups whose first page is downloaded: it
- * contains the salt, and is enough to derive the key that checks a manifest. Results and errors
- * name the remote, not the directory.
+ * sparse file for each backup, as large as the backup. For the backups in `heads`, the first page
+ * is downloaded: it contains the salt, and is enough to derive the key that checks a manifest.
+ * Results and errors name the remote, not the directory.
  */
 import { mkdtemp, open, readFile, rename, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -110,7 +110,7 @@ export async function withFleet<Result>(
  * Returns the key_ids of the backups on remotes, from their manifests. If a manifest is missing or
  * invalid, downloads the salt of the backup.
  *
- * @param except - the path of a store whose backups are left out, because the caller finds them
+ * @param except - the path of a store. Its backups are left out, because the caller finds them
  *   with {@link withView}
  * @throws {@link StoreError} notFound, io - if a remote does not exist or cannot be read
  */

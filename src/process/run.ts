@@ -39,7 +39,10 @@ export interface RunOptions {
    * not be permitted to enter the working directory of this process.
    */
   readonly account?: Account | undefined;
-  /** Entered before the change of the user, who may not be permitted to enter directories above. */
+  /**
+   * The working directory. The process enters it before it changes to `account`, because the
+   * account may lack the permission for a parent directory.
+   */
   readonly directory?: string | undefined;
   /** When aborted, kills the program. */
   readonly signal?: AbortSignal | undefined;

@@ -43,7 +43,7 @@ export interface ContainerSurvey extends ContainerName {
   readonly unit: UnitName | undefined;
   /** That unit, if Podman generates it from a quadlet. */
   readonly quadletUnit: UnitName | undefined;
-  /** The passphrase source of root, who has no keyring at boot; undefined for another user. */
+  /** Root's passphrase source, because root has no keyring at boot; undefined for other users. */
   readonly source: string | undefined;
   /** Why setup cannot let the container mount a copy of `server.json`. */
   readonly problem: string | undefined;

@@ -23,7 +23,8 @@ type Phase = "in-progress" | "complete";
  * compose gets an override instead, and is created again.
  *
  * A system unit with a sealed passphrase gets the passphrase from systemd. Any other unit starts
- * the hub through `run`: also a system unit whose environment names the session bus of its user.
+ * the hub through `run`. This includes a system unit with the address of its user's session bus in
+ * its environment.
  *
  * @throws {@link StoreError} io - if a file cannot be written
  * @throws {@link StoreError} service - if systemd or compose fails

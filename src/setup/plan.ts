@@ -25,7 +25,7 @@ export interface PlanStep {
   readonly state: "needed" | "done";
   /** What the step changes, as a sentence without a full stop. */
   readonly changes: string;
-  /** What `setup --undo` does with the change, as a sentence whose subject is the undo. */
+  /** What `setup --undo` does with the change: printed after "undo: ". */
   readonly undo: string;
 }
 

@@ -55,8 +55,8 @@ function findValuedOptions(program: CommandEntry) {
 }
 
 /**
- * Groups the options by the kind of value. The pattern of an option whose kind differs between
- * commands names the command.
+ * Groups the options by the kind of value. If an option has different kinds in different commands,
+ * its pattern contains the name of the command.
  */
 function groupValues(program: CommandEntry): ValueGroup[] {
   const groups = new Map<string, ValueGroup>();
