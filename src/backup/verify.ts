@@ -124,7 +124,7 @@ export async function verifyContents(
     if (!makeCopy) return opened;
     await opened.connection.close();
     verifiedPath = await makeCopy(path);
-    return { ...opened, ...(await openImmutable(verifiedPath, opened.passphrase)) };
+    return { ...opened, ...(await openImmutable(verifiedPath, opened.key)) };
   };
   const hash = createHash("sha256");
   const [inspected] =
