@@ -57,14 +57,16 @@ export const jsonPlugin: DatabasePlugin = {
   },
 };
 
-/** Maps each client_id to the key of its record. */
-type Index = Map<number, string>;
+/**
+ * The record of each client_id. A file may have a record under another key, which HiveMind accepts,
+ * for example after a manual change of the client_id. The next change writes it under its own id.
+ */
+type Records = Map<number, JsonObject>;
 
 class JsonDatabase extends BaseDatabase {
   readonly #files: JsonFiles;
   readonly #password: string | undefined;
-  #records: JsonObject = {};
-  #keys: Index = new Map();
+  #records: Records = new Map();
   #shape: RecordShape = "HiveMind 4";
   #lastChange: Promise<unknown> = Promise.resolve();
   #loads = 0;
@@ -87,40 +89,34 @@ class JsonDatabase extends BaseDatabase {
   }
 
   addItem(client: Client): Promise<void> {
-    return this.#change((records, keys) => this.#put(records, keys, client));
+    return this.#change((records) => this.#put(records, client));
   }
 
   /** Writes the file once for all clients. */
   override async addItems(clients: Iterable<Client> | AsyncIterable<Client>): Promise<number> {
     const added: Client[] = [];
     for await (const client of clients) added.push(client);
-    await this.#change((records, keys) => {
-      for (const client of added) this.#put(records, keys, client);
+    await this.#change((records) => {
+      for (const client of added) this.#put(records, client);
     });
     return added.length;
   }
 
   override deleteItem(clientId: number): Promise<void> {
-    return this.#change((records, keys) => {
-      const key = keys.get(clientId);
-      if (key === undefined) throw noSuchClient(clientId);
-      records[key] = encodeRecord(revoked(clientId), this.#shape);
-    });
+    return this.#change((records) => this.#revoke(records, clientId));
   }
 
   override updateItem(client: Client): Promise<void> {
-    return this.#change((records, keys) => {
-      if (!keys.has(client.client_id)) throw noSuchClient(client.client_id);
-      this.#put(records, keys, client);
+    return this.#change((records) => {
+      if (!records.has(client.client_id)) throw noSuchClient(client.client_id);
+      this.#put(records, client);
     });
   }
 
   override replaceItem(old: Client, replacement: Client): Promise<void> {
-    return this.#change((records, keys) => {
-      const key = keys.get(old.client_id);
-      if (key === undefined) throw noSuchClient(old.client_id);
-      records[key] = encodeRecord(revoked(old.client_id), this.#shape);
-      this.#put(records, keys, replacement);
+    return this.#change((records) => {
+      this.#revoke(records, old.client_id);
+      this.#put(records, replacement);
     });
   }
 
@@ -134,9 +130,8 @@ class JsonDatabase extends BaseDatabase {
   }
 
   override async getClientById(clientId: number): Promise<Client | undefined> {
-    const key = this.#keys.get(clientId);
-    const record = key === undefined ? undefined : this.#records[key];
-    return isJsonObject(record) ? deserializeClient(record) : undefined;
+    const record = this.#records.get(clientId);
+    return record && deserializeClient(record);
   }
 
   override async getClientByApiKey(apiKey: string): Promise<Client | undefined> {
@@ -153,7 +148,7 @@ class JsonDatabase extends BaseDatabase {
   }
 
   async size(): Promise<number> {
-    return this.#keys.size;
+    return this.#records.size;
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Client> {
@@ -172,45 +167,40 @@ class JsonDatabase extends BaseDatabase {
 
   override async migrate(fromVersion: number): Promise<void> {
     if (fromVersion >= newestRecordSchema) return;
-    await this.#change((records, keys) => {
-      for (const key of keys.values()) {
-        const record = records[key];
-        if (isJsonObject(record)) records[key] = migrateRecord(record);
-      }
+    await this.#change((records) => {
+      for (const [id, record] of records) records.set(id, migrateRecord(record));
     });
     await replaceFile(this.#files.version, String(newestRecordSchema));
     await this.sync();
   }
 
-  #put(records: JsonObject, keys: Index, client: Client): void {
-    const key = keys.get(client.client_id) ?? String(client.client_id);
-    const record = records[key];
-    records[key] = isJsonObject(record)
-      ? changeRecord(record, client, this.#shape)
-      : encodeRecord(client, this.#shape);
-    keys.set(client.client_id, key);
+  #put(records: Records, client: Client): void {
+    const { client_id: id } = client;
+    const record = records.get(id);
+    const shape = this.#shape;
+    records.set(id, record ? changeRecord(record, client, shape) : encodeRecord(client, shape));
   }
 
-  /** Yields the records ordered by id. */
-  *#sortedRecords(): Generator<JsonObject> {
-    for (const [, key] of [...this.#keys].sort(([a], [b]) => a - b)) {
-      const record = this.#records[key];
-      if (isJsonObject(record)) yield record;
-    }
+  #revoke(records: Records, clientId: number): void {
+    if (!records.has(clientId)) throw noSuchClient(clientId);
+    records.set(clientId, encodeRecord(revoked(clientId), this.#shape));
+  }
+
+  /** Returns the records ordered by id. */
+  #sortedRecords(): JsonObject[] {
+    return [...this.#records].sort(([a], [b]) => a - b).map(([, record]) => record);
   }
 
   /**
    * Runs changes one after the other, each on the current file. A change that throws has no effect.
    */
-  #change(change: (records: JsonObject, keys: Index) => void): Promise<void> {
+  #change(change: (records: Records) => void): Promise<void> {
     const result = this.#lastChange.then(async () => {
       await this.#load();
-      const records = { ...this.#records };
-      const keys = new Map(this.#keys);
-      change(records, keys);
+      const records = new Map(this.#records);
+      change(records);
       await this.#save(records);
       this.#records = records;
-      this.#keys = keys;
     });
     this.#lastChange = result.catch(() => undefined);
     return result;
@@ -222,9 +212,7 @@ class JsonDatabase extends BaseDatabase {
     this.#loads += 1;
     this.#shape = readShape(await readTextIfExists(version), version);
     const text = await readTextIfExists(store);
-    const records = text === undefined ? {} : this.#parse(text);
-    this.#keys = buildIndex(records, store);
-    this.#records = records;
+    this.#records = indexById(text === undefined ? {} : this.#parse(text), store);
     return text !== undefined;
   }
 
@@ -242,23 +230,25 @@ class JsonDatabase extends BaseDatabase {
     return decrypted;
   }
 
-  async #save(records: JsonObject): Promise<void> {
+  async #save(records: Records): Promise<void> {
     const { store } = this.#files;
+    const value: JsonObject = Object.fromEntries(records);
     const contents =
-      this.#password === undefined ? records : encryptText(formatJson(records), this.#password);
+      this.#password === undefined ? value : encryptText(formatJson(value), this.#password);
     await makeDirectory(dirname(store));
     await replaceFile(store, formatJson(contents, { indent: 4, ascii: false }));
   }
 }
 
 /**
- * Checks every record and returns the index. HiveMind 4 writes a changed client twice, with its id
- * as a string and as a number, which become the same key in JSON. As in Python, the parser keeps
- * the last of equal keys.
+ * Checks every record and returns the records by id. HiveMind 4 writes a changed client twice, with
+ * its id as a string and as a number, which become the same key in JSON. As in Python, the parser
+ * keeps the last of equal keys.
  */
-function buildIndex(records: JsonObject, path: string): Index {
-  const keys: Index = new Map();
-  for (const [key, record] of Object.entries(records)) {
+function indexById(file: JsonObject, path: string): Records {
+  const records: Records = new Map();
+  const keys = new Map<number, string>();
+  for (const [key, record] of Object.entries(file)) {
     if (!isJsonObject(record)) {
       throw new StoreError("corrupted", `${path}: "${key}" is not a client's record`);
     }
@@ -272,8 +262,9 @@ function buildIndex(records: JsonObject, path: string): Index {
       );
     }
     keys.set(client_id, key);
+    records.set(client_id, record);
   }
-  return keys;
+  return records;
 }
 
 function decodeRecord(record: JsonObject, key: string, path: string): Client {

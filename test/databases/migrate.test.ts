@@ -163,6 +163,27 @@ describe("a target that is not empty", () => {
   });
 });
 
+test("a JSON store with a client under another client's key keeps both", async () => {
+  const home = await ownDataHome();
+  const [from, to] = ["from", "to"].map((name) => end(json, { subfolder: join(home, name) }));
+  const [old, changed] = [3, 12].map((id) => newClient({ client_id: id, api_key: `key-${id}` }));
+  await fill(from as Endpoint, [old as Client]);
+  await fill(to as Endpoint, []);
+  // The file after an operator has changed the client_id of record 3 to 12.
+  const path = join(home, "to", "clients.json");
+  await writeFile(path, JSON.stringify({ 3: changed }));
+  expect(await contents(to as Endpoint)).toEqual([changed]);
+  await migrate({ from: from as Endpoint, to: to as Endpoint, merge: true });
+  const found = (await contents(to as Endpoint)).filter((client) => !isRevoked(client));
+  expect(found).toEqual([old, changed]);
+  // A hub of HiveMind 5 finds a client only under its own id.
+  const records = Object.entries(
+    JSON.parse(await readFile(path, "utf8")) as Record<string, Client>,
+  );
+  expect(records).toHaveLength(12);
+  for (const [key, { client_id: id }] of records) expect(key).toBe(String(id));
+});
+
 test("a migration that ends midway is gone on with by the next, which keeps whom the target has revoked since", async () => {
   const home = await ownDataHome();
   const from = end(sqlite, { subfolder: join(home, "from") });
