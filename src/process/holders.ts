@@ -95,9 +95,18 @@ function readInodes(paths: readonly string[]): Set<string> {
   return inodes;
 }
 
+/** The devices of the system. A store may be in `/dev/shm`. */
+const devices = /^\/dev\/(?!shm\/)/;
+
+const deletedMark = / \(deleted\)$/;
+
 /**
  * Returns whether the process has one of the files open. Returns undefined if this user may not
  * inspect the process.
+ *
+ * Compares inodes: the same file has another path through a hard link, a bind mount, or a
+ * container's file system, where the store's path may be that of another file. Only a deleted file
+ * is recognised by its path, because another file, or none, is at that path now.
  */
 function hasAnyOpen(
   pid: number,
@@ -108,17 +117,27 @@ function hasAnyOpen(
   try {
     for (const fd of readdirSync(directory)) {
       const target = readOpenFile(pid, fd);
-      if (target === undefined) continue;
-      if (paths.has(target.replace(/ \(deleted\)$/, ""))) return true;
-      if (!target.startsWith("/") || target.startsWith("/dev/")) continue;
-      // The same file has another path through a hard link, a bind mount, or a container's file
-      // system.
-      const stats = statSync(`${directory}/${fd}`, { bigint: true, throwIfNoEntry: false });
-      if (stats && inodes.has(formatInode(stats))) return true;
+      if (!target?.startsWith("/") || devices.test(target)) continue;
+      if (deletedMark.test(target) && paths.has(target.replace(deletedMark, ""))) return true;
+      const inode = readOpenInode(`${directory}/${fd}`);
+      if (inode !== undefined && inodes.has(inode)) return true;
     }
     return false;
   } catch (error) {
     return hasCode(error, "EACCES", "EPERM") ? undefined : false;
+  }
+}
+
+/**
+ * Returns the inode of an open file; undefined if it was closed, or is on a file system that does
+ * not respond, such as a stale NFS mount. The store's file system has responded before.
+ */
+function readOpenInode(descriptor: string): string | undefined {
+  try {
+    const stats = statSync(descriptor, { bigint: true, throwIfNoEntry: false });
+    return stats && formatInode(stats);
+  } catch {
+    return undefined;
   }
 }
 

@@ -85,6 +85,19 @@ test("a file that is open under another name counts, and so does a deleted or re
   expect(await pids()).not.toContain(linked);
 });
 
+test("in another mount namespace the path may be of another file, and the store may have another path", async () => {
+  writeFileSync(store, "");
+  const inNamespace = (mount: string, path = store) => {
+    const script = `${mount} && exec 3<>"$1" && echo ready && exec sleep infinity`;
+    return ready("unshare", ["--mount", "sh", "-c", script, folder, path]);
+  };
+  await inNamespace('mount -t tmpfs none "$0"');
+  expect(await pids()).toEqual([]);
+  const same = await inNamespace("true");
+  const bound = await inNamespace('mount --bind "$0" /mnt', "/mnt/clients.db");
+  expect(await pids()).toEqual([same, bound].sort((a, b) => a - b));
+});
+
 test("this process and the processes in `except` do not count", async () => {
   writeFileSync(store, "");
   const first = await holder(store);
