@@ -6,6 +6,7 @@
  * starts at every instant of a setup, also after a power failure.
  */
 import { dirname, join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import { hubContainer, workForContainer } from "../config/hub-account.js";
 import { StoreError } from "../errors.js";
 import { sha256Hex } from "../fs/read.js";
@@ -142,6 +143,27 @@ export async function updateSetupRecord(
 
 export async function removeSetupRecord(settingsPath: string, storePath: string): Promise<void> {
   await removeRecord(setupRecordPath(settingsPath, storePath));
+}
+
+/**
+ * Checks under the record's lock that no other setup or undo has run since the plan was made: the
+ * user may confirm it much later.
+ *
+ * @throws {@link StoreError} refused - if the record differs from that of the plan
+ */
+export async function assertSameRecord(
+  settingsPath: string,
+  storePath: string,
+  planned: SetupRecord | undefined,
+): Promise<void> {
+  const record = await readSetupRecord(settingsPath, storePath);
+  if (!isDeepStrictEqual(record, planned)) throw outdatedPlanError();
+}
+
+export function outdatedPlanError(): StoreError {
+  return new StoreError("refused", "the hub was changed since the plan was made", {
+    hint: "Run the same command again: it makes a new plan.",
+  });
 }
 
 /**

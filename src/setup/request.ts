@@ -18,6 +18,8 @@ export interface SetupRequest extends SetupChoice {
   readonly recoveryKeyFile: string | undefined;
   /** Reads the recovery key of this setup from its file, if it has one. */
   readonly readRecoveryKey: () => Promise<string | undefined>;
+  /** Removes a recovery key file without the whole key. Nothing is encrypted to its key. */
+  readonly removeIncompleteKey: () => Promise<void>;
   /** Returns the command line of this program for the store, with the settings file. */
   readonly ownCommand: (...args: string[]) => string[];
   /** The command line of `run` with a credential, for a system unit. */

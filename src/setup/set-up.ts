@@ -36,7 +36,9 @@ import { type PackagesSurvey, pipArguments, pipLine, surveyPackages } from "./pa
 import type { Plan, StepId } from "./plan.js";
 import { findProblem } from "./problem.js";
 import {
+  assertSameRecord,
   isHandedOver,
+  outdatedPlanError,
   readSetupRecord,
   recordedContainer,
   type SetupRecord,
@@ -62,6 +64,7 @@ const pipLimitMs = 30 * 60_000;
 /**
  * Runs the needed steps of a plan.
  *
+ * @throws {@link StoreError} refused - if the hub was changed since the plan was made
  * @throws {@link StoreError} of every kind; the hub then runs, and the same command continues
  */
 export async function setUp(
@@ -74,6 +77,9 @@ export async function setUp(
   const needed = new Set(plan.steps.filter(({ state }) => state === "needed").map(({ id }) => id));
   await makeDirectory(dirname(settingsPath));
   await using _ = await acquireLock(setupRecordPath(settingsPath, storePath));
+  await assertSameRecord(settingsPath, storePath, found.record);
+  if ((await isHandedOver(storePath)) !== found.isHandedOver) throw outdatedPlanError();
+  await request.removeIncompleteKey();
   const scope = await prepareHub(planned, needed);
   const outage = await moveHub(scope, needed).catch((error: unknown) =>
     removeBrokenDropIn(error, scope, needed),

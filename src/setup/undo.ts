@@ -21,6 +21,7 @@ import { chooseUndoStrategy, type UndoStrategy } from "./former.js";
 import { findOtherRun, isStartedByRun } from "./hub-survey.js";
 import type { PlanStep } from "./plan.js";
 import {
+  assertSameRecord,
   assertUndoable,
   isHandedOver,
   readSetupRecord,
@@ -93,6 +94,7 @@ export async function planUndo(request: SetupRequest): Promise<UndoPlan> {
 export async function undoSetup(request: SetupRequest, found: SetupRecord): Promise<UndoResult> {
   const { storePath, settingsPath } = request;
   await using _ = await acquireLock(setupRecordPath(settingsPath, storePath));
+  await assertSameRecord(settingsPath, storePath, found);
   await assertUndoable(found);
   const strategy = chooseUndoStrategy(request, found);
   await strategy.check?.();

@@ -103,7 +103,7 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   const onlineBackups = keepsHubRunning(found, given.onlineBackups ?? false);
   const options = { ...given, onlineBackups };
   const key = await resolveRecoveryKey(found, options);
-  const request = (signal: AbortSignal) => buildRequest(context, options, signal, key.options);
+  const request = (signal: AbortSignal) => buildRequest(context, options, signal, key);
   const plan = planSetup(found, {
     installHubPackages: options.installHubPackages ?? false,
     onlineBackups,
@@ -125,7 +125,6 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   await assertKeyDelivery(context, found, key, request(new AbortController().signal));
   if (!output.json) output.line(planLines(found, plan).join("\n"));
   await context.reporter.confirm("Do this?");
-  await key.removeIncomplete();
   const { setUp } = await import("../../setup/set-up.js");
   const result = await abortOnSignal((signal) => setUp(request(signal), found, plan));
   const program = programLine(command, context);
@@ -155,15 +154,14 @@ function buildChoice(context: Context, options: SetupOptions) {
   };
 }
 
-/** @param key - the options of the recovery key */
 function buildRequest(
   context: Context,
   options: SetupOptions,
   signal: AbortSignal,
-  key: RecipientCommandOptions = options,
+  key: KeyState = noKey,
 ): SetupRequest {
   const { source, reporter, settingsInFile } = context;
-  const { recipients, recoveryKey } = buildRecipientOptions(context, key);
+  const { recipients, recoveryKey } = buildRecipientOptions(context, key.options);
   // The unit and the timer read the settings that setup saves first.
   const passphrase_source = formatSource(source);
   const saved = withValues(context, {
@@ -175,6 +173,7 @@ function buildRequest(
     ...{ recipients, recoveryKey },
     recoveryKeyFile: options.recoveryKeyFile,
     readRecoveryKey: () => readRecoveryKey(options.recoveryKeyFile),
+    removeIncompleteKey: key.removeIncomplete,
     ownCommand: (...args) => ownCommand(saved, ...args),
     // The hub's user cannot read the settings of root.
     preparation: ownCommand(
@@ -198,6 +197,11 @@ interface KeyState {
   readonly removeIncomplete: () => Promise<void>;
 }
 
+const noKey: KeyState = {
+  ...{ isTaken: false, isIncomplete: false, options: {} },
+  removeIncomplete: async () => undefined,
+};
+
 /**
  * Inspects the recovery key file. If an interrupted setup has created it, setup uses its key
  * instead of a new one.
@@ -207,20 +211,19 @@ async function resolveRecoveryKey(
   { recoveryKeyFile: file, recipient = [] }: SetupOptions,
 ): Promise<KeyState> {
   const { lstatIfExists } = await import("../../fs/read.js");
-  const none = { isTaken: false, isIncomplete: false, removeIncomplete: async () => undefined };
-  if (!file) return { ...none, options: { recipient } };
+  if (!file) return { ...noKey, options: { recipient } };
   const isNew = !(await lstatIfExists(file));
-  if (isNew) return { ...none, options: { recipient, recoveryKeyFile: file } };
-  if (record?.recovery_key_file !== file) return { ...none, isTaken: true, options: { recipient } };
+  if (isNew) return { ...noKey, options: { recipient, recoveryKeyFile: file } };
+  if (record?.recovery_key_file !== file) return { ...noKey, isTaken: true, options: { recipient } };
   const identity = await readRecoveryKey(file);
   if (identity !== undefined) {
     const { identityToRecipient } = await import("age-encryption");
     const own = await identityToRecipient(identity);
-    return { ...none, options: { recipient: [...recipient, own] } };
+    return { ...noKey, options: { recipient: [...recipient, own] } };
   }
-  if (recipients.length > 0) return { ...none, options: { recipient } };
+  if (recipients.length > 0) return { ...noKey, options: { recipient } };
   if (!(await isIncompleteKey(file, storePath)))
-    return { ...none, isTaken: true, options: { recipient } };
+    return { ...noKey, isTaken: true, options: { recipient } };
   const { removeFile } = await import("../../fs/atomic.js");
   return {
     isTaken: false,
