@@ -29,7 +29,7 @@ const programs = [["docker-compose"], ["docker", "compose"]] as const;
  *   if this cannot be determined
  */
 export function findComposeService(engine: Engine, labels: ComposeLabels): ComposeService {
-  const { project, directory, files, service, isImitated } = labels;
+  const { project, directory, files, environmentFiles, service, isImitated } = labels;
   const problem = (message: string) => new StoreError("refused", message);
   if (isImitated) throw problem("podman-compose has created it, not compose");
   const present = Object.keys(overrides).filter((name) => existsSync(join(directory, name)));
@@ -39,7 +39,12 @@ export function findComposeService(engine: Engine, labels: ComposeLabels): Compo
   const override = join(directory, overrides[name] ?? "");
   const others = files.filter((file) => ![join(directory, name), override].includes(file));
   if (others.length > 0) throw problem(`compose was given other files: ${others.join(", ")}`);
-  if (namesFiles(join(directory, ".env"))) throw problem(`${directory}/.env sets COMPOSE_FILE`);
+  const environmentFile = join(directory, ".env");
+  const variables = environmentFiles.filter((file) => file !== environmentFile);
+  if (variables.length > 0) {
+    throw problem(`compose was given other files of variables: ${variables.join(", ")}`);
+  }
+  if (namesFiles(environmentFile)) throw problem(`${directory}/.env sets COMPOSE_FILE`);
   return { engine, project, directory, service, override };
 }
 
@@ -106,7 +111,8 @@ export async function createAgain(composed: ComposeService, name: string): Promi
   const isRunning = (await inspectContainer(engine, name))?.status === "running";
   const how = isRunning ? "--detach" : "--no-start";
   const args = [...projectArgs(composed), "up", how, "--no-deps", "--pull", "never", service];
-  const { COMPOSE_FILE: _, ...others } = process.env;
+  // The container was not created with these variables of this shell.
+  const { COMPOSE_FILE: _, COMPOSE_ENV_FILES: __, ...others } = process.env;
   const environment = { ...others, ...engineVariables(composed) };
   const outcome = await run(program, [...first, ...args], {
     ...{ timeoutMs: createLimitMs, account: { environment } },

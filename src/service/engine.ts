@@ -30,6 +30,8 @@ export interface ComposeLabels {
   readonly project: string;
   readonly directory: string;
   readonly files: readonly string[];
+  /** The files of `--env-file`; none if compose has read the project's `.env`. */
+  readonly environmentFiles: readonly string[];
   readonly service: string;
   /** Whether podman-compose has created the container. */
   readonly isImitated: boolean;
@@ -236,9 +238,12 @@ function toComposeLabels(labels: Readonly<Record<string, string>>): ComposeLabel
   const directory = labels["com.docker.compose.project.working_dir"];
   const service = labels["com.docker.compose.service"];
   if (project === undefined || directory === undefined || service === undefined) return undefined;
+  const list = (name: string) =>
+    (labels[`com.docker.compose.project.${name}`] ?? "").split(",").filter(Boolean);
   return {
     ...{ project, directory, service },
-    files: (labels["com.docker.compose.project.config_files"] ?? "").split(",").filter(Boolean),
+    files: list("config_files"),
+    environmentFiles: list("environment_file"),
     isImitated: labels["io.podman.compose.project"] !== undefined,
   };
 }

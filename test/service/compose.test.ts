@@ -3,6 +3,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeEach, expect, test } from "vitest";
 import { findComposeService } from "../../src/service/compose.js";
+import type { ComposeLabels } from "../../src/service/engine.js";
 import { temporaryFolder } from "./units.js";
 
 let directory: string;
@@ -13,8 +14,11 @@ beforeEach(() => {
 
 const write = (name: string, text = "") => writeFileSync(join(directory, name), text);
 
-const find = (files: string[] = [], isImitated = false) =>
-  findComposeService("docker", { project: "hive", directory, files, service: "hub", isImitated });
+const find = (files: string[] = [], changes: Partial<ComposeLabels> = {}) =>
+  findComposeService("docker", {
+    ...{ project: "hive", directory, files, environmentFiles: [], service: "hub" },
+    ...{ isImitated: false, ...changes },
+  });
 
 test.each([
   ["compose.yaml", "compose.override.yaml"],
@@ -22,7 +26,8 @@ test.each([
 ])("the override of %s is %s", (name, override) => {
   write(name);
   write(".env", "HIVEMIND_USER=1000\n#COMPOSE_FILE=other.yaml\n");
-  expect(find([join(directory, name)])).toEqual({
+  const environmentFiles = [join(directory, ".env")];
+  expect(find([join(directory, name)], { environmentFiles })).toEqual({
     ...{ engine: "docker", project: "hive", directory, service: "hub" },
     override: join(directory, override),
   });
@@ -31,8 +36,12 @@ test.each([
 test("a project whose override compose would not read is refused", () => {
   expect(() => find()).toThrow("has no compose file");
   write("compose.yaml");
-  expect(() => find([], true)).toThrow("podman-compose has created it");
+  expect(() => find([], { isImitated: true })).toThrow("podman-compose has created it");
   expect(() => find([join(directory, "other.yaml")])).toThrow("was given other files");
+  const environmentFiles = [join(directory, ".env"), join(directory, "prod.env")];
+  expect(() => find([], { environmentFiles })).toThrow(
+    `was given other files of variables: ${directory}/prod.env`,
+  );
   write(".env", "export COMPOSE_FILE = other.yaml\n");
   expect(() => find()).toThrow(`${directory}/.env sets COMPOSE_FILE`);
   write("compose.yml");
