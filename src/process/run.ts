@@ -30,6 +30,11 @@ export interface RunOptions {
    * for children of the program with the output open.
    */
   readonly output?: boolean | "stderr";
+  /**
+   * The variables that make collected output parsable. They override the program's environment. By
+   * default the output is in English, and its times are in UTC.
+   */
+  readonly outputVariables?: Account["environment"];
   /** The program's standard input; nothing by default. */
   readonly input?: string;
   /** The file descriptor that gets the program's standard output, which is then not collected. */
@@ -51,7 +56,6 @@ export interface RunOptions {
 /** How long a killed program may take to exit. A program that waits for a disk does not exit. */
 const exitGraceMs = 5000;
 
-/** Environment variables for parsable output. */
 const plainOutput = {
   LC_ALL: "C",
   TZ: "UTC",
@@ -70,8 +74,10 @@ const plainOutput = {
 export function run(
   program: string,
   args: readonly string[],
-  { timeoutMs, output = true, input, stdout, account, directory = "/", signal }: RunOptions,
+  options: RunOptions,
 ): Promise<Outcome> {
+  const { timeoutMs, output = true, outputVariables = plainOutput } = options;
+  const { input, stdout, account, directory = "/", signal } = options;
   return new Promise((resolve) => {
     const target = output === "stderr" ? 2 : output ? "pipe" : "ignore";
     const environment = account ? { PATH: process.env.PATH, ...account.environment } : process.env;
@@ -84,7 +90,7 @@ export function run(
       child = spawn(program, args, {
         detached: true,
         stdio: [input === undefined ? "ignore" : "pipe", stdout ?? target, target],
-        env: output === true ? { ...environment, ...plainOutput } : environment,
+        env: output === true ? { ...environment, ...outputVariables } : environment,
         ...(account && { cwd: directory, uid: account.uid, gid: account.gid }),
       });
     } catch (error) {

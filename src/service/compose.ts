@@ -116,6 +116,8 @@ export async function createAgain(composed: ComposeService, name: string): Promi
   const environment = { ...others, ...engineVariables(composed) };
   const outcome = await run(program, [...first, ...args], {
     ...{ timeoutMs: createLimitMs, account: { environment } },
+    // The compose file may use every variable, such as TZ, and the environment overrides `.env`.
+    outputVariables: {},
   });
   if (outcome.code === 0) return;
   throw new StoreError(

@@ -3,7 +3,7 @@ import { chmod, copyFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
-import { run } from "../../src/process/run.js";
+import { type RunOptions, run } from "../../src/process/run.js";
 import { root } from "../built.js";
 import { asNobody, isRoot, spawnOutcome } from "../files/others.js";
 import { temporaryFolder } from "../store/temporary.js";
@@ -35,6 +35,15 @@ test.runIf(isRoot)(
     ]);
   },
 );
+
+test("the variables for parsable output are the caller's choice", async () => {
+  const account = { environment: { TZ: "America/Montreal" } };
+  const zone = async (options: Partial<RunOptions>) =>
+    (await run("sh", ["-c", "echo $LC_ALL $TZ"], { timeoutMs: 10_000, account, ...options }))
+      .stdout;
+  expect(await zone({})).toBe("C UTC\n");
+  expect(await zone({ outputVariables: {} })).toBe("America/Montreal\n");
+});
 
 test("a program that the system does not start is an outcome, too", async () => {
   const tooLong = "x".repeat(1 << 20);
