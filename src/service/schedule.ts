@@ -368,6 +368,8 @@ async function analyze(
 ): Promise<string> {
   const { code, stdout, stderr } = await run("systemd-analyze", [kind, "--", text], {
     timeoutMs: queryLimitMs,
+    // The times of a timer are local times.
+    outputVariables: { LC_ALL: "C", SYSTEMD_COLORS: "0" },
   });
   if (code === 0) return stdout;
   const reason = stderr.split("\n")[0] || `invalid ${kind} "${text}"`;

@@ -241,6 +241,19 @@ test.each(["2020-01-01", "*-02-30"])(
   },
 );
 
+test("a time without a zone is local", async () => {
+  const { machine, here } = await withSchedule();
+  const now = Date.now();
+  const install = (zone: string, hours: number) => {
+    const time = new Date(now + hours * 3_600_000).toISOString().slice(0, 19).replace("T", " ");
+    const env = { ...usual.env, TZ: zone };
+    return machine.run(["schedule", "install", ...here, "--on-calendar", time], { env });
+  };
+  // Twelve hours ahead of UTC, and twelve behind.
+  expect((await install("Etc/GMT-12", 6)).stderr).toContain("no time from now on matches");
+  expect((await install("Etc/GMT+12", -6)).stderr).not.toContain("no time from now on matches");
+});
+
 test("a timer whose times have passed since is recognised", async () => {
   const { machine, here } = await withSchedule();
   const { schedule } = await ask<{ schedule: Schedule }>(machine, "schedule", "install", ...here);
