@@ -1,5 +1,6 @@
 /** Determines whether a keyring is unlocked after a reboot without a login. */
 import { userInfo } from "node:os";
+import type { Environment } from "../config/paths.js";
 import { shellQuote } from "../text/escape.js";
 import { isLingerEnabled } from "./schedule.js";
 import { type Manager, redirectToFile, sudoPrefix, systemctl } from "./systemctl.js";
@@ -16,12 +17,18 @@ export interface UnattendedBoot {
 }
 
 export async function inspectBoot(): Promise<UnattendedBoot> {
-  const { XDG_CURRENT_DESKTOP, WAYLAND_DISPLAY, DISPLAY } = process.env;
   return {
-    hasDesktop: Boolean(XDG_CURRENT_DESKTOP || WAYLAND_DISPLAY || DISPLAY),
+    hasDesktop: hasDesktop(process.env),
     lingers: isLingerEnabled(),
     hasKeyringUnit: (await isEnabled("systemd-user")) || (await isEnabled("systemd")),
   };
+}
+
+/** Returns whether the session is on a desktop of this machine. `ssh -X` displays on another. */
+export function hasDesktop(environment: Environment): boolean {
+  const { XDG_CURRENT_DESKTOP, WAYLAND_DISPLAY, DISPLAY = "", SSH_CONNECTION } = environment;
+  if (SSH_CONNECTION) return false;
+  return Boolean(XDG_CURRENT_DESKTOP || WAYLAND_DISPLAY) || /^(?:unix)?:/.test(DISPLAY);
 }
 
 async function isEnabled(manager: Manager): Promise<boolean> {

@@ -64,6 +64,8 @@ export interface SetupChoice {
   readonly hubPython: string | undefined;
   readonly to: string | undefined;
   readonly bundleTo: string | undefined;
+  /** Whether the hub must start after a reboot without a login. */
+  readonly isHeadless: boolean;
 }
 
 /** The database that the hub uses now. */
@@ -224,7 +226,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     source,
     isRoot,
     ownerProblem: await findOwnerProblem([file?.file, dirname(storePath), database?.place]),
-    boot: await findBootProblem(source, only),
+    boot: await findBootProblem(choice, only),
     recipients: settings.recipients ?? [],
     directories,
     spaceProblem: await findSpaceProblem(storePath, directories, database?.size ?? 0),
@@ -400,13 +402,13 @@ async function findOwnerProblem(
 
 /** A keyring must be unlocked after a reboot; for a user unit, the user's manager must start. */
 async function findBootProblem(
-  { kind }: PassphraseSource,
+  { source: { kind }, isHeadless }: SetupChoice,
   hub: HubSurvey | undefined,
 ): Promise<BootProblem | undefined> {
   const isOfUser = kind === "sealed" && hub?.manager === "systemd-user";
   if (kind !== "keyring" && !isOfUser) return undefined;
   const { hasDesktop, lingers, ...boot } = await inspectBoot();
-  if (hasDesktop) return undefined;
+  if (hasDesktop && !isHeadless) return undefined;
   const hasKeyringUnit = boot.hasKeyringUnit || kind !== "keyring";
   const problems = [
     ...(lingers ? [] : [`your systemd does not start at boot (${lingerCommand()})`]),

@@ -19,7 +19,7 @@ interface Check {
 /** A shell without core dumps on a desktop, so that doctor has no finding. */
 const inOrder = {
   before: ["/bin/sh", "-c", 'ulimit -c 0; exec "$@"', "sh"],
-  env: { XDG_CURRENT_DESKTOP: "test", PATH: "/usr/bin:/bin" },
+  env: { XDG_CURRENT_DESKTOP: "test", SSH_CONNECTION: "", PATH: "/usr/bin:/bin" },
 };
 
 async function diagnose(machine: Machine, ...args: string[]) {

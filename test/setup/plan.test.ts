@@ -1,4 +1,6 @@
 import { describe, expect, test } from "vitest";
+import type { Environment } from "../../src/config/paths.js";
+import { hasDesktop } from "../../src/service/boot.js";
 import { parseMountedDisks } from "../../src/setup/directories.js";
 import { formerKind, keepsHubRunning } from "../../src/setup/facts.js";
 import type { HubSurvey } from "../../src/setup/hub-survey.js";
@@ -547,6 +549,17 @@ describe("a machine without a login", () => {
     problem: "your systemd does not start at boot (loginctl enable-linger a)",
     fixes: ["sudo loginctl enable-linger a"],
   };
+
+  test.each<[Environment, boolean]>([
+    [{}, false],
+    [{ XDG_CURRENT_DESKTOP: "GNOME" }, true],
+    [{ WAYLAND_DISPLAY: "wayland-0" }, true],
+    [{ DISPLAY: ":0" }, true],
+    [{ DISPLAY: "localhost:10.0" }, false],
+    [{ DISPLAY: ":0", SSH_CONNECTION: "192.0.2.1 50000 192.0.2.2 22" }, false],
+  ])("with %j, it has a desktop: %j", (environment, expected) => {
+    expect(hasDesktop(environment)).toBe(expected);
+  });
 
   test("--headless names the commands of root that a user's unit needs", () => {
     const { obstacles, notices } = planSetup({ ...before, boot }, { ...options, isHeadless: true });

@@ -329,6 +329,15 @@ test("what is in the way is named, and nothing has changed", async () => {
   await refuse(17, `there is a file at ${machine.store} already`, "mv ");
   await exec("rm", [machine.store]);
 
+  // A desktop does not log in by itself after a reboot.
+  const headless = await machine.run(["setup", ...options, "--dry-run", "--headless"], {
+    env: { XDG_CURRENT_DESKTOP: "test" },
+  });
+  expect([headless.code, headless.stdout]).toEqual([
+    17,
+    expect.stringContaining("after a reboot without a login the hub would wait"),
+  ]);
+
   const other = await machine.run(["setup", "--dry-run", "--unit", "hivemind-no-such"]);
   expect([other.code, other.stdout]).toEqual([
     10,

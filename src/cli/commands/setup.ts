@@ -151,6 +151,7 @@ function buildChoice(context: Context, options: SetupOptions) {
     ...{ storePath, settings, settingsPath, section: settingsSection, source, unit },
     manager: isUnit ? service : undefined,
     ...{ hubPython: options.hubPython, to: options.to, bundleTo: options.bundleTo },
+    isHeadless: options.headless ?? false,
   };
 }
 
