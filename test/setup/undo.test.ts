@@ -3,6 +3,7 @@ import { execFile } from "node:child_process";
 import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { generateIdentity } from "age-encryption";
 import { expect, test } from "vitest";
 import { identify } from "../../src/store/cipher.js";
 import { property } from "../service/units.js";
@@ -85,9 +86,9 @@ test("a JSON database that was changed after its copy is kept, by setup and by u
   expect(await names()).toHaveLength(2);
 }, 480_000);
 
-test("without a recovery key, the plain copy stays until a backup opens", async () => {
+test("without a recovery key, or with that of another hub, the plain copy stays until a backup opens", async () => {
   const hub = await installHub();
-  const { machine } = hub;
+  const { machine, recoveryKey } = hub;
   const backups = machine.path("backups");
   const recipient = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
   const setup = ["setup", "--recipient", recipient, ...hub.options.toSpliced(1, 2)];
@@ -99,7 +100,8 @@ test("without a recovery key, the plain copy stays until a backup opens", async 
   expect(await restarted(hub)).toBe(`${store} 5`);
 
   for (const name of await readdir(backups)) await rm(join(backups, name));
-  const done = await machine.run([...setup, "--json"]);
+  await writeFile(recoveryKey, `${await generateIdentity()}\n`, { mode: 0o600 });
+  const done = await machine.run([...setup, "--recovery-key-file", recoveryKey, "--json"]);
   expectDone(done);
   expect(JSON.parse(done.stdout).setup).toMatchObject({ backup: { tested: false }, outage: null });
   expect(await readdir(machine.path("data", "hivemind-core"))).not.toContain("clients.json");

@@ -173,7 +173,8 @@ function buildRequest(
     backupCommand: ownCommand(saved, "backup", ...(options.onlineBackups ? ["--online"] : [])),
     ...{ recipients, recoveryKey },
     recoveryKeyFile: options.recoveryKeyFile,
-    readRecoveryKey: () => readRecoveryKey(options.recoveryKeyFile),
+    readRecoveryKey: async () =>
+      key.isTaken ? undefined : readRecoveryKey(options.recoveryKeyFile),
     removeIncompleteKey: key.removeIncomplete,
     ownCommand: (...args) => ownCommand(saved, ...args),
     // The hub's user cannot read the settings of root.
@@ -215,7 +216,8 @@ async function resolveRecoveryKey(
   if (!file) return { ...noKey, options: { recipient } };
   const isNew = !(await lstatIfExists(file));
   if (isNew) return { ...noKey, options: { recipient, recoveryKeyFile: file } };
-  if (record?.recovery_key_file !== file) return { ...noKey, isTaken: true, options: { recipient } };
+  if (record?.recovery_key_file !== file)
+    return { ...noKey, isTaken: true, options: { recipient } };
   const identity = await readRecoveryKey(file);
   if (identity !== undefined) {
     const { identityToRecipient } = await import("age-encryption");
