@@ -40,7 +40,8 @@ export async function chooseDirectories({
   bundleTo?: string | undefined;
 }): Promise<Directories> {
   const areNamed = to !== undefined && bundleTo !== undefined;
-  const disks = areNamed ? [] : await findOtherDisks(storePath);
+  const table = await readFile("/proc/self/mountinfo", "utf8").catch(() => "");
+  const disks = areNamed ? [] : await findOtherDisks(storePath, table);
   const [first = homedir(), second = first] = disks;
   const backups = to === undefined ? join(first, "hivemind-backups") : expandPath(to);
   const bundles = bundleTo === undefined ? join(second, "hivemind-bundles") : expandPath(bundleTo);
@@ -59,14 +60,16 @@ function adviseOnDisks(count: number): string[] {
     : ["only one other disk was found, for backups and bundles: name another with --bundle-to"];
 }
 
-async function findOtherDisks(storePath: string): Promise<string[]> {
-  const table = await readFile("/proc/self/mountinfo", "utf8").catch(() => "");
+/** Returns the disks in a table of mounts that this user can write to, without the store's. */
+export async function findOtherDisks(storePath: string, table: string): Promise<string[]> {
   const own = await readDevice(storePath);
   const found: string[] = [];
   const devices = new Set([own]);
   for (const path of parseMountedDisks(table)) {
+    // Excludes disks of other users, and disks that do not respond. Their metadata are not read.
+    if (!(await isWritable(path))) continue;
     const device = await readDevice(path);
-    if (devices.has(device) || !(await isWritable(path))) continue;
+    if (devices.has(device)) continue;
     devices.add(device);
     found.push(path);
   }

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import type { Environment } from "../../src/config/paths.js";
 import { hasDesktop } from "../../src/service/boot.js";
-import { parseMountedDisks } from "../../src/setup/directories.js";
+import { findOtherDisks, parseMountedDisks } from "../../src/setup/directories.js";
 import { formerKind, keepsHubRunning } from "../../src/setup/facts.js";
 import type { HubSurvey } from "../../src/setup/hub-survey.js";
 import { pipLine } from "../../src/setup/packages.js";
@@ -542,6 +542,14 @@ test("disks that a user attached are found, and no memory or kernel file systems
     "",
   ].join("\n");
   expect(parseMountedDisks(table)).toEqual(["/media/a/stick one", "/mnt/disk", "/srv/nas"]);
+});
+
+test("a disk whose metadata cannot be read is not chosen", async () => {
+  // The disk of another user, or a crashed file system, fails with another error.
+  const unreadable = `/mnt/${"x".repeat(300)}`;
+  const table = `30 22 8:17 / ${unreadable} rw shared:9 - fuseblk /dev/sdb1 rw\n`;
+  expect(parseMountedDisks(table)).toEqual([unreadable]);
+  expect(await findOtherDisks("/", table)).toEqual([]);
 });
 
 describe("a machine without a login", () => {
