@@ -5,7 +5,6 @@
  */
 import { backup } from "../backup/backup.js";
 import { hubContainer } from "../config/hub-account.js";
-import { loadSection } from "../config/settings-file.js";
 import { ignoreKind, StoreError } from "../errors.js";
 import { readHubCommand } from "../hub/existing-unit.js";
 import { serverJsonPath } from "../hub/server-json.js";
@@ -137,8 +136,8 @@ async function assertNoOtherRun({ unit, drop_in: dropIn }: SetupRecord): Promise
 }
 
 async function backUp(request: SetupRequest, { unit }: SetupRecord): Promise<string | null> {
-  const { storePath, source, section, recoveryCommand, signal, reporter } = request;
-  const { backup: directories, recipients = [] } = (await loadSection(section)) ?? {};
+  const { storePath, source, settings, recoveryCommand, signal, reporter } = request;
+  const { backup: directories, recipients = [] } = settings;
   const { to, bundle_to: bundleTo } = directories ?? {};
   if (to === undefined || bundleTo === undefined) {
     throw new StoreError("usage", "the settings name no directories for a last backup", {

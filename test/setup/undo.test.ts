@@ -1,7 +1,7 @@
 /** What a user or another program changes between setup and its undo, or while they work. */
 import { execFile } from "node:child_process";
 import { readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { promisify } from "node:util";
 import { generateIdentity } from "age-encryption";
 import { expect, test } from "vitest";
@@ -131,6 +131,10 @@ test("undo moves no file over another, and writes no record again that is gone",
   const config = machine.path("config", "hivemind-sqlcipher");
   const [record = ""] = (await readdir(config)).filter((name) => name.startsWith("setup-"));
   const [path, away] = [join(config, record), machine.path("record.json")];
+  const settings = join(config, "config.json");
+  const fromHome = `~/${relative(process.env.HOME ?? "", machine.folder)}/`;
+  const text = await readFile(settings, "utf8");
+  await writeFile(settings, text.replaceAll(`${machine.folder}/`, fromHome));
   const gone = await machine.run(undo, {
     env: atSteps({ "undo.backed-up": `mv ${path} ${away}` }),
   });
