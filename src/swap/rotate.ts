@@ -25,7 +25,12 @@ import {
 } from "../hub/password-delivery.js";
 import { withSealed } from "../keys/reseal.js";
 import { adoptPending, planRotation } from "../keys/rotation-plan.js";
-import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
+import {
+  describeSource,
+  formatSource,
+  type PassphraseSource,
+  parseSource,
+} from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
 import { resolveService, type ServiceReport } from "../operation/service.js";
 import { keyIdOf } from "../store/cipher.js";
@@ -257,8 +262,9 @@ async function resolveNextSource(
       const next = { kind: "file", path: passphraseFile } as const;
       const from = formatSource(source);
       const to = formatSource(next);
-      const named = (await loadSection(settingsSection))?.passphrase_source;
-      if (named === from) return { source: next, settings: settingsSection.path };
+      const named = (await loadSection(settingsSection))?.passphrase_source ?? "keyring";
+      if (formatSource(parseSource(named)) === from)
+        return { source: next, settings: settingsSection.path };
       return { source: next, notice: `use --passphrase-source ${to} from now on` };
     }
     default:

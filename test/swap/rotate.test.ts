@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { basename, join, relative } from "node:path";
 import { expect, test } from "vitest";
 import type { BackupResult } from "../../src/backup/backup.js";
 import { manifestPath, readManifest } from "../../src/backup/manifest.js";
@@ -222,7 +222,10 @@ test("a file source changes to the file with the new passphrase, in the settings
   const settings = join(world.folder, "config", "config.json");
   await writeFile(
     settings,
-    JSON.stringify({ passphrase_source: `file:${old}`, keep: { last: 3 } }),
+    JSON.stringify({
+      passphrase_source: `file:~/${relative(process.env.HOME ?? "", old)}`,
+      keep: { last: 3 },
+    }),
   );
   const source = { kind: "file", path: old };
   const withoutFile = await world.run("rotate", { ...world.withoutService, source });
