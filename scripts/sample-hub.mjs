@@ -1,9 +1,12 @@
 // A stand-in for a hub, for quickstart: holds the store open, fills it once, then notes a client's
 // last_seen again and again, as a hub does on every message. Usage: node sample-hub.mjs STORE
+// With --unit before STORE, prints a unit that runs it.
 import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
+import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { newClient, unlockStore } from "../dist/index.js";
+import { quoteCommand } from "../dist/service/unit-file.js";
 
 const rooms = [
   "kitchen",
@@ -29,6 +32,17 @@ function* sampleClients(count) {
       metadata: id % 10 === 0 ? { skill_blacklist: ["skill-shutdown"] } : {},
     });
   }
+}
+
+if (process.argv[2] === "--unit") {
+  const command = [process.execPath, fileURLToPath(import.meta.url), process.argv[3]];
+  console.log(`[Unit]
+Description=A stand-in for the HiveMind hub: it holds its client store open and writes to it
+[Service]
+Type=notify
+NotifyAccess=all
+ExecStart=${quoteCommand(...command)}`);
+  process.exit();
 }
 
 const store = await unlockStore(process.argv[2], { kind: "keyring" }, { mode: "readwrite" });

@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -40,4 +40,13 @@ test("copy-to-json copies every client and compares the copy", async () => {
   expect(output).toBe("1 active, 1 revoked, verified: true\n");
   const copy = JSON.parse(await readFile(join(home, "copy/clients.json"), "utf8"));
   expect(copy["1"]).toMatchObject({ name: "kitchen", is_admin: true });
+});
+
+test("quickstart removes nothing from a directory that it has not made", async () => {
+  const backup = join(home, "srv/backups/clients.db");
+  await mkdir(join(home, "srv/backups"), { recursive: true });
+  await writeFile(backup, "a backup");
+  const quickstart = run(join(root, "scripts/quickstart"), ["srv"], { cwd: home });
+  await expect(quickstart).rejects.toThrow(`${home}/srv is not empty`);
+  expect(await readFile(backup, "utf8")).toBe("a backup");
 });
