@@ -203,7 +203,7 @@ beforeAll(async () => {
   packages = join(directory, "release");
   await commitSources(project);
   const made = await release(
-    ...["--without-tests", "--key", "Release test", ...archOptions, version, packages],
+    ...["--without-tests", "--key", "Release test", ...archOptions, version, `${packages}/`],
   );
   expect(made, made.stderr).toMatchObject({ code: 0 });
 }, timeoutMs);
