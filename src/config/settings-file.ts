@@ -158,24 +158,40 @@ function parseSettings(text: string, path: string, onProblem?: OnProblem): Setti
       hint: `Correct it there, or write new settings: mv ${shellQuote(path)} ${shellQuote(`${path}.broken`)} && hivemind-sqlcipher backup --to DIRECTORY --bundle-to DIRECTORY --recipient RECIPIENT`,
     });
   }
-  const parsed = settingsSchema.safeParse(json);
-  if (parsed.success) return parsed.data;
-  if (!onProblem) throw invalidSettings(path, parsed.error.issues[0]);
-  for (const issue of parsed.error.issues) onProblem(invalidSettings(path, issue));
-  removeInvalid(json, parsed.error.issues);
-  const valid = settingsSchema.safeParse(json);
-  return valid.success ? valid.data : {};
+  return selectValid(json, path, onProblem);
 }
 
-/** Removes invalid keys and values. */
-function removeInvalid(json: unknown, issues: readonly z.core.$ZodIssue[]): void {
+/** Returns the valid part of the settings. Throws the first error if there is no `onProblem`. */
+function selectValid(json: unknown, path: string, onProblem?: OnProblem): SettingsFile {
+  const parsed = settingsSchema.safeParse(json);
+  if (parsed.success) return parsed.data;
+  const { issues } = parsed.error;
+  if (!onProblem) throw invalidSettings(path, issues[0]);
+  for (const issue of issues) onProblem(invalidSettings(path, issue));
+  // Some checks of a section, such as that of `store`, run only if the rest of it is valid.
+  return removeInvalid(json, issues) ? selectValid(json, path, onProblem) : {};
+}
+
+/**
+ * Removes invalid keys and values; of a list with an invalid element, the whole list.
+ *
+ * @returns whether there was anything to remove
+ */
+function removeInvalid(json: unknown, issues: readonly z.core.$ZodIssue[]): boolean {
+  let isRemoved = false;
   for (const issue of issues) {
-    const keys = issue.code === "unrecognized_keys" ? issue.keys : issue.path.slice(-1);
-    const parents = issue.code === "unrecognized_keys" ? issue.path : issue.path.slice(0, -1);
+    const index = issue.path.findIndex((key) => typeof key === "number");
+    const path = index === -1 ? issue.path : issue.path.slice(0, index);
+    const isUnknown = issue.code === "unrecognized_keys";
     let parent = json as Record<PropertyKey, unknown> | undefined;
-    for (const key of parents) parent = parent?.[key] as typeof parent;
-    for (const key of keys) delete parent?.[key];
+    for (const key of isUnknown ? path : path.slice(0, -1)) parent = parent?.[key] as typeof parent;
+    for (const key of isUnknown ? issue.keys : path.slice(-1)) {
+      if (parent === undefined || !Object.hasOwn(parent, key)) continue;
+      delete parent[key];
+      isRemoved = true;
+    }
   }
+  return isRemoved;
 }
 
 /** Writes a settings file atomically. Creates its directory if necessary. */

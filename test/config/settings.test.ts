@@ -355,6 +355,37 @@ describe("a caller that goes on in spite of broken settings", () => {
     expect(problems.join()).toMatch(/keep/);
   });
 
+  test("of a list with an invalid element, the list is ignored, and nothing else", async () => {
+    const { settings, problems } = await problemsIn({
+      passphrase_source: "file:/p",
+      recipients: ["", "age1xyz", ""],
+      hooks: { failure: ["notify.sh"], success: ["/bin/true", "done"] },
+      backup: { copies: ["nas:backup", "/srv/copy"], unit: "hub" },
+    });
+    expect(settings).toEqual({
+      store: {},
+      passphrase_source: "file:/p",
+      hooks: { success: ["/bin/true", "done"] },
+      backup: { unit: "hub" },
+      keep: {},
+    });
+    expect(problems.join()).toMatch(
+      /hooks\.failure\.0.*backup\.copies\.0|backup\.copies\.0.*hooks/,
+    );
+  });
+
+  test("an error that another error has hidden is reported, and the rest is used", async () => {
+    const { settings, problems } = await problemsIn({
+      passphrase_source: "file:/p",
+      store: { path: "/srv/main.db", name: "main", colour: "red" },
+    });
+    expect(settings).toEqual({ store: {}, passphrase_source: "file:/p", backup: {}, keep: {} });
+    expect(problems).toEqual([
+      expect.stringContaining("store.colour"),
+      expect.stringContaining("either a path"),
+    ]);
+  });
+
   test.each([['{"store": '], [[]], ["null"]])(
     "a file that is no settings at all: %j",
     async (contents) => {
