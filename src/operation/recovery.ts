@@ -1,5 +1,6 @@
 /** The result of a recovery, and the parts shared by all recoveries. */
 import { StoreError, systemError, withLine } from "../errors.js";
+import { withoutSignal } from "../process/interaction.js";
 import * as z from "../schema.js";
 import { shellQuote } from "../text/escape.js";
 import { Downtime } from "./downtime.js";
@@ -38,7 +39,8 @@ export interface OperationFailure {
 }
 
 /**
- * Runs a part of an operation. If it fails, throws the error returned by `recover`.
+ * Runs a part of an operation. If it fails, throws the error returned by `recover`. The signal that
+ * has interrupted the part does not interrupt the recovery, or it could not read the keyring.
  */
 export async function orRecover<Result>(
   part: () => Promise<Result>,
@@ -47,7 +49,7 @@ export async function orRecover<Result>(
   try {
     return await part();
   } catch (failure) {
-    throw await recover({ failure });
+    throw await withoutSignal(() => recover({ failure }));
   }
 }
 

@@ -2,7 +2,7 @@
 import { throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
 import { Downtime, type Restart } from "./downtime.js";
-import type { OperationFailure } from "./recovery.js";
+import { type OperationFailure, orRecover } from "./recovery.js";
 import type { ResolvedService, ServiceReport, Stopped } from "./service.js";
 
 export interface ServiceWindow {
@@ -48,7 +48,7 @@ export async function withServiceStopped<Result>(
 ): Promise<{ result: Result; restart: Restart | undefined }> {
   const { service, budgetMs, recoveryCommand, reporter, signal, restartIfUp = false } = window;
   let downtime: Downtime | undefined;
-  try {
+  const run = async () => {
     throwIfAborted(signal);
     downtime = await Downtime.prepare(service);
     await window.journalStop(downtime?.stopped);
@@ -62,9 +62,8 @@ export async function withServiceStopped<Result>(
     }
     const result = await work(downtime);
     return { result, restart: await downtime?.end({ restartIfUp }) };
-  } catch (failure) {
-    throw await window.recover({ failure, downtime });
-  }
+  };
+  return await orRecover(run, ({ failure }) => window.recover({ failure, downtime }));
 }
 
 /**

@@ -20,6 +20,14 @@ export function withInteraction<Result>(interaction: Interaction, work: () => Re
   return storage.run({ ...storage.getStore(), ...interaction }, work);
 }
 
+/**
+ * Runs work that an interruption must not stop: the recovery of an operation, and the work after
+ * its commit. With an aborted signal, it could not read the keyring.
+ */
+export function withoutSignal<Result>(work: () => Result): Result {
+  return withInteraction({ signal: undefined }, work);
+}
+
 /** Returns the interaction of the running operation, or an empty interaction outside of it. */
 export function currentInteraction(): Interaction {
   return storage.getStore() ?? {};

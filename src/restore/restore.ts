@@ -21,6 +21,7 @@ import { adoptPending, planRotation, readFirstPassphrase } from "../keys/rotatio
 import { readOrSealPassphrase } from "../keys/sealed.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
+import { orRecover } from "../operation/recovery.js";
 import {
   findPendingRestart,
   type PendingRestart,
@@ -161,7 +162,7 @@ async function restoreTo(options: RestoreOptions, target: Target): Promise<Resto
     synced.catch(() => undefined);
     return staged;
   };
-  try {
+  const verifyAndReplace = async () => {
     const chosen = {
       storePath: options.lock.storePath,
       backup: options.backup,
@@ -175,10 +176,10 @@ async function restoreTo(options: RestoreOptions, target: Target): Promise<Resto
     begun.emitStep("verified");
     throwIfAborted(signal);
     return await replaceWith(options, { backup, begun, pendingRestart }, target);
-  } catch (failure) {
-    if (begun && isOnlyCopied(begun)) throw (await recoverSwap(begun, { failure })).error;
-    throw failure;
-  }
+  };
+  return await orRecover(verifyAndReplace, async ({ failure }) =>
+    begun && isOnlyCopied(begun) ? (await recoverSwap(begun, { failure })).error : failure,
+  );
 }
 
 /** The verified copy of a backup, at the path of the staged file of a swap. */

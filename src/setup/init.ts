@@ -34,6 +34,7 @@ import { readFirstPassphrase } from "../keys/rotation-plan.js";
 import { findSealingScope, readOrSealPassphrase } from "../keys/sealed.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
+import { orRecover } from "../operation/recovery.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
 import type { Reporter } from "../reporter.js";
@@ -97,14 +98,16 @@ export async function initStore(options: InitOptions): Promise<InitResult> {
     options.reporter,
     async (lock) => {
       const { passphrase, isNew } = await storePassphrase(options, lock);
-      try {
-        return await recipientPlan.use(options.bundleDirectory, (recipients) =>
-          createStore(options, storePath, passphrase, recipients),
-        );
-      } catch (error) {
-        if (isNew) await deletePassphrase(storePath);
-        throw error;
-      }
+      return await orRecover(
+        () =>
+          recipientPlan.use(options.bundleDirectory, (recipients) =>
+            createStore(options, storePath, passphrase, recipients),
+          ),
+        async ({ failure }) => {
+          if (isNew) await deletePassphrase(storePath);
+          return failure;
+        },
+      );
     },
     { makeDirectory: true },
   );

@@ -17,7 +17,7 @@ import { readOrSealPassphrase } from "../keys/sealed.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock, unlockStore } from "../keys/unlock.js";
 import type { OperationLock } from "../operation/lock.js";
-import { withRecovery } from "../operation/recovery.js";
+import { orRecover, withRecovery } from "../operation/recovery.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
@@ -106,11 +106,11 @@ export async function encryptStore(scope: SetupScope): Promise<Outage | null> {
   emitStep("setup.stored");
   await narrowAccess(storePath);
   const choice = toServiceChoice(storePath, hub);
-  try {
-    await waitUntilServing(await selectService(choice), storePath, hub);
-  } catch (error) {
-    throw withRecovery(error, { messages: [] }, await returnToPlainStore(request, choice));
-  }
+  await orRecover(
+    async () => waitUntilServing(await selectService(choice), storePath, hub),
+    async ({ failure }) =>
+      withRecovery(failure, { messages: [] }, await returnToPlainStore(request, choice)),
+  );
   return toOutage(service);
 }
 
@@ -193,7 +193,8 @@ export async function decryptStore(request: SetupRequest, service: ServiceChoice
 /** @returns the state, for the error message */
 async function returnToPlainStore(request: SetupRequest, choice: ServiceChoice): Promise<string> {
   try {
-    await decryptStore(request, choice);
+    // An interruption of the setup has aborted the signal of the request.
+    await decryptStore({ ...request, signal: new AbortController().signal }, choice);
     // The operation starts only a unit that ran. This unit may have failed and stopped.
     const service = await selectService(choice);
     if (!(await service.state()).active) await service.start([]);

@@ -11,7 +11,12 @@ import { copyPath } from "../hub/password-delivery.js";
 import type { Downtime, Restart } from "../operation/downtime.js";
 import { Journal, setupOperation } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
-import { type OperationFailure, recoverStop, withRecovery } from "../operation/recovery.js";
+import {
+  type OperationFailure,
+  orRecover,
+  recoverStop,
+  withRecovery,
+} from "../operation/recovery.js";
 import { resolveService } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
 import { reportService, withServiceStopped } from "../operation/window.js";
@@ -100,11 +105,10 @@ export async function withHubStopped(window: HubWindow): Promise<Outage | null> 
     },
   );
   emitStep("setup.started");
-  try {
-    if (restart) await window.waitUntilServing(service.service, restart);
-  } catch (failure) {
-    throw await startAsBefore(window, journal, { failure, downtime }, true);
-  }
+  await orRecover(
+    async () => restart && window.waitUntilServing(service.service, restart),
+    ({ failure }) => startAsBefore(window, journal, { failure, downtime }, true),
+  );
   await journal.remove();
   return toOutage(await reportService(service, restart, reporter));
 }

@@ -26,6 +26,7 @@ import { Journal } from "../operation/journal.js";
 import { type OperationFailure, orRecover } from "../operation/recovery.js";
 import type { PendingRestart } from "../operation/service.js";
 import { reportService, withServiceStopped } from "../operation/window.js";
+import { withoutSignal } from "../process/interaction.js";
 import { keyIdOf, type Secret } from "../store/cipher.js";
 import { fillAndCommit } from "./commit.js";
 import { recoverSwap } from "./recover.js";
@@ -83,7 +84,7 @@ export async function swap<Key extends Secret, Filled>(
     const { name } = service.service;
     reporter.notice(`something had started ${name ?? "the service"}, so it was restarted`);
   }
-  await state.removeReplaced();
+  await withoutSignal(() => state.removeReplaced());
   return { key, filled, bundle, service: await reportService(service, restart, reporter) };
 }
 

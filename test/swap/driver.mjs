@@ -5,12 +5,14 @@
 //   keep STORE SLOTS-AS-JSON    look STORE     what tests do, in a process new to the keyring
 import { journalExists } from "../../dist/operation/journal.js";
 import { acquireLock } from "../../dist/operation/lock.js";
+import { withInteraction } from "../../dist/process/interaction.js";
 import { recover, recoverIfNeeded, withOperation } from "../../dist/recovery/recover.js";
 
 const [, script, operation, argument, more] = process.argv;
 const said = { notices: [], questions: [] };
 const controller = new AbortController();
-for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => controller.abort());
+const { signal } = controller;
+for (const name of ["SIGINT", "SIGTERM"]) process.on(name, () => controller.abort());
 
 /** The function of each operation. The paths are literals, so that they can be bundled. */
 const operations = {
@@ -46,7 +48,7 @@ async function run() {
   };
   const common = {
     recoveryCommand: [process.execPath, script, "settle", storePath],
-    signal: controller.signal,
+    signal,
     reporter,
     recipientPlan: { notice: undefined, use: (_directory, work) => work(options.recipients) },
   };
@@ -109,7 +111,7 @@ async function look(storePath) {
 }
 
 try {
-  process.stdout.write(JSON.stringify({ result: await run(), ...said }));
+  process.stdout.write(JSON.stringify({ result: await withInteraction({ signal }, run), ...said }));
 } catch (error) {
   const { kind, message, hint, exitCode = 1, stack } = error;
   if (!kind) process.stderr.write(`${stack}\n`);

@@ -183,21 +183,19 @@ test("a hub that would not get the new passphrase is a refusal; one that is star
   expect(await world.isActive).toBe(true);
 });
 
-test.each(["rotate.bundled", "rotate.stopped", "rotate.filled"])(
+const interruptedAt = (step: string) => ({
+  NODE_OPTIONS: `--import=${root}test/faults/kill-at-step.mjs`,
+  HIVEMIND_TEST_STEP: step,
+  HIVEMIND_TEST_SIGNAL: "SIGTERM",
+});
+
+test.each(["rotate.bundled", "rotate.stopped", "rotate.filled", "rotate.renamed"])(
   "interrupted after %s, it starts the unit again and leaves nothing behind",
   async (step) => {
     const world = await World.of(fixture);
     await world.startUnit();
     const before = await world.rows();
-    const ran = await world.run(
-      "rotate",
-      {},
-      {
-        NODE_OPTIONS: `--import=${root}test/faults/kill-at-step.mjs`,
-        HIVEMIND_TEST_STEP: step,
-        HIVEMIND_TEST_SIGNAL: "SIGTERM",
-      },
-    );
+    const ran = await world.run("rotate", {}, interruptedAt(step));
     expect([ran.code, ran.error?.kind]).toEqual([130, "interrupted"]);
     expect(await world.isActive).toBe(true);
     expect(await world.rows()).toEqual(before);
@@ -205,3 +203,15 @@ test.each(["rotate.bundled", "rotate.stopped", "rotate.filled"])(
     expect((await world.leftovers()).filter((name) => !/-(wal|shm)$/.test(name))).toEqual([]);
   },
 );
+
+test("interrupted while the unit starts on the new store, it completes the cleanup", async () => {
+  const world = await World.of(fixture);
+  const ran = await world.run<RotateResult>(
+    "rotate",
+    world.withoutService,
+    interruptedAt("rotate.starting"),
+  );
+  expect(resultOf(ran).rotated).toBeDefined();
+  expect(Object.keys(await world.slots())).toEqual(["current"]);
+  expect(await world.leftovers()).toEqual([]);
+});
