@@ -33,8 +33,9 @@ async function isSealedFor(storePath: string, path: string): Promise<boolean> {
 
 /**
  * Seals the next passphrase of a store in front of the present passphrases, and runs `work`, which
- * re-encrypts the store. Afterwards only the store's passphrase stays. If the source is not a
- * sealed file, only runs `work`.
+ * re-encrypts the store. Afterwards only the store's passphrase stays. If `work` fails after the
+ * store got its next passphrase, all passphrases stay: the recovery may put the old file back. If
+ * the source is not a sealed file, only runs `work`.
  */
 export async function withSealed<Result>(
   source: PassphraseSource,
@@ -44,14 +45,18 @@ export async function withSealed<Result>(
 ): Promise<Result> {
   if (source.kind !== "sealed") return work();
   const { movedTo } = await sealInFront(source.path, next);
+  let result: Result;
   try {
-    return await work();
+    result = await work();
   } catch (error) {
-    if (movedTo !== undefined) await putBack(movedTo, source.path, storePath, next);
+    if (await isRefused(storePath, next)) {
+      if (movedTo !== undefined) await putBack(movedTo, source.path);
+      await removeFormerPassphrases(source, storePath);
+    }
     throw error;
-  } finally {
-    await removeFormerPassphrases(source, storePath);
   }
+  await removeFormerPassphrases(source, storePath);
+  return result;
 }
 
 interface PresentPassphrases {
@@ -88,20 +93,19 @@ async function readPresentPassphrases(path: string): Promise<PresentPassphrases>
   }
 }
 
-/** Puts the former sealed file back, unless the store has its next passphrase already. */
-async function putBack(
-  movedTo: string,
-  path: string,
-  storePath: string,
-  next: string,
-): Promise<void> {
+/** Returns whether the store has another passphrase. */
+async function isRefused(storePath: string, passphrase: string): Promise<boolean> {
   try {
-    await (await openEncrypted(storePath, next, { mode: "readwrite" })).connection.close();
+    await (await openEncrypted(storePath, passphrase, { mode: "readwrite" })).connection.close();
+    return false;
   } catch (error) {
-    if (!isKind(error, "wrongPassphrase")) return;
-    await moveFile(movedTo, path);
-    await syncDirectory(dirname(path));
+    return isKind(error, "wrongPassphrase");
   }
+}
+
+async function putBack(movedTo: string, path: string): Promise<void> {
+  await moveFile(movedTo, path);
+  await syncDirectory(dirname(path));
 }
 
 /**
