@@ -1,7 +1,8 @@
 /** Chooses the path of a store's sealed file, and updates the file when the passphrase changes. */
 import { dirname } from "node:path";
 import { isKind, StoreError } from "../errors.js";
-import { moveFile, replacedName, syncDirectory } from "../fs/atomic.js";
+import { moveFile, removeFile, replacedName, syncDirectory } from "../fs/atomic.js";
+import { linkOrCopy } from "../fs/copy.js";
 import { lstatIfExists, sha256Hex } from "../fs/read.js";
 import { currentInteraction } from "../process/interaction.js";
 import { openEncrypted } from "../store/cipher.js";
@@ -44,13 +45,13 @@ export async function withSealed<Result>(
   work: () => Promise<Result>,
 ): Promise<Result> {
   if (source.kind !== "sealed") return work();
-  const { movedTo } = await sealInFront(source.path, next);
+  const kept = await sealInFront(source.path, next);
   let result: Result;
   try {
     result = await work();
   } catch (error) {
     if (await isRefused(storePath, next)) {
-      if (movedTo !== undefined) await putBack(movedTo, source.path);
+      if (kept !== undefined) await putBack(kept, source.path);
       await removeFormerPassphrases(source, storePath);
     }
     throw error;
@@ -59,38 +60,43 @@ export async function withSealed<Result>(
   return result;
 }
 
-interface PresentPassphrases {
-  readonly passphrases: readonly string[];
-  /** The path to which a file that cannot be decrypted was moved away. */
-  readonly movedTo?: string;
-}
-
-/** Seals a passphrase in front of the passphrases in the file, and returns these. */
-export async function sealInFront(path: string, next: string): Promise<PresentPassphrases> {
-  const present = await readPresentPassphrases(path);
-  const { passphrases } = present;
+/**
+ * Seals a passphrase in front of the passphrases in the file.
+ *
+ * @returns the second name of the former file if it cannot be decrypted, and was replaced
+ */
+export async function sealInFront(path: string, next: string): Promise<string | undefined> {
+  let passphrases: readonly string[] = [];
+  try {
+    passphrases = await readSealed(path);
+  } catch (error) {
+    if (!isKind(error, "passphraseUnavailable")) throw error;
+    if (await lstatIfExists(path)) return await replaceUnreadable(path, next, error);
+  }
   if (passphrases[0] !== next) {
     await seal(path, [next, ...passphrases.filter((each) => each !== next)]);
   }
-  return present;
+  return undefined;
 }
 
 /**
- * Returns the passphrases in a sealed file. Moves away a file that cannot be decrypted, instead of
- * replacing it, because the cause may be temporary: a TPM can be locked for a time, and the state
- * of Secure Boot can be restored.
+ * Replaces a sealed file that cannot be decrypted. Keeps it under a second name, because the cause
+ * may be temporary: a TPM can be locked for a time, and the state of Secure Boot can be restored.
+ *
+ * @param problem - why it cannot be decrypted
+ * @returns the second name
  */
-async function readPresentPassphrases(path: string): Promise<PresentPassphrases> {
+async function replaceUnreadable(path: string, next: string, problem: StoreError): Promise<string> {
+  const kept = await replacedName(path, "unreadable");
+  await linkOrCopy(path, kept);
   try {
-    return { passphrases: await readSealed(path) };
+    await seal(path, [next]);
   } catch (error) {
-    if (!isKind(error, "passphraseUnavailable")) throw error;
-    if (!(await lstatIfExists(path))) return { passphrases: [] };
-    const movedTo = await replacedName(path, "unreadable");
-    await moveFile(path, movedTo);
-    currentInteraction().notice?.(`${error.message}; it is kept as ${movedTo}`);
-    return { passphrases: [], movedTo };
+    await removeFile(kept);
+    throw error;
   }
+  currentInteraction().notice?.(`${problem.message}; it is kept as ${kept}`);
+  return kept;
 }
 
 /** Returns whether the store has another passphrase. */
@@ -103,8 +109,8 @@ async function isRefused(storePath: string, passphrase: string): Promise<boolean
   }
 }
 
-async function putBack(movedTo: string, path: string): Promise<void> {
-  await moveFile(movedTo, path);
+async function putBack(kept: string, path: string): Promise<void> {
+  await moveFile(kept, path);
   await syncDirectory(dirname(path));
 }
 
