@@ -59,6 +59,8 @@ export class Downtime {
   #earlierTimer: string | undefined;
   /** The run of the service before the stop; undefined if its kind does not identify runs. */
   readonly #invocation: string | undefined;
+  /** To be started with the service. */
+  #dependents: readonly string[];
   #ports: readonly number[] = [];
   #stoppedAt = performance.now();
   #startFailure: StoreError | undefined;
@@ -73,6 +75,7 @@ export class Downtime {
     this.#service = service;
     this.#storePath = storePath;
     this.stopped = stopped;
+    this.#dependents = stopped.dependents;
     this.#state = state;
     this.#earlierTimer = earlierTimer;
     this.#invocation = invocation;
@@ -169,8 +172,11 @@ export class Downtime {
     // `run` recovers in its own unit before it starts the hub. A stop would kill this process.
     if (!wasRunning && this.#service.kind !== "command" && (await this.#service.owns(process.pid)))
       return await assertNoHolders(this.#storePath);
-    // Another process prepared the stop, and other sockets and timers may be active now.
-    if (this.#state === "unknown") await this.#service.prepareStop();
+    // Another process prepared the stop, and other units may be active now.
+    if (this.#state === "unknown") {
+      const found = await this.#service.prepareStop();
+      this.#dependents = [...new Set([...this.#dependents, ...found])];
+    }
     this.#state = "stopped";
     this.#stoppedAt = performance.now();
     try {
@@ -217,7 +223,12 @@ export class Downtime {
   async #end(restartIfUp: boolean): Promise<Restart> {
     const isUp =
       this.#state === "running" || (this.#state === "unknown" && (await this.isServiceUp()));
+    const dependents = this.#dependents;
     if (isUp) {
+      // Something else may have started the service without its dependents.
+      if (this.#state === "unknown" && dependents.length > 0) {
+        await this.#service.startDependents(dependents);
+      }
       await this.#cancelTimer();
       const listeningMs = Promise.resolve(undefined);
       return {
@@ -225,7 +236,6 @@ export class Downtime {
         ...{ ports: [], listeningMs },
       };
     }
-    const { dependents } = this.stopped;
     // The timer is cancelled first: its start command and the start below could start two hubs.
     const hasFired = this.#service.kind === "command" && (await this.#cancelTimer());
     const found = hasFired ? await this.#waitUntilUp() : undefined;

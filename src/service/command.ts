@@ -81,6 +81,8 @@ export class CommandService implements Service {
     return { upAt: performance.now() };
   }
 
+  async startDependents(): Promise<void> {}
+
   armRestart(options: RestartOptions): Promise<RestartTimer> {
     return armWatcher({ ...options, start: ["/bin/sh", "-c", this.#options.startCommand] });
   }

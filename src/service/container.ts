@@ -144,16 +144,29 @@ export class ContainerService implements Service {
       throw this.#error(`the container ${this.name} could not be started${formatFailure(outcome)}`);
     }
     const wasUp = await this.#watch(upAt + watchMs, calledAt);
-    if (dependents.length > 0) {
-      const limitMs = startLimitMs * dependents.length;
-      const restart = await this.#start(["restart", "--", ...dependents], limitMs);
-      if (restart.code !== 0) {
-        throw this.#error(
-          `the container ${this.name} is up, but ${dependents.join(", ")} could not be restarted with it${formatFailure(restart)}`,
-        );
-      }
-    }
+    await this.#restartDependents(dependents);
     return { upAt, wasUp };
+  }
+
+  /** Restarts those that use the namespaces of an earlier run of this container. */
+  async startDependents(dependents: readonly string[]): Promise<void> {
+    const { startedAt = 0 } = (await this.#inspect()) ?? {};
+    const older: string[] = [];
+    for (const name of dependents) {
+      const dependent = await inspectContainer(this.kind, name);
+      if (dependent && dependent.startedAt < startedAt) older.push(name);
+    }
+    await this.#restartDependents(older);
+  }
+
+  async #restartDependents(names: readonly string[]): Promise<void> {
+    if (names.length === 0) return;
+    const limitMs = startLimitMs * names.length;
+    const restart = await this.#start(["restart", "--", ...names], limitMs);
+    if (restart.code === 0) return;
+    throw this.#error(
+      `the container ${this.name} is up, but ${names.join(", ")} could not be restarted with it${formatFailure(restart)}`,
+    );
   }
 
   /**

@@ -14,6 +14,7 @@ export function noService(notices: readonly string[] = []): Service {
     prepareStop: async () => [],
     stop: async () => {},
     start: async () => ({ upAt: performance.now() }),
+    startDependents: async () => {},
     armRestart: async () => ({ name: null, disarm: notFired }),
     disarmRestart: notFired,
   };

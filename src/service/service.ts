@@ -115,6 +115,14 @@ export interface Service {
   start(dependents: readonly string[]): Promise<Started>;
 
   /**
+   * Starts the dependents of a service that something else has started, as far as they are down.
+   * Does not wait for units: the service may be this process, which they wait for.
+   *
+   * @throws {@link StoreError} service - if one of them cannot be started
+   */
+  startDependents(dependents: readonly string[]): Promise<void>;
+
+  /**
    * Arms a restart of the service in case this process is killed. Call it after `prepareStop`
    * and before `stop`. Disarm it after `start`, also after an error.
    *

@@ -182,6 +182,17 @@ export class SystemdUnit implements Service {
     return { upAt, wasUp: leftInactiveAt > 0 && leftInactiveAt < calledAt };
   }
 
+  async startDependents(dependents: readonly string[]): Promise<void> {
+    const found = await this.#show(["Id", "ActiveState"], dependents);
+    const down = found.filter((unit) => !isActive(unit)).map(({ Id = "" }) => Id);
+    if (down.length === 0) return;
+    const outcome = await systemctl(this.kind, ["start", "--no-block", "--", ...down]);
+    if (outcome.code === 0) return;
+    throw this.#error(
+      `${this.name} is up, but ${down.join(", ")} could not be started${formatFailure(outcome)}`,
+    );
+  }
+
   /**
    * Starts units. Frequent backups use up a unit's start limit, which is meant for crashes, so this
    * resets the limit if the manager refused without an attempt. `Result` does not show such a

@@ -178,6 +178,24 @@ test("the timer of an earlier stop is cancelled when the new timer is armed", as
   expect(downtime?.stopped.timer).not.toBe("earlier");
 });
 
+test("of a service that something else has started, the dependents are started before the timer is cancelled", async () => {
+  const calls: string[] = [];
+  const service = Object.assign(deniedService(), {
+    startDependents: async (names: readonly string[]) => void calls.push(...names),
+    disarmRestart: async (name: string) => {
+      calls.push(name);
+      return { fired: false };
+    },
+  });
+  const choice = { service: "systemd", unit: "hub", storePath: "/nonexistent/clients.db" } as const;
+  const stopped = { service: "systemd", unit: "hub", timer: "earlier" } as const;
+  const dependents = ["satellite.service"];
+  const pendingRestart = { journal: {} as Journal, stopped: { ...stopped, dependents } };
+  const downtime = await Downtime.prepare({ service, choice, wasActive: false, pendingRestart });
+  expect(await downtime?.end()).toMatchObject({ isStarted: false });
+  expect(calls).toEqual(["satellite.service", "earlier"]);
+});
+
 test("a service that went down although its stop failed is started", async () => {
   let isActive = true;
   const start = vi.fn(async () => ({ upAt: 0, wasUp: false }));

@@ -323,12 +323,22 @@ const parts = {
     create("satellite", waiting, "--network=container:hub");
     const before = startedAt("satellite");
     const { code, stderr } = command(backup);
+    const restarted = startedAt("satellite");
     seen.dependents = {
       code,
       stderr,
       isRunning: isRunning("satellite"),
-      isRestarted: startedAt("satellite") !== before,
+      isRestarted: restarted !== before,
     };
+    const environment = {
+      NODE_OPTIONS: `--import=${root}/test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({ "backup.stopped": "kill" }),
+    };
+    command(backup, { environment });
+    containers("start", "hub");
+    const settled = command(["settle"]);
+    const isRestarted = startedAt("satellite") !== restarted;
+    seen.dependents.afterKill = { code: settled.code, isRestarted };
     remove("satellite");
   },
 

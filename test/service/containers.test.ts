@@ -82,7 +82,10 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
   });
 
   test("a container in the hub's network is restarted to join the new one", () => {
-    expect(seen.dependents).toMatchObject({ code: 0, isRunning: true, isRestarted: true });
+    expect(seen.dependents).toMatchObject({
+      ...{ code: 0, isRunning: true, isRestarted: true },
+      afterKill: { code: 0, isRestarted: true },
+    });
   });
 
   test("rotate stops and starts it", () => {

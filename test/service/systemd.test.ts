@@ -232,6 +232,13 @@ describe("dependents", () => {
     await service.start(dependents);
     for (const name of dependents) expect(await property(name, "ActiveState")).toBe("active");
     expect(await property(idle, "ActiveState")).toBe("inactive");
+
+    await service.stop();
+    await systemctl("start", unit);
+    await service.startDependents(dependents);
+    for (const name of dependents) {
+      await until(async () => (await property(name, "ActiveState")) === "active");
+    }
   });
 
   test("a dependent that does not start again is an error that names it", async () => {
