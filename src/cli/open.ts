@@ -4,6 +4,7 @@ import { isStoreNamed } from "../config/settings.js";
 import type { LocatedDatabase } from "../databases/copy-clients.js";
 import { isKind, type StoreError, withLine, wrap } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
+import { formatSource } from "../keys/source.js";
 import { unlockStore } from "../keys/unlock.js";
 import { journalExists } from "../operation/journal.js";
 import { waitForOperation } from "../recovery/wait.js";
@@ -28,11 +29,26 @@ export async function openStore(context: Context): Promise<ClientStore> {
   const { storePath } = context;
   await recoverFirst(context);
   try {
-    return await waitForOperation(storePath, () =>
-      unlockStore(storePath, context.source, { mode: "readwrite" }),
-    );
+    return await waitForOperation(storePath, () => unlockWithNewestSource(context));
   } catch (error) {
     throw isKind(error, "notFound") ? await addHubDatabase(error, context) : error;
+  }
+}
+
+/**
+ * Opens the store. If the passphrase is wrong or missing, reads the settings again: a rotation that
+ * this command has waited for may have changed the source.
+ */
+async function unlockWithNewestSource(context: Context): Promise<ClientStore> {
+  const { storePath, source } = context;
+  const open = () => unlockStore(storePath, context.source, { mode: "readwrite" });
+  try {
+    return await open();
+  } catch (error) {
+    if (!isKind(error, "wrongPassphrase", "passphraseUnavailable")) throw error;
+    await context.refreshSource();
+    if (formatSource(context.source) === formatSource(source)) throw error;
+    return await open();
   }
 }
 

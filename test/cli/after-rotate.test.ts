@@ -1,6 +1,6 @@
 /** What becomes of older backups after a rotation, and that each command names the way out. */
 import { readFile, rm, writeFile } from "node:fs/promises";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import { root } from "../built.js";
 import { Machine } from "./machine.js";
 import { onTerminal } from "./terminal.js";
@@ -69,8 +69,8 @@ test("on a terminal, the recovery key is asked for where nothing else opens a ba
   }
 });
 
-/** Returns a store whose rotation to another passphrase file was killed after the commit. */
-async function killedRotation(): Promise<{ machine: Machine; backup: string }> {
+/** Returns a machine with a client and a passphrase file. Another file has the next passphrase. */
+async function withPassphraseFiles(): Promise<Machine> {
   const machine = await Machine.make();
   for (const name of ["old", "new"]) {
     await writeFile(machine.path(name), `correct horse of ${name}`, { mode: 0o600 });
@@ -80,15 +80,37 @@ async function killedRotation(): Promise<{ machine: Machine; backup: string }> {
     ...["--to", machine.path("backups"), "--bundle-to", machine.path("bundles")],
   );
   await machine.run(["add-client"]);
-  const { document } = await machine.json("backup", "--service", "none");
+  return machine;
+}
+
+/** Rotates to the next passphrase, and runs a shell command after the commit. */
+function rotateWith(machine: Machine, command: string) {
   const env = {
     NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
-    HIVEMIND_TEST_AT_STEP: JSON.stringify({ "rotate.renamed": "kill" }),
+    HIVEMIND_TEST_AT_STEP: JSON.stringify({ "rotate.renamed": command }),
   };
-  const rotation = ["rotate", ...idle, "--passphrase-file", machine.path("new")];
-  expect((await machine.run(rotation, { env })).code).toBeNull();
+  return machine.run(["rotate", ...idle, "--passphrase-file", machine.path("new")], { env });
+}
+
+/** Returns a store whose rotation to another passphrase file was killed after the commit. */
+async function killedRotation(): Promise<{ machine: Machine; backup: string }> {
+  const machine = await withPassphraseFiles();
+  const { document } = await machine.json("backup", "--service", "none");
+  expect((await rotateWith(machine, "kill")).code).toBeNull();
   return { machine, backup: (document as { backup: { path: string } }).backup.path };
 }
+
+test("a command that waits for a rotation uses the passphrase file that the rotation named", async () => {
+  const machine = await withPassphraseFiles();
+  const list = machine.line(["list-clients", "--json"]).map((word) => `'${word}'`);
+  const output = machine.path("clients.json");
+  // The step holds up the rotation until the command has read the settings.
+  const rotated = await rotateWith(machine, `${list.join(" ")} >'${output}' 2>&1 & sleep 1`);
+  expect([rotated.code, rotated.stderr]).toEqual([0, expect.any(String)]);
+  const read = async () => JSON.parse(await readFile(output, "utf8"));
+  await vi.waitFor(read, { timeout: 10_000 });
+  expect((await read()).clients).toHaveLength(1);
+});
 
 test.each([["list-clients"], ["backup", "--service", "none"]])(
   "%s finishes a killed rotation, and uses the passphrase file that the rotation named",

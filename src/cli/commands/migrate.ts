@@ -64,11 +64,11 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
   const { sqlcipherPluginName } = await import("../../databases/sqlite.js");
   const { hub = "auto", hubPython, merge = false, removeSource = false, dryRun = false } = options;
   const { fromSetting, fromPasswordSource, toSetting, toPasswordSource } = options;
+  // A recovery may change the passphrase's source and server.json.
+  if ([options.from, options.to].includes(sqlcipherPluginName)) await recoverFirst(context);
   const from = await buildEndpoint(context, options.from, fromSetting, fromPasswordSource);
   const to = await buildEndpoint(context, options.to, toSetting, toPasswordSource);
   if (removeSource) await assertSourceRemovable(from, options);
-  // Recover before the plan reads server.json, which a recovery may change.
-  if ([from.name, to.name].includes(sqlcipherPluginName)) await recoverFirst(context);
   const plan = options.switch
     ? await planSwitch({ from, to, hub, hubPython, removeSource, dryRun })
     : undefined;

@@ -344,17 +344,15 @@ export async function operate<Result>(
   requirements: OperationRequirements = {},
 ): Promise<Result> {
   const { withOperation } = await import("../../recovery/recover.js");
-  const { journalExists } = await import("../../operation/journal.js");
   const { storePath, reporter, refreshSource } = context;
-  const hasJournal = await journalExists(storePath);
   return abortOnSignal(async (signal) => {
     throwIfAborted(signal);
     return await withOperation(
       storePath,
       reporter,
       async (lock) => {
-        // The recovery may have changed the passphrase's source.
-        if (hasJournal) await refreshSource();
+        // The recovery, or an operation before the lock, may have changed the passphrase's source.
+        await refreshSource();
         return await operation(lock, signal);
       },
       requirements,
