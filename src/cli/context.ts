@@ -47,10 +47,10 @@ export interface Context {
   readonly settingsInFile: Settings | undefined;
   /** Errors in the settings, for commands that continue despite them. */
   readonly settingsProblems: readonly StoreError[];
-  /** The source in the settings as last read: a recovery may change them. */
+  /** The source in the settings. */
   readonly source: PassphraseSource;
-  /** Reads the settings again after a recovery, for `source`. */
-  readonly refreshSource: () => Promise<void>;
+  /** Reads the settings again, which an operation or a recovery may have changed. */
+  readonly refreshSettings: () => Promise<void>;
   readonly output: Output;
   readonly yes: boolean;
   readonly reporter: Reporter;
@@ -134,7 +134,8 @@ export async function contextOf(command: Command, found: Found = {}): Promise<Co
         ...(toleratesProblems && { onProblem: (problem) => settingsProblems.push(problem) }),
       },
     );
-  const { settings, storePath, path, section, inFile, missing } = await resolve();
+  let resolved = await resolve();
+  const { storePath, path, section, missing } = resolved;
   if (missing && !canCreateStore(command)) {
     const problem = new StoreError(
       "notFound",
@@ -150,21 +151,26 @@ export async function contextOf(command: Command, found: Found = {}): Promise<Co
   const keyCache = options.keyCache ?? !isKeyCacheOff();
   const sourceOf = ({ passphrase_source: text = "keyring" }: Settings) =>
     keyCache ? parseSource(text) : withoutKeyCache(parseSource(text));
-  let source = sourceOf(settings);
-  if (command.name() !== "run") await workForHub(settings, source);
+  if (command.name() !== "run") {
+    await workForHub(resolved.settings, sourceOf(resolved.settings));
+  }
   const yes = options.yes ?? false;
   return {
     storePath,
-    settings,
+    get settings() {
+      return resolved.settings;
+    },
     settingsPath: path,
     settingsSection: section,
-    settingsInFile: inFile,
+    get settingsInFile() {
+      return resolved.inFile;
+    },
     settingsProblems,
     get source() {
-      return source;
+      return sourceOf(resolved.settings);
     },
-    refreshSource: async () => {
-      source = sourceOf((await resolve()).settings);
+    refreshSettings: async () => {
+      resolved = await resolve();
     },
     output,
     yes,

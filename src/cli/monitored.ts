@@ -86,6 +86,7 @@ async function updateMetrics(context: Context): Promise<void> {
   if (file === undefined) return;
   await orNotice(context, "the metrics were not written", async () => {
     const { writeMetrics } = await import("../diagnostics/metrics.js");
+    await context.refreshSettings();
     await writeMetrics(file, await collectMetrics(context));
   });
 }

@@ -46,7 +46,7 @@ async function unlockWithNewestSource(context: Context): Promise<ClientStore> {
     return await open();
   } catch (error) {
     if (!isKind(error, "wrongPassphrase", "passphraseUnavailable")) throw error;
-    await context.refreshSource();
+    await context.refreshSettings();
     if (formatSource(context.source) === formatSource(source)) throw error;
     return await open();
   }
@@ -123,11 +123,11 @@ export async function findPlainDatabase(context: Context): Promise<PlainDatabase
  * Recovers from an interrupted operation and prints each step. Loads the recovery code only if
  * needed.
  */
-export async function recoverFirst({ storePath, output, refreshSource }: Context): Promise<void> {
+export async function recoverFirst({ storePath, output, refreshSettings }: Context): Promise<void> {
   if (!(await journalExists(storePath))) return;
   const { recoverIfNeeded } = await import("../recovery/recover.js");
   for (const message of await recoverIfNeeded(storePath)) output.notice(message);
-  await refreshSource();
+  await refreshSettings();
 }
 
 /** Adds the database that the hub uses instead of a store. */

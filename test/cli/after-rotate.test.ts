@@ -100,8 +100,11 @@ async function killedRotation(): Promise<{ machine: Machine; backup: string }> {
   return { machine, backup: (document as { backup: { path: string } }).backup.path };
 }
 
-test("a command that waits for a rotation uses the passphrase file that the rotation named", async () => {
+test("a command that waits for a rotation, and the metrics after it, use the passphrase file that the rotation named", async () => {
   const machine = await withPassphraseFiles();
+  const metrics = machine.path("hub.prom");
+  expect((await machine.run(["metrics", "install", metrics])).code).toBe(0);
+  await rm(metrics);
   const list = machine.line(["list-clients", "--json"]).map((word) => `'${word}'`);
   const output = machine.path("clients.json");
   // The step holds up the rotation until the command has read the settings.
@@ -110,6 +113,7 @@ test("a command that waits for a rotation uses the passphrase file that the rota
   const read = async () => JSON.parse(await readFile(output, "utf8"));
   await vi.waitFor(read, { timeout: 10_000 });
   expect((await read()).clients).toHaveLength(1);
+  expect(await readFile(metrics, "utf8")).toContain("hivemind_sqlcipher_clients");
 });
 
 test.each([["list-clients"], ["backup", "--service", "none"]])(

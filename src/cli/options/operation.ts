@@ -344,7 +344,7 @@ export async function operate<Result>(
   requirements: OperationRequirements = {},
 ): Promise<Result> {
   const { withOperation } = await import("../../recovery/recover.js");
-  const { storePath, reporter, refreshSource } = context;
+  const { storePath, reporter, refreshSettings } = context;
   return abortOnSignal(async (signal) => {
     throwIfAborted(signal);
     return await withOperation(
@@ -352,7 +352,7 @@ export async function operate<Result>(
       reporter,
       async (lock) => {
         // The recovery, or an operation before the lock, may have changed the passphrase's source.
-        await refreshSource();
+        await refreshSettings();
         return await operation(lock, signal);
       },
       requirements,
