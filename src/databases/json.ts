@@ -15,7 +15,9 @@ import { formatJson, isJsonObject, type JsonObject, parseJson } from "../client/
 import { fileOfHub } from "../config/hub-account.js";
 import { realPath } from "../config/paths.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
-import { makeDirectory, replaceFile } from "../fs/atomic.js";
+import { createFile, createStaged, replaceFile } from "../fs/atomic.js";
+import { lstatIfExists } from "../fs/read.js";
+import { makeHubDirectory } from "../process/directories.js";
 import * as z from "../schema.js";
 import { BaseDatabase, matches, type SearchValue } from "./base-database.js";
 import { decryptText, encryptText, keyOf } from "./ejson.js";
@@ -170,7 +172,7 @@ class JsonDatabase extends BaseDatabase {
     await this.#change((records) => {
       for (const [id, record] of records) records.set(id, migrateRecord(record));
     });
-    await replaceFile(this.#files.version, String(newestRecordSchema));
+    await writeFile(this.#files.version, String(newestRecordSchema));
     await this.sync();
   }
 
@@ -235,8 +237,8 @@ class JsonDatabase extends BaseDatabase {
     const value: JsonObject = Object.fromEntries(records);
     const contents =
       this.#password === undefined ? value : encryptText(formatJson(value), this.#password);
-    await makeDirectory(dirname(store));
-    await replaceFile(store, formatJson(contents, { indent: 4, ascii: false }));
+    await makeHubDirectory(dirname(store));
+    await writeFile(store, formatJson(contents, { indent: 4, ascii: false }));
   }
 }
 
@@ -285,6 +287,12 @@ function parseText(text: string, path: string) {
       hint: "Repair the file or restore a backup before the hub starts: it would start without clients.",
     });
   }
+}
+
+/** Replaces a file, or creates it for the owner of its directory. */
+async function writeFile(path: string, text: string): Promise<void> {
+  if (await lstatIfExists(path)) await replaceFile(path, text);
+  else await createStaged(path, (staged) => createFile(staged, text));
 }
 
 async function readTextIfExists(path: string): Promise<string | undefined> {

@@ -1,11 +1,10 @@
 /** The plugins of HiveMind's SQLite store: encrypted by SQLCipher, and in plain text. */
-import { rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { Database } from "../client/database.js";
 import { fileOfHub } from "../config/hub-account.js";
 import { expandPath, realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
-import { claimName, createFile, makeDirectory, stagedName } from "../fs/atomic.js";
+import { createFile, createStaged } from "../fs/atomic.js";
 import { assertNoStraySidecars } from "../fs/sidecars.js";
 import { missingStoreError } from "../keys/moved-store.js";
 import {
@@ -15,6 +14,7 @@ import {
   withoutKeyCache,
 } from "../keys/source.js";
 import { unlockStore } from "../keys/unlock.js";
+import { makeHubDirectory } from "../process/directories.js";
 import * as z from "../schema.js";
 import { identify } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
@@ -76,7 +76,7 @@ export const sqlcipherPlugin: DatabasePlugin = {
     }
     if ((await identify(path)).format === "absent") {
       if (mode !== "create") throw await missingStoreError(path);
-      await makeDirectory(dirname(path));
+      await makeHubDirectory(dirname(path));
       return ClientStore.create(path, settings.password);
     }
     return ClientStore.open(path, settings.password, { mode: "readwrite", migrate: false });
@@ -122,20 +122,12 @@ function locatePlaintext({ password: _, ...config }: DatabaseConfig): Promise<st
  * columns, HiveMind 5 migrates them when it opens the store.
  */
 async function createPlaintext(path: string): Promise<void> {
-  await makeDirectory(dirname(path));
+  await makeHubDirectory(dirname(path));
   await assertNoStraySidecars(path);
-  const staged = stagedName(path);
-  try {
+  await createStaged(path, async (staged) => {
     await createFile(staged, "");
-    const connection = await Connection.open(staged, { mode: "readwrite" });
-    try {
-      await createSchema(connection, 0);
-      await connection.get("PRAGMA journal_mode = WAL");
-    } finally {
-      await connection.close();
-    }
-    await claimName(staged, path);
-  } finally {
-    await rm(staged, { force: true });
-  }
+    await using connection = await Connection.open(staged, { mode: "readwrite" });
+    await createSchema(connection, 0);
+    await connection.get("PRAGMA journal_mode = WAL");
+  });
 }

@@ -132,6 +132,29 @@ export async function claimName(staged: string, final: string): Promise<void> {
 }
 
 /**
+ * Creates a file with `write`, which gets the path of a staged file. The file gets its name when it
+ * is complete. In another user's directory, a file of root gets the owner of the directory.
+ *
+ * @returns what `write` returns
+ * @throws {@link StoreError} refused - if the name is taken
+ * @throws what `copyMetadata` and `write` throw
+ */
+export async function createStaged<Result>(
+  path: string,
+  write: (staged: string) => Promise<Result>,
+): Promise<Result> {
+  const staged = stagedName(path);
+  try {
+    const result = await write(staged);
+    await copyMetadata(path, staged);
+    await claimName(staged, path);
+    return result;
+  } finally {
+    await rm(staged, { force: true });
+  }
+}
+
+/**
  * Returns whether an error of `link` means that the file system has no hard links (FAT, some
  * network shares), or does not allow one here.
  */

@@ -3,13 +3,12 @@
  * program that another user can change.
  */
 import { readdir, readlink } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { basename, dirname, join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { type HubAccount, hubAccount } from "../config/hub-account.js";
 import { linkLimit } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
-import { type Account, type Outcome, run } from "../process/run.js";
+import { type Account, run } from "../process/run.js";
 import { type HubUnit, isRootName, readEnvironment } from "../service/hub-units.js";
 import { queryLimitMs, show, type UnitName } from "../service/systemctl.js";
 
@@ -118,55 +117,4 @@ async function findOtherOwner(path: string, links = linkLimit): Promise<number |
     return findOtherOwner(target, links - 1);
   }
   return undefined;
-}
-
-/** The time limit of a program that inspects, creates or removes a directory. */
-const directoryLimitMs = 60_000;
-
-export async function makeTemporaryDirectory(hub: Account): Promise<string> {
-  const parent = hub.uid === undefined ? tmpdir() : "/tmp";
-  const template = join(parent, "hivemind-sqlcipher-XXXXXXXX");
-  return (await runAs(hub, parent, "mktemp", "-d", template)).trim();
-}
-
-export async function makeDirectoryAs(hub: Account, path: string): Promise<void> {
-  await runAs(hub, dirname(path), "mkdir", "-m", "700", "--", basename(path));
-}
-
-/**
- * Removes a directory, with its contents, as the user of a hub. Root could remove files of another
- * user, because the hub's user can replace a subdirectory with a link during the removal.
- */
-export async function removeDirectoryAs(hub: Account, path: string): Promise<void> {
-  await runAs(hub, dirname(path), "rm", "-rf", "--", basename(path));
-}
-
-export async function canWriteAs(hub: Account, path: string): Promise<boolean> {
-  return (await tryAs(hub, "/", "test", "-w", path)).code === 0;
-}
-
-/**
- * Runs a program as the user of a hub in a directory. The user of a container's hub may not be
- * permitted to enter the directories above it.
- */
-function tryAs(
-  { uid, gid }: Account,
-  directory: string,
-  program: string,
-  ...args: string[]
-): Promise<Outcome> {
-  const account = { uid, gid, environment: {} };
-  return run(program, args, { timeoutMs: directoryLimitMs, account, directory });
-}
-
-async function runAs(
-  hub: Account,
-  directory: string,
-  program: string,
-  ...args: string[]
-): Promise<string> {
-  const outcome = await tryAs(hub, directory, program, ...args);
-  if (outcome.code === 0) return outcome.stdout;
-  const why = outcome.stderr || outcome.failure || `exit code ${outcome.code}`;
-  throw new StoreError("io", `${program} failed on ${args.at(-1)} in ${directory}: ${why}`);
 }

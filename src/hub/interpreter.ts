@@ -13,16 +13,12 @@ import { formatJson, type JsonObject } from "../client/json.js";
 import { hubEnvironment } from "../config/hub-account.js";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
+import { makeTemporaryDirectory, removeDirectoryAs } from "../process/directories.js";
 import { type Account, type Outcome, run } from "../process/run.js";
 import * as z from "../schema.js";
 import { isEngine } from "../service/engine.js";
 import type { CipherCompatibility } from "../store/cipher.js";
-import {
-  currentAccount,
-  makeTemporaryDirectory,
-  removeDirectoryAs,
-  resolvePythonAccount,
-} from "./account.js";
+import { currentAccount, resolvePythonAccount } from "./account.js";
 import { sqliteModule } from "./server-json.js";
 
 /**

@@ -3,7 +3,7 @@ import { dirname } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { recoverBackup } from "../backup/recover.js";
 import { isKind, StoreError, systemError, withLine, wrap } from "../errors.js";
-import { makeDirectory, removePartials } from "../fs/atomic.js";
+import { removePartials } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
 import { Downtime } from "../operation/downtime.js";
@@ -22,6 +22,7 @@ import {
   serviceDownError,
 } from "../operation/recovery.js";
 import { findPendingRestart } from "../operation/service.js";
+import { makeHubDirectory } from "../process/directories.js";
 import type { Reporter } from "../reporter.js";
 import { isInCopyUnit, renewCopy } from "../service/copy-unit.js";
 import { withDerivedKeys } from "../store/cipher.js";
@@ -64,7 +65,7 @@ export async function withOperation<Result>(
   body: (lock: OperationLock) => Promise<Result>,
   requirements: OperationRequirements = {},
 ): Promise<Result> {
-  if (requirements.makeDirectory) await makeDirectory(dirname(storePath));
+  if (requirements.makeDirectory) await makeHubDirectory(dirname(storePath));
   await using lock = await acquireLockWithRetry(storePath);
   return await withDerivedKeys(async () => {
     await recoverBefore(lock, reporter, requirements.whileServiceDown);

@@ -14,7 +14,7 @@ import {
 import { copyFile } from "../fs/copy.js";
 import { copyMetadata } from "../fs/metadata.js";
 import { lstatIfExists, sha256File, statIfExists } from "../fs/read.js";
-import { currentAccount, makeDirectoryAs, removeDirectoryAs } from "../hub/account.js";
+import { currentAccount } from "../hub/account.js";
 import { readServerJson, serverJsonPath } from "../hub/server-json.js";
 import {
   removePassword,
@@ -27,6 +27,7 @@ import { migrate } from "../migrate/migrate.js";
 import { resolveHubDatabase } from "../migrate/switch.js";
 import { assertNoHolders } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
+import { makeDirectoryAs, removeDirectoryAs } from "../process/directories.js";
 import { withOperation } from "../recovery/recover.js";
 import { identify } from "../store/cipher.js";
 import { isHandedOver, type SetupRecord, updateSetupRecord } from "./record.js";

@@ -1,6 +1,6 @@
 /** Inspects the hub's Python packages, and returns the commands that install others. */
 import { systemError } from "../errors.js";
-import { canWriteAs, resolvePythonAccount } from "../hub/account.js";
+import { resolvePythonAccount } from "../hub/account.js";
 import {
   cipherFormat,
   describePython,
@@ -9,6 +9,7 @@ import {
 } from "../hub/interpreter.js";
 import { probePackagesCached } from "../hub/packages-cache.js";
 import { blacklistProblem } from "../hub/schema.js";
+import { canWriteAs } from "../process/directories.js";
 import type { Account } from "../process/run.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";

@@ -1,8 +1,6 @@
 /** The encrypted store, `clients.db`. */
-import { rm } from "node:fs/promises";
 import { StoreError } from "../errors.js";
-import { claimName, stagedName } from "../fs/atomic.js";
-import { copyMetadata } from "../fs/metadata.js";
+import { createStaged } from "../fs/atomic.js";
 import { assertNoStraySidecars } from "../fs/sidecars.js";
 import {
   type CipherCompatibility,
@@ -98,23 +96,16 @@ export class ClientStore extends ClientTable {
   ): Promise<ClientStore> {
     const { schemaVersion = newestSchema, cipherCompatibility = 4 } = options;
     await assertNoStraySidecars(path);
-    const staged = stagedName(path);
-    try {
-      const { connection, key } = await createEncrypted(staged, passphrase, cipherCompatibility);
-      try {
-        await createSchema(connection, schemaVersion);
-        // Store the mode in the file, as HiveMind's plugin does: the next connection is in WAL mode
-        // too.
-        await connection.get("PRAGMA journal_mode = WAL");
-      } finally {
-        await connection.close();
-      }
-      await copyMetadata(path, staged);
-      await claimName(staged, path);
-      return await ClientStore.open(path, key, { migrate: false });
-    } finally {
-      await rm(staged, { force: true });
-    }
+    const key = await createStaged(path, async (staged) => {
+      const created = await createEncrypted(staged, passphrase, cipherCompatibility);
+      await using connection = created.connection;
+      await createSchema(connection, schemaVersion);
+      // Store the mode in the file, as HiveMind's plugin does: the next connection is in WAL mode
+      // too.
+      await connection.get("PRAGMA journal_mode = WAL");
+      return created.key;
+    });
+    return ClientStore.open(path, key, { migrate: false });
   }
 
   /**

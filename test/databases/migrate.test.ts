@@ -1,8 +1,8 @@
 import { execFileSync } from "node:child_process";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { existsSync } from "node:fs";
-import { readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { chown, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 import {
   type Client,
@@ -183,6 +183,28 @@ test("a JSON store with a client under another client's key keeps both", async (
   expect(records).toHaveLength(12);
   for (const [key, { client_id: id }] of records) expect(key).toBe(String(id));
 });
+
+test.skipIf(process.geteuid?.() !== 0).each([
+  [json, (subfolder: string) => ({ subfolder }), ["clients.json", "clients.schema_version"]],
+  [sqlite, (subfolder: string) => ({ subfolder }), ["clients.db"]],
+  [sqlcipher, (at: string) => ({ db_path: join(at, "a.db"), password: "it's" }), ["a.db"]],
+] as const)(
+  "root leaves a new database to the user in whose folder it is, %s",
+  async (name, settings, files) => {
+    const [home, user] = [await temporaryFolder(), 65534];
+    await chown(home, user, user);
+    const folder = join(home, "missing", "data");
+    await fill(end(name, settings(folder)), clients);
+    {
+      await using database = await DatabaseFactory.create(name, settings(folder));
+      await database.migrate(0);
+    }
+    for (const path of [dirname(folder), folder, ...files.map((file) => join(folder, file))]) {
+      const { uid, gid, mode } = await stat(path);
+      expect([path, uid, gid, mode & 0o077]).toEqual([path, user, user, 0]);
+    }
+  },
+);
 
 test("a migration that ends midway is gone on with by the next, which keeps whom the target has revoked since", async () => {
   const home = await ownDataHome();

@@ -1,8 +1,10 @@
 import { execFileSync } from "node:child_process";
 import { chmod, chown, link, rm, stat } from "node:fs/promises";
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 import { expect, test } from "vitest";
 import type { BackupResult } from "../../src/backup/backup.js";
+import { withOperation } from "../../src/recovery/recover.js";
+import { temporaryFolder } from "../store/temporary.js";
 import { resultOf, World } from "./world.js";
 
 test.skipIf(process.geteuid?.() !== 0)(
@@ -26,6 +28,21 @@ test.skipIf(process.geteuid?.() !== 0)(
     resultOf(await world.run("restore", { ...world.withoutService, ...more }));
     const restored = await stat(world.path);
     expect([restored.uid, restored.gid, restored.mode & 0o777]).toEqual([65534, 65534, 0o600]);
+  },
+);
+
+test.skipIf(process.geteuid?.() !== 0)(
+  "an operation of root that creates the store's folder leaves it to the owner of the folder above",
+  async () => {
+    const home = await temporaryFolder();
+    await chown(home, 65534, 65534);
+    const path = join(home, "hivemind-core", "clients.db");
+    const nothing = async () => undefined;
+    await withOperation(path, { notice: () => undefined }, nothing, { makeDirectory: true });
+    for (const made of [dirname(path), `${path}.lock`]) {
+      const { uid, gid } = await stat(made);
+      expect([made, uid, gid]).toEqual([made, 65534, 65534]);
+    }
   },
 );
 

@@ -1,0 +1,79 @@
+/** Creates and removes directories as the user of a hub, if this process is root. */
+import { stat } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, dirname, join } from "node:path";
+import { StoreError } from "../errors.js";
+import { makeDirectory, syncDirectory } from "../fs/atomic.js";
+import { statIfExists } from "../fs/read.js";
+import { type Account, type Outcome, run } from "./run.js";
+
+/** The time limit of a program that inspects, creates or removes a directory. */
+const directoryLimitMs = 60_000;
+
+export async function makeTemporaryDirectory(hub: Account): Promise<string> {
+  const parent = hub.uid === undefined ? tmpdir() : "/tmp";
+  const template = join(parent, "hivemind-sqlcipher-XXXXXXXX");
+  return (await runAs(hub, parent, "mktemp", "-d", template)).trim();
+}
+
+export async function makeDirectoryAs(hub: Account, path: string): Promise<void> {
+  await runAs(hub, dirname(path), "mkdir", "-m", "700", "--", basename(path));
+}
+
+/**
+ * Creates a directory for a database and its missing parents, with mode 0700. Leaves an existing
+ * directory unchanged.
+ *
+ * Root creates each directory as the owner of the parent directory, because the hub of that user
+ * could not use a directory of root. A chown by root would be unsafe: that user can replace the new
+ * directory by a link.
+ *
+ * @throws {@link StoreError} io - if the path is not a directory, or the system fails
+ */
+export async function makeHubDirectory(path: string): Promise<void> {
+  if (process.geteuid?.() !== 0 || (await statIfExists(path))) return makeDirectory(path);
+  const parent = dirname(path);
+  await makeHubDirectory(parent);
+  const { uid, gid } = await stat(parent);
+  if (uid === 0) return makeDirectory(path);
+  await makeDirectoryAs({ uid, gid, environment: {} }, path);
+  await syncDirectory(parent);
+}
+
+/**
+ * Removes a directory, with its contents, as the user of a hub. Root could remove files of another
+ * user, because the hub's user can replace a subdirectory with a link during the removal.
+ */
+export async function removeDirectoryAs(hub: Account, path: string): Promise<void> {
+  await runAs(hub, dirname(path), "rm", "-rf", "--", basename(path));
+}
+
+export async function canWriteAs(hub: Account, path: string): Promise<boolean> {
+  return (await tryAs(hub, "/", "test", "-w", path)).code === 0;
+}
+
+/**
+ * Runs a program as the user of a hub in a directory. The user of a container's hub may not be
+ * permitted to enter the directories above it.
+ */
+function tryAs(
+  { uid, gid }: Account,
+  directory: string,
+  program: string,
+  ...args: string[]
+): Promise<Outcome> {
+  const account = { uid, gid, environment: {} };
+  return run(program, args, { timeoutMs: directoryLimitMs, account, directory });
+}
+
+async function runAs(
+  hub: Account,
+  directory: string,
+  program: string,
+  ...args: string[]
+): Promise<string> {
+  const outcome = await tryAs(hub, directory, program, ...args);
+  if (outcome.code === 0) return outcome.stdout;
+  const why = outcome.stderr || outcome.failure || `exit code ${outcome.code}`;
+  throw new StoreError("io", `${program} failed on ${args.at(-1)} in ${directory}: ${why}`);
+}
