@@ -9,15 +9,15 @@ import { join } from "node:path";
 import {
   hasSection,
   loadSection,
-  removeSection,
   type Settings,
   type SettingsSection,
-  saveSection,
-  updateSection,
+  selectSection,
+  withoutSection,
+  withSection,
 } from "../config/settings-file.js";
 import { StoreError } from "../errors.js";
-import { removeFile } from "../fs/atomic.js";
 import { listDirectory } from "../fs/read.js";
+import { changeSettings, updateSection } from "../operation/settings.js";
 import { emitStep } from "../operation/step.js";
 import { generateRecoveryKey, parseRecipient } from "./recovery-key.js";
 import { readVerificationRecord } from "./verification-record.js";
@@ -111,18 +111,21 @@ async function saveRecipients(
 
 /** Restores only the recipients, because the operation may have saved other settings. */
 async function restoreRecipients(
-  section: SettingsSection,
+  { path, store }: SettingsSection,
   before: Settings | undefined,
   isNewSection: boolean,
 ): Promise<void> {
-  const { recipients, ...others } = (await loadSection(section)) ?? {};
-  // The file still has the former recipients if saving the new recipients was what failed.
-  if (JSON.stringify(recipients) === JSON.stringify(before?.recipients)) return;
-  const restored = { ...others, ...(before?.recipients && { recipients: before.recipients }) };
-  const isEmpty = Object.keys(restored).length === 0;
-  if (before === undefined && isEmpty) await removeFile(section.path);
-  else if (isNewSection && isEmpty) await removeSection(section);
-  else await saveSection(section, restored);
+  await changeSettings(path, (file) => {
+    const { recipients, ...others } = selectSection(file ?? {}, store);
+    // The file still has the former recipients if saving the new recipients was what failed.
+    if (JSON.stringify(recipients) === JSON.stringify(before?.recipients)) return file;
+    const former = { ...others, ...(before?.recipients && { recipients: before.recipients }) };
+    const isUnused = isNewSection && Object.keys(former).length === 0;
+    const restored = isUnused
+      ? withoutSection(file ?? {}, store)
+      : withSection(file ?? {}, store, former);
+    return before === undefined && Object.keys(restored).length === 0 ? undefined : restored;
+  });
 }
 
 /** Returns whether `work` succeeds. Its error must not replace the error of the operation. */

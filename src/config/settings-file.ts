@@ -194,7 +194,10 @@ function removeInvalid(json: unknown, issues: readonly z.core.$ZodIssue[]): bool
   return isRemoved;
 }
 
-/** Writes a settings file atomically. Creates its directory if necessary. */
+/**
+ * Writes a settings file atomically. Creates its directory if necessary. Use `changeSettings` for a
+ * file that other processes may change, too.
+ */
 export async function saveSettings(path: string, settings: SettingsFile): Promise<void> {
   const checked = settingsSchema.parse(settings);
   await makeDirectory(dirname(path));
@@ -207,42 +210,9 @@ export async function loadSection({ path, store }: SettingsSection): Promise<Set
   return file && selectSection(file, store);
 }
 
-/** Writes the settings of a store. Does not change the settings of other stores in the file. */
-export async function saveSection(
-  { path, store: key }: SettingsSection,
-  settings: Settings,
-): Promise<void> {
-  const file = await loadSettings(path);
-  if (key === undefined) {
-    const stores = file?.stores;
-    return saveSettings(path, { ...settings, ...(stores && { stores }) });
-  }
-  const { store: _, ...section } = settings;
-  await saveSettings(path, { ...file, stores: { ...file?.stores, [key]: section } });
-}
-
-/** Changes the settings of a store. Does not write the file if nothing changes. */
-export async function updateSection(
-  section: SettingsSection,
-  change: (settings: Settings) => Settings,
-): Promise<{ readonly isChanged: boolean }> {
-  const settings = await loadSection(section);
-  const changed = change(settings ?? {});
-  const isChanged = JSON.stringify(changed) !== JSON.stringify(settings);
-  if (isChanged) await saveSection(section, changed);
-  return { isChanged };
-}
-
 export async function hasSection({ path, store: key }: SettingsSection): Promise<boolean> {
   const stores = (await loadSettings(path))?.stores ?? {};
   return key !== undefined && Object.hasOwn(stores, key);
-}
-
-export async function removeSection({ path, store: key }: SettingsSection): Promise<void> {
-  const { stores = {}, ...file } = (await loadSettings(path)) ?? {};
-  const others = Object.entries(stores).filter(([name]) => name !== key);
-  const isLast = others.length === 0;
-  await saveSettings(path, { ...file, ...(!isLast && { stores: Object.fromEntries(others) }) });
 }
 
 /** Returns the section of a store in an existing file: its own section, or else the top level. */
@@ -275,6 +245,26 @@ export function selectSection(
   key: string | undefined,
 ): Settings {
   return key === undefined ? topLevel : (stores?.[key] ?? {});
+}
+
+/** Returns a file with other settings of a store, and the same settings of other stores. */
+export function withSection(
+  { stores, ...topLevel }: SettingsFile,
+  key: string | undefined,
+  settings: Settings,
+): SettingsFile {
+  if (key === undefined) return { ...settings, ...(stores && { stores }) };
+  const { store: _, ...section } = settings;
+  return { ...topLevel, stores: { ...stores, [key]: section } };
+}
+
+/** Returns a file without the section of a store. */
+export function withoutSection(
+  { stores = {}, ...topLevel }: SettingsFile,
+  key: string | undefined,
+): SettingsFile {
+  const others = Object.entries(stores).filter(([name]) => name !== key);
+  return { ...topLevel, ...(others.length > 0 && { stores: Object.fromEntries(others) }) };
 }
 
 function invalidSettings(path: string, issue: z.core.$ZodIssue | undefined): StoreError {

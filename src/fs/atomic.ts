@@ -272,7 +272,8 @@ export async function assertReplaceable(path: string): Promise<void> {
   await assertNotMountPoint(path);
   const staged = await stageReplacement(path, "");
   try {
-    await rm(staged);
+    // Another process may have removed it with `removePartials`.
+    await rm(staged, { force: true });
   } catch (error) {
     throw systemError(error, `cannot replace ${path}`);
   }

@@ -21,9 +21,9 @@ import { Journal } from "./journal.js";
  */
 const heldHere = new Set<string>();
 
-/** Returns the path of a store's lock file: `clients.db.lock` next to `clients.db`. */
-export function lockPath(storePath: string): string {
-  return `${storePath}.lock`;
+/** Returns the path of a lock file: `clients.db.lock` next to `clients.db`. */
+export function lockPath(path: string): string {
+  return `${path}.lock`;
 }
 
 /** The operation lock of a store, until it is released or the process ends. */
@@ -68,10 +68,16 @@ export async function acquireLock(storePath: string): Promise<OperationLock> {
   }
 }
 
-async function lockFile(storePath: string): Promise<Connection> {
-  const path = lockPath(storePath);
-  await ensureLockFile(path, storePath);
-  const connection = await Connection.open(path, { mode: "readwrite", busyTimeoutMs: 0 });
+/**
+ * Locks a store or the settings file against other processes of this program, until the connection
+ * is closed or the process ends.
+ *
+ * @throws {@link StoreError} inUse - if another process still holds the lock after `busyTimeoutMs`
+ */
+export async function lockFile(lockedPath: string, busyTimeoutMs = 0): Promise<Connection> {
+  const path = lockPath(lockedPath);
+  await ensureLockFile(path, lockedPath);
+  const connection = await Connection.open(path, { mode: "readwrite", busyTimeoutMs });
   try {
     // Nothing is written to this database. A journal on disk would survive a kill.
     await connection.all("PRAGMA journal_mode = MEMORY");
@@ -83,21 +89,21 @@ async function lockFile(storePath: string): Promise<Connection> {
   }
 }
 
-async function ensureLockFile(path: string, storePath: string): Promise<void> {
+async function ensureLockFile(path: string, lockedPath: string): Promise<void> {
   try {
     await using file = await open(
       path,
       constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL,
       0o600,
     );
-    // The file is never deleted, so a lock file of root would lock out the store's owner for good.
+    // The file is never deleted, so a lock file of root would lock out the owner for good.
     if (process.geteuid?.() === 0) {
-      const { uid, gid } = await stat(storePath).catch(() => stat(dirname(storePath)));
+      const { uid, gid } = await stat(lockedPath).catch(() => stat(dirname(lockedPath)));
       if (uid !== 0) await file.chown(uid, gid);
     }
   } catch (error) {
     if (hasCode(error, "ENOENT", "ENOTDIR")) {
-      throw await missingStoreError(storePath);
+      throw await missingStoreError(lockedPath);
     }
     if (!hasCode(error, "EEXIST")) throw systemError(error, `cannot create ${path}`);
     if (!(await lstat(path)).isFile()) {

@@ -17,7 +17,7 @@ import {
 } from "../bundle/bundle.js";
 import { assertPlacement } from "../bundle/placement.js";
 import { planRecipients, type RecipientOptions } from "../bundle/recipients.js";
-import { type Settings, updateSection } from "../config/settings-file.js";
+import type { Settings } from "../config/settings-file.js";
 import { readStoreId, recordStoreId } from "../config/store-id.js";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { makeDirectory, removePartials } from "../fs/atomic.js";
@@ -35,6 +35,7 @@ import { findSealingScope, readOrSealPassphrase } from "../keys/sealed.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
 import { orRecover } from "../operation/recovery.js";
+import { updateSection } from "../operation/settings.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
 import type { Reporter } from "../reporter.js";

@@ -10,7 +10,7 @@
 import { dirname } from "node:path";
 import { hubContainer } from "../config/hub-account.js";
 import { prepareDirectories } from "../config/known-directories.js";
-import { loadSection, type Settings, updateSection } from "../config/settings-file.js";
+import { loadSection, type Settings } from "../config/settings-file.js";
 import { isKind, StoreError, wrap } from "../errors.js";
 import { assertReplaceable, makeDirectory } from "../fs/atomic.js";
 import { currentAccount, resolvePythonAccount } from "../hub/account.js";
@@ -19,6 +19,7 @@ import { readServerJson } from "../hub/server-json.js";
 import { formerDatabase } from "../hub/server-json-edit.js";
 import { formatSource } from "../keys/source.js";
 import { acquireLock } from "../operation/lock.js";
+import { updateSection } from "../operation/settings.js";
 import { emitStep } from "../operation/step.js";
 import { throwIfAborted } from "../process/abort.js";
 import { run } from "../process/run.js";

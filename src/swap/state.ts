@@ -10,7 +10,7 @@ import { dirname } from "node:path";
 import { removeBundle, removeStagedBundles } from "../bundle/bundle.js";
 import { assertMounted } from "../config/known-directories.js";
 import { realPath } from "../config/paths.js";
-import { findSection, updateSection } from "../config/settings-file.js";
+import { findSection } from "../config/settings-file.js";
 import { StoreError, systemError, withLine } from "../errors.js";
 import { moveFile, removeFile, removePartials, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
@@ -31,6 +31,7 @@ import { findOpeningPassphrase } from "../keys/unlock.js";
 import type { Journal } from "../operation/journal.js";
 import { cleanUp } from "../operation/recovery.js";
 import { assertNoHolders, stoppedSchema } from "../operation/service.js";
+import { removeSettingsPartials, updateSection } from "../operation/settings.js";
 import { emitStep } from "../operation/step.js";
 import * as z from "../schema.js";
 import { identify } from "../store/cipher.js";
@@ -425,9 +426,8 @@ export class SwapState {
   /** Removes partial files that a kill left of `server.json` and the settings. */
   async #removePartials(): Promise<void> {
     const { server_json: serverJson, settings } = this.#data;
-    for (const path of [serverJson?.path, settings]) {
-      if (path !== undefined) await removePartials(await realPath(path));
-    }
+    if (serverJson) await removePartials(await realPath(serverJson.path));
+    if (settings) await removeSettingsPartials(settings);
   }
 
   async #changeServerJson(password: string | undefined): Promise<void> {
@@ -466,7 +466,6 @@ export class SwapState {
 
 /** Changes the passphrase source in the store's settings, and nothing else. */
 async function changeSource(path: string, storePath: string, source: string): Promise<void> {
-  await removePartials(await realPath(path));
   const section = await findSection(path, storePath);
   await updateSection(section, (settings) => ({ ...settings, passphrase_source: source }));
 }

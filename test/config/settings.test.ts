@@ -11,9 +11,9 @@ import {
   loadSection,
   loadSettings,
   type Settings,
-  saveSection,
   saveSettings,
 } from "../../src/config/settings-file.js";
+import { updateSection } from "../../src/operation/settings.js";
 import { temporaryFolder } from "../store/temporary.js";
 
 let folder: string;
@@ -250,14 +250,14 @@ describe("several stores in one file", () => {
   test("saving a store's settings leaves those of the others as they are", async () => {
     await write({ ...everything, store: { path: "/srv/main.db" } });
     const { section } = await of(other);
-    await saveSection(section, { ...ofOther, store: { path: other } });
+    await updateSection(section, () => ({ ...ofOther, store: { path: other } }));
     expect(await loadSettings(path)).toEqual({
       ...everything,
       store: { path: "/srv/main.db" },
       stores: { [other]: ofOther },
     });
     const main = (await of(undefined)).section;
-    await saveSection(main, { store: { path: "/srv/main.db" }, keep: { last: 2 } });
+    await updateSection(main, () => ({ store: { path: "/srv/main.db" }, keep: { last: 2 } }));
     expect(await loadSettings(path)).toEqual({
       store: { path: "/srv/main.db" },
       keep: { last: 2 },

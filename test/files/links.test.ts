@@ -59,6 +59,7 @@ const written = [
   "config/hivemind-sqlcipher",
   "config/hivemind-sqlcipher/.config.json.HEX.partial",
   "config/hivemind-sqlcipher/config.json",
+  "config/hivemind-sqlcipher/config.json.lock",
   "data",
   "data/hivemind-core",
   "data/hivemind-core/.clients.db.HEX.partial",

@@ -85,7 +85,7 @@ async function runInit(context: Context, options: InitOptions): Promise<void> {
   try {
     await (options.adopt ? adoptExisting(context, options) : createNew(context, options));
   } catch (error) {
-    await removeDirectories(directories, context.storePath);
+    await removeDirectories(directories, context);
     throw error;
   }
 }
@@ -105,12 +105,17 @@ function assertOptionsFit(options: InitOptions): void {
 }
 
 /**
- * Removes the empty directories that a failed init created. If init created the store's directory,
- * first removes the lock file there.
+ * Removes the empty directories that a failed init created, after the lock files of the store and
+ * of the settings in them.
  */
-async function removeDirectories(directories: readonly string[], storePath: string): Promise<void> {
+async function removeDirectories(
+  directories: readonly string[],
+  { storePath, settingsPath }: Context,
+): Promise<void> {
   const { lockPath } = await import("../../operation/lock.js");
-  if (directories.includes(dirname(storePath))) await rm(lockPath(storePath), { force: true });
+  for (const path of [storePath, settingsPath]) {
+    if (directories.includes(dirname(path))) await rm(lockPath(path), { force: true });
+  }
   for (const directory of directories) await rmdir(directory).catch(() => undefined);
 }
 
@@ -190,7 +195,7 @@ function noticeOtherDefault({ settingsSection, storePath, output }: Context): vo
 
 async function adoptExisting(context: Context, options: InitOptions): Promise<void> {
   const { adopt, readStoreSecret } = await import("../../setup/adopt.js");
-  const { updateSection } = await import("../../config/settings-file.js");
+  const { updateSection } = await import("../../operation/settings.js");
   const { prepareBundleDirectory } = await import("../../swap/prepare.js");
   const { settingsSection, storePath, reporter } = context;
   const { planRecipients } = await import("../../bundle/recipients.js");

@@ -26,7 +26,7 @@ function addInstall(group: Command): void {
 }
 
 async function runInstall(context: Context, path: string): Promise<void> {
-  const { updateSection } = await import("../../config/settings-file.js");
+  const { updateSection } = await import("../../operation/settings.js");
   const { writeMetrics } = await import("../../diagnostics/metrics.js");
   const file = expandPath(path);
   if (!file.endsWith(".prom")) {
@@ -47,7 +47,7 @@ function addRemove(group: Command): void {
 }
 
 async function runRemove(context: Context): Promise<void> {
-  const { updateSection } = await import("../../config/settings-file.js");
+  const { updateSection } = await import("../../operation/settings.js");
   const { removeFile } = await import("../../fs/atomic.js");
   const { file } = context.settings.metrics ?? {};
   if (file === undefined) {

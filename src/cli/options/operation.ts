@@ -1,5 +1,4 @@
 /** Options and lock of commands that run an operation on the store. */
-import { isDeepStrictEqual } from "node:util";
 import { type Command, Option } from "commander";
 import { expandIfGiven, expandPath, expandTarget, isRemote } from "../../config/paths.js";
 import {
@@ -211,7 +210,7 @@ export async function rememberDirectories(
   await remember(context, "these options", (settings) => ({
     ...omitUndefined({ recipients: recipient }),
     ...settings,
-    backup: { ...backup, ...settings.backup },
+    ...(Object.keys(backup).length > 0 && { backup: { ...backup, ...settings.backup } }),
     ...(copyBundleTo && { bundle: { ...bundle, ...settings.bundle } }),
   }));
 }
@@ -243,7 +242,7 @@ export async function assertUsableDirectory(
 /** Saves the service of the options in the store's settings, instead of the service there. */
 export async function saveService(context: Context, options: ServiceOptions): Promise<void> {
   if (!namesService(options)) return;
-  const { updateSection } = await import("../../config/settings-file.js");
+  const { updateSection } = await import("../../operation/settings.js");
   await updateSection(context.settingsSection, (settings) => ({
     ...settings,
     backup: withNamedService(options, settings.backup),
@@ -307,13 +306,10 @@ async function remember(
   what: string,
   change: (settings: Settings) => Settings,
 ): Promise<void> {
-  const { loadSection, saveSection } = await import("../../config/settings-file.js");
+  const { updateSection } = await import("../../operation/settings.js");
   try {
-    const settings = { backup: {}, ...(await loadSection(settingsSection)) };
-    const changed = change(settings);
-    if (isDeepStrictEqual(changed, settings)) return;
-    await saveSection(settingsSection, changed);
-    output.notice(`saved ${what} to ${settingsPath}`);
+    const { isChanged } = await updateSection(settingsSection, change);
+    if (isChanged) output.notice(`saved ${what} to ${settingsPath}`);
   } catch (error) {
     output.notice(`${what} were not saved: ${toStoreError(error).message}`);
   }
