@@ -20,15 +20,20 @@ interface CheckOptions {
   readonly report: (done: number, total: number) => void;
 }
 
+export interface ClientCounts {
+  readonly active: number;
+  readonly revoked: number;
+}
+
 export interface Checked {
   /** The clients of the source. */
-  readonly clients: { active: number; revoked: number };
+  readonly clients: ClientCounts;
   /** The number of clients missing in the target. */
   readonly missing: number;
   readonly known: KnownClients;
   readonly targetIds: IdSet;
-  /** The number of records that only the target has. */
-  readonly others: number;
+  /** The clients that only the target has. */
+  readonly others: ClientCounts;
   /** The unused ids below the highest id of both databases. */
   readonly gaps: IdSet;
 }
@@ -103,14 +108,18 @@ export async function checkSource(origin: Database, options: CheckOptions): Prom
     report(ids.size, total);
   }
   if (conflicts.length > 0) throw conflictError(conflicts, merge ? undefined : note);
-  const unknown = merge ? [] : [...active].filter((id) => !ids.has(id));
-  if (unknown.length > 0) throw unknownClientsError(to.name, unknown);
+  const isOther = (id: number) => !ids.has(id);
+  const others = [...active].filter(isOther);
+  if (!merge && others.length > 0) throw unknownClientsError(to.name, others);
   return {
     clients: { active: ids.size - revoked, revoked },
     missing: ids.size - known.size,
     known,
     targetIds,
-    others: [...targetIds].filter((id) => !ids.has(id)).length,
+    others: {
+      active: others.length,
+      revoked: [...targetIds].filter(isOther).length - others.length,
+    },
     gaps: findGaps([ids, targetIds]),
   };
 }

@@ -36,7 +36,7 @@ export async function compareWithTarget(
     ? { count: copied.count, different: [] }
     : await compareClients(origin, destination, targetIds, report);
   different.push(...(await findUnrevoked(destination, gaps)));
-  const expected = count + gaps.size + others;
+  const expected = count + gaps.size + others.active + others.revoked;
   const counted = await destination.size();
   if (different.length === 0 && (merge || counted === expected)) return;
   throw new StoreError(

@@ -61,6 +61,7 @@ import { systemctlLine } from "../service/systemctl.js";
 import { identify } from "../store/cipher.js";
 import { counted } from "../text/count.js";
 import { shellQuote } from "../text/escape.js";
+import type { ClientCounts } from "./check.js";
 import type { HubDatabase } from "./switch.js";
 
 export interface HubCheckOptions {
@@ -257,6 +258,20 @@ async function assertNoHubRuns(): Promise<void> {
   });
 }
 
+export interface CopiedClients {
+  /** The ids of active clients of the source that are revoked in the target. */
+  readonly keptRevoked: readonly number[];
+  /** The clients of the target, as compared with the source after the copy. */
+  readonly inTarget: ClientCounts;
+}
+
+interface ServedTarget {
+  readonly from: Endpoint;
+  readonly to: Endpoint;
+  readonly database: HubDatabase;
+  readonly copied: CopiedClients;
+}
+
 /**
  * Reads the clients from the target with the hub's own packages after the switch. On failure,
  * restores `server.json`, so that the hub starts on the source again.
@@ -268,18 +283,17 @@ async function assertNoHubRuns(): Promise<void> {
  */
 export async function assertServedOrSwitchBack(
   hubs: readonly TestedHub[],
-  to: Endpoint,
-  database: HubDatabase,
+  target: ServedTarget,
   before: ServerJson,
   assertSourceUnchanged: () => Promise<void>,
 ): Promise<void> {
   try {
-    await assertHubsServe(hubs, to, database);
+    await assertHubsServe(hubs, target);
     await assertNoHubRuns();
     await assertSourceUnchanged();
   } catch (error) {
     await replaceFile(before.file, before.text);
-    const wasSwitched = await isSameDatabase(databaseIn(before), to).catch(() => false);
+    const wasSwitched = await isSameDatabase(databaseIn(before), target.to).catch(() => false);
     const state = wasSwitched
       ? "names the target since an earlier attempt"
       : "names the old database again";
@@ -292,18 +306,18 @@ export async function assertServedOrSwitchBack(
 }
 
 /**
- * Reads the clients from the target with the packages of each hub. A file is copied first and the
- * copy opened, because a hub may upgrade the schema when it opens a database.
+ * Reads the clients from the target with the packages of each hub, and compares them with the
+ * copied clients, because the target's file may have been replaced since. A file is copied first
+ * and the copy opened, because a hub may upgrade the schema when it opens a database.
  *
- * @throws {@link StoreError} failed - if the packages do not open the target or do not find its
- *   clients
+ * @throws {@link StoreError} failed - if the packages do not open the target or do not find the
+ *   copied clients
  */
 async function assertHubsServe(
   hubs: readonly TestedHub[],
-  to: Endpoint,
-  database: HubDatabase,
+  { from, to, database, copied }: ServedTarget,
 ): Promise<void> {
-  const expected = await countClients(to);
+  const expected = { ...copied.inTarget, apiKey: await findCopiedKey(from, copied) };
   for (const { python, account } of hubs) {
     const home = await createPrivateDirectory();
     let served: ServedClients;
@@ -321,7 +335,7 @@ async function assertHubsServe(
   }
 }
 
-function describeMissing(served: ServedClients, expected: ExpectedClients): string | undefined {
+function describeMissing(served: ServedClients, expected: ClientCounts): string | undefined {
   if (served.active !== expected.active) {
     return `read ${counted(served.active, "client")} from the target; expected: ${expected.active}`;
   }
@@ -417,22 +431,17 @@ function assertUnitsUseRun(units: readonly HubUnit[], secret: "passphrase" | "pa
   );
 }
 
-interface ExpectedClients {
-  readonly active: number;
-  readonly revoked: number;
-  /** The API key of an active client. */
-  readonly apiKey: string | undefined;
-}
-
-async function countClients(to: Endpoint): Promise<ExpectedClients> {
-  await using database = await DatabaseFactory.create(to.name, to.config, { mode: "readwrite" });
-  const count = { active: 0, revoked: 0 };
-  let apiKey: string | undefined;
-  for await (const client of database) {
-    count[isRevoked(client) ? "revoked" : "active"] += 1;
-    if (!isRevoked(client)) apiKey = client.api_key;
+/** Returns the API key of a client that is active in source and target, if there is one. */
+async function findCopiedKey(
+  { name, config }: Endpoint,
+  { keptRevoked }: CopiedClients,
+): Promise<string | undefined> {
+  await using source = await DatabaseFactory.create(name, config, { mode: "readonly" });
+  const inactive = new Set(keptRevoked);
+  for await (const client of source) {
+    if (!isRevoked(client) && !inactive.has(client.client_id)) return client.api_key;
   }
-  return { ...count, apiKey };
+  return undefined;
 }
 
 /**

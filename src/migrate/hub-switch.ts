@@ -3,7 +3,7 @@ import type { Endpoint } from "../databases/plugin.js";
 import { assertReplaceable } from "../fs/atomic.js";
 import { readServerJson, serverJsonPath } from "../hub/server-json.js";
 import { switchModule } from "../hub/server-json-edit.js";
-import { assertHubCanSwitch, assertServedOrSwitchBack } from "./hub-check.js";
+import { assertHubCanSwitch, assertServedOrSwitchBack, type CopiedClients } from "./hub-check.js";
 import {
   assertNoOtherPassword,
   assertUnchanged,
@@ -33,8 +33,7 @@ export interface SwitchOutcome {
 
 export interface HubSwitch {
   readonly database: HubDatabase;
-  /** @param keptRevoked - the ids of active clients of the source that are revoked in the target */
-  readonly run: (keptRevoked: readonly number[]) => Promise<SwitchOutcome>;
+  readonly run: (copied: CopiedClients) => Promise<SwitchOutcome>;
 }
 
 /** Checks the requirements of the switch before anything is copied. */
@@ -53,7 +52,7 @@ export async function planSwitch(options: SwitchOptions): Promise<HubSwitch> {
           removeSource: options.removeSource,
         });
   const sum = dryRun ? undefined : await checksumSource(from);
-  const run = async (keptRevoked: readonly number[]): Promise<SwitchOutcome> => {
+  const run = async (copied: CopiedClients): Promise<SwitchOutcome> => {
     const switched = found.path;
     const assertSourceUnchanged = () => assertUnchanged(from, sum);
     await assertSourceUnchanged();
@@ -62,9 +61,10 @@ export async function planSwitch(options: SwitchOptions): Promise<HubSwitch> {
     await assertNoOtherPassword(before, database, to);
     await switchModule(switched, database.module, database.settings);
     if (!options.removeSource) return { switched, removed: [] };
-    await assertServedOrSwitchBack(testedHubs, to, database, before, assertSourceUnchanged);
+    const target = { from, to, database, copied };
+    await assertServedOrSwitchBack(testedHubs, target, before, assertSourceUnchanged);
     // The source may have the only copy of a client that a hub has added since an earlier attempt.
-    if (keptRevoked.length > 0) return { switched, removed: [] };
+    if (copied.keptRevoked.length > 0) return { switched, removed: [] };
     return { switched, removed: await removeSource(from, sum) };
   };
   return { database, run };

@@ -17,9 +17,11 @@
  */
 import type { Endpoint } from "../databases/plugin.js";
 import { DatabaseFactory, resolveLocation } from "../databases/registry.js";
+import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
 import { addHint, isKind, StoreError } from "../errors.js";
+import { lstatIfExists } from "../fs/read.js";
 import { emitStep } from "../operation/step.js";
-import { checkSource, type KnownClients } from "./check.js";
+import { type ClientCounts, checkSource, type KnownClients } from "./check.js";
 import { compareWithTarget } from "./compare.js";
 import { copyMissing, fillGaps } from "./copy.js";
 import { MigrationNote } from "./note.js";
@@ -45,15 +47,17 @@ export interface MigrateOptions {
   /**
    * The last work of the migration, with both databases closed; not called in a dry run. If it
    * fails, the note stays: the same command compares the databases again, then repeats this work.
+   *
+   * @param inTarget - the clients that the target has by now
    */
-  readonly beforeEnd?: (migration: Migration) => Promise<void>;
+  readonly beforeEnd?: (migration: Migration, inTarget: ClientCounts) => Promise<void>;
 }
 
 export interface Migration {
   readonly from: { name: string; place: string };
   readonly to: { name: string; place: string };
   /** The clients of the source. */
-  readonly clients: { active: number; revoked: number };
+  readonly clients: ClientCounts;
   /** The number of clients written; in a dry run, the number to be written. */
   readonly copied: number;
   /** The number of clients already in the target. */
@@ -70,6 +74,22 @@ export interface Migration {
 }
 
 /**
+ * Returns the paths of the SQLite stores among the databases of a migration. The caller must hold
+ * their operation locks: an operation that replaces the file of a store would lose the copied
+ * clients.
+ */
+export async function findStores(...databases: readonly Endpoint[]): Promise<string[]> {
+  const paths = new Set<string>();
+  for (const { name, config } of databases) {
+    if (name !== sqlcipherPluginName && name !== sqlitePluginName) continue;
+    const path = await resolveLocation(name, config);
+    // A migration creates a plain store and its directory, but no encrypted store.
+    if (name === sqlcipherPluginName || (await lstatIfExists(path))) paths.add(path);
+  }
+  return [...paths];
+}
+
+/**
  * Copies every client. Writes nothing before every record of the source has been checked.
  *
  * @throws {@link StoreError} refused - if the target is not empty, if clients differ under the same
@@ -81,10 +101,10 @@ export interface Migration {
  * @throws {@link StoreError} what `beforeEnd` throws
  */
 export async function migrate(options: MigrateOptions): Promise<Migration> {
-  const { migration, note } = await copyAndCompare(options);
+  const { migration, inTarget, note } = await copyAndCompare(options);
   if (note === undefined) return migration;
   try {
-    await options.beforeEnd?.(migration);
+    await options.beforeEnd?.(migration, inTarget);
   } catch (error) {
     if (!isKind(error, "io")) throw error;
     const line = "Every client is copied: remove the cause, then run the same command again.";
@@ -94,10 +114,15 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
   return migration;
 }
 
-/** Returns the migration and, except for a dry run, its note. The caller removes the note. */
-async function copyAndCompare(
-  options: MigrateOptions,
-): Promise<{ migration: Migration; note: MigrationNote | undefined }> {
+interface Compared {
+  readonly migration: Migration;
+  /** The clients of the target, after the copy. */
+  readonly inTarget: ClientCounts;
+  /** The note, which the caller removes; undefined for a dry run. */
+  readonly note: MigrationNote | undefined;
+}
+
+async function copyAndCompare(options: MigrateOptions): Promise<Compared> {
   const { from, to, merge = false, dryRun = false } = options;
   const source = { name: from.name, place: await resolveLocation(from.name, from.config) };
   const target = { name: to.name, place: await resolveLocation(to.name, to.config) };
@@ -114,14 +139,20 @@ async function copyAndCompare(
     ...{ from: from.name, to, merge, note: interrupted },
     report: (done, total) => report("checking", done, total),
   });
-  const { clients, gaps } = checked;
-  const describe = (known: KnownClients, copied: number, filledGaps: number): Migration => ({
-    ...{ from: source, to: target, clients, copied, unchanged: known.unchanged, filledGaps },
-    ...{ keptRevoked: known.keptRevoked, resumed: interrupted !== undefined },
-    ...{ dryRun, verified: !dryRun },
+  const { clients, gaps, others } = checked;
+  const describe = (known: KnownClients, copied: number, filledGaps: number) => ({
+    migration: {
+      ...{ from: source, to: target, clients, copied, unchanged: known.unchanged, filledGaps },
+      ...{ keptRevoked: known.keptRevoked, resumed: interrupted !== undefined },
+      ...{ dryRun, verified: !dryRun },
+    },
+    inTarget: {
+      active: clients.active - known.keptRevoked.length + others.active,
+      revoked: clients.revoked + known.keptRevoked.length + others.revoked + filledGaps,
+    },
   });
   if (dryRun) {
-    return { migration: describe(checked.known, checked.missing, gaps.size), note: undefined };
+    return { ...describe(checked.known, checked.missing, gaps.size), note: undefined };
   }
   await using destination = await DatabaseFactory.create(to.name, to.config, { mode: "create" });
   const note = interrupted ?? (await MigrationNote.begin(source, target));
@@ -137,5 +168,5 @@ async function copyAndCompare(
     report: (done) => report("comparing", done, total),
   });
   emitStep("migrate.compared");
-  return { migration: describe(copied.known, copied.count, filled), note };
+  return { ...describe(copied.known, copied.count, filled), note };
 }

@@ -1,7 +1,17 @@
 /** `migrate` and `plugins` as commands, with the session's keyring. */
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmod, copyFile, mkdir, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
+import {
+  chmod,
+  copyFile,
+  mkdir,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
 import { dirname, join } from "node:path";
 import keytar from "keytar";
 import { expect, onTestFinished, test } from "vitest";
@@ -9,6 +19,7 @@ import { newClient } from "../../src/client/client.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
 import { readServerJson } from "../../src/hub/server-json.js";
 import { getEntry } from "../../src/keys/keyring.js";
+import { acquireLock } from "../../src/operation/lock.js";
 import { root } from "../built.js";
 import { Machine } from "../cli/machine.js";
 import { hubScript } from "../hub/support.js";
@@ -139,6 +150,25 @@ test("a migration that finds no store has not begun: after init, the same comman
     expect.stringContaining("already holds clients"),
   ]);
 });
+
+test("while an operation may replace a store, nothing is migrated to or from it", async () => {
+  const { machine, clients } = await jsonHub();
+  await machine.init();
+  const plain = machine.path("data", "plain.db");
+  await writeFile(plain, "");
+  const busy = machine.path("data", "busy.db");
+  for (const [locked, from, to, ...settings] of [
+    [machine.store, json, sqlcipher],
+    [plain, json, sqlite, "--to-setting", `db_path=${plain}`],
+    [busy, sqlcipher, json, "--from-setting", `db_path=${busy}`, "--to-setting", "name=other"],
+  ] as [string, string, string, ...string[]][]) {
+    await using _lock = await acquireLock(locked);
+    const refused = await machine.run(["migrate", "--from", from, "--to", to, ...settings]);
+    expect([refused.code, refused.stderr]).toEqual([11, expect.stringContaining(locked)]);
+  }
+  expect((await machine.json("list-clients", "--revoked")).document.clients).toEqual([]);
+  expect((await readdir(dirname(clients))).filter((name) => name.startsWith("other"))).toEqual([]);
+}, 60_000);
 
 test("a migration that is killed is gone on with by the same command, but not over what was changed since", async () => {
   const machine = await Machine.make();

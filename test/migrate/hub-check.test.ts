@@ -3,7 +3,7 @@
  * in a home of its own and in the session's user manager.
  */
 import { execFile } from "node:child_process";
-import { mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { promisify } from "node:util";
@@ -11,6 +11,7 @@ import { expect, onTestFinished, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
 import { findHubProcesses } from "../../src/hub/find-hubs.js";
+import { root } from "../built.js";
 import { Machine } from "../cli/machine.js";
 import { RedisServer } from "../databases/redis-server.js";
 import { hubScript } from "../hub/support.js";
@@ -184,6 +185,36 @@ test.each([
     expect(await hub.files()).toEqual(before);
   },
 );
+
+test("a target that is replaced after the comparison is not complete, whatever the hub reads from it", async () => {
+  const hub = await jsonHub();
+  const before = await hub.files();
+  const folder = hub.machine.path("elsewhere");
+  {
+    await using target = await DatabaseFactory.create(sqlite, { subfolder: folder });
+    await target.addItem(newClient({ client_id: 3, api_key: "c" }));
+  }
+  const path = join(folder, "clients.db");
+  // A restore or a rotation that began before the migration, with the clients of that time.
+  const replace = `mv '${path}.old' '${path}'`;
+  await copyFile(path, `${path}.old`);
+  const { code, stderr } = await hub.machine.run(
+    [
+      ...["migrate", "--from", json, "--to", sqlite, "--to-setting", `db_path=${path}`],
+      ...["--merge", "--switch", "--remove-source", "--hub-python", await python("development")],
+    ],
+    {
+      env: {
+        NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+        HIVEMIND_TEST_AT_STEP: JSON.stringify({ "migrate.compared": replace }),
+      },
+    },
+  );
+  expect(stderr).toContain("read 1 client from the target; expected: 3");
+  expect(stderr).toContain("names the old database again, and the source stays");
+  expect(code).toBe(1);
+  expect(await hub.files()).toEqual(before);
+});
 
 /** Returns an interpreter that answers as the real packages do, until it is to read the target. */
 async function standIn(machine: Machine, served: string): Promise<string> {

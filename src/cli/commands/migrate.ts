@@ -9,8 +9,8 @@ import { defaultUnit } from "../../service/service.js";
 import { counted } from "../../text/count.js";
 import { choiceOption, finishCommand } from "../command.js";
 import type { Context } from "../context.js";
-import { recoverFirst } from "../open.js";
 import { buildEndpoint, collectSetting, type Setting } from "../options/endpoint.js";
+import { operateOnStores } from "../options/operation.js";
 import { fieldLines, formatCounts } from "../ui/lines.js";
 import { Progress } from "../ui/progress.js";
 
@@ -59,16 +59,30 @@ export function addCommand(program: Command): void {
 }
 
 async function runMigrate(context: Context, options: MigrateOptions): Promise<void> {
-  const { migrate } = await import("../../migrate/migrate.js");
-  const { planSwitch } = await import("../../migrate/hub-switch.js");
-  const { sqlcipherPluginName } = await import("../../databases/sqlite.js");
-  const { hub = "auto", hubPython, merge = false, removeSource = false, dryRun = false } = options;
+  const { findStores } = await import("../../migrate/migrate.js");
+  const { from, to } = await buildEndpoints(context, options);
+  if (options.removeSource) await assertSourceRemovable(from, options);
+  await operateOnStores(context, await findStores(from, to), () => migrateLocked(context, options));
+}
+
+/** Builds the two databases from the options, the settings and server.json. */
+async function buildEndpoints(
+  context: Context,
+  options: MigrateOptions,
+): Promise<{ from: Endpoint; to: Endpoint }> {
   const { fromSetting, fromPasswordSource, toSetting, toPasswordSource } = options;
-  // A recovery may change the passphrase's source and server.json.
-  if ([options.from, options.to].includes(sqlcipherPluginName)) await recoverFirst(context);
   const from = await buildEndpoint(context, options.from, fromSetting, fromPasswordSource);
   const to = await buildEndpoint(context, options.to, toSetting, toPasswordSource);
-  if (removeSource) await assertSourceRemovable(from, options);
+  return { from, to };
+}
+
+/** Migrates, under the operation locks of the stores. */
+async function migrateLocked(context: Context, options: MigrateOptions): Promise<void> {
+  const { migrate } = await import("../../migrate/migrate.js");
+  const { planSwitch } = await import("../../migrate/hub-switch.js");
+  const { hub = "auto", hubPython, merge = false, removeSource = false, dryRun = false } = options;
+  // A recovery may have changed the passphrase's source and server.json.
+  const { from, to } = await buildEndpoints(context, options);
   const plan = options.switch
     ? await planSwitch({ from, to, hub, hubPython, removeSource, dryRun })
     : undefined;
@@ -81,8 +95,8 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
     migrate({
       ...{ from, to, merge, dryRun, signal },
       onProgress: ({ phase, done, total }) => progress.show(phase, done, total),
-      beforeEnd: async ({ keptRevoked }) => {
-        if (plan) outcome = await plan.run(keptRevoked);
+      beforeEnd: async ({ keptRevoked }, inTarget) => {
+        if (plan) outcome = await plan.run({ keptRevoked, inTarget });
       },
     }),
   ).finally(() => progress.end());

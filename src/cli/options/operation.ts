@@ -15,7 +15,7 @@ import type { OperationRequirements } from "../../recovery/recover.js";
 import type { ServiceChoice } from "../../service/select.js";
 import type { BundleOptions, OperationOptions } from "../../swap/options.js";
 import { addParagraph, choiceOption } from "../command.js";
-import { type Context, recoveryCommand } from "../context.js";
+import { type Context, recoveryCommand, withValues } from "../context.js";
 import { toStoreError } from "../ui/output.js";
 import {
   addRecipientOptions,
@@ -353,6 +353,18 @@ export async function operate<Result>(
       },
       requirements,
     );
+  });
+}
+
+/** Runs work that only opens the stores, under the lock of each store. */
+export async function operateOnStores<Result>(
+  context: Context,
+  [storePath, ...others]: readonly string[],
+  work: () => Promise<Result>,
+): Promise<Result> {
+  if (storePath === undefined) return work();
+  return operate(withValues(context, { storePath }), () => operateOnStores(context, others, work), {
+    whileServiceDown: "open-only",
   });
 }
 
