@@ -30,6 +30,7 @@ services:
     environment:
       HOME: $home_inside
       XDG_CONFIG_HOME: ""
+      TZ: \$TZ
     command: ["$environment/bin/hivemind-core", "listen"]
     volumes:
       - $data:$data_inside
@@ -38,7 +39,8 @@ $(printf '%s\n' /usr /lib /lib64 "$environment" "$base" | sort -u | sed 's/.*/  
 $(printf '      - %s\n' "$@")
 COMPOSE
   sed -i '/^ *- *$/d' $project/compose.yaml
-  chown $uid:$uid $project/compose.yaml
+  echo TZ=America/Montreal >$project/.env
+  chown $uid:$uid $project/{compose.yaml,.env}
 }
 
 # Creates the container as compose does, before the hub starts.

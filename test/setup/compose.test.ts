@@ -56,6 +56,7 @@ if (proving) {
     sed '1,/satellite reconnects/d' $HOME/setup.log | wc -l
     serves_encrypted
     names
+    in_container printenv TZ
     [[ ! -e $data/clients.json ]]
     stat -c %a $data/clients.db
     ls $user_home/backups | grep -c "db$"
@@ -83,6 +84,7 @@ if (proving) {
       "compose.yaml",
       "11",
       "hall kitchen",
+      "America/Montreal",
       "600",
       "1",
       "active",
@@ -218,6 +220,10 @@ if (proving) {
     echo '[Service]' >$user_home/.config/systemd/user/hivemind-sqlcipher-copy.service
     try unit
     rm $user_home/.config/systemd/user/hivemind-sqlcipher-copy.service
+    echo TZ=UTC >$project/prod.env
+    compose_hub --env-file $project/prod.env
+    try variables
+    rm $project/prod.env
     mv $project/compose.yaml $project/hub.yaml
     try file
     compose --file $project/hub.yaml down 2>/dev/null
@@ -240,6 +246,8 @@ if (proving) {
       "1",
       "unit: 17",
       problem("/var/tmp/resident/.config/systemd/user/hivemind-sqlcipher-copy.service exists"),
+      "variables: 17",
+      problem(`compose was given other files of variables: ${project}/prod.env`),
       "file: 17",
       problem(`${project} has no compose file`),
       "files: 17",
