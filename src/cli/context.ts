@@ -1,7 +1,13 @@
 /** Resolves the store, the settings and the passphrase's source of a command. */
 import { type Command, Option } from "commander";
 import { hubAccount, workFor } from "../config/hub-account.js";
-import { isKeyCacheOff, omitUndefined, resolveSettings } from "../config/settings.js";
+import {
+  isKeyCacheOff,
+  mergeServiceSettings,
+  omitUndefined,
+  resolveSettings,
+  type ServiceSettings,
+} from "../config/settings.js";
 import type { Settings, SettingsSection } from "../config/settings-file.js";
 import { StoreError } from "../errors.js";
 import {
@@ -152,7 +158,14 @@ export async function contextOf(command: Command, found: Found = {}): Promise<Co
   const sourceOf = ({ passphrase_source: text = "keyring" }: Settings) =>
     keyCache ? parseSource(text) : withoutKeyCache(parseSource(text));
   if (command.name() !== "run") {
-    await workForHub(resolved.settings, sourceOf(resolved.settings));
+    const hub = findHubService(command, resolved.settings);
+    const source = sourceOf(resolved.settings);
+    await workForHub(hub, storePath, source).catch((error: unknown) => {
+      if (!(error instanceof StoreError)) throw error;
+      if (toleratesProblems) settingsProblems.push(error);
+      else if (hub.isUsed) throw error;
+      else output.notice(error.message);
+    });
   }
   const yes = options.yes ?? false;
   return {
@@ -192,17 +205,47 @@ export function withValues(context: Context, values: Partial<Context>): Context 
   ) as Context;
 }
 
+interface HubService {
+  readonly service: ServiceSettings["service"];
+  readonly unit: string | undefined;
+  /** Whether the command stops and starts it. */
+  readonly isUsed: boolean;
+}
+
+/**
+ * Returns the service of the hub: that of the command's options and the settings, or, if a command
+ * is not to use it, as with `--service none`, that of the settings.
+ */
+function findHubService(command: Command, { backup = {} }: Settings): HubService {
+  const { unit, service, stopCommand, startCommand } = command.opts();
+  const options = { unit, service, stop_command: stopCommand, start_command: startCommand };
+  const chosen = mergeServiceSettings(options, backup);
+  const hasOptions = command.options.some(({ long }) => long === "--service");
+  // init only saves the options for later commands.
+  const isUsed = hasOptions && command.name() !== "init" && chosen.unit !== undefined;
+  const hub = isUsed ? chosen : backup;
+  return { service: hub.service, unit: hub.unit, isUsed };
+}
+
 /**
  * Lets root work in the account of the hub of a system unit or of a container, if root reads the
  * passphrase without a keyring. The timers are system units then.
+ *
+ * @throws {@link StoreError} service - if the manager does not respond
+ * @throws {@link StoreError} refused - if the unit's user does not exist
  */
-async function workForHub({ backup }: Settings, { kind }: PassphraseSource): Promise<void> {
-  const { service, unit } = backup ?? {};
+async function workForHub(
+  { service = "auto", unit }: HubService,
+  storePath: string,
+  { kind }: PassphraseSource,
+): Promise<void> {
   if (process.geteuid?.() !== 0 || unit === undefined || kind === "keyring" || hubAccount()) return;
   if (service === "podman" || service === "docker") {
     return workFor({ uid: 0, gid: 0, environment: process.env });
   }
-  if (service !== "systemd") return;
+  const { findNamedUnit } = await import("../service/select.js");
+  const found = service === "auto" ? await findNamedUnit(unit, storePath) : undefined;
+  if ((found?.kind ?? service) !== "systemd") return;
   const { findSystemUnitAccount } = await import("../hub/account.js");
   workFor(await findSystemUnitAccount(unit));
 }

@@ -60,7 +60,7 @@ export interface StoreStatus {
     readonly startedAt: string;
     readonly step: string;
   } | null;
-  /** The errors of the parts that could not be read. */
+  /** The errors of the settings and of the parts that could not be read, each once. */
   readonly problems: string[];
 }
 
@@ -125,7 +125,7 @@ export async function readStoreStatus(options: StatusOptions): Promise<StoreStat
           step: journal.entry.step,
         }
       : null,
-    problems,
+    problems: [...new Set(problems)],
   };
 }
 

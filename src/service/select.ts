@@ -105,7 +105,10 @@ function commandService(choice: ServiceChoice): CommandService | undefined {
  * Finds a unit by name. If both managers have it, prefers a unit with the store open, then a
  * running unit.
  */
-async function findNamedUnit(name: string, storePath: string): Promise<SystemdUnit | undefined> {
+export async function findNamedUnit(
+  name: string,
+  storePath: string,
+): Promise<SystemdUnit | undefined> {
   const found: SystemdUnit[] = [];
   for (const manager of managers) {
     const unit = await SystemdUnit.find(manager, name).catch(ignoreKind("service", undefined));

@@ -131,3 +131,37 @@ test("an unusable keyring is a finding with the command to type", async () => {
     fix: expect.stringMatching(/export XDG_RUNTIME_DIR=.*--passphrase-source/s),
   });
 });
+
+test("without the system manager, only a command that stops the hub's unit fails", async () => {
+  expect(process.geteuid?.(), "this test needs root").toBe(0);
+  const machine = await Machine.make();
+  await writeFile(machine.path("passphrase"), "correct horse battery", { mode: 0o600 });
+  const bundles = machine.path("bundles");
+  const settings = ["--to", machine.path("backups"), "--bundle-to", bundles];
+  const source = ["--passphrase-source", `file:${machine.path("passphrase")}`];
+  await machine.init(...settings, ...source, "--service", "systemd", "--unit", "hub");
+  const says = "the system manager of systemd does not respond";
+
+  const refused = await machine.run(["backup"]);
+  expect([refused.code, refused.stderr]).toEqual([15, expect.stringContaining(says)]);
+  const { document } = await machine.json("backup", "--service", "none");
+  const { backup, bundle } = document as Record<string, { path: string }>;
+  const key = ["--identity", machine.path("safe", "recovery-key.txt")];
+  const commands = [
+    ["verify", backup?.path ?? ""],
+    ["bundle", "show", bundle?.path ?? "", ...key],
+    ["restore", backup?.path ?? "", "--yes", "--service", "none", "--hub", "none"],
+  ];
+  for (const command of commands) {
+    const { code, stderr } = await machine.run(command);
+    expect([command[0], code, stderr]).toEqual([command[0], 0, expect.stringContaining(says)]);
+  }
+  const status = await machine.json("status");
+  expect(status).toMatchObject({
+    code: 0,
+    document: { problems: [expect.stringContaining(says)] },
+  });
+  const { findings } = await diagnose(machine);
+  const found = findings.find(({ name }) => name === "settings");
+  expect(found?.detail).toContain(says);
+});
