@@ -95,11 +95,13 @@ function resolveUnits(storePath: string, job: ScheduledJob): ScheduleUnits {
   const timer = timerOf(job);
   const units = { timer, service: timer.replace(/timer$/, "service") };
   const ofUser = join(configHome(), "systemd", "user");
-  // Root keeps using its user manager if a timer of this store was installed there earlier.
-  const isInstalled = jobs.some((each) => existsSync(join(ofUser, timerOf(each))));
-  return hubAccount() === undefined || isInstalled
-    ? { manager: "systemd-user", directory: ofUser, ...units }
-    : { manager: "systemd", directory: systemUnits, ...units };
+  const isInstalledIn = (directory: string) =>
+    jobs.some((each) => existsSync(join(directory, timerOf(each))));
+  const isOfSystem = hubAccount() !== undefined || isInstalledIn(systemUnits);
+  // Root keeps using the manager of an earlier timer of this store.
+  return process.geteuid?.() === 0 && isOfSystem && !isInstalledIn(ofUser)
+    ? { manager: "systemd", directory: systemUnits, ...units }
+    : { manager: "systemd-user", directory: ofUser, ...units };
 }
 
 /**

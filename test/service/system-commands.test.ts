@@ -195,3 +195,31 @@ for check in json.load(sys.stdin)["checks"]:
     "opens",
   ]);
 }, 120_000);
+
+test("root's timer of a system unit's hub is a system timer, and is found whatever the settings say", async () => {
+  const lines = await inSystem(
+    () => `
+      here() { eval $hs "$@" --db $home/clients.db --passphrase-source file:$home/passphrase; }
+      timers() { (cd "$1" && ls hivemind-sqlcipher-*.timer 2>/dev/null || true) | wc -l; }
+      echo "correct horse battery" >$home/passphrase
+      chmod 600 $home/passphrase
+      here init --recovery-key-file $home/rk --bundle-to $home/bundles --to $home/backups >&2
+      unit hub.service <<END
+[Service]
+ExecStart=/bin/sh -c 'exec 3<$home/clients.db; exec sleep infinity'
+END
+      systemctl start hub
+      here backup --unit hub >&2
+      here schedule install >&2
+      systemctl stop hub
+      here schedule install --service none >&2
+      here schedule status | grep -c "enabled, active"
+      timers /etc/systemd/system
+      timers ~/.config/systemd/user
+      here schedule remove >&2
+      timers /etc/systemd/system
+      here schedule install --service systemd --unit hub >&2
+      timers /etc/systemd/system`,
+  );
+  expect(lines).toEqual(["1", "1", "0", "0", "1"]);
+}, 120_000);
