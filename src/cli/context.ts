@@ -213,8 +213,8 @@ interface HubService {
 }
 
 /**
- * Returns the service of the hub: that of the command's options and the settings, or, if a command
- * is not to use it, as with `--service none`, that of the settings.
+ * Returns the service of the hub, from the command's options and the settings. With
+ * `--service none` and the like, returns the service in the settings.
  */
 function findHubService(command: Command, { backup = {} }: Settings): HubService {
   const { unit, service, stopCommand, startCommand } = command.opts();

@@ -195,8 +195,8 @@ function removeInvalid(json: unknown, issues: readonly z.core.$ZodIssue[]): bool
 }
 
 /**
- * Writes a settings file atomically. Creates its directory if necessary. Use `changeSettings` for a
- * file that other processes may change, too.
+ * Writes a settings file atomically. Creates its directory if necessary. Takes no lock, unlike
+ * `changeSettings`.
  */
 export async function saveSettings(path: string, settings: SettingsFile): Promise<void> {
   const checked = settingsSchema.parse(settings);

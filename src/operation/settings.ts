@@ -19,7 +19,7 @@ import { isKind, StoreError } from "../errors.js";
 import { makeDirectory, removeFile, removePartials } from "../fs/atomic.js";
 import { lockFile } from "./lock.js";
 
-/** How long to wait for another process, which holds the lock only to load and save the file. */
+/** The time limit for another process to load and save the file. */
 const waitLimitMs = 10_000;
 
 /**
@@ -47,7 +47,7 @@ export async function changeSettings(
   });
 }
 
-/** Compares without the keys that are undefined, which are not in a file. */
+/** Compares without undefined keys: a file has none. */
 function isSame(changed: SettingsFile = {}, file: SettingsFile = {}): boolean {
   return isDeepStrictEqual(JSON.parse(JSON.stringify(changed)), file);
 }
@@ -64,7 +64,7 @@ export async function updateSection(
   });
 }
 
-/** Removes the partial settings files that a kill has left. */
+/** Removes partial settings files, left by a kill. */
 export async function removeSettingsPartials(path: string): Promise<void> {
   await withSettingsLock(path, () => removePartials(path));
 }
