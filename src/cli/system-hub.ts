@@ -22,8 +22,8 @@ export interface HubChoiceOptions {
 
 /**
  * Returns the context of `setup`. Without a configured passphrase source, the source is a sealed
- * file for a system unit of another user, because root's keyring is not that user's, and for the
- * unit of a container of root's Podman, which has no keyring. With `--headless` it is a sealed file
+ * file for a system unit of another user, because root's keyring is not that user's, and for
+ * root's hub in a container, because a system unit has no keyring. With `--headless` it is a sealed file
  * for every hub if systemd can seal for this user, because the keyring is locked at boot. Otherwise
  * it is the keyring.
  *
@@ -81,13 +81,14 @@ async function hasPlainUnit(options: HubChoiceOptions): Promise<boolean> {
 }
 
 /**
- * Lets root work in the account of the hub in a container of its Podman.
+ * Lets root work in the account of the hub in a container.
  *
  * @returns whether this process works in such an account from now on
  */
 async function workForContainerAccount(): Promise<boolean> {
   const container = hubContainer();
-  if (container?.unit.manager !== "systemd") return false;
+  if (container === undefined || process.geteuid?.() !== 0) return false;
+  if (container.unit.manager === "systemd-user") return false;
   const { findContainerAccount } = await import("../hub/container-hub.js");
   workFor(await findContainerAccount(container));
   return true;

@@ -108,11 +108,14 @@ WantedBy=${target}
 /**
  * Starts a container if Docker failed to. Docker begins to serve requests after it has tried to
  * start its containers. A container that was stopped manually, or by a backup, has no error.
+ *
+ * Docker waits for the first attempt of a system unit, which therefore must not wait for Docker.
  */
 function startLines({ kind, dockerContainer: name }: ContainerUnit): string {
-  if (kind === "system" || name === undefined) return "";
-  const script = `test -z "$(docker inspect --format "{{.State.Error}}" "$0")" || exec docker start "$0"`;
-  return `# at boot, Docker does not wait for the copy, and does not try again
+  if (name === undefined) return "";
+  const guard = kind === "system" ? "systemctl is-active --quiet docker.service || exit 0; " : "";
+  const script = `${guard}test -z "$(docker inspect --format "{{.State.Error}}" "$0")" || exec docker start "$0"`;
+  return `# at boot, Docker does not wait until the copy is written, and does not try again
 ExecStartPost=-${quoteCommand("/bin/sh", "-c", script, name)}
 `;
 }

@@ -10,7 +10,7 @@ import { lstatIfExists } from "../fs/read.js";
 import type { ResolvedService } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
 import { type Container, inspectContainer, isEngine } from "../service/engine.js";
-import { systemctlLine, type UnitName } from "../service/systemctl.js";
+import { runtimeDirectory, systemctlLine, type UnitName } from "../service/systemctl.js";
 import { shellQuote } from "../text/escape.js";
 import { type ContainerHub, toHost } from "./container-hub.js";
 import { type NamedStore, namedStore, readServerJson, serverJsonPath } from "./server-json.js";
@@ -161,7 +161,7 @@ function mountCopyHint(container: string): string {
 
 /** Returns the default path of the copy of a container's `server.json`. */
 export function copyPath(): string {
-  return join(process.env.XDG_RUNTIME_DIR || "/run", "hivemind-sqlcipher", "server.json");
+  return join(runtimeDirectory(), "hivemind-sqlcipher", "server.json");
 }
 
 /**

@@ -1,4 +1,4 @@
-/** Projects of compose, of Docker or of this user's Podman. */
+/** Projects of compose, of Docker or of this user's Podman, which for root is the machine's. */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ComposeService } from "../config/hub-account.js";
@@ -6,8 +6,9 @@ import type { Environment } from "../config/paths.js";
 import { StoreError, systemError } from "../errors.js";
 import { run } from "../process/run.js";
 import { shellQuote } from "../text/escape.js";
+import { assertTrusted } from "./compose-trust.js";
 import { type ComposeLabels, type Engine, inspectContainer } from "./engine.js";
-import { formatFailure, queryLimitMs } from "./systemctl.js";
+import { formatFailure, queryLimitMs, runtimeDirectory } from "./systemctl.js";
 
 /** The files that compose reads by default, each with the name of its override. */
 const overrides: Readonly<Record<string, string>> = {
@@ -78,8 +79,8 @@ export async function findComposeProgram(): Promise<readonly string[] | undefine
 }
 
 /** Returns the path of the socket of this user's Podman. */
-export function podmanSocket({ XDG_RUNTIME_DIR }: Environment = process.env): string {
-  return `${XDG_RUNTIME_DIR || `/run/user/${process.geteuid?.()}`}/podman/podman.sock`;
+export function podmanSocket(): string {
+  return join(runtimeDirectory(), "podman", "podman.sock");
 }
 
 /** Names the project as the labels of its container do: a variable may name another. */
@@ -101,16 +102,27 @@ function upLine(composed: ComposeService): string {
 
 /**
  * Creates the container of a service again if its compose files have changed. A stopped container
- * stays stopped. Pulls no image.
+ * stays stopped. Pulls and builds no image.
  *
  * @throws {@link StoreError} service - if this fails
+ * @throws {@link StoreError} refused - if root must not use the project
  */
 export async function createAgain(composed: ComposeService, name: string): Promise<void> {
   const { engine, directory, service } = composed;
+  await assertTrusted(directory);
   const [program = "docker-compose", ...first] = (await findComposeProgram()) ?? [];
   const isRunning = (await inspectContainer(engine, name))?.status === "running";
   const how = isRunning ? "--detach" : "--no-start";
-  const args = [...projectArgs(composed), "up", how, "--no-deps", "--pull", "never", service];
+  const args = [
+    ...projectArgs(composed),
+    "up",
+    how,
+    "--no-deps",
+    "--no-build",
+    "--pull",
+    "never",
+    service,
+  ];
   // The container was not created with these variables of this shell.
   const { COMPOSE_FILE: _, COMPOSE_ENV_FILES: __, ...others } = process.env;
   const environment = { ...others, ...engineVariables(composed) };

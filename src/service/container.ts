@@ -25,7 +25,7 @@ import {
 import { findOrigin } from "./origin.js";
 import { armTimer, disarmTimer } from "./restart-timer.js";
 import type { RestartTimer, Service, ServiceState, Started } from "./service.js";
-import { formatFailure, isManagerRunning, type Manager, scopeOf } from "./systemctl.js";
+import { formatFailure, isManagerRunning, type Manager, ownManager, scopeOf } from "./systemctl.js";
 import { armWatcher } from "./watcher.js";
 
 /** Time for the engine itself, in addition to a container's time limit of a stop. */
@@ -272,6 +272,6 @@ function toServiceState(container: Container | undefined): ServiceState {
 
 /** Returns the systemd manager for this user's restart timers; undefined if it does not run. */
 async function findManager(): Promise<Manager | undefined> {
-  const manager = process.geteuid?.() === 0 ? "systemd" : "systemd-user";
+  const manager = ownManager();
   return (await isManagerRunning(manager)) ? manager : undefined;
 }

@@ -1,6 +1,6 @@
 /** The unit that writes the copy of `server.json` for the container of a compose file. */
 import { readGroups } from "../process/cgroup.js";
-import { formatFailure, show, systemctl, unitError } from "./systemctl.js";
+import { formatFailure, ownManager, show, systemctl, unitError } from "./systemctl.js";
 
 export const copyUnit = "hivemind-sqlcipher-copy.service";
 
@@ -20,12 +20,13 @@ export const renewLimitMs = 40_000;
  * @throws {@link StoreError} service - if the unit fails
  */
 export async function renewCopy(): Promise<void> {
-  const [unit = {}] = await show("systemd-user", ["LoadState"], [copyUnit]);
+  const manager = ownManager();
+  const [unit = {}] = await show(manager, ["LoadState"], [copyUnit]);
   if (unit.LoadState === "not-found") return;
-  const outcome = await systemctl("systemd-user", ["restart", copyUnit], renewLimitMs);
+  const outcome = await systemctl(manager, ["restart", copyUnit], renewLimitMs);
   if (outcome.code === 0) return;
   throw unitError(
-    "systemd-user",
+    manager,
     `${copyUnit} did not write the copy of server.json${formatFailure(outcome)}`,
     copyUnit,
   );

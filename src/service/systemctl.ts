@@ -118,6 +118,17 @@ export function journalctlLine({ manager, name }: UnitName): string {
   return ["journalctl", ...scopeOf(manager), "--unit", name].join(" ");
 }
 
+/** Returns the manager of this user's own units: root's are system units. */
+export function ownManager(): Manager {
+  return process.geteuid?.() === 0 ? "systemd" : "systemd-user";
+}
+
+/** Returns the directory for files in memory of a unit of {@link ownManager}: `%t`. */
+export function runtimeDirectory(): string {
+  if (ownManager() === "systemd") return "/run";
+  return process.env.XDG_RUNTIME_DIR || `/run/user/${process.geteuid?.()}`;
+}
+
 /** Returns the prefix of a command that only root may run: `sudo `, or nothing for root. */
 export function sudoPrefix(): string {
   return process.geteuid?.() === 0 ? "" : "sudo ";

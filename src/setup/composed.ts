@@ -5,13 +5,24 @@ import type { ComposeService } from "../config/hub-account.js";
 import { findHubProcess, readContainerHub } from "../hub/container-hub.js";
 import { run } from "../process/run.js";
 import { findComposeProgram, findOverride, podmanSocket } from "../service/compose.js";
+import { assertTrusted } from "../service/compose-trust.js";
 import { type Container, engineLine, listDependents } from "../service/engine.js";
 import { isLingerEnabled, lingerCommand } from "../service/schedule.js";
-import { formatFailure, queryLimitMs } from "../service/systemctl.js";
+import {
+  formatFailure,
+  ownManager,
+  queryLimitMs,
+  scopeOf,
+  systemctlLine,
+} from "../service/systemctl.js";
 import { isWritable } from "./files.js";
 import { copyUnitFile } from "./override.js";
 
-/** Returns what is in the way of the override, and of creating the container again. */
+/**
+ * Returns what is in the way of the override, and of creating the container again.
+ *
+ * @throws {@link StoreError} refused - if root must not use the project
+ */
 export async function findComposeProblem(
   container: Container,
   compose: ComposeService,
@@ -22,6 +33,7 @@ export async function findComposeProblem(
   if ((await readContainerHub(container)).copy) return "it mounts a copy of server.json already";
   if (existsSync(copyUnitFile())) return `${copyUnitFile()} exists already`;
   if (!(await isWritable(directory))) return `this user cannot write to ${directory}`;
+  await assertTrusted(directory);
   if ((await findComposeProgram()) === undefined) return "docker compose 2 is not installed";
   return (
     (container.engine === "podman" ? findSocketProblem() : await findDockerProblem(container)) ??
@@ -31,7 +43,7 @@ export async function findComposeProblem(
 
 function findSocketProblem(): string | undefined {
   if (existsSync(podmanSocket())) return undefined;
-  return `${podmanSocket()} does not exist (systemctl --user enable --now podman.socket)`;
+  return `${podmanSocket()} does not exist (${systemctlLine(ownManager(), "enable --now podman.socket")})`;
 }
 
 /** The dependents would stay in the namespaces of the container that compose removes. */
@@ -41,8 +53,9 @@ async function findSharingProblem(container: Container): Promise<string | undefi
   return `its network or another namespace is shared by ${dependents.join(", ")}`;
 }
 
-/** Docker belongs to the machine, and this user's copy and unit to the session of the user. */
+/** Docker belongs to the machine, and a user's copy and unit to the session of the user. */
 async function findDockerProblem(container: Container): Promise<string | undefined> {
+  if (ownManager() === "systemd") return findUnitProblem(container);
   return findUserProblem(container) ?? findLingerProblem() ?? (await findUnitProblem(container));
 }
 
@@ -81,10 +94,14 @@ function findLingerProblem(): string | undefined {
  */
 async function findUnitProblem({ id }: Container): Promise<string | undefined> {
   const inspect = engineLine("docker", ["inspect", "--type=container", "--format={{.Id}}", id]);
-  const options = ["--user", "--pipe", "--wait", "--quiet", "--collect"];
+  const options = [...scopeOf(ownManager()), "--pipe", "--wait", "--quiet", "--collect"];
   const outcome = await run("systemd-run", [...options, "/bin/sh", "-c", inspect], {
     timeoutMs: queryLimitMs,
   });
   if (outcome.code === 0) return undefined;
-  return `your units cannot use this Docker${formatFailure(outcome)} (a new group needs a reboot, and DOCKER_HOST a line in ~/.config/environment.d)`;
+  const cause =
+    ownManager() === "systemd"
+      ? "system units do not have DOCKER_HOST or DOCKER_CONTEXT of this shell"
+      : "a new group needs a reboot, and DOCKER_HOST a line in ~/.config/environment.d";
+  return `your units cannot use this Docker${formatFailure(outcome)} (${cause})`;
 }

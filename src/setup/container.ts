@@ -102,10 +102,9 @@ async function inspectQuadlet(container: Container, unit: UnitName): Promise<Ins
   return { unit, ...(await readHub(container, { unit }, "UserNS=keep-id:uid=1000,gid=1000")) };
 }
 
-/** Returns the hub of a compose file. The unit that writes the copy belongs to an ordinary user. */
+/** Returns the hub of a compose file, or why setup cannot let its container mount a copy. */
 async function inspectCompose(container: Container, labels: ComposeLabels): Promise<Inspection> {
   const { engine, name } = container;
-  if (process.geteuid?.() === 0) return { problem: rootProblems[engine] };
   try {
     const compose = findComposeService(engine, labels);
     const problem = await findComposeProblem(container, compose);
@@ -116,12 +115,6 @@ async function inspectCompose(container: Container, labels: ComposeLabels): Prom
     return { problem: error.message };
   }
 }
-
-const rootProblems = {
-  podman:
-    "setup writes no system unit that prepares the copy with a sealed passphrase, so it changes the compose files of rootless Podman only",
-  docker: "setup changes a compose file of Docker as the hub's user, in the group docker",
-};
 
 /** What lets the hub of a compose file run as this user. */
 const mappings = {

@@ -9,7 +9,7 @@ import { listDirectory } from "../fs/read.js";
 import { type ContainerUnit, renderQuadletDropIn } from "../hub/container-units.js";
 import { serverJsonPath } from "../hub/server-json.js";
 import { renderDropIn, type SystemUnit, type UserUnit } from "../hub/units.js";
-import { isUnit, type ServiceName } from "../service/systemctl.js";
+import { isUnit, ownManager, type ServiceName } from "../service/systemctl.js";
 import { hasRunCommand } from "./container.js";
 import type { HubSurvey } from "./hub-survey.js";
 import { header, installOverride, reloadUnits, removeOverride } from "./override.js";
@@ -55,7 +55,7 @@ function toContainerUnit(
   { name, unit, serverJson, inside }: HubContainer,
 ): ContainerUnit {
   return {
-    kind: unit.manager === "systemd" ? "system" : "user",
+    kind: (isUnit(unit) ? unit.manager : ownManager()) === "systemd" ? "system" : "user",
     ...{ run: ownCommand("run"), serverJson, inside, owner: undefined, credential: undefined },
     dockerContainer: unit.manager === "docker" ? name : undefined,
   };

@@ -22,16 +22,19 @@ import { inspectContainer } from "../service/engine.js";
 import {
   formatFailure,
   type Manager,
+  ownManager,
   type ServiceName,
   systemctl,
   systemctlLine,
+  systemUnits,
 } from "../service/systemctl.js";
 
 export const header = `# Written by hivemind-sqlcipher setup; setup --undo removes it.
 `;
 
 export function copyUnitFile(): string {
-  return join(configHome(), "systemd", "user", copyUnit);
+  const ofUser = join(configHome(), "systemd", "user");
+  return join(ownManager() === "systemd" ? systemUnits : ofUser, copyUnit);
 }
 
 /**
@@ -49,8 +52,8 @@ export async function installOverride(
 ): Promise<void> {
   await makeDirectory(dirname(copyUnitFile()));
   await replaceFile(copyUnitFile(), header + renderCopyUnit(unit), 0o644);
-  await reloadUnits("systemd-user");
-  await callManager("systemd-user", "enable", copyUnit);
+  await reloadUnits(ownManager());
+  await callManager(ownManager(), "enable", copyUnit);
   await renewCopy();
   emitStep("setup.copy-unit");
   const text = renderComposeOverride(composed.service, copyPath(), inside);
@@ -83,9 +86,9 @@ export async function removeOverride(name: string, composed: ComposeService): Pr
   await removeFile(composed.override);
   emitStep("undo.override");
   await createAgain(composed, name);
-  await callManager("systemd-user", "disable", "--now", copyUnit).catch(() => undefined);
+  await callManager(ownManager(), "disable", "--now", copyUnit).catch(() => undefined);
   await removeFile(copyUnitFile());
-  await reloadUnits("systemd-user");
+  await reloadUnits(ownManager());
   await removeFile(copyPath());
   await rmdir(dirname(copyPath())).catch(() => undefined);
 }

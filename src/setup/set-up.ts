@@ -24,6 +24,7 @@ import { emitStep } from "../operation/step.js";
 import { throwIfAborted } from "../process/abort.js";
 import { run } from "../process/run.js";
 import { recoverOnly, withOperation } from "../recovery/recover.js";
+import { assertTrusted } from "../service/compose-trust.js";
 import { installSchedule, resolveBackupTimes, type Schedule } from "../service/schedule.js";
 import { selectService } from "../service/select.js";
 import type { Service } from "../service/service.js";
@@ -198,6 +199,8 @@ async function moveHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
     needed.has(id),
   );
   if (changesHub) {
+    const { compose } = hubContainer() ?? {};
+    if (compose) await assertTrusted(compose.directory);
     await beginRecord(scope);
     await sealPassphrase(scope);
   }

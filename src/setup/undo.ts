@@ -11,6 +11,7 @@ import { serverJsonPath } from "../hub/server-json.js";
 import { acquireLock } from "../operation/lock.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
+import { assertTrusted } from "../service/compose-trust.js";
 import { removeSchedules } from "../service/schedule.js";
 import { isUnit, systemctlLine } from "../service/systemctl.js";
 import { quoteExpandedCommand } from "../service/unit-file.js";
@@ -95,6 +96,8 @@ export async function undoSetup(request: SetupRequest, found: SetupRecord): Prom
   await using _ = await acquireLock(setupRecordPath(settingsPath, storePath));
   await assertSameRecord(settingsPath, storePath, found);
   await assertUndoable(found);
+  const { compose } = hubContainer() ?? {};
+  if (compose) await assertTrusted(compose.directory);
   const strategy = chooseUndoStrategy(request, found);
   await strategy.check?.();
   const last = (await isHandedOver(storePath)) ? await backUp(request, found) : null;

@@ -1,15 +1,21 @@
-# The hub of a user in a container of rootless Podman, from a compose file: sourced after quadlet.sh.
+# The hub in a container of Podman, from a compose file: sourced after quadlet.sh, for a hub of rootless Podman, or
+# rootful.sh.
 
-project=$user_home/hivemind
+project=$own_files/hivemind
 data_inside=$home_inside/.local/share/hivemind-core
-compose_host=unix:///run/user/$uid/podman/podman.sock
+runtime=${copy%/*/*}
+copy=$runtime/hivemind-sqlcipher/server.json
+compose_host=unix://$runtime/podman/podman.sock
+PATH=$own_files/bin:$PATH
 
-# Version 2 of compose, as a program, and the socket of the user's Podman.
+# Version 2 of compose, as a program, and the socket of Podman.
 install_compose() {
-  as_user mkdir -p $project $user_home/.config/systemd/user
-  cp "$TOOLS/../../.cache/engines/docker-compose" $user_home/bin/
-  export PATH=$user_home/bin:$PATH
-  [[ $engine == docker ]] || as_user systemctl --user start podman.socket
+  as_owner mkdir -p $project $unit_files $own_files/bin
+  cp "$TOOLS/../../.cache/engines/docker-compose" $own_files/bin/
+  [[ $engine == podman ]] || return 0
+  [[ $owner != 0 ]] || cp /lib/systemd/system/podman.{socket,service} /etc/systemd/system/
+  units daemon-reload
+  units start podman.socket
 }
 
 # write_compose [VOLUME ...]: further volumes of the hub
@@ -40,7 +46,7 @@ $(printf '      - %s\n' "$@")
 COMPOSE
   sed -i '/^ *- *$/d' $project/compose.yaml
   echo TZ=America/Montreal >$project/.env
-  chown $uid:$uid $project/{compose.yaml,.env}
+  chown $owner:$owner $project/{compose.yaml,.env}
 }
 
 # Creates the container as compose does, before the hub starts.
@@ -69,6 +75,6 @@ is_composed_as_before() {
   wait_for_port
   in_container cat $home_inside/.config/hivemind-core/server.json | cmp - $config/server.json || true
   ls $project
-  ls $user_home/.config/systemd/user/{,default.target.wants/} 2>/dev/null | grep copy || true
-  [[ ! -e /run/user/$uid/hivemind-sqlcipher ]] || echo "the copy is left"
+  ls $unit_files/{,$target.wants/} 2>/dev/null | grep copy || true
+  [[ ! -e $(dirname $copy) ]] || echo "the copy is left"
 }

@@ -1,11 +1,11 @@
-/** A hub in a container of rootless Podman, from a compose file. */
+/** A hub in a container of Podman, rootless or root's, from a compose file. */
 import { expect, test } from "vitest";
 import { root } from "../built.js";
 import { proving } from "../prove-report.js";
 import { HeadlessMachine } from "./headless-machine.js";
 
 const options =
-  "--to $user_home/backups --bundle-to $user_home/bundles --recovery-key-file $user_home/key.txt --yes";
+  "--to $own_files/backups --bundle-to $own_files/bundles --recovery-key-file $own_files/key.txt --yes";
 
 /** A user who has logged in, with Podman and the assistant. */
 const login = `
@@ -21,6 +21,25 @@ const login = `
 /** Compose is version 2.26, from scripts/setup --engines. */
 const begin = `${login}
   install_compose`;
+
+const scriptsOfRoot = `
+  . ${root}test/setup/rootful.sh
+  . ${root}test/setup/compose.sh`;
+
+const beginOfRoot = `${scriptsOfRoot}
+  install_podman
+  boot_podman
+  install_assistant
+  install_login
+  start_enabled
+  make_image --change "USER $uid"
+  install_compose`;
+
+/** `killed` is the exit code of a killed command, which for a user is that of systemd-run. */
+const owners = [
+  { owner: "a user", begin, killed: 255 },
+  { owner: "root", begin: beginOfRoot, killed: 137 },
+];
 
 test("without compose, the steps are named, and nothing has changed", async () => {
   const machine = await HeadlessMachine.make();
@@ -42,9 +61,11 @@ test("without compose, the steps are named, and nothing has changed", async () =
 
 // scripts/prove containers installs compose.
 if (proving) {
-  test("setup of a JSON hub in one command, run again, and undone", async () => {
-    const machine = await HeadlessMachine.make();
-    const output = await machine.boot(`${begin}
+  test.each(owners)(
+    "setup of a JSON hub by $owner, run again, and undone",
+    async ({ begin }) => {
+      const machine = await HeadlessMachine.make();
+      const output = await machine.boot(`${begin}
     configure hivemind-json-db-plugin
     add_clients kitchen hall
     write_compose
@@ -58,9 +79,10 @@ if (proving) {
     names
     in_container printenv TZ
     [[ ! -e $data/clients.json ]]
-    stat -c %a $data/clients.db
-    ls $user_home/backups | grep -c "db$"
-    as_user systemctl --user is-active hivemind-sqlcipher-backup-*.timer
+    stat -c "%U %a" $data/clients.db
+    (cd $user_home && find .config/hivemind-core .local/share/hivemind-core ! -user $user)
+    ls $own_files/backups | grep -c "db$"
+    units is-active hivemind-sqlcipher-backup-*.timer
     command setup ${options} | grep -o "^Nothing to do"
     command add-client --name attic >/dev/null
     command rotate --quiet >/dev/null
@@ -68,8 +90,8 @@ if (proving) {
     command backup --quiet | grep -o "stopped for"
     # As after a reboot: the copy is gone, and the unit runs before the engine starts the container.
     compose stop 2>/dev/null
-    rm /run/user/$uid/hivemind-sqlcipher/server.json
-    as_user systemctl --user restart hivemind-sqlcipher-copy
+    rm $copy
+    units restart hivemind-sqlcipher-copy
     compose start 2>/dev/null
     serves_encrypted
     compose up --detach --force-recreate >$HOME/compose.log 2>&1
@@ -79,27 +101,31 @@ if (proving) {
     json_names
     cmp $config/server.json $HOME/server.json
     command setup --undo --yes`);
-    expect(output).toEqual([
-      "compose.override.yaml, which lets the container mount a copy of server.json with the passphrase, in memory; create the container again with it",
-      "compose.yaml",
-      "11",
-      "hall kitchen",
-      "America/Montreal",
-      "600",
-      "1",
-      "active",
-      "Nothing to do",
-      "stopped for",
-      "The settings, the passphrase, backups and bundles stay.",
-      "compose.yaml",
-      "attic hall kitchen",
-      expect.stringMatching(/^Nothing to undo/),
-    ]);
-  }, 300_000);
+      expect(output).toEqual([
+        "compose.override.yaml, which lets the container mount a copy of server.json with the passphrase, in memory; create the container again with it",
+        "compose.yaml",
+        "11",
+        "hall kitchen",
+        "America/Montreal",
+        "resident 600",
+        "1",
+        "active",
+        "Nothing to do",
+        "stopped for",
+        "The settings, the passphrase, backups and bundles stay.",
+        "compose.yaml",
+        "attic hall kitchen",
+        expect.stringMatching(/^Nothing to undo/),
+      ]);
+    },
+    300_000,
+  );
 
-  test.each(["sqlite", "sqlcipher"])(
-    "setup of a hub on %s, and back",
-    async (layout) => {
+  test.each(
+    owners.flatMap((each) => ["sqlite", "sqlcipher"].map((layout) => ({ ...each, layout }))),
+  )(
+    "setup of a hub on $layout by $owner, and back",
+    async ({ begin, layout }) => {
       const machine = await HeadlessMachine.make();
       const password = layout === "sqlcipher" ? `"password=in 'plain' text"` : "";
       const output = await machine.boot(`${begin}
@@ -124,6 +150,30 @@ if (proving) {
     300_000,
   );
 
+  test("root's hub is started with its copy at boot", async () => {
+    const machine = await HeadlessMachine.make();
+    await machine.boot(`${beginOfRoot}
+    cp /lib/systemd/system/podman-restart.service /etc/systemd/system/
+    ln -s ../podman-restart.service /etc/systemd/system/multi-user.target.wants/
+    configure hivemind-json-db-plugin
+    add_clients kitchen hall
+    write_compose
+    sed -i 's/restart: unless-stopped/restart: always/' $project/compose.yaml
+    compose_hub
+    command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
+    serves_encrypted`);
+    const rebooted = await machine.boot(`${scriptsOfRoot}
+    boot_podman
+    start_enabled
+    serves_encrypted
+    names
+    units start podman.socket
+    command setup --undo --yes >$HOME/undo.log 2>&1 || { cat $HOME/undo.log; exit 1; }
+    is_composed_as_before
+    json_names`);
+    expect(rebooted).toEqual(["hall kitchen", "compose.yaml", "hall kitchen"]);
+  }, 300_000);
+
   /** Without the steps whose state for the next setup is that of a neighbour. */
   const steps = [
     ...["setup.recorded", "setup.copy-unit", "setup.override", "setup.drop-in", "setup.stopped"],
@@ -131,9 +181,11 @@ if (proving) {
     ...["undo.recorded", "undo.switched", "undo.override", "undo.drop-in", "undo.moved"],
   ];
 
-  test("killed at steps of setup and undo, the container starts, and the same command goes on", async () => {
-    const machine = await HeadlessMachine.make();
-    const output = await machine.boot(`${begin}
+  test.each(owners)(
+    "killed at steps of setup and undo by $owner, the container starts, and the same command goes on",
+    async ({ begin, killed }) => {
+      const machine = await HeadlessMachine.make();
+      const output = await machine.boot(`${begin}
     configure hivemind-json-db-plugin
     add_clients kitchen hall
     write_compose
@@ -144,13 +196,12 @@ if (proving) {
       code=0
       NODE_OPTIONS=--import=${root}test/faults/at-step.mjs HIVEMIND_TEST_AT_STEP="{\\"$step\\":\\"kill\\"}" \
         command setup $command >$HOME/killed.log 2>&1 || code=$?
-      # The code of systemd-run for a signal.
-      [[ $code == 255 ]] || { echo "$step: not killed, code $code"; cat $HOME/killed.log >&2; }
+      [[ $code == ${killed} ]] || { echo "$step: not killed, code $code"; cat $HOME/killed.log >&2; }
       # As after a power failure: no timer of this boot starts the hub.
-      as_user systemctl --user stop 'hivemind-sqlcipher-restart-*.timer' 2>/dev/null || true
-      if [[ -e $user_home/.config/systemd/user/hivemind-sqlcipher-copy.service ]]; then
-        rm -f /run/user/$uid/hivemind-sqlcipher/server.json
-        as_user systemctl --user restart hivemind-sqlcipher-copy || echo "$step: no copy"
+      units stop 'hivemind-sqlcipher-restart-*.timer' 2>/dev/null || true
+      if [[ -e $unit_files/hivemind-sqlcipher-copy.service ]]; then
+        rm -f $copy
+        units restart hivemind-sqlcipher-copy || echo "$step: no copy"
       fi
       compose restart >$HOME/compose.log 2>&1 || { echo "$step: the hub does not start"; cat $HOME/compose.log >&2; }
       wait_for_port || echo "$step: not listening"
@@ -158,8 +209,10 @@ if (proving) {
     command setup --undo --yes >$HOME/undo.log 2>&1 || cat $HOME/undo.log
     is_composed_as_before
     json_names`);
-    expect(output).toEqual(["compose.yaml", "hall kitchen"]);
-  }, 580_000);
+      expect(output).toEqual(["compose.yaml", "hall kitchen"]);
+    },
+    580_000,
+  );
 
   test("killed while the hub is stopped, it is started on the database of server.json", async () => {
     const machine = await HeadlessMachine.make();

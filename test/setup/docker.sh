@@ -1,11 +1,11 @@
-# The hub of a user in a container of the machine's Docker, from a compose file as hivemind-docker has it: sourced after
+# The hub in a container of the machine's Docker, from a compose file as hivemind-docker has it: sourced after
 # compose.sh.
 
 engine=docker
 compose_host=unix:///run/docker.sock
 data=$user_home/hivemind/share
 config=$user_home/hivemind/core
-project=$user_home/hivemind-docker
+project=$own_files/hivemind-docker
 subfolder=hivemind
 data_inside=$home_inside/.local/share/hivemind
 # The distribution's own programs, wherever a machine has others of the same name.

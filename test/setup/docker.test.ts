@@ -5,12 +5,16 @@ import { proving } from "../prove-report.js";
 import { HeadlessMachine } from "./headless-machine.js";
 
 const options =
-  "--to $user_home/backups --bundle-to $user_home/bundles --recovery-key-file $user_home/key.txt --yes";
+  "--to $own_files/backups --bundle-to $own_files/bundles --recovery-key-file $own_files/key.txt --yes";
 
-const scripts = `
-  . ${root}test/setup/quadlet.sh
+const scriptsOf = (user: "quadlet" | "rootful") => `
+  . ${root}test/setup/${user}.sh
   . ${root}test/setup/compose.sh
   . ${root}test/setup/docker.sh`;
+
+const scripts = scriptsOf("quadlet");
+
+const scriptsOfRoot = scriptsOf("rootful");
 
 /** A user who has logged in, with Docker and the assistant. Compose is that of scripts/setup. */
 const begin = `${scripts}
@@ -19,6 +23,20 @@ const begin = `${scripts}
   install_assistant
   start_enabled
   log_in`;
+
+/** The same for root, who needs no session. */
+const beginOfRoot = `${scriptsOfRoot}
+  install_login
+  install_docker
+  install_assistant
+  start_enabled
+  systemctl start docker`;
+
+/** `killed` is the exit code of a killed command, which for a user is that of systemd-run. */
+const owners = [
+  { owner: "a user", begin, killed: 255 },
+  { owner: "root", begin: beginOfRoot, killed: 137 },
+];
 
 test("without compose, the steps are named, and nothing has changed", async () => {
   const machine = await HeadlessMachine.make();
@@ -40,12 +58,16 @@ test("without compose, the steps are named, and nothing has changed", async () =
 
 // scripts/prove containers installs compose.
 if (proving) {
-  test("setup of a JSON hub in one command, run again, and undone", async () => {
-    const machine = await HeadlessMachine.make();
-    const output = await machine.boot(`${begin}
+  test.each(owners)(
+    "setup of a JSON hub by $owner, run again, and undone, with a satellite",
+    async ({ begin }) => {
+      const machine = await HeadlessMachine.make();
+      const output = await machine.boot(`${begin}
     make_hub hivemind-json-db-plugin kitchen hall
     compose_hub
     cp $config/server.json $HOME/
+    choose_satellite kitchen
+    start_satellite
     command setup --dry-run ${options} | grep -o "compose.override.yaml, which lets the container mount .*"
     is_composed_as_before
     command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
@@ -54,40 +76,53 @@ if (proving) {
     names
     [[ ! -e $data/clients.json ]]
     stat -c %a $data/clients.db
-    ls $user_home/backups | grep -c "db$"
-    as_user systemctl --user is-active hivemind-sqlcipher-backup-*.timer
+    ls $own_files/backups | grep -c "db$"
+    units is-active hivemind-sqlcipher-backup-*.timer
+    wait_for_replies
     command setup ${options} | grep -o "^Nothing to do"
     command add-client --name attic >/dev/null
     command rotate --quiet >/dev/null
     serves_encrypted
+    wait_for_replies
     command backup --quiet | grep -o "stopped for"
+    wait_for_replies
+    command restore $(ls $own_files/backups/*.db | tail -1) --yes --quiet >/dev/null
+    serves_encrypted
+    wait_for_replies
     compose up --detach --force-recreate >$HOME/compose.log 2>&1
     serves_encrypted
+    wait_for_replies
     command setup --undo --yes | tail -1
     is_composed_as_before
+    wait_for_replies
+    stop_satellite
     json_names
     cmp $config/server.json $HOME/server.json
     command setup --undo --yes`);
-    expect(output).toEqual([
-      "compose.override.yaml, which lets the container mount a copy of server.json with the passphrase, in memory; create the container again with it",
-      "compose.yaml",
-      "11",
-      "hall kitchen",
-      "600",
-      "1",
-      "active",
-      "Nothing to do",
-      "stopped for",
-      "The settings, the passphrase, backups and bundles stay.",
-      "compose.yaml",
-      "attic hall kitchen",
-      expect.stringMatching(/^Nothing to undo/),
-    ]);
-  }, 300_000);
+      expect(output).toEqual([
+        "compose.override.yaml, which lets the container mount a copy of server.json with the passphrase, in memory; create the container again with it",
+        "compose.yaml",
+        "11",
+        "hall kitchen",
+        "600",
+        "1",
+        "active",
+        "Nothing to do",
+        "stopped for",
+        "The settings, the passphrase, backups and bundles stay.",
+        "compose.yaml",
+        "attic hall kitchen",
+        expect.stringMatching(/^Nothing to undo/),
+      ]);
+    },
+    300_000,
+  );
 
-  test.each(["sqlite", "sqlcipher"])(
-    "setup of a hub on %s, and back",
-    async (layout) => {
+  test.each(
+    owners.flatMap((each) => ["sqlite", "sqlcipher"].map((layout) => ({ ...each, layout }))),
+  )(
+    "setup of a hub on $layout by $owner, and back",
+    async ({ begin, layout }) => {
       const machine = await HeadlessMachine.make();
       const password = layout === "sqlcipher" ? "password=in-plain-text" : "";
       const output = await machine.boot(`${begin}
@@ -115,14 +150,13 @@ if (proving) {
     compose_hub
     command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }`);
     const again = `${scripts}
-    export PATH=$user_home/bin:$PATH
     start_enabled
     systemctl start docker
     status() { docker inspect --format '{{.State.Status}}' hivemind_listener; }
     error() { docker inspect --format '{{.State.Error}}' hivemind_listener | grep -o "no such file or directory"; }
     run_copy() {
       as_user systemctl --user restart hivemind-sqlcipher-copy
-      [[ -s /run/user/$uid/hivemind-sqlcipher/server.json ]]
+      [[ -s $copy ]]
     }`;
     const rebooted = await machine.boot(`${again}
     status
@@ -136,7 +170,7 @@ if (proving) {
     serves_encrypted
     # Or it does not.
     systemctl stop docker
-    rm /run/user/$uid/hivemind-sqlcipher/server.json
+    rm $copy
     systemctl start docker
     status
     run_copy
@@ -157,6 +191,90 @@ if (proving) {
     expect(stopped).toEqual(["exited", "compose.yaml", "hall kitchen"]);
   }, 300_000);
 
+  test("root's passphrase is sealed, and Docker finds the copy at boot", async () => {
+    const machine = await HeadlessMachine.make();
+    const sealed = "/etc/credstore.encrypted/hivemind-sqlcipher";
+    const installed = await machine.boot(`${beginOfRoot}
+    make_hub hivemind-json-db-plugin kitchen hall
+    compose_hub
+    command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
+    serves_encrypted
+    stat -c "%u %a" $copy $(dirname $copy) $data/clients.db ${sealed} $project/compose.override.yaml
+    passphrase=$(systemd-creds decrypt --name=hivemind-sqlcipher ${sealed} -)
+    printf '%s\n' "$passphrase" >/dev/shm/patterns
+    grep -rlaFf /dev/shm/patterns $HOME /etc /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null || echo nowhere
+    (cd $user_home && find hivemind ! -user $user)`);
+    expect(installed).toEqual([...["4711 600", "0 700", "4711 600", "0 600", "0 644", "nowhere"]]);
+    const rebooted = await machine.boot(`${scriptsOfRoot}
+    start_enabled
+    serves_encrypted
+    names
+    # Docker waits only for the first attempt, which fails, as with a TPM that is not ready.
+    systemctl stop docker hivemind-sqlcipher-copy
+    rm $copy
+    mv ${sealed} $HOME/
+    systemctl start --no-block hivemind-sqlcipher-copy docker
+    systemctl start docker
+    docker inspect --format '{{.State.Error}}' hivemind_listener | grep -o "no such file or directory"
+    mv $HOME/hivemind-sqlcipher ${sealed}
+    serves_encrypted
+    units is-active hivemind-sqlcipher-backup-*.timer
+    timer=$(basename /etc/systemd/system/hivemind-sqlcipher-backup-*.service)
+    units start $timer
+    units show --value --property=Result,ExecMainStatus $timer
+    serves_encrypted
+    command setup --undo --yes >$HOME/undo.log 2>&1 || { cat $HOME/undo.log; exit 1; }
+    is_composed_as_before
+    json_names
+    (cd $user_home && find hivemind ! -user $user)
+    command setup --yes --recovery-key-file $HOME/other.txt | head -1
+    serves_encrypted`);
+    expect(rebooted).toEqual([
+      ...[
+        "hall kitchen",
+        "no such file or directory",
+        "active",
+        "success",
+        "0",
+        "compose.yaml",
+        "hall kitchen",
+      ],
+      "Plan for hivemind_listener (docker):",
+    ]);
+  }, 300_000);
+
+  test("root refuses a project that another user can change, unless it is that of sudo's user", async () => {
+    const machine = await HeadlessMachine.make();
+    const output = await machine.boot(`${beginOfRoot}
+    make_hub hivemind-json-db-plugin kitchen
+    compose_hub
+    chown $uid $project/compose.yaml
+    try() {
+      local code=0
+      command setup $1 ${options} >$HOME/try.log 2>&1 || code=$?
+      echo "$code"
+      sed -n 's/.*hivemind_listener (docker): //p' $HOME/try.log
+    }
+    try --dry-run
+    ls $project
+    [[ ! -e $settings && ! -e /etc/credstore.encrypted ]] && echo untouched
+    SUDO_UID=$uid SUDO_GID=$uid try
+    serves_encrypted
+    # The user may have lost the right to use sudo.
+    command setup --undo --yes >$HOME/undo.log 2>&1 || echo "code $?"
+    grep -o "user 4711 can change .*compose.yaml" $HOME/undo.log
+    serves_encrypted
+    chown 0 $project/compose.yaml
+    command setup --undo --yes >$HOME/undo.log 2>&1 || { cat $HOME/undo.log; exit 1; }
+    is_composed_as_before`);
+    expect(output).toEqual([
+      ...["17", expect.stringMatching(/^user 4711 can change .*\/compose.yaml, and/)],
+      ...["compose.yaml", "untouched", "0", "code 17"],
+      expect.stringMatching(/^user 4711 can change .*\/compose.yaml$/),
+      "compose.yaml",
+    ]);
+  }, 300_000);
+
   /** Without the steps whose state for the next setup is that of a neighbour. */
   const steps = [
     ...["setup.recorded", "setup.stopped", "setup.copy-unit", "setup.override", "setup.drop-in"],
@@ -164,9 +282,11 @@ if (proving) {
     ...["undo.recorded", "undo.switched", "undo.override", "undo.drop-in", "undo.moved"],
   ];
 
-  test("killed at steps of setup and undo, the container starts, and the same command goes on", async () => {
-    const machine = await HeadlessMachine.make();
-    const output = await machine.boot(`${begin}
+  test.each(owners)(
+    "killed at steps of setup and undo by $owner, the container starts, and the same command goes on",
+    async ({ begin, killed }) => {
+      const machine = await HeadlessMachine.make();
+      const output = await machine.boot(`${begin}
     make_hub hivemind-json-db-plugin kitchen hall
     compose_hub
     for step in ${steps.join(" ")}; do
@@ -175,14 +295,16 @@ if (proving) {
       code=0
       NODE_OPTIONS=--import=${root}test/faults/at-step.mjs HIVEMIND_TEST_AT_STEP="{\\"$step\\":\\"kill\\"}" \
         command setup $command >$HOME/killed.log 2>&1 || code=$?
-      [[ $code == 255 ]] || { echo "$step: not killed, code $code"; cat $HOME/killed.log >&2; }
+      [[ $code == ${killed} ]] || { echo "$step: not killed, code $code"; cat $HOME/killed.log >&2; }
       # As after a power failure: no timer of this boot starts the hub.
-      as_user systemctl --user stop 'hivemind-sqlcipher-restart-*.timer' 2>/dev/null || true
+      units stop 'hivemind-sqlcipher-restart-*.timer' 2>/dev/null || true
       systemctl stop docker
-      rm -f /run/user/$uid/hivemind-sqlcipher/server.json
+      rm -f $copy
+      # Root's unit runs before Docker, and a user's after it.
+      [[ $owner != 0 || ! -e $unit_files/hivemind-sqlcipher-copy.service ]] || units restart hivemind-sqlcipher-copy
       systemctl start docker
-      if [[ -e $user_home/.config/systemd/user/hivemind-sqlcipher-copy.service ]]; then
-        as_user systemctl --user restart hivemind-sqlcipher-copy || echo "$step: no copy"
+      if [[ -e $unit_files/hivemind-sqlcipher-copy.service ]]; then
+        units restart hivemind-sqlcipher-copy || echo "$step: no copy"
       fi
       # A container that was stopped by the killed command stays stopped until the next command.
       docker start hivemind_listener >$HOME/start.log 2>&1 || { echo "$step: the hub does not start"; cat $HOME/start.log >&2; }
@@ -191,8 +313,10 @@ if (proving) {
     command setup --undo --yes >$HOME/undo.log 2>&1 || cat $HOME/undo.log
     is_composed_as_before
     json_names`);
-    expect(output).toEqual(["compose.yaml", "hall kitchen"]);
-  }, 580_000);
+      expect(output).toEqual(["compose.yaml", "hall kitchen"]);
+    },
+    580_000,
+  );
 
   test("killed while the hub is stopped, it is started on the database of server.json", async () => {
     const machine = await HeadlessMachine.make();

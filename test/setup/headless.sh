@@ -157,7 +157,8 @@ from hivemind_core.database import ClientDatabase
 
 with ClientDatabase() as database:
     for name in sys.argv[1:]:
-        database.add_client(name, secrets.token_hex(16), password=secrets.token_hex(16))
+        key, password = secrets.token_hex(16), secrets.token_hex(16)
+        database.add_client(name, key, password=password, allowed_types=["recognizer_loop:utterance"])
 PY
 }
 

@@ -12,6 +12,10 @@ unit_files=$user_home/.config/systemd/user
 settings=$user_home/.config/hivemind-sqlcipher
 target=default.target
 scope=user
+# Who sets the hub up, and where that user's files are.
+owner=$uid
+own_files=$user_home
+as_owner() { as_user "$@"; }
 
 # systemctl of the manager with the unit
 units() { as_user systemctl --user "$@"; }

@@ -12,6 +12,9 @@ unit_files=/etc/systemd/system
 settings=$HOME/.config/hivemind-sqlcipher
 target=multi-user.target
 scope=system
+owner=0
+own_files=$disk
+as_owner() { "$@"; }
 
 units() { systemctl "$@"; }
 in_session() { "$@"; }

@@ -73,7 +73,7 @@ export function addCommand(program: Command): void {
     details: [
       "Inspects the hub's unit, packages, database and server.json, prints a plan, and asks once. Then it creates or converts the store, switches server.json, starts the hub through run by a drop-in, makes and verifies the first backup and its bundle, and installs a daily timer. If it is interrupted, the hub runs, and the same command continues.",
       "Root sets up a system unit that runs as another user: systemd-creds seals the passphrase to this machine, and systemd unseals it for the unit. --headless does so for every system unit, and with systemd 256 or later for a user unit; otherwise it names the commands that unlock the keyring at boot.",
-      "For a hub in a container, it writes a drop-in for the quadlet (Podman since 5.0; for root's Podman as root) or, without root, an override of the compose file (Docker, Podman), and prints the steps for any other container.",
+      "For a hub in a container, it writes a drop-in for the quadlet (Podman since 5.0) or an override of the compose file (Docker, Podman; for a project of root as root), and prints the steps for any other container.",
       "With --yes it needs --recovery-key-file, or --recipient. --undo keeps the clients that were added since, and the encrypted store.",
     ],
     examples: [
