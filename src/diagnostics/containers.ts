@@ -1,13 +1,18 @@
 /** Checks hubs in containers: their volumes, how they stop, and how they get the passphrase. */
 import { dirname } from "node:path";
 import { isKind } from "../errors.js";
-import { findHubContainers, readContainerHub, toHost } from "../hub/container-hub.js";
+import {
+  copyOutLine,
+  findHubContainers,
+  findLosableIdentity,
+  readContainerHub,
+  toHost,
+} from "../hub/container-hub.js";
 import { namedStore, passwordIn, readServerJson } from "../hub/server-json.js";
 import { isEngineSecret, type PassphraseSource } from "../keys/source.js";
 import { ignoresStopSignal } from "../service/container-checks.js";
 import { type Container, inspectContainer, isActive, isEngine } from "../service/engine.js";
 import type { Service } from "../service/service.js";
-import { shellQuote } from "../text/escape.js";
 import { type Check, checksNamed } from "./check.js";
 
 const { good, warning, error } = checksNamed("container");
@@ -19,7 +24,7 @@ export async function checkContainers(
 ): Promise<Check[]> {
   const found = [...checkSource(source)];
   for (const container of await findHubContainers()) {
-    found.push(...(await checkVolume(container)));
+    found.push(...(await checkVolume(container)), ...(await checkIdentity(container)));
   }
   const own =
     service && isEngine(service.kind)
@@ -52,7 +57,21 @@ async function checkVolume(container: Container): Promise<Check[]> {
   return [
     error(
       `the container ${box} keeps its store ${inside} on no volume: it is lost when the container is created again`,
-      `Copy the directory out of the container, then create the container again with the copy, ~/${box}-store, mounted at ${directory}: ${engine} stop ${box} && mkdir -m 700 ~/${box}-store && ${engine} cp ${box}:${shellQuote(`${directory}/.`)} ~/${box}-store`,
+      `Copy the directory out of the container, then create the container again with the copy, ~/${box}-store, mounted at ${directory}: ${engine} stop ${box} && ${copyOutLine(container, directory, `~/${box}-store`)}`,
+    ),
+  ];
+}
+
+/** Checks that the hub's identity outlives its container. */
+async function checkIdentity(container: Container): Promise<Check[]> {
+  const directory = await findLosableIdentity(container);
+  if (directory === undefined) return [];
+  const { name: box } = container;
+  const target = `~/${box}-identity`;
+  return [
+    warning(
+      `the container ${box} keeps the hub's identity ${directory} on no volume: when the container is created again, satellites refuse the hub`,
+      `Copy the directory out of the container, then create the container again with the copy, ${target}, mounted at ${directory}: ${copyOutLine(container, directory, target)}`,
     ),
   ];
 }

@@ -18,6 +18,7 @@ import {
   isEngine,
   listContainers,
   mayHaveContainers,
+  runEngine,
 } from "../service/engine.js";
 import { runsHub } from "../service/hub-units.js";
 import { type ServiceName, show, type UnitName } from "../service/systemctl.js";
@@ -71,6 +72,31 @@ function configHomeOf({ mounts, environment }: Container): string {
  */
 export function toHost({ mounts }: Pick<Container, "mounts">, path: string): string | undefined {
   return throughMounts(mounts, path);
+}
+
+/**
+ * Returns the directory of the hub's identity if it is on no volume; undefined if it is on a volume,
+ * or if the hub has no identity or does not run.
+ *
+ * A container that is created again makes another identity. HiveMind's satellites remember the key
+ * of the first one, and refuse a hub with another key.
+ */
+export async function findLosableIdentity(container: Container): Promise<string | undefined> {
+  const directory = join(configHomeOf(container), "hivemind");
+  const file = join(directory, "_identity.json");
+  if (toHost(container, file) !== undefined || container.status !== "running") return undefined;
+  const { code } = await runEngine(container.engine, ["exec", container.id, "test", "-e", file]);
+  return code === 0 ? directory : undefined;
+}
+
+/** Returns the command that copies a directory out of a container. */
+export function copyOutLine(
+  { engine, name }: Container,
+  directory: string,
+  target: string,
+): string {
+  const from = shellQuote(`${name}:${directory}/.`);
+  return `mkdir -m 700 ${target} && ${engine} cp ${from} ${target}`;
 }
 
 /** Returns the containers of hubs, by their command or a process in them, of all engines. */

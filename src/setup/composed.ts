@@ -2,7 +2,12 @@
 import { existsSync, readFileSync } from "node:fs";
 import { userInfo } from "node:os";
 import type { ComposeService } from "../config/hub-account.js";
-import { findHubProcess, readContainerHub } from "../hub/container-hub.js";
+import {
+  copyOutLine,
+  findHubProcess,
+  findLosableIdentity,
+  readContainerHub,
+} from "../hub/container-hub.js";
 import { run } from "../process/run.js";
 import { findComposeProgram, findOverride, podmanSocket } from "../service/compose.js";
 import { assertTrusted } from "../service/compose-trust.js";
@@ -37,7 +42,8 @@ export async function findComposeProblem(
   if ((await findComposeProgram()) === undefined) return "docker compose 2 is not installed";
   return (
     (container.engine === "podman" ? findSocketProblem() : await findDockerProblem(container)) ??
-    findSharingProblem(container)
+    (await findSharingProblem(container)) ??
+    findIdentityProblem(container)
   );
 }
 
@@ -51,6 +57,14 @@ async function findSharingProblem(container: Container): Promise<string | undefi
   const dependents = await listDependents(container);
   if (dependents.length === 0) return undefined;
   return `its network or another namespace is shared by ${dependents.join(", ")}`;
+}
+
+/** Compose removes the container with its files. */
+async function findIdentityProblem(container: Container): Promise<string | undefined> {
+  const directory = await findLosableIdentity(container);
+  if (directory === undefined) return undefined;
+  const target = `~/${container.name}-identity`;
+  return `the hub's identity, ${directory}, is on no volume, and satellites refuse a hub with another identity (mount a copy of it there: ${copyOutLine(container, directory, target)})`;
 }
 
 /** Docker belongs to the machine, and a user's copy and unit to the session of the user. */

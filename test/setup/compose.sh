@@ -2,6 +2,7 @@
 # rootful.sh.
 
 project=$own_files/hivemind
+identity=$user_home/.config/hivemind
 data_inside=$home_inside/.local/share/hivemind-core
 runtime=${copy%/*/*}
 copy=$runtime/hivemind-sqlcipher/server.json
@@ -21,6 +22,7 @@ install_compose() {
 # write_compose [VOLUME ...]: further volumes of the hub
 write_compose() {
   local base environment
+  as_user mkdir -p $identity
   environment=$(readlink -f "$HUB_ENVIRONMENT")
   base=$("$HUB_ENVIRONMENT/bin/python" -c 'import sys; print(sys.base_prefix)')
   cat >$project/compose.yaml <<COMPOSE
@@ -41,6 +43,7 @@ services:
     volumes:
       - $data:$data_inside
       - $config:$home_inside/.config/hivemind-core
+      - $identity:$home_inside/.config/hivemind
 $(printf '%s\n' /usr /lib /lib64 "$environment" "$base" | sort -u | sed 's/.*/      - &:&:ro/')
 $(printf '      - %s\n' "$@")
 COMPOSE

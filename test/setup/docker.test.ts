@@ -10,7 +10,8 @@ const options =
 const scriptsOf = (user: "quadlet" | "rootful") => `
   . ${root}test/setup/${user}.sh
   . ${root}test/setup/compose.sh
-  . ${root}test/setup/docker.sh`;
+  . ${root}test/setup/docker.sh
+  . ${root}test/setup/satellite.sh`;
 
 const scripts = scriptsOf("quadlet");
 
@@ -251,7 +252,7 @@ if (proving) {
     chown $uid $project/compose.yaml
     try() {
       local code=0
-      command setup $1 ${options} >$HOME/try.log 2>&1 || code=$?
+      command setup "$@" ${options} >$HOME/try.log 2>&1 || code=$?
       echo "$code"
       sed -n 's/.*hivemind_listener (docker): //p' $HOME/try.log
     }
@@ -366,6 +367,13 @@ if (proving) {
     echo 'COMPOSE_FILE=compose.yaml' >$project/.env
     try env
     rm $project/.env
+    sed -i "/^ *- .*config.hivemind$/d" $project/compose.yaml
+    compose up --detach >/dev/null 2>&1
+    wait_for_port
+    try identity
+    write_compose
+    compose up --detach >/dev/null 2>&1
+    wait_for_port
     rm /var/lib/systemd/linger/$user
     try linger
     touch /var/lib/systemd/linger/$user
@@ -391,6 +399,8 @@ if (proving) {
     expect(output).toEqual([
       "env: 17",
       problem("/var/tmp/resident/hivemind-docker/.env sets COMPOSE_FILE"),
+      "identity: 17",
+      problem("the hub's identity, /home/hivemind/.config/hivemind, is on no volume"),
       "linger: 17",
       problem("your files in memory are removed at logout"),
       "units: 17",
