@@ -25,7 +25,8 @@ install_podman() {
   mkdir -p $disk/containers/storage /etc/containers/systemd
   cat >/etc/containers/containers.conf <<'CONF'
 [containers]
-default_ulimits = ["nofile=1024:4096", "nproc=4096:8192"]
+# Podman 4.3 exchanges the two limits of a container that its socket creates.
+default_ulimits = ["nofile=4096:4096", "nproc=8192:8192"]
 pids_limit = 0
 log_driver = "k8s-file"
 [engine]
