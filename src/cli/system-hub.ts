@@ -22,8 +22,8 @@ export interface HubChoiceOptions {
 
 /**
  * Returns the context of `setup`. Without a configured passphrase source, the source is a sealed
- * file for a system unit of another user, because root's keyring is not that user's, and for
- * root's hub in a container, because a system unit has no keyring. With `--headless` it is a sealed file
+ * file for a system unit of another user, because root's keyring is not that user's, and for root's
+ * hub in a container, because a system unit has no keyring. With `--headless` it is a sealed file
  * for every hub if systemd can seal for this user, because the keyring is locked at boot. Otherwise
  * it is the keyring.
  *

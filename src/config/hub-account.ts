@@ -1,7 +1,7 @@
 /**
  * The hub that this process works for: its account, if root works for the hub of a system unit or
- * of a container, and its container, if it runs in one. With an account, the hub's files are found by the environment
- * of its unit, its Python runs as its user, and the timers are system units.
+ * of a container, and its container, if it runs in one. With an account, the hub's files are found
+ * by the environment of its unit, its Python runs as its user, and the timers are system units.
  */
 import { dirname, join, resolve } from "node:path";
 import { StoreError } from "../errors.js";

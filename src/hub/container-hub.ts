@@ -75,8 +75,8 @@ export function toHost({ mounts }: Pick<Container, "mounts">, path: string): str
 }
 
 /**
- * Returns the directory of the hub's identity if it is on no volume; undefined if it is on a volume,
- * or if the hub has no identity or does not run.
+ * Returns the directory of the hub's identity if it is on no volume; undefined if it is on a
+ * volume, or if the hub has no identity or does not run.
  *
  * A container that is created again makes another identity. HiveMind's satellites remember the key
  * of the first one, and refuse a hub with another key.

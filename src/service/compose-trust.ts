@@ -81,7 +81,7 @@ function isTrusted(uid: bigint): boolean {
   return uid === 0n || `${uid}` === process.env.SUDO_UID;
 }
 
-/** Returns whether a group is root's, or has the number of sudo's user, as distributions create it. */
+/** Returns whether a group is root's, or is named after sudo's user, as most distributions do. */
 function isPrivateGroup(gid: bigint): boolean {
   const { SUDO_UID, SUDO_GID } = process.env;
   return gid === 0n || (SUDO_UID === SUDO_GID && `${gid}` === SUDO_GID);
