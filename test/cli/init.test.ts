@@ -146,14 +146,17 @@ test("where a first backup goes is remembered, and goes on being it", async () =
   expect((await machine.run(["backup"])).code).toBe(0);
 });
 
-test("a recipient that a bundle is exported for is one of those of every later bundle", async () => {
+test("a recipient of an exported bundle, or of a backup, is one of those of every later bundle", async () => {
   const machine = await Machine.make();
   await machine.init("--bundle-to", machine.path("bundles"), "--to", machine.path("backups"));
   const { identity, recipient } = await generateRecoveryKey();
   const exported = await machine.run(["bundle", "export", "--recipient", recipient]);
   expect([exported.code, exported.stdout]).toEqual([0, expect.stringContaining(recipient)]);
   await machine.run(["add-client"]);
-  const { document } = await machine.json("backup");
+  const other = await generateRecoveryKey();
+  const { document } = await machine.json("backup", "--recipient", other.recipient);
+  const { recipients } = await settingsOf(machine);
+  expect(recipients).toEqual([expect.any(String), recipient, other.recipient]);
   const { path } = document.bundle as { path: string };
   await writeFile(machine.path("new-key.txt"), identity, { mode: 0o600 });
   const shown = await machine.run(["bundle", "show", path, "-i", machine.path("new-key.txt")]);

@@ -52,7 +52,7 @@ export function addCommand(program: Command): void {
   addServiceOptions(command);
   finishCommand(command, monitor("backup", runBackup), {
     details: [
-      "Stops the service, copies the store and starts the service again. Satellites reconnect some seconds later; with --online they notice nothing. The first --to and --bundle-to are remembered in the settings.",
+      "Stops the service, copies the store and starts the service again. Satellites reconnect some seconds later; with --online they notice nothing. The first --to and --bundle-to are remembered in the settings, and each --recipient.",
       "Refuses to run while the clock is behind the newest backup, because the new backup would look older; --yes overrides this.",
       "Refuses to write to a directory that is missing although the settings or an earlier backup name it. If a directory is on another file system than before, its disk is probably not mounted: on a terminal the command asks whether the directory has moved, even with --yes; without a terminal it fails.",
       "A target of --copy-to is a directory, such as one on another disk, or rclone:REMOTE:PATH, a remote of rclone's configuration. After the service runs again, the backups that the target lacks are copied to it; a directory is skipped while its disk is not mounted. If a copy fails, the backup is kept, and the exit code is that of the failure. Bundles go only to targets of --copy-bundle-to.",

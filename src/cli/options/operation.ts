@@ -193,8 +193,8 @@ export interface RememberedOptions {
 }
 
 /**
- * Saves this command's directories, copy targets and recipients that the store's settings do not
- * have yet. Reports a write error without failing, because the operation has finished.
+ * Saves this command's directories and copy targets if the store's settings have none, and adds its
+ * recipients to theirs. Reports a write error without failing, because the operation has finished.
  */
 export async function rememberDirectories(
   context: Context,
@@ -207,9 +207,11 @@ export async function rememberDirectories(
     copies: targets(copyTo),
   });
   const bundle = omitUndefined({ copies: targets(copyBundleTo) });
+  const { parseRecipient } = await import("../../bundle/recovery-key.js");
+  const named = recipient?.map((text) => parseRecipient(text));
   await remember(context, "these options", (settings) => ({
-    ...omitUndefined({ recipients: recipient }),
     ...settings,
+    ...(named && { recipients: [...new Set([...(settings.recipients ?? []), ...named])] }),
     ...(Object.keys(backup).length > 0 && { backup: { ...backup, ...settings.backup } }),
     ...(copyBundleTo && { bundle: { ...bundle, ...settings.bundle } }),
   }));
