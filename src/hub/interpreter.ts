@@ -270,6 +270,13 @@ export async function probeConnection(
   return z.nullable(z.string()).parse(answer);
 }
 
+/** Returns the account in which the interpreter of a hub runs its tests. */
+export async function resolveProbeAccount(python: HubPython, hub: Account): Promise<Account> {
+  // A container engine is a program of the system, and its interpreter stays in the container.
+  if (isInContainer(python)) return { environment: process.env };
+  return resolvePythonAccount(python[0], hub);
+}
+
 async function runProbe(
   python: HubPython,
   script: string,
@@ -277,10 +284,7 @@ async function runProbe(
   input = "",
 ): Promise<unknown> {
   const [program, ...options] = python;
-  // A container engine is a program of the system, and its interpreter stays in the container.
-  const hub = isInContainer(python)
-    ? { environment: process.env }
-    : await resolvePythonAccount(program, account);
+  const hub = await resolveProbeAccount(python, account);
   const home = await makeTemporaryDirectory(hub);
   let outcome: Outcome;
   try {

@@ -5,8 +5,8 @@
  * `--switch` tests the hub's packages first, and `--remove-source` removes nothing before these
  * packages have read the clients from the target.
  */
-import { mkdtemp, readdir, rm } from "node:fs/promises";
-import { basename, extname, join } from "node:path";
+import { readdir } from "node:fs/promises";
+import { extname, join } from "node:path";
 import { isRevoked } from "../client/client.js";
 import type { JsonObject } from "../client/json.js";
 import { hubEnvironment } from "../config/hub-account.js";
@@ -29,7 +29,6 @@ import {
 import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
 import { StoreError, systemError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
-import { copyFile } from "../fs/copy.js";
 import { lstatIfExists, realPathIfExists } from "../fs/read.js";
 import { currentAccount, findHubUnitAccount } from "../hub/account.js";
 import {
@@ -46,6 +45,7 @@ import {
   probeConnection,
   probeModule,
   probePackages,
+  resolveProbeAccount,
   type ServedClients,
 } from "../hub/interpreter.js";
 import { startsByRun } from "../hub/password-delivery.js";
@@ -54,6 +54,12 @@ import { assertBlacklistsKept } from "../hub/schema.js";
 import { databaseIn, readServerJson, type ServerJson, serverJsonPath } from "../hub/server-json.js";
 import { parseSource } from "../keys/source.js";
 import { unlock } from "../keys/unlock.js";
+import {
+  copyFileAs,
+  makeDirectoryAs,
+  makeTemporaryDirectory,
+  removeDirectoryAs,
+} from "../process/directories.js";
 import { isAlive } from "../process/proc.js";
 import type { Account } from "../process/run.js";
 import { findHubUnits as findAllHubUnits, type HubUnit } from "../service/hub-units.js";
@@ -73,7 +79,7 @@ export interface HubCheckOptions {
   readonly removeSource: boolean;
 }
 
-/** A hub's interpreter, and the account of its unit, or of this process without a unit. */
+/** A hub's interpreter, and the account in which it runs. */
 export interface TestedHub {
   readonly python: HubPython;
   readonly account: Account;
@@ -143,10 +149,11 @@ async function findHubs(
           })),
         );
   const hubs = new Map<string, TestedHub>();
-  for (const { args, account } of starts) {
-    const { environment } = account;
+  for (const { args, account: unitAccount } of starts) {
+    const { environment } = unitAccount;
     const python = await findHubPython({ hubPython, args, environment });
     if (python === undefined) continue;
+    const account = await resolveProbeAccount(python, unitAccount);
     // Two units may run the same Python as different users.
     hubs.set(JSON.stringify([python, account.uid]), { python, account });
   }
@@ -319,13 +326,13 @@ async function assertHubsServe(
 ): Promise<void> {
   const expected = { ...copied.inTarget, apiKey: await findCopiedKey(from, copied) };
   for (const { python, account } of hubs) {
-    const home = await createPrivateDirectory();
+    const home = await makeCheckDirectory(account);
     let served: ServedClients;
     try {
-      const named = await buildDatabase(to, database, home);
+      const named = await buildDatabase(to, database, home, account);
       served = await probeClients(python, named, expected.apiKey, home, account);
     } finally {
-      await rm(home, { recursive: true, force: true });
+      await removeDirectoryAs(account, home);
     }
     const problem = describeMissing(served, expected);
     if (problem === undefined) continue;
@@ -446,32 +453,40 @@ async function findCopiedKey(
 
 /**
  * Creates a directory below the state directory, because a temporary directory in memory may be too
- * small for a copy of the database. Its name contains the process id, by which a later check
+ * small for a copy of the database. For root, another user's directory is in /var/tmp: that user
+ * cannot enter root's state directory. The name contains the process id, by which a later check
  * recognizes the directory of a killed check.
  */
-async function createPrivateDirectory(): Promise<string> {
-  const parent = join(stateHome(), "hivemind-sqlcipher");
-  await makeDirectory(parent);
-  await removeLeftovers(parent);
-  return mkdtemp(join(parent, `hub-check-${process.pid}-`));
+async function makeCheckDirectory(hub: Account): Promise<string> {
+  const own = process.geteuid?.() ?? 0;
+  const { uid = own } = hub;
+  const parent = uid === own ? join(stateHome(), "hivemind-sqlcipher") : "/var/tmp";
+  if (uid === own) await makeDirectory(parent);
+  await removeLeftovers(parent, hub, uid);
+  return makeTemporaryDirectory(hub, parent, `hub-check-${process.pid}-`);
 }
 
 /** Removes the copies of killed checks, which may contain the clients' keys in plain text. */
-async function removeLeftovers(parent: string): Promise<void> {
+async function removeLeftovers(parent: string, hub: Account, uid: number): Promise<void> {
   for (const name of await readdir(parent)) {
     if (!name.startsWith("hub-check-")) continue;
     // The names of earlier versions do not contain the process id.
     const [, pid] = /^hub-check-(\d+)-/.exec(name) ?? [];
     if (pid !== undefined && isAlive(Number(pid))) continue;
-    await rm(join(parent, name), { recursive: true, force: true });
+    const path = join(parent, name);
+    if ((await lstatIfExists(path))?.uid === BigInt(uid)) await removeDirectoryAs(hub, path);
   }
 }
 
-/** Returns the hub's database: the target, or a copy of the target's file below `home`. */
+/**
+ * Returns the hub's database: the target, or a copy of the target's file below `home`. The hub's
+ * user makes the copy, because a hub could not open a file that its user cannot read.
+ */
 async function buildDatabase(
   to: Endpoint,
   { module, settings }: HubDatabase,
   home: string,
+  hub: Account,
 ): Promise<JsonObject> {
   const password = await readPassword(to);
   const withPassword = password === undefined ? {} : { password };
@@ -479,10 +494,10 @@ async function buildDatabase(
   const files = to.name === jsonPluginName ? await jsonFiles(withoutSource(to.config)) : undefined;
   const path = files?.store ?? (await resolveLocation(to.name, to.config));
   const directory = join(home, "hivemind-core");
-  await makeDirectory(directory);
-  await copyFile(path, join(directory, `copy${extname(basename(path))}`));
+  await makeDirectoryAs(hub, directory);
+  await copyFileAs(hub, path, join(directory, `copy${extname(path)}`));
   if (files !== undefined && (await lstatIfExists(files.version))) {
-    await copyFile(files.version, join(directory, "copy.schema_version"));
+    await copyFileAs(hub, files.version, join(directory, "copy.schema_version"));
   }
   return { module, [module]: { name: "copy", subfolder: "hivemind-core", ...withPassword } };
 }

@@ -1,4 +1,4 @@
-/** Creates and removes directories as the user of a hub, if this process is root. */
+/** Creates, fills and removes directories as the user of a hub, if this process is root. */
 import { stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
@@ -10,10 +10,18 @@ import { type Account, type Outcome, run } from "./run.js";
 /** The time limit of a program that inspects, creates or removes a directory. */
 const directoryLimitMs = 60_000;
 
-export async function makeTemporaryDirectory(hub: Account): Promise<string> {
-  const parent = hub.uid === undefined ? tmpdir() : "/tmp";
-  const template = join(parent, "hivemind-sqlcipher-XXXXXXXX");
+export async function makeTemporaryDirectory(
+  hub: Account,
+  parent = hub.uid === undefined ? tmpdir() : "/tmp",
+  prefix = "hivemind-sqlcipher-",
+): Promise<string> {
+  const template = join(parent, `${prefix}XXXXXXXX`);
   return (await runAs(hub, parent, "mktemp", "-d", template)).trim();
+}
+
+/** Copies a file that the user of a hub can read into a directory of this user. */
+export async function copyFileAs(hub: Account, from: string, to: string): Promise<void> {
+  await runAs(hub, dirname(to), "cp", "--", from, basename(to));
 }
 
 export async function makeDirectoryAs(hub: Account, path: string): Promise<void> {

@@ -3,19 +3,25 @@
  * in a home of its own and in the session's user manager.
  */
 import { execFile } from "node:child_process";
-import { copyFile, mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
+import { chown, copyFile, mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { promisify } from "node:util";
 import { expect, onTestFinished, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
+import type { Endpoint } from "../../src/databases/plugin.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
 import { findHubProcesses } from "../../src/hub/find-hubs.js";
+import { readServerJson } from "../../src/hub/server-json.js";
+import { assertServedOrSwitchBack, type TestedHub } from "../../src/migrate/hub-check.js";
+import { resolveHubDatabase } from "../../src/migrate/switch.js";
 import { root } from "../built.js";
 import { Machine } from "../cli/machine.js";
 import { RedisServer } from "../databases/redis-server.js";
+import { isRoot, nobody } from "../files/others.js";
 import { hubScript } from "../hub/support.js";
 import { removeUnits, systemctl, uniqueName, writeUnits } from "../service/units.js";
+import { temporaryFolder } from "../store/temporary.js";
 
 const exec = promisify(execFile);
 const json = "hivemind-json-db-plugin";
@@ -214,6 +220,41 @@ test("a target that is replaced after the comparison is not complete, whatever t
   expect(stderr).toContain("names the old database again, and the source stays");
   expect(code).toBe(1);
   expect(await hub.files()).toEqual(before);
+});
+
+/** Lets a hub read a target with one client in a folder, after a migration from there. */
+async function readTarget(folder: string, to: Endpoint, hub: TestedHub): Promise<void> {
+  const server = join(folder, "server.json");
+  await writeFile(server, "{}");
+  const from = { name: json, config: { subfolder: folder, name: "source" } };
+  for (const { name, config } of [from, to]) {
+    await using database = await DatabaseFactory.create(name, config);
+    await database.addItem(newClient({ client_id: 1, api_key: "a" }));
+  }
+  const copied = { keptRevoked: [], inTarget: { active: 1, revoked: 0 } };
+  const target = { from, to, database: resolveHubDatabase(to), copied };
+  const before = await readServerJson(server);
+  await assertServedOrSwitchBack([hub], target, before, async () => undefined);
+}
+
+test.skipIf(!isRoot)("root lets the hub's own user read the target", async () => {
+  const folder = await temporaryFolder();
+  const interpreter = join(folder, "python");
+  // The real interpreter may be in root's home, which this user cannot enter.
+  await writeFile(
+    interpreter,
+    `#!/bin/sh
+home=$(sed 's/.*"home": "\\([^"]*\\)".*/\\1/')
+cat "$home/hivemind-core/copy.db" >/dev/null && echo '{"active": 1, "revoked": 0, "found": true}'
+`,
+    { mode: 0o755 },
+  );
+  await chown(folder, nobody, nobody);
+  const account = { uid: nobody, gid: nobody, environment: { PATH: process.env.PATH } };
+  const to = { name: sqlite, config: { subfolder: folder } };
+  await readTarget(folder, to, { python: [interpreter], account });
+  const left = (await readdir("/var/tmp")).filter((name) => name.startsWith("hub-check-"));
+  expect(left).toEqual([]);
 });
 
 /** Returns an interpreter that answers as the real packages do, until it is to read the target. */
