@@ -6,7 +6,7 @@
  * packages have read the clients from the target.
  */
 import { readdir } from "node:fs/promises";
-import { extname, join } from "node:path";
+import { join } from "node:path";
 import { isRevoked } from "../client/client.js";
 import type { JsonObject } from "../client/json.js";
 import { hubEnvironment } from "../config/hub-account.js";
@@ -495,7 +495,9 @@ async function buildDatabase(
   const path = files?.store ?? (await resolveLocation(to.name, to.config));
   const directory = join(home, "hivemind-core");
   await makeDirectoryAs(hub, directory);
-  await copyFileAs(hub, path, join(directory, `copy${extname(path)}`));
+  // The ending is that of the plugin: the path may be the target of a link with another ending.
+  const ending = files === undefined ? "db" : password === undefined ? "json" : "ejson";
+  await copyFileAs(hub, path, join(directory, `copy.${ending}`));
   if (files !== undefined && (await lstatIfExists(files.version))) {
     await copyFileAs(hub, files.version, join(directory, "copy.schema_version"));
   }

@@ -11,6 +11,7 @@ import { expect, onTestFinished, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
 import type { Endpoint } from "../../src/databases/plugin.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
+import { currentAccount } from "../../src/hub/account.js";
 import { findHubProcesses } from "../../src/hub/find-hubs.js";
 import { readServerJson } from "../../src/hub/server-json.js";
 import { assertServedOrSwitchBack, type TestedHub } from "../../src/migrate/hub-check.js";
@@ -236,6 +237,21 @@ async function readTarget(folder: string, to: Endpoint, hub: TestedHub): Promise
   const before = await readServerJson(server);
   await assertServedOrSwitchBack([hub], target, before, async () => undefined);
 }
+
+test.each([
+  [sqlite, "clients.db", {}],
+  [json, "clients.json", {}],
+  [json, "clients.ejson", { password: "sixteen letters!" }],
+])(
+  "a hub reads a target whose path is a link to another ending, %s by %s",
+  async (name, file, more) => {
+    const folder = await temporaryFolder();
+    await symlink(join(folder, "disk", "hivemind.data"), join(folder, file));
+    const to = { name, config: { subfolder: folder, ...more } };
+    const hub = { python: [await python("development")] as const, account: currentAccount() };
+    await readTarget(folder, to, hub);
+  },
+);
 
 test.skipIf(!isRoot)("root lets the hub's own user read the target", async () => {
   const folder = await temporaryFolder();
