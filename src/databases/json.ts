@@ -60,8 +60,9 @@ export const jsonPlugin: DatabasePlugin = {
 };
 
 /**
- * The record of each client_id. A file may have a record under another key, which HiveMind accepts,
- * for example after a manual change of the client_id. The next change writes it under its own id.
+ * The record of each client_id. HiveMind accepts a file with a record under another key, for
+ * example after a manual change of the client_id. The next change writes the record under its own
+ * id.
  */
 type Records = Map<number, JsonObject>;
 

@@ -32,7 +32,7 @@ export interface Checked {
   readonly missing: number;
   readonly known: KnownClients;
   readonly targetIds: IdSet;
-  /** The clients that only the target has. */
+  /** The clients only in the target. */
   readonly others: ClientCounts;
   /** The unused ids below the highest id of both databases. */
   readonly gaps: IdSet;

@@ -266,7 +266,7 @@ async function assertNoHubRuns(): Promise<void> {
 }
 
 export interface CopiedClients {
-  /** The ids of active clients of the source that are revoked in the target. */
+  /** The ids of clients active in the source, but revoked in the target. */
   readonly keptRevoked: readonly number[];
   /** The clients of the target, as compared with the source after the copy. */
   readonly inTarget: ClientCounts;
@@ -438,7 +438,7 @@ function assertUnitsUseRun(units: readonly HubUnit[], secret: "passphrase" | "pa
   );
 }
 
-/** Returns the API key of a client that is active in source and target, if there is one. */
+/** Returns the API key of a client active in source and target; undefined if there is none. */
 async function findCopiedKey(
   { name, config }: Endpoint,
   { keptRevoked }: CopiedClients,
@@ -453,9 +453,9 @@ async function findCopiedKey(
 
 /**
  * Creates a directory below the state directory, because a temporary directory in memory may be too
- * small for a copy of the database. For root, another user's directory is in /var/tmp: that user
- * cannot enter root's state directory. The name contains the process id, by which a later check
- * recognizes the directory of a killed check.
+ * small for a copy of the database. For root, another user's directory is in /var/tmp, because the
+ * user cannot enter root's state directory. The name contains the process id, by which a later
+ * check recognizes the directory of a killed check.
  */
 async function makeCheckDirectory(hub: Account): Promise<string> {
   const own = process.geteuid?.() ?? 0;
@@ -480,7 +480,7 @@ async function removeLeftovers(parent: string, hub: Account, uid: number): Promi
 
 /**
  * Returns the hub's database: the target, or a copy of the target's file below `home`. The hub's
- * user makes the copy, because a hub could not open a file that its user cannot read.
+ * user makes the copy, because its hub needs access to the file, too.
  */
 async function buildDatabase(
   to: Endpoint,
@@ -495,7 +495,7 @@ async function buildDatabase(
   const path = files?.store ?? (await resolveLocation(to.name, to.config));
   const directory = join(home, "hivemind-core");
   await makeDirectoryAs(hub, directory);
-  // The ending is that of the plugin: the path may be the target of a link with another ending.
+  // The path may be the target of a link with another ending. The hub opens its plugin's ending.
   const ending = files === undefined ? "db" : password === undefined ? "json" : "ejson";
   await copyFileAs(hub, path, join(directory, `copy.${ending}`));
   if (files !== undefined && (await lstatIfExists(files.version))) {

@@ -48,7 +48,7 @@ export interface MigrateOptions {
    * The last work of the migration, with both databases closed; not called in a dry run. If it
    * fails, the note stays: the same command compares the databases again, then repeats this work.
    *
-   * @param inTarget - the clients that the target has by now
+   * @param inTarget - the clients of the target after the copy
    */
   readonly beforeEnd?: (migration: Migration, inTarget: ClientCounts) => Promise<void>;
 }

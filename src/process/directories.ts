@@ -19,7 +19,7 @@ export async function makeTemporaryDirectory(
   return (await runAs(hub, parent, "mktemp", "-d", template)).trim();
 }
 
-/** Copies a file that the user of a hub can read into a directory of this user. */
+/** Copies a file as the user of a hub, into a directory of this user. */
 export async function copyFileAs(hub: Account, from: string, to: string): Promise<void> {
   await runAs(hub, dirname(to), "cp", "--", from, basename(to));
 }
@@ -32,9 +32,9 @@ export async function makeDirectoryAs(hub: Account, path: string): Promise<void>
  * Creates a directory for a database and its missing parents, with mode 0700. Leaves an existing
  * directory unchanged.
  *
- * Root creates each directory as the owner of the parent directory, because the hub of that user
- * could not use a directory of root. A chown by root would be unsafe: that user can replace the new
- * directory by a link.
+ * Root creates each directory as the owner of the parent directory, whose hub could not use a
+ * directory of root. A chown by root would be unsafe: the owner can replace the new directory by a
+ * link.
  *
  * @throws {@link StoreError} io - if the path is not a directory, or the system fails
  */
