@@ -2,12 +2,14 @@
  * What `init`, and what makes up for it later, refuses before anything is made, and what it
  * remembers.
  */
-import { cp, mkdir, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { execFileSync } from "node:child_process";
+import { cp, mkdir, open, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { expect, test } from "vitest";
 import { generateRecoveryKey } from "../../src/bundle/recovery-key.js";
 import { getEntry } from "../../src/keys/keyring.js";
 import { generatePassphrase } from "../../src/keys/passphrase.js";
+import { acquireLock, lockPath } from "../../src/operation/lock.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { fixtures } from "../store/temporary.js";
 import { Machine } from "./machine.js";
@@ -100,6 +102,23 @@ test("init makes nothing if the directory for backups cannot be made", async () 
   expect(await readdir(machine.folder)).toEqual(before);
   expect((await machine.run([...init, ...elsewhere])).code).toBe(0);
   expect(await readdir(machine.path("disk"))).toEqual(["backups"]);
+});
+
+test("init leaves the lock and the directories of an init that runs already", async () => {
+  const machine = await Machine.make();
+  const pipe = machine.path("passphrase");
+  execFileSync("mkfifo", [pipe]);
+  const second = machine.run([
+    ...["init", "--passphrase-file", pipe, "--recovery-key-file", machine.path("key")],
+  ]);
+  // Opens when the second init reads its passphrase: it has found the directories missing.
+  await using writer = await open(pipe, "w");
+  await mkdir(dirname(machine.store), { recursive: true });
+  await using first = await acquireLock(machine.store);
+  await writer.writeFile("correct horse");
+  await writer.close();
+  expect((await second).stderr).toContain("another operation is running");
+  expect(await isThere(lockPath(first.storePath))).toBe(true);
 });
 
 test("a service in the environment is not saved with one that an option names", async () => {

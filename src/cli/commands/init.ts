@@ -4,7 +4,7 @@ import type { Command } from "commander";
 import { expandIfGiven, expandPath } from "../../config/paths.js";
 import { omitUndefined } from "../../config/settings.js";
 import type { Settings } from "../../config/settings-file.js";
-import { hasCode, StoreError, wrap } from "../../errors.js";
+import { hasCode, isKind, StoreError, wrap } from "../../errors.js";
 import type { AdoptResult } from "../../setup/adopt.js";
 import type { InitResult } from "../../setup/init.js";
 import { type CipherParameters, parseCipherSettings } from "../../store/cipher-settings.js";
@@ -85,7 +85,8 @@ async function runInit(context: Context, options: InitOptions): Promise<void> {
   try {
     await (options.adopt ? adoptExisting(context, options) : createNew(context, options));
   } catch (error) {
-    await removeDirectories(directories, context);
+    // The directories may be those of another init, which is running.
+    if (!isKind(error, "inUse")) await removeDirectories(directories, context);
     throw error;
   }
 }
