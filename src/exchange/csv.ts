@@ -267,8 +267,11 @@ function rowFromValues(
   });
 }
 
-/** Matches `1.23457E+31`. Some locales have a decimal comma. */
-const scientific = /^\d(?:[.,]\d+)?E[+-]?\d+$/i;
+/**
+ * Matches a number as spreadsheets write it, such as `1.23457E+31`. Some locales have a decimal
+ * comma. A fraction or a sign is required: without both, a key of hex digits may have this form.
+ */
+const scientific = /^\d+(?:[.,]\d+E[+-]?|E[+-])\d+$/i;
 
 function parseInteger(text: string): number | null {
   const value = Number(text);

@@ -274,6 +274,27 @@ describe("what a spreadsheet saved", () => {
     expect(JSON.stringify(rows)).not.toContain("1.23457");
   });
 
+  test.each(["1.23457E+15", "1,23456789012346E+015", "1E+31", "1.2345678901234568e+31"])(
+    "has %s for a key",
+    async (damaged) => {
+      const [row] = await read(`${hubHeader}\r\n1,a,FALSE,k1,p,"${damaged}"\r\n`);
+      expect(row).toMatchObject({ why: expect.stringContaining("crypto_key is in scientific") });
+    },
+  );
+
+  test.each([
+    "5e12345678901234",
+    "12345e7890123456",
+    "1234567890123456",
+    "0000000000000012",
+    "1e5",
+  ])("is not assumed for %s, a key of digits", async (key) => {
+    const client = newClient({ client_id: 1, api_key: key, password: key, crypto_key: key });
+    const own = formatCsvHeader(true) + formatCsvRow(client, true);
+    const ofHub = `${hubHeader}\n${hubLine(client, 6)}`;
+    for (const text of [own, ofHub]) expect(await read(text)).toMatchObject([{ client }]);
+  });
+
   test("with empty rows is read without them", async () => {
     const rows = await read(`${hubHeader}\r\n1,a,FALSE,k1,p,\r\n,,,,,\r\n\r\n2,b,TRUE,k2,p,\r\n`);
     expect(rows).toMatchObject([{ id: 1 }, { id: 2 }]);
