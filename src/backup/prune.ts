@@ -228,24 +228,35 @@ async function confirmSeveralMachines(
   { storePath, dryRun, reporter }: PruneOptions,
 ): Promise<void> {
   const machines = [...new Set(backups.map(({ hostname }) => hostname))];
-  const own = await readStoreId(storePath);
-  if (machines.length < 2 || !backups.some((backup) => mayBeOfCopy(backup, own))) return;
+  const since = findStart(backups, await readStoreId(storePath));
+  if (machines.length < 2 || !backups.some((backup) => mayBeOfCopy(backup, since))) return;
   const notice = `These backups were made on ${machines.length} machines and are counted together: ${escapeControlCharacters(machines.join(", "))}.`;
   if (dryRun) reporter.notice(notice);
   else await reporter.confirm(`${notice}\nDo all of them belong to one store?`);
 }
 
 /**
- * Returns whether a backup may be of a copy of the store: another machine made it, and it has no
- * store id, or was made after this machine got the id. A store that moved here by a restore makes
- * no more backups on its former machine.
+ * Returns since when this machine has had the store's id and made backups under its present name,
+ * in milliseconds; 0 without an id.
+ *
+ * @param backups - newest first
  */
-function mayBeOfCopy(
-  { hostname, storeId, createdAt }: ListedBackup,
-  own: StoreId | undefined,
-): boolean {
+function findStart(backups: readonly ListedBackup[], own: StoreId | undefined): number {
+  if (own === undefined) return 0;
+  const oldest = backups.findLast(
+    ({ hostname, storeId }) => hostname === os.hostname() && storeId === own.id,
+  );
+  return Math.max(Date.parse(own.since), oldest ? Date.parse(oldest.createdAt) : 0);
+}
+
+/**
+ * Returns whether a backup may be of a copy of the store: another machine made it, and it has no
+ * store id, or was made when this machine already made backups. A store that moved here by a
+ * restore makes no more backups on its former machine, and a renamed machine makes no more backups
+ * under its former name.
+ */
+function mayBeOfCopy({ hostname, storeId, createdAt }: ListedBackup, since: number): boolean {
   if (hostname === os.hostname()) return false;
-  const since = own === undefined ? 0 : Date.parse(own.since);
   return storeId === null || Date.parse(createdAt) >= since;
 }
 

@@ -11,7 +11,7 @@ import {
 } from "node:fs/promises";
 import { hostname, tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import { localFiles } from "../../src/backup/backup-files.js";
 import {
   backupPath,
@@ -20,7 +20,8 @@ import {
   readManifest,
   signManifest,
 } from "../../src/backup/manifest.js";
-import { prune } from "../../src/backup/prune.js";
+import { type PruneOptions, prune } from "../../src/backup/prune.js";
+import { writeStoreRecord } from "../../src/config/store-record.js";
 import { checkLastBackup } from "../../src/diagnostics/backups.js";
 import { StoreError } from "../../src/errors.js";
 import { openEncrypted } from "../../src/store/cipher.js";
@@ -109,6 +110,21 @@ async function madeAt(
   const sealed = signManifest({ ...contents, created_at: at, file: basename(path), ...other }, key);
   await writeFile(manifestPath(path), formatManifest(sealed));
   return path;
+}
+
+const silent = {
+  notice: () => undefined,
+  detail: () => undefined,
+  confirm: async () => undefined,
+};
+
+/** Options that keep the newest backup of a directory. */
+function pruning(folder: string): PruneOptions {
+  return {
+    ...{ folder, storePath: machine.store, keep: { last: 1 }, files: localFiles },
+    source: { kind: "file", path: machine.path("passphrase") },
+    ...{ dryRun: false, reporter: silent },
+  };
 }
 
 /** What doctor reads the backups of a directory from. */
@@ -373,6 +389,26 @@ test("prune asks nothing about the backups that another machine made before this
   expect([code, stderr]).toEqual([2, expect.stringContaining("2 machines and are counted")]);
 });
 
+test("prune asks nothing about the backups that this machine made under a former name", async () => {
+  const { folder, newest } = await withBackup();
+  const { store_id: id } = await readManifest(manifestPath(newest));
+  vi.stubEnv("XDG_STATE_HOME", machine.path("state-of-renamed"));
+  onTestFinished(() => void vi.unstubAllEnvs());
+  await writeStoreRecord(machine.store, "store-id", { id, since: "2026-01-01T00:00:00Z" });
+  const before = { hostname: "dhcp-17" };
+  await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z", before);
+  const asked = async () => {
+    const notices: string[] = [];
+    const reporter = { ...silent, notice: (text: string) => notices.push(text) };
+    const { removed } = await prune({ ...pruning(folder), dryRun: true, reporter });
+    return [removed.length, notices];
+  };
+  expect(await asked()).toEqual([1, []]);
+  // The other machine goes on after the first backup of this one.
+  await madeAt(newest, machine.store, "2026-02-01T01:00:00.000Z");
+  expect(await asked()).toEqual([2, [expect.stringContaining(`${hostname()}, dhcp-17`)]]);
+});
+
 test("prune counts backups of several machines together only after a confirmation", async () => {
   const { folder, newest } = await withBackup();
   const attic = { hostname: "attic", hasId: false };
@@ -427,17 +463,11 @@ test("prune removes nothing if it is interrupted before the first removal", asyn
   const { folder, newest } = await withBackup();
   await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z");
   const before = await readdir(folder);
-  const pruning = prune({
-    folder,
-    storePath: machine.store,
-    source: { kind: "file", path: machine.path("passphrase") },
-    keep: { last: 1 },
-    files: localFiles,
-    dryRun: false,
-    reporter: { notice: () => undefined, detail: () => undefined, confirm: async () => undefined },
+  const interrupted = prune({
+    ...pruning(folder),
     signal: AbortSignal.abort(new StoreError("interrupted", "interrupted by a test")),
   });
-  await expect(pruning).rejects.toMatchObject({
+  await expect(interrupted).rejects.toMatchObject({
     kind: "interrupted",
     message: "interrupted by a test",
   });
