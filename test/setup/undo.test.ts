@@ -146,8 +146,9 @@ test("undo moves no file over another, and writes no record again that is gone",
   expect(await restarted(hub)).toBe(`${store} 5`);
 
   await exec("mv", [away, path]);
-  const takeNames = `for i in $(seq 0 60); do
-    echo kept >'${machine.store}'.undone.$(date -u -d "+$i sec" +%Y-%m-%dT%H-%M-%SZ)
+  const takeNames = `now=$(date +%s)
+  for i in $(seq 0 60); do
+    echo kept >'${machine.store}'.undone.$(date -u -d "@$((now + i))" +%Y-%m-%dT%H-%M-%SZ)
   done`;
   const done = await machine.run([...undo, "--json"], {
     env: atSteps({ "undo.drop-in": takeNames }),
