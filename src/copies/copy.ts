@@ -177,7 +177,9 @@ async function copyMissing(
   const to = { target, targetFiles: await orAbort(listFiles(target), signal), signal };
   const id = (await readStoreId(options.storePath))?.id;
   const names = backups.map(nameInTarget).flatMap((name) => [name, manifestPath(name)]);
-  const markers = backups.map(({ path }) => markerName(path, id));
+  const markers = backups
+    .map(({ path }) => markerName(path, id))
+    .flatMap((marker) => [marker, finishedName(marker)]);
   await removeUnfinished(to, [...names, ...markers, ...((await listDirectory(folder)) ?? [])]);
   const missing = await findMissing(to, backups, { ...options, id });
   const postponed = missing.slice(maxCaughtUp - 1, -1);
@@ -191,7 +193,7 @@ async function copyMissing(
   for (const backup of missing) {
     if (postponed.includes(backup)) continue;
     try {
-      if (backup === missing.at(-1)) await updateMarker(to, postponed[0], id);
+      if (backup === missing.at(-1)) await updateMarkers(to, missing, id);
       copied.push(await copyBackup(to, backup));
       options.reporter.detail(`copied ${backup.path} to ${target.name}`);
     } catch (error) {
@@ -252,10 +254,17 @@ interface Marker {
   readonly store_id: string | undefined;
 }
 
+/** Returns the name of the file that ends a marker in a target that refuses to remove files. */
+function finishedName(marker: string): string {
+  return `${marker}d`;
+}
+
+/** Returns the markers that are not finished. */
 function readMarkers(targetFiles: TargetFiles): Marker[] {
   return [...targetFiles.keys()].flatMap((file) => {
     const [, backup, id] = markerPattern.exec(file) ?? [];
-    return backup === undefined ? [] : [{ file, backup, store_id: id }];
+    if (backup === undefined || targetFiles.has(finishedName(file))) return [];
+    return [{ file, backup, store_id: id }];
   });
 }
 
@@ -263,22 +272,42 @@ function readMarkers(targetFiles: TargetFiles): Marker[] {
  * Marks the oldest backup that is left for the next runs, and removes the store's earlier markers.
  * Must run when every older backup is in the target, and before the newest is copied.
  *
- * If the target refuses to remove a marker, the next runs only search more names.
+ * If the target refuses to remove a marker, a second file ends it. Otherwise the backups that were
+ * pruned there with other credentials would be copied again at each run. A marker that was ended
+ * cannot be used again, so an older backup is marked then.
+ *
+ * @param missing - oldest first
  */
-async function updateMarker(
+async function updateMarkers(
   to: Destination,
-  oldest: ListedBackup | undefined,
+  missing: readonly ListedBackup[],
   id: string | undefined,
 ): Promise<void> {
-  const file = oldest && markerName(oldest.path, id);
+  const nameOf = ({ path }: ListedBackup) => markerName(path, id);
+  const markable = missing.length > maxCaughtUp ? missing.slice(0, maxCaughtUp) : [];
+  const oldest = markable.findLast((each) => !to.targetFiles.has(finishedName(nameOf(each))));
+  const file = oldest && nameOf(oldest);
   if (oldest && file !== undefined && !to.targetFiles.has(file)) {
-    const { manifest } = oldest;
-    await to.target.write(manifest, file, await sha256File(manifest), to.signal);
+    await writeManifest(to, oldest, file);
     emitStep("copy.marker");
   }
+  const newest = missing.at(-1);
   for (const marker of readMarkers(to.targetFiles)) {
-    if (marker.store_id === id && marker.file !== file) await removeIfAllowed(to, marker.file);
+    if (marker.store_id !== id || marker.file === file) continue;
+    if ((await removeIfAllowed(to, marker.file)) || !newest) continue;
+    await writeManifest(to, newest, finishedName(marker.file)).catch((error: unknown) => {
+      if (!(error instanceof StoreError)) throw error;
+    });
   }
+}
+
+/** Copies a backup's manifest to the target under another name. */
+async function writeManifest(
+  { target, signal }: Destination,
+  { manifest }: ListedBackup,
+  file: string,
+): Promise<void> {
+  await target.write(manifest, file, await sha256File(manifest), signal);
 }
 
 /** Returns whether the whole backup and its manifest can be read on this machine. */
@@ -446,11 +475,15 @@ async function removeUnfinished(to: Destination, files: readonly string[]): Prom
   }
 }
 
-/** Removes a file that does no harm if the target refuses to remove it. */
-async function removeIfAllowed({ target }: Destination, file: string): Promise<void> {
-  await target.remove(file).catch((error: unknown) => {
+/** Removes a file unless the target refuses it. Returns whether the file was removed. */
+async function removeIfAllowed({ target }: Destination, file: string): Promise<boolean> {
+  try {
+    await target.remove(file);
+    return true;
+  } catch (error) {
     if (!(error instanceof StoreError)) throw error;
-  });
+    return false;
+  }
 }
 
 function nameInTarget({ path, storeId }: ListedBackup): string {

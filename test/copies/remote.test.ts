@@ -3,7 +3,7 @@
  * verify, prune and restore; servers that refuse, fail and lose connections; and kills.
  */
 import { execFile, execFileSync } from "node:child_process";
-import { copyFile, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
@@ -245,8 +245,21 @@ test("a server that refuses to remove, rename and overwrite keeps every copy, an
     { errors: [], copied: [{ checkedBy: "read_back" }, { checkedBy: "read_back" }] },
   ]);
   const left = await unfinishedIn(path);
+  // The marker of an earlier run cannot be removed. What is pruned there with other credentials is
+  // copied again by this run, but by no later one.
+  await copyFile(manifestPath(local.path(1)), join(path, `.${local.name(1)}.resume`));
+  const removeFirst = async () => {
+    const file = join(path, local.copyName(1));
+    await Promise.all([rm(file), rm(manifestPath(file))]);
+  };
+  const nameOf = (copy: { path: string }) => basename(copy.path);
+  await removeFirst();
   await local.add(3);
-  expect((await local.copy({ to: [target] })).reports[0]?.errors).toEqual([]);
+  const again = (await local.copy({ to: [target] })).reports[0];
+  expect([again?.errors, again?.copied.map(nameOf)]).toEqual([
+    [],
+    [1, 3].map(local.copyName, local),
+  ]);
   expect(await unfinishedIn(path)).toEqual(left);
   expect(left).toHaveLength(2);
 
@@ -260,6 +273,12 @@ test("a server that refuses to remove, rename and overwrite keeps every copy, an
   expect([code, stderr]).toEqual([18, expect.stringContaining("2 backups")]);
   expect(await backupsIn(path)).toHaveLength(3);
   expect(await unsoundIn(path)).toEqual([]);
+
+  await removeFirst();
+  await local.add(4);
+  expect((await local.copy({ to: [target] })).reports[0]?.copied.map(nameOf)).toEqual([
+    local.copyName(4),
+  ]);
 });
 
 test("OpenSSH's server that refuses to remove and rename keeps every copy", async () => {
