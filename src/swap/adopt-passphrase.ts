@@ -26,6 +26,7 @@ import {
   withRecovery,
 } from "../operation/recovery.js";
 import { emitStep } from "../operation/step.js";
+import { withoutSignal } from "../process/interaction.js";
 import * as z from "../schema.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import type { BundlePlan } from "./prepare.js";
@@ -98,7 +99,7 @@ export async function adoptPassphrase(
     emit(operation, "taking");
     return written;
   }, recover);
-  await finish(storePath, data, journal);
+  await withoutSignal(() => finish(storePath, data, journal));
   return bundle;
 }
 

@@ -10,6 +10,7 @@ import { deleteEntry } from "../../src/keys/keyring.js";
 import type { AdoptResult } from "../../src/setup/adopt.js";
 import type { ImportResult } from "../../src/setup/import-passphrase.js";
 import type { RotateResult } from "../../src/swap/rotate.js";
+import { root } from "../built.js";
 import { fixturePassphrases } from "../store/temporary.js";
 import { resultOf, World } from "./world.js";
 
@@ -44,6 +45,18 @@ test("the password in server.json is proven, kept in the keyring and a bundle, a
   expect((await readBundle(bundle?.path ?? "", { identity })).passphrase).toBe(password);
   expect(await readFile(serverJson, "utf8")).toBe(before);
   expect(await readFile(world.path)).toEqual(store);
+  expect(await world.leftovers()).toEqual([]);
+});
+
+test("interrupted while it writes the bundle, it completes the adoption", async () => {
+  const { world } = await upstream(password);
+  const ran = await world.run<AdoptResult>("adopt", world.withoutService, {
+    NODE_OPTIONS: `--import=${root}test/faults/kill-at-step.mjs`,
+    HIVEMIND_TEST_STEP: "adopt.bundled",
+    HIVEMIND_TEST_SIGNAL: "SIGTERM",
+  });
+  expect(resultOf(ran).adopted).toBeDefined();
+  expect(await world.slots()).toEqual({ current: password });
   expect(await world.leftovers()).toEqual([]);
 });
 
