@@ -12,6 +12,7 @@ import { orAbort, throwIfAborted } from "../process/abort.js";
 import { mapInGroups } from "../process/groups.js";
 import { counted } from "../text/count.js";
 import {
+  describeFailure,
   type FileProblem,
   type ListingOptions,
   readNamedManifest,
@@ -122,7 +123,7 @@ export async function listStores(files: FleetFiles, storePath: string): Promise<
   let othersCount = 0;
   let unreadableManifests = 0;
   await mapInGroups(await files.names(), readsAtOnce, async (name) => {
-    const entry = await readEntry(name, files);
+    const entry = await readListed(name, files).catch(describeFailure(folder, name));
     if (entry === undefined) return;
     if ("problem" in entry) {
       othersCount += 1;
@@ -141,24 +142,26 @@ export async function listStores(files: FleetFiles, storePath: string): Promise<
   return { folder, stores, others, othersCount, unreadableManifests };
 }
 
-/**
- * Reads a manifest, or reports a backup without a manifest.
- *
- * @returns undefined for any other file
- */
-async function readEntry(
+/** Reads a manifest, or reports a backup without a manifest. */
+async function readListed(
   name: string,
   files: FleetFiles,
 ): Promise<FleetEntry | FileProblem | undefined> {
-  if (storeNameIn(name) === undefined) return undefined;
-  const path = join(files.folder, name);
-  if (name.endsWith(".db")) {
-    if ((await files.sizeOf(manifestPath(name))) !== undefined) return undefined;
-    return { path, problem: "the backup has no manifest" };
-  }
+  if (storeNameIn(name) === undefined || !name.endsWith(".db")) return await readEntry(name, files);
+  if ((await files.sizeOf(manifestPath(name))) !== undefined) return undefined;
+  return { path: join(files.folder, name), problem: "the backup has no manifest" };
+}
+
+/**
+ * Reads a manifest.
+ *
+ * @returns undefined for any other file
+ * @throws {@link StoreError} corrupted, newerVersion, io - from `readNamedManifest`
+ */
+async function readEntry(name: string, files: FleetFiles): Promise<FleetEntry | undefined> {
+  if (storeNameIn(name) === undefined || !name.endsWith(".manifest.json")) return undefined;
   const found = await readNamedManifest(files.folder, name);
-  if (found === undefined || "problem" in found) return found;
-  return { file: backupOf(name), manifest: found.manifest };
+  return found && { file: backupOf(name), manifest: found.manifest };
 }
 
 interface Summary {
@@ -242,7 +245,10 @@ export interface FleetVerification {
   readonly storeId: string | null;
   /** Null if the manifest cannot be read. */
   readonly keyId: string | null;
-  /** Null if no known passphrase opens the backup, or if it cannot be read. */
+  /**
+   * Null if no known passphrase opens the backup, if it cannot be read, or if a newer version made
+   * it.
+   */
   readonly ok: boolean | null;
   /** The first failed check, or why the backup was not opened; null if it is intact. */
   readonly problem: string | null;
@@ -266,21 +272,16 @@ export async function* verifyStores(
   const unread: StoreError[] = [];
   for (const name of await files.names()) {
     throwIfAborted(signal);
-    if (!name.endsWith(".manifest.json")) continue;
-    const entry = await readEntry(name, files);
+    const entry = await readEntry(name, files).catch(toOutcome);
     if (entry === undefined) continue;
-    if ("problem" in entry) {
-      const path = join(files.folder, backupOf(name));
-      yield { path, storeId: null, keyId: null, ok: false, problem: entry.problem };
-      continue;
-    }
-    const { file, manifest } = entry;
-    const { store_id: storeId = null, key_id: keyId } = manifest;
-    const outcome = await verifyEntry(entry, files, keys, signal);
+    const isRead = "manifest" in entry;
+    const outcome = isRead ? await verifyEntry(entry, files, keys, signal) : entry;
     if (outcome === undefined) continue;
     const { ok, problem, error } = outcome;
     if (error) unread.push(error);
-    yield { path: join(files.folder, file), storeId, keyId, ok, problem };
+    const storeId = isRead ? (entry.manifest.store_id ?? null) : null;
+    const keyId = isRead ? entry.manifest.key_id : null;
+    yield { path: join(files.folder, backupOf(name)), storeId, keyId, ok, problem };
   }
   const [first] = unread;
   if (first === undefined) return;
@@ -291,6 +292,17 @@ export async function* verifyStores(
 interface Outcome extends Pick<FleetVerification, "ok" | "problem"> {
   /** The error if the backup cannot be read. The backup need not be damaged. */
   readonly error?: StoreError;
+}
+
+/**
+ * Returns the outcome for a backup that cannot be verified. It is damaged, unless it cannot be read
+ * by this user, on this disk or by this version.
+ */
+function toOutcome(error: unknown): Outcome {
+  if (!(error instanceof StoreError)) throw error;
+  const { message: problem } = error;
+  if (error.kind === "io") return { ok: null, problem, error };
+  return { ok: error.kind === "newerVersion" ? null : false, problem };
 }
 
 /** @returns undefined if another hub has removed the backup */
@@ -311,7 +323,7 @@ async function verifyEntry(
     await files.assertFits(file);
   } catch (error) {
     if (!isKind(error, "io")) throw error;
-    return { ok: null, problem: error.message, error };
+    return toOutcome(error);
   }
   const verify = async (path: string): Promise<Outcome> => {
     try {
@@ -319,14 +331,10 @@ async function verifyEntry(
       const failed = checks.find((check) => !check.ok);
       return { ok, problem: failed ? `${failed.name}: ${failed.detail}` : null };
     } catch (error) {
-      if (!(error instanceof StoreError)) throw error;
-      const { message } = error;
       if (isKind(error, "wrongPassphrase", "passphraseUnavailable")) {
         return { ok: null, problem: await keys.giveUp(keyId, error) };
       }
-      return isKind(error, "io")
-        ? { ok: null, problem: message, error }
-        : { ok: false, problem: message };
+      return toOutcome(error);
     }
   };
   try {

@@ -8,7 +8,7 @@
 import { basename, join } from "node:path";
 import { bundleName, describeBundle } from "../bundle/bundle.js";
 import { readStoreId } from "../config/store-id.js";
-import { hasCode, isKind, StoreError } from "../errors.js";
+import { hasCode, ignoreKind, StoreError } from "../errors.js";
 import { recogniseFile, withFileKind } from "../fs/file-kind.js";
 import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
 import { type PassphraseSource, readPassphrases } from "../keys/source.js";
@@ -134,7 +134,7 @@ export const readsAtOnce = 32;
 async function readManifests(folder: string, names: readonly string[]) {
   const manifestNames = names.filter((name) => name.endsWith(".manifest.json"));
   const found = await mapInGroups(manifestNames, readsAtOnce, async (name) => {
-    const read = await readNamedManifest(folder, name);
+    const read = await readNamedManifest(folder, name).catch(describeFailure(folder, name));
     if (read === undefined || "problem" in read) return read;
     return { ...read, present: await isFileOfSize(read.path, read.manifest.size) };
   });
@@ -153,21 +153,26 @@ async function readManifests(folder: string, names: readonly string[]) {
  *
  * @returns the manifest with its backup's path; undefined if the manifest was removed after the
  *   listing of the directory, for example because another hub has pruned it
+ * @throws {@link StoreError} corrupted - if the manifest is damaged or belongs to another backup
+ * @throws {@link StoreError} newerVersion, io - if the manifest cannot be read
  */
 export async function readNamedManifest(
   folder: string,
   name: string,
-): Promise<{ manifest: Manifest; path: string } | FileProblem | undefined> {
+): Promise<{ manifest: Manifest; path: string } | undefined> {
   const path = join(folder, name);
-  try {
-    const manifest = await readManifest(path);
-    if (isNamedBy(backupOf(name), manifest)) return { manifest, path: backupOf(path) };
-    return { path, problem: `the manifest belongs to ${manifest.file}` };
-  } catch (error) {
-    if (isKind(error, "notFound")) return undefined;
+  const manifest = await readManifest(path).catch(ignoreKind("notFound", undefined));
+  if (manifest === undefined) return undefined;
+  if (isNamedBy(backupOf(name), manifest)) return { manifest, path: backupOf(path) };
+  throw new StoreError("corrupted", `the manifest belongs to ${manifest.file}`);
+}
+
+/** Returns a handler for `catch` that returns why a file is left out. */
+export function describeFailure(folder: string, name: string): (error: unknown) => FileProblem {
+  return (error) => {
     if (!(error instanceof StoreError)) throw error;
-    return { path, problem: error.message };
-  }
+    return { path: join(folder, name), problem: error.message };
+  };
 }
 
 /**
