@@ -5,8 +5,8 @@
  * bundle opens both stores.
  */
 import { isAbsolute } from "node:path";
-import { expandPath, expandTarget, resolveStorePath } from "../config/paths.js";
-import { loadSettings, type Settings } from "../config/settings-file.js";
+import { expandPath, expandTarget } from "../config/paths.js";
+import { loadStoreSections } from "../config/settings-file.js";
 import { listStores } from "../keys/keyring.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { identify } from "../store/cipher.js";
@@ -35,13 +35,7 @@ export interface OwnStore {
  * @throws {@link StoreError} usage or io - if the settings or a store cannot be read
  */
 export async function findOtherStores(own: OwnStore): Promise<OtherStores> {
-  const { stores = {}, ...topLevel } = (await loadSettings(own.settingsPath)) ?? {};
-  const sections: (readonly [string, Settings])[] = [
-    [await resolveStorePath(topLevel.store), topLevel],
-  ];
-  for (const [path, section] of Object.entries(stores)) {
-    sections.push([await resolveStorePath({ path }), section]);
-  }
+  const sections = await loadStoreSections(own.settingsPath);
   const inSettings = sections.filter(([path]) => path !== own.storePath);
   const targets = inSettings.flatMap(([, { backup }]) =>
     sharesBundles(backup?.bundle_to, own) ? [backup?.to, ...(backup?.copies ?? [])] : [],

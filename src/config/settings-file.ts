@@ -247,6 +247,18 @@ export function selectSection(
   return key === undefined ? topLevel : (stores?.[key] ?? {});
 }
 
+/** Returns the path of every store in a settings file, and its settings. */
+export async function loadStoreSections(
+  path: string,
+): Promise<(readonly [storePath: string, settings: Settings])[]> {
+  const { stores = {}, ...topLevel } = (await loadSettings(path)) ?? {};
+  const sections: [string, Settings][] = [[await resolveStorePath(topLevel.store), topLevel]];
+  for (const [key, section] of Object.entries(stores)) {
+    sections.push([await resolveStorePath({ path: key }), section]);
+  }
+  return sections;
+}
+
 /** Returns a file with other settings of a store, and the same settings of other stores. */
 export function withSection(
   { stores, ...topLevel }: SettingsFile,

@@ -1,11 +1,13 @@
-/** Chooses the path of a store's sealed file, and updates the file when the passphrase changes. */
+/** Chooses the path of a store's sealed file, and the passphrases in it. */
 import { dirname } from "node:path";
+import { loadStoreSections } from "../config/settings-file.js";
 import { isKind, StoreError } from "../errors.js";
 import { moveFile, removeFile, replacedName, syncDirectory } from "../fs/atomic.js";
 import { linkOrCopy } from "../fs/copy.js";
 import { lstatIfExists, sha256Hex } from "../fs/read.js";
 import { currentInteraction } from "../process/interaction.js";
-import { openEncrypted } from "../store/cipher.js";
+import { identify, openEncrypted } from "../store/cipher.js";
+import { generatePassphrase } from "./passphrase.js";
 import { defaultSealedPath, readSealed, seal } from "./sealed.js";
 import { describeSource, type PassphraseSource } from "./source.js";
 import { findOpeningPassphrase } from "./unlock.js";
@@ -32,40 +34,95 @@ async function isSealedFor(storePath: string, path: string): Promise<boolean> {
   }
 }
 
+export interface Resealing {
+  readonly storePath: string;
+  readonly settingsPath: string;
+  readonly next: string;
+  /** The store's present passphrase; undefined if it is unknown or a file that stays needs it. */
+  readonly former: string | undefined;
+}
+
 /**
  * Seals the next passphrase of a store in front of the present passphrases, and runs `work`, which
- * re-encrypts the store. Afterwards only the store's passphrase stays. If `work` fails after the
- * store got its next passphrase, all passphrases stay: the recovery may put the old file back. If
- * the source is not a sealed file, only runs `work`.
+ * re-encrypts the store. Afterwards removes the former passphrase, unless another store of the
+ * settings uses it; the passphrases of other stores stay. If `work` fails after the store got its
+ * next passphrase, all passphrases stay: the recovery may put the old file back. If the source is
+ * not a sealed file, only runs `work`.
  */
 export async function withSealed<Result>(
   source: PassphraseSource,
-  storePath: string,
-  next: string,
+  { storePath, settingsPath, next, former }: Resealing,
   work: () => Promise<Result>,
 ): Promise<Result> {
   if (source.kind !== "sealed") return work();
-  const kept = await sealInFront(source.path, next);
+  const undo = await sealInFront(source.path, next);
   let result: Result;
   try {
     result = await work();
   } catch (error) {
-    if (await isRefused(storePath, next)) {
-      if (kept !== undefined) await putBack(kept, source.path);
-      await removeFormerPassphrases(source, storePath);
-    }
+    if (await isRefused(storePath, next)) await orNotice(source, undo);
     throw error;
   }
-  await removeFormerPassphrases(source, storePath);
+  await orNotice(source, async () => {
+    if (former === undefined || former === next) return;
+    if (await isUsedElsewhere(former, storePath, settingsPath)) return;
+    await removePassphrase(source.path, former);
+  });
   return result;
+}
+
+/**
+ * Returns the passphrase for a new store. If the file does not exist, seals a passphrase in it.
+ * Otherwise returns the first passphrase in the file that no other store of the settings uses: an
+ * interrupted command may have sealed it for this store.
+ *
+ * @param wanted - the user's passphrase; default: as described above, or generated
+ * @throws {@link StoreError} refused - if the file has only other passphrases
+ */
+export async function readOrSealPassphrase(
+  path: string,
+  { storePath, settingsPath }: { readonly storePath: string; readonly settingsPath: string },
+  wanted?: string,
+): Promise<string> {
+  if (!(await lstatIfExists(path))) {
+    const passphrase = wanted ?? generatePassphrase();
+    await seal(path, [passphrase]);
+    return passphrase;
+  }
+  const sealed = await readSealed(path);
+  if (wanted !== undefined) {
+    if (sealed.includes(wanted)) return wanted;
+    throw new StoreError("refused", `another passphrase is sealed in ${path}`, {
+      hint: "Name another file with --passphrase-source sealed:PATH, or leave out --passphrase-file.",
+    });
+  }
+  for (const passphrase of sealed) {
+    if (!(await isUsedElsewhere(passphrase, storePath, settingsPath))) return passphrase;
+  }
+  throw new StoreError("refused", `the passphrase in ${path} is that of another store`, {
+    hint: "Name another file with --passphrase-source sealed:PATH.",
+  });
+}
+
+/** Returns whether another store of the settings may have this passphrase. */
+async function isUsedElsewhere(
+  passphrase: string,
+  storePath: string,
+  settingsPath: string,
+): Promise<boolean> {
+  for (const [path] of await loadStoreSections(settingsPath)) {
+    if (path === storePath || (await identify(path)).format !== "sqlcipher") continue;
+    if (!(await isRefused(path, passphrase, "readonly"))) return true;
+  }
+  return false;
 }
 
 /**
  * Seals a passphrase in front of the passphrases in the file.
  *
- * @returns the second name of the former file if it cannot be decrypted, and was replaced
+ * @returns a function that undoes the change
  */
-export async function sealInFront(path: string, next: string): Promise<string | undefined> {
+export async function sealInFront(path: string, next: string): Promise<() => Promise<void>> {
   let passphrases: readonly string[] = [];
   try {
     passphrases = await readSealed(path);
@@ -76,7 +133,10 @@ export async function sealInFront(path: string, next: string): Promise<string | 
   if (passphrases[0] !== next) {
     await seal(path, [next, ...passphrases.filter((each) => each !== next)]);
   }
-  return undefined;
+  const isNew = !passphrases.includes(next);
+  return async () => {
+    if (isNew) await removePassphrase(path, next);
+  };
 }
 
 /**
@@ -84,9 +144,13 @@ export async function sealInFront(path: string, next: string): Promise<string | 
  * may be temporary: a TPM can be locked for a time, and the state of Secure Boot can be restored.
  *
  * @param problem - why it cannot be decrypted
- * @returns the second name
+ * @returns a function that puts it back
  */
-async function replaceUnreadable(path: string, next: string, problem: StoreError): Promise<string> {
+async function replaceUnreadable(
+  path: string,
+  next: string,
+  problem: StoreError,
+): Promise<() => Promise<void>> {
   const kept = await replacedName(path, "unreadable");
   await linkOrCopy(path, kept);
   try {
@@ -96,39 +160,41 @@ async function replaceUnreadable(path: string, next: string, problem: StoreError
     throw error;
   }
   currentInteraction().notice?.(`${problem.message}; it is kept as ${kept}`);
-  return kept;
+  return async () => {
+    await moveFile(kept, path);
+    await syncDirectory(dirname(path));
+  };
 }
 
 /** Returns whether the store has another passphrase. */
-async function isRefused(storePath: string, passphrase: string): Promise<boolean> {
+async function isRefused(
+  storePath: string,
+  passphrase: string,
+  mode: "readonly" | "readwrite" = "readwrite",
+): Promise<boolean> {
   try {
-    await (await openEncrypted(storePath, passphrase, { mode: "readwrite" })).connection.close();
+    await (await openEncrypted(storePath, passphrase, { mode })).connection.close();
     return false;
   } catch (error) {
     return isKind(error, "wrongPassphrase");
   }
 }
 
-async function putBack(kept: string, path: string): Promise<void> {
-  await moveFile(kept, path);
-  await syncDirectory(dirname(path));
+/** Removes a passphrase from the file, unless it is the only passphrase. */
+async function removePassphrase(path: string, passphrase: string): Promise<void> {
+  const passphrases = await readSealed(path);
+  const others = passphrases.filter((each) => each !== passphrase);
+  if (others.length > 0 && others.length < passphrases.length) await seal(path, others);
 }
 
-/**
- * Seals only the passphrase of the store. Prints a notice instead of an error, because a former
- * passphrase in the file does no harm.
- */
-async function removeFormerPassphrases(
-  source: PassphraseSource & { kind: "sealed" },
-  storePath: string,
-): Promise<void> {
+/** Prints a notice instead of an error, because a passphrase too many does no harm. */
+async function orNotice(source: PassphraseSource, work: () => Promise<void>): Promise<void> {
   try {
-    const passphrase = await findOpeningPassphrase(source, storePath);
-    if ((await readSealed(source.path)).length > 1) await seal(source.path, [passphrase]);
+    await work();
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     currentInteraction().notice?.(
-      `${describeSource(source)} still contains the former passphrase: ${error.message}`,
+      `${describeSource(source)} still contains an unneeded passphrase: ${error.message}`,
     );
   }
 }

@@ -2,8 +2,9 @@
  * Passphrases encrypted for this machine by `systemd-creds`, with the key of this host and with the
  * TPM if there is one. systemd decrypts the file for a unit as a credential.
  *
- * The file contains a single passphrase. During a rotation it contains a passphrase per line, the
- * new passphrase first, so that after a kill at any point it has the store's passphrase.
+ * The file contains a passphrase per line, the newest first: several stores can share the file, and
+ * during a rotation it has the new and the old passphrase, so that after a kill at any point it has
+ * the store's passphrase.
  */
 import { dirname, join } from "node:path";
 import { configHome } from "../config/paths.js";
@@ -11,7 +12,6 @@ import { StoreError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import { type Outcome, run } from "../process/run.js";
-import { generatePassphrase } from "./passphrase.js";
 import { parsePassphraseLines } from "./passphrase-file.js";
 
 /** The credential's name. The encrypted data contains it, so a unit must load it by this name. */
@@ -130,26 +130,6 @@ export async function seal(path: string, passphrases: readonly string[]): Promis
   }
   await makeDirectory(dirname(path));
   await replaceFile(path, sealed.stdout);
-}
-
-/**
- * Returns the passphrase for a new store: the first passphrase in the file. If the file does not
- * exist, seals a passphrase in it first.
- *
- * @param wanted - the user's passphrase; default: a generated passphrase
- * @throws {@link StoreError} refused - if another passphrase than `wanted` is sealed
- */
-export async function readOrSealPassphrase(path: string, wanted?: string): Promise<string> {
-  if (await lstatIfExists(path)) {
-    const [sealed = ""] = await readSealed(path);
-    if (wanted === undefined || wanted === sealed) return sealed;
-    throw new StoreError("refused", `another passphrase is sealed in ${path}`, {
-      hint: "Name another file with --passphrase-source sealed:PATH, or leave out --passphrase-file.",
-    });
-  }
-  const passphrase = wanted ?? generatePassphrase();
-  await seal(path, [passphrase]);
-  return passphrase;
 }
 
 function reasonOf({ failure, stderr }: Outcome): string {

@@ -16,9 +16,8 @@ import {
   resolvePasswordDelivery,
 } from "../hub/password-delivery.js";
 import { probeHubSchema } from "../hub/schema.js";
-import { withSealed } from "../keys/reseal.js";
+import { readOrSealPassphrase, withSealed } from "../keys/reseal.js";
 import { adoptPending, planRotation, readFirstPassphrase } from "../keys/rotation-plan.js";
-import { readOrSealPassphrase } from "../keys/sealed.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
 import { orRecover } from "../operation/recovery.js";
@@ -194,7 +193,7 @@ async function replaceWith(
   copied: Copied,
   target: Target,
 ): Promise<RestoreResult> {
-  const { source } = options;
+  const { source, settingsSection } = options;
   const { backup } = copied;
   const { lock, isElsewhere } = target;
   const { storePath } = lock;
@@ -205,7 +204,15 @@ async function replaceWith(
   const replace = () => replaceStore(options, copied, lock, plan);
   const outcome = isElsewhere
     ? await replace()
-    : await withSealed(source, storePath, backup.passphrase, replace);
+    : await withSealed(
+        source,
+        {
+          ...{ storePath, settingsPath: settingsSection.path, next: backup.passphrase },
+          // The store that is kept needs its passphrase.
+          former: keepReplacedAs === undefined ? present.passphrase : undefined,
+        },
+        replace,
+      );
   if (!isElsewhere) await adoptStoreId(storePath, backup);
   const { filled, bundle, service } = outcome;
   return {
@@ -246,7 +253,7 @@ async function planReplacement(
   { backup, pendingRestart }: Copied,
   target: Target,
 ): Promise<Replacement> {
-  const { source, reporter } = options;
+  const { source, settingsSection, reporter } = options;
   const { storePath } = target.lock;
   const present = await inspectPresentStore(storePath, source, backup);
   const { replaced } = present;
@@ -262,7 +269,7 @@ async function planReplacement(
       ? await resolvePasswordDelivery(service, target.hub)
       : await findPasswordDelivery(service, target.hub);
   await assertHubOpens(service, delivery, backup.key.cipherCompatibility, reporter);
-  await prepareSource(source, storePath, backup, target);
+  await prepareSource(source, settingsSection.path, backup, target);
   await adoptPending(storePath, present.generation, reporter);
   const keyring = await planRotation(storePath, source, backup.passphrase, present, true);
   const keeps = replaced.state !== "absent" && !options.discardReplaced;
@@ -348,17 +355,18 @@ async function findHubObjection(
  */
 async function prepareSource(
   source: PassphraseSource,
-  storePath: string,
-  backup: VerifiedBackup,
-  { isElsewhere }: Target,
+  settingsPath: string,
+  { passphrase }: VerifiedBackup,
+  { isElsewhere, lock: { storePath } }: Target,
 ): Promise<void> {
   if (source.kind === "keyring") return;
   if (source.kind === "sealed") {
     // At the store's own path, `withSealed` replaces the sealed file.
-    if (isElsewhere) await readOrSealPassphrase(source.path, backup.passphrase);
+    if (isElsewhere)
+      await readOrSealPassphrase(source.path, { storePath, settingsPath }, passphrase);
     return;
   }
-  if ((await readFirstPassphrase(source, storePath)) === backup.passphrase) return;
+  if ((await readFirstPassphrase(source, storePath)) === passphrase) return;
   throw new StoreError(
     "refused",
     `${describeSource(source)} does not yield the passphrase of the backup`,

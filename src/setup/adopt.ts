@@ -109,6 +109,7 @@ export interface StoreSecret {
 export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   const { lock, source, reporter, bundleTo, backupDirectory, removePassword = false } = options;
   const { storePath } = lock;
+  const { path: settingsPath } = options.settingsSection;
   await assertEncrypted(storePath);
   await assertBundleDirectory(bundleTo);
   const server = await findServerJson(await findHub(options));
@@ -144,7 +145,8 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   const bundle = await options.recipientPlan.use(bundleTo, async (recipients) => {
     if (source.kind === "keyring") await adoptPendingIfEqual(storePath, passphrase);
     const keyring = await planRotation(storePath, source, passphrase, { keyId }, true);
-    return await withSealed(source, storePath, passphrase, () =>
+    const resealing = { storePath, settingsPath, next: passphrase, former: undefined };
+    return await withSealed(source, resealing, () =>
       adoptPassphrase({
         operation: "adopt",
         storePath,
@@ -210,6 +212,7 @@ async function adoptForeign(
     encrypt({
       lock,
       source: options.source,
+      settingsSection: options.settingsSection,
       service: options.service,
       hub: options.hub,
       recoveryCommand: options.recoveryCommand,

@@ -30,8 +30,9 @@ import {
   setEntry,
 } from "../keys/keyring.js";
 import { generatePassphrase } from "../keys/passphrase.js";
+import { readOrSealPassphrase } from "../keys/reseal.js";
 import { readFirstPassphrase } from "../keys/rotation-plan.js";
-import { findSealingScope, readOrSealPassphrase } from "../keys/sealed.js";
+import { findSealingScope } from "../keys/sealed.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
 import { orRecover } from "../operation/recovery.js";
@@ -206,7 +207,10 @@ function presentStoreHint(storePath: string, format: string, size: number): stri
 async function createPassphrase(options: InitOptions): Promise<string> {
   const { source, storePath } = options;
   if (source.kind === "keyring") return options.passphrase ?? generatePassphrase();
-  if (source.kind === "sealed") return readOrSealPassphrase(source.path, options.passphrase);
+  if (source.kind === "sealed") {
+    const { path: settingsPath } = options.settings;
+    return readOrSealPassphrase(source.path, { storePath, settingsPath }, options.passphrase);
+  }
   if (options.passphrase !== undefined) {
     throw new StoreError("usage", `a passphrase cannot be stored in ${describeSource(source)}`, {
       hint: "Leave out --passphrase-file: the source has its own passphrase.",

@@ -13,7 +13,7 @@ import { moveFile, replacedName, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import { removeDatabase, sidecars } from "../fs/sidecars.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
-import { readOrSealPassphrase } from "../keys/sealed.js";
+import { readOrSealPassphrase } from "../keys/reseal.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlock, unlockStore } from "../keys/unlock.js";
 import type { OperationLock } from "../operation/lock.js";
@@ -35,10 +35,13 @@ import { type Outage, toOutage, waitUntilServing } from "./serving.js";
  * Must run before the drop-in is written, whose unit loads the sealed file.
  */
 export async function sealPassphrase({ request, found, former }: SetupScope): Promise<void> {
-  const { source } = request;
-  if (source.kind !== "sealed" || (await lstatIfExists(source.path))) return;
+  const { source, storePath, settingsPath } = request;
+  if (source.kind !== "sealed") return;
+  // `adopt` adds the password to an existing file.
+  if (former === "sqlcipher" && (await lstatIfExists(source.path))) return;
   const server = former === "sqlcipher" ? await readServerJson(found.server.path) : undefined;
-  await readOrSealPassphrase(source.path, server && passwordIn(server));
+  const wanted = server && passwordIn(server);
+  await readOrSealPassphrase(source.path, { storePath, settingsPath }, wanted);
   emitStep("setup.sealed");
 }
 
@@ -146,12 +149,13 @@ export async function adoptStore(scope: SetupScope): Promise<void> {
 
 /** Returns the options that all operations of a setup share. */
 export function operationOptions({ request, hub }: SetupScope, lock: OperationLock) {
-  const { storePath, source, recoveryCommand, reporter, signal } = request;
-  const service = toServiceChoice(storePath, hub);
-  return { lock, source, service, hub: "auto", recoveryCommand, reporter, signal } satisfies Omit<
-    OperationOptions,
-    "bundleTo"
-  >;
+  const { storePath, source, section, recoveryCommand, reporter, signal } = request;
+  return {
+    ...{ lock, source, recoveryCommand, reporter, signal },
+    settingsSection: section,
+    service: toServiceChoice(storePath, hub),
+    hub: "auto",
+  } satisfies OperationOptions;
 }
 
 /** Returns the encrypted store as a database that clients are copied to or from. */
@@ -178,12 +182,12 @@ export function recipientOptions({ request, recoveryKey }: SetupScope) {
  * record is not complete, `run` starts the hub of a plain store without a passphrase.
  */
 export async function decryptStore(request: SetupRequest, service: ServiceChoice): Promise<void> {
-  const { storePath, source, recoveryCommand, signal } = request;
+  const { storePath, source, section, recoveryCommand, signal } = request;
   // The user has confirmed the plan already.
   const reporter = { ...request.reporter, confirm: async () => undefined };
   await withOperation(storePath, reporter, (lock) =>
     decrypt({
-      ...{ lock, source, service, recoveryCommand, reporter, signal },
+      ...{ lock, source, settingsSection: section, service, recoveryCommand, reporter, signal },
       // A quadlet's unit writes the copy at each start. No unit starts a container of compose.
       ...(hubContainer()?.compose ? { hub: "auto", clearsCopy: true } : { hub: "none" }),
     }),

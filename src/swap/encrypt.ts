@@ -14,8 +14,8 @@ import {
 } from "../hub/password-delivery.js";
 import { getEntry } from "../keys/keyring.js";
 import { missingStoreError } from "../keys/moved-store.js";
+import { readOrSealPassphrase } from "../keys/reseal.js";
 import { adoptPending, planRotation, readFirstPassphrase } from "../keys/rotation-plan.js";
-import { readOrSealPassphrase } from "../keys/sealed.js";
 import {
   describeSource,
   formatSource,
@@ -206,8 +206,9 @@ async function assertConvertible(connection: Connection): Promise<void> {
 
 /** Returns the passphrase for a plaintext store. */
 async function resolvePassphrase({
-  lock,
+  lock: { storePath },
   source,
+  settingsSection,
   passphraseFile,
   reporter,
 }: EncryptOptions): Promise<string> {
@@ -218,10 +219,10 @@ async function resolvePassphrase({
       });
     }
     return source.kind === "sealed"
-      ? readOrSealPassphrase(source.path)
-      : readFirstPassphrase(source, lock.storePath);
+      ? readOrSealPassphrase(source.path, { storePath, settingsPath: settingsSection.path })
+      : readFirstPassphrase(source, storePath);
   }
-  const kept = await getEntry(lock.storePath, "current");
+  const kept = await getEntry(storePath, "current");
   if (passphraseFile === undefined && kept !== undefined) {
     reporter.notice("using the passphrase that the keyring already has for this path");
     return kept;

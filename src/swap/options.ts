@@ -1,4 +1,5 @@
 /** The options shared by all operations on the store's file or passphrase. */
+import type { SettingsSection } from "../config/settings-file.js";
 import type { HubChoice } from "../hub/password-delivery.js";
 import type { PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
@@ -9,6 +10,8 @@ export interface OperationOptions {
   /** The store's operation lock, from `withOperation`. It names the store. */
   readonly lock: OperationLock;
   readonly source: PassphraseSource;
+  /** The store's settings, which may name the passphrase source. */
+  readonly settingsSection: SettingsSection;
   readonly service: ServiceChoice;
   /** `none` if no hub needs the passphrase. `auto` detects how the hub gets it. */
   readonly hub: HubChoice;

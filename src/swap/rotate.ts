@@ -15,7 +15,7 @@ import {
 import { isWal } from "../backup/warm-copy.js";
 import { type BundleReport, bundleReport } from "../bundle/bundle.js";
 import { assertNotMissing } from "../config/known-directories.js";
-import { loadSection, type SettingsSection } from "../config/settings-file.js";
+import { loadSection } from "../config/settings-file.js";
 import { StoreError, systemError, withLine } from "../errors.js";
 import { assertHubOpens } from "../hub/assert-opens.js";
 import {
@@ -45,8 +45,6 @@ export interface RotateOptions extends OperationOptions, BundleOptions {
    * Required for a `file:` source.
    */
   readonly passphraseFile?: string | undefined;
-  /** The store's settings, which may name the passphrase source. */
-  readonly settingsSection: SettingsSection;
   /** Keeps the old passphrase in the keyring, for the backups under it. */
   readonly keepPrevious?: boolean | undefined;
   /** Compares every row of the new file with the old file, too, while the service is stopped. */
@@ -144,7 +142,14 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
       lockStore: () => reencryption.lock(),
       fill: (_staged, key, locked) => reencryption.complete(key, locked),
     });
-  const outcome = await withSealed(source, storePath, passphrase, replaceFile);
+  const outcome = await withSealed(
+    source,
+    {
+      ...{ storePath, settingsPath: options.settingsSection.path },
+      ...{ next: passphrase, former: oldPassphrase },
+    },
+    replaceFile,
+  );
   if (next.notice !== undefined) reporter.notice(next.notice);
   const newKey = outcome.key;
   const backups = await reencryptOldBackups(options, {

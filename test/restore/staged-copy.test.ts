@@ -176,6 +176,7 @@ test("an interrupted restore stops copying the backup, and leaves nothing", asyn
     restore({
       ...{ lock, source, reporter, recoveryCommand: ["false"], signal: controller.signal },
       ...{ hub: "none", backup: { file: path } },
+      settingsSection: { path: join(directory, "config.json"), store: undefined },
       service: { service: "none", unit: "none", storePath: store },
     }),
   )

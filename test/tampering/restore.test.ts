@@ -50,6 +50,7 @@ async function restoreInto(
         signal: new AbortController().signal,
       },
       source: { kind: "file", path: passphraseFile },
+      settingsSection: { path: `${passphraseFile}.json`, store: undefined },
       service: { service: "none", unit: "none", storePath: store },
       backup: { file: newer.path },
       noManifest: options.noManifest,

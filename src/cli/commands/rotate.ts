@@ -53,7 +53,6 @@ async function runRotate(context: Context, options: RotateOptions): Promise<Moni
         ...operation,
         ...bundleTarget,
         passphraseFile,
-        settingsSection: context.settingsSection,
         keepPrevious: options.keepPrevious,
         compareRows: options.compareRows,
         reencrypt,

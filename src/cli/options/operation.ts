@@ -119,6 +119,7 @@ export function buildOperationOptions(
   return {
     lock,
     source: context.source,
+    settingsSection: context.settingsSection,
     service: resolveServiceChoice(context, options),
     hub: options.hub ?? "auto",
     recoveryCommand: recoveryCommand(context),
