@@ -15,16 +15,18 @@ import { type ConfiguredTarget, type CopyState, readCopyStates } from "../copies
 import { isKind, StoreError } from "../errors.js";
 import { statIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
+import { type Run, readRuns } from "../operation/run-record.js";
 import { findUnitPrograms } from "../service/programs.js";
 import {
   hasExpired,
+  type LastRun,
   lingerCommand,
   readSchedule,
   type Schedule,
   type ScheduledJob,
   scheduledService,
 } from "../service/schedule.js";
-import { journalctlLine, systemctlLine } from "../service/systemctl.js";
+import { journalctlLine, systemctlLine, type UnitName } from "../service/systemctl.js";
 import type { StoreKey } from "../store/cipher.js";
 import { escapeControlCharacters, shellQuote } from "../text/escape.js";
 import { type Check, checksNamed } from "./check.js";
@@ -301,22 +303,41 @@ function checkCopy({
   return warning(`${since}${reason}`, `${fix}hivemind-sqlcipher backup`);
 }
 
-/** Checks the timers of `schedule install`: their programs, times, states and last runs. */
+/**
+ * Checks the timers of `schedule install`: their programs, times and states; and the last runs of
+ * the operations that run regularly, also by another scheduler.
+ */
 export async function checkSchedule(storePath: string): Promise<Check | Check[]> {
   const { good, warning } = checksNamed("schedule");
   const schedule = await readSchedule(storePath, "backup");
-  if (schedule === undefined) return good("this program schedules no backups");
-  const drill = await readSchedule(storePath, "drill");
+  const drill = schedule && (await readSchedule(storePath, "drill"));
+  const runs = await readRuns(storePath);
+  const found = [
+    ...(schedule ? await checkTimers(storePath, schedule, drill) : []),
+    ...checkLastRun("backup", runs.backup, toTimerRun(storePath, "backup", schedule)),
+    ...checkLastRun("drill", runs.drill, toTimerRun(storePath, "drill", drill)),
+    ...checkLastRun("prune", runs.prune),
+  ];
+  if (schedule && !schedule.lingers) {
+    found.push(warning("scheduled backups are made only while you are logged in", lingerCommand()));
+  }
+  if (found.length > 0) return found;
+  return good(
+    schedule ? `next backup ${schedule.nextRun ?? "unknown"}` : "this program schedules no backups",
+  );
+}
+
+async function checkTimers(
+  storePath: string,
+  schedule: Schedule,
+  drill: Schedule | undefined,
+): Promise<Check[]> {
   // `schedule install` also installs the drill's timer again, without changing its time.
   const install = `hivemind-sqlcipher schedule install${timeOption(schedule)}`;
-  const found = [
+  return [
     ...(await checkTimer(storePath, "backup", schedule, install)),
     ...(drill ? await checkTimer(storePath, "drill", drill, install) : []),
   ];
-  if (!schedule.lingers) {
-    found.push(warning("scheduled backups are made only while you are logged in", lingerCommand()));
-  }
-  return found.length > 0 ? found : good(`next backup ${schedule.nextRun ?? "unknown"}`);
 }
 
 /** @param install - the command that installs the timer again */
@@ -326,7 +347,7 @@ async function checkTimer(
   schedule: Schedule,
   install: string,
 ): Promise<Check[]> {
-  const { unit, service, active, enabled, lastRun: last } = schedule;
+  const { unit, service, active, enabled } = schedule;
   const name = scheduledService(storePath, job);
   const found: Check[] = [];
   const add = (detail: string, fix: string) =>
@@ -345,14 +366,40 @@ async function checkTimer(
     );
   }
   if (!active || !enabled) add(`${unit} is ${active ? "not enabled" : "not running"}`, install);
-  if (last && last.result !== null && last.result !== "success" && last.result !== "running") {
-    const code = last.exitCode === null ? last.result : `exit code ${last.exitCode}`;
-    add(
-      `the last scheduled ${job} failed on ${last.at}: ${code}`,
-      `Remove the cause, which ${journalctlLine(name)} shows; then: ${systemctlLine(name.manager, `start ${service}`)}`,
-    );
-  }
   return found;
+}
+
+/** A timer's service, and its last run as the manager knows it. */
+interface TimerRun {
+  readonly service: UnitName;
+  readonly last: LastRun | null;
+}
+
+function toTimerRun(
+  storePath: string,
+  job: ScheduledJob,
+  schedule: Schedule | undefined,
+): TimerRun | undefined {
+  return schedule && { service: scheduledService(storePath, job), last: schedule.lastRun };
+}
+
+/**
+ * Checks the last run of an operation. The manager forgets the result of a run when it restarts,
+ * as at a reboot. The recorded run then tells whether it failed.
+ */
+function checkLastRun(operation: string, run: Run | undefined, timer?: TimerRun): Check[] {
+  const { error } = checksNamed("schedule");
+  const { last, service } = timer ?? {};
+  const start = service && systemctlLine(service.manager, `start ${service.name}`);
+  const cause = service ? `the cause, which ${journalctlLine(service)} shows` : "the cause";
+  const fix = `Remove ${cause}; then: ${start ?? `hivemind-sqlcipher ${operation}`}`;
+  if (last?.result === "success" || last?.result === "running") return [];
+  if (last && last.result !== null) {
+    const code = last.exitCode === null ? last.result : `exit code ${last.exitCode}`;
+    return [error(`the last scheduled ${operation} failed on ${last.at}: ${code}`, fix)];
+  }
+  if (run === undefined || run.exit_code === 0) return [];
+  return [error(`the last ${operation} failed on ${run.at}: exit code ${run.exit_code}`, fix)];
 }
 
 /** Returns the option to keep a schedule's time when the schedule is installed again. */

@@ -3,12 +3,14 @@ import { dirname, join } from "node:path";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
+import { checkSchedule } from "../../src/diagnostics/backups.js";
 import { checkContainers } from "../../src/diagnostics/containers.js";
 import { checkCopies, checkFileSystem } from "../../src/diagnostics/files.js";
 import { checkHub, checkServerJson } from "../../src/diagnostics/hub.js";
 import { fillIdGaps, findIdGaps } from "../../src/diagnostics/id-gaps.js";
 import { checkCoreDumps, checkSwap } from "../../src/diagnostics/machine.js";
 import { parseSource } from "../../src/keys/source.js";
+import { recordRun } from "../../src/operation/run-record.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { interpreter, runPython } from "../interop/python.js";
 import { temporaryFolder } from "../store/temporary.js";
@@ -258,4 +260,24 @@ test("a passphrase source in an engine's secrets is a finding", async () => {
   expect(await check("command:podman secret inspect --showsecret hub")).toMatchObject(found);
   expect(await check("file:/var/lib/containers/storage/secrets/filedriver/x")).toMatchObject(found);
   expect(await check("keyring")).toEqual([]);
+});
+
+test("a failed backup, drill or prune is a finding by its record until one succeeds", async () => {
+  const store = join(await temporaryFolder(), "clients.db");
+  const run = { at: "2026-11-24T18:50:00Z", duration_ms: 1, stopped_ms: null, size: null };
+  const record = (operation: string, exit_code: number) =>
+    recordRun(store, operation, { ...run, exit_code });
+  const failures = async () => [await checkSchedule(store)].flat().filter(({ ok }) => !ok);
+  for (const operation of ["rotate", "backup", "drill", "prune"]) {
+    await record(operation, 0);
+    await record(operation, 18);
+  }
+  expect(await failures()).toMatchObject(
+    ["backup", "drill", "prune"].map((operation) => ({
+      detail: `the last ${operation} failed on ${run.at}: exit code 18`,
+      fix: `Remove the cause; then: hivemind-sqlcipher ${operation}`,
+    })),
+  );
+  for (const operation of ["backup", "drill", "prune"]) await record(operation, 0);
+  expect(await failures()).toEqual([]);
 });
