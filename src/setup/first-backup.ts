@@ -9,6 +9,7 @@ import { loadSection } from "../config/settings-file.js";
 import { StoreError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists, sha256File } from "../fs/read.js";
+import { recordRun } from "../operation/run-record.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
 import { readSetupRecord, updateSetupRecord } from "./record.js";
@@ -57,6 +58,8 @@ async function makeBackup(
   const { storePath, section, reporter } = request;
   const { backups: to, bundles: bundleTo } = found.directories;
   const recipients = keyRecipients ?? (await loadSection(section))?.recipients ?? [];
+  const at = new Date().toISOString();
+  const start = performance.now();
   const { backup: made, bundle } = await withOperation(storePath, reporter, (lock) =>
     backup({
       ...operationOptions(scope, lock),
@@ -65,6 +68,11 @@ async function makeBackup(
       online: true,
     }),
   );
+  // Without a recorded success, later failures are not recorded.
+  await recordRun(storePath, "backup", {
+    ...{ at, duration_ms: Math.round(performance.now() - start), exit_code: 0 },
+    ...{ stopped_ms: null, size: made.size },
+  });
   emitStep("setup.backed-up");
   return { path: made.path, bundle: bundle.path };
 }

@@ -62,6 +62,8 @@ test("a plain SQLite store is encrypted in place, and back", async () => {
   expect((await stat(machine.store)).mode & 0o777).toBe(0o600);
   expect(await restarted(hub)).toBe(`${sqlite} with password 5`);
   expect(await readFile(server, "utf8")).toBe(text);
+  const status = JSON.parse((await machine.run(["status", "--json"])).stdout);
+  expect(status.runs).toMatchObject({ backup: { exit_code: 0, size: expect.any(Number) } });
 
   const again = JSON.parse((await machine.run(["setup", ...options, "--json"])).stdout);
   expect(again).toEqual({ setup: { changed: false, unit: hub.unit, store: machine.store } });
