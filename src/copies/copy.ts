@@ -180,7 +180,12 @@ async function copyMissing(
   const markers = backups
     .map(({ path }) => markerName(path, id))
     .flatMap((marker) => [marker, finishedName(marker)]);
-  await removeUnfinished(to, [...names, ...markers, ...((await listDirectory(folder)) ?? [])]);
+  await removeUnfinished(
+    to,
+    [...names, ...markers, ...((await listDirectory(folder)) ?? [])],
+    // A backup may have been pruned since then.
+    (name) => isNameOfStore(name, options.storePath, id),
+  );
   const missing = await findMissing(to, backups, { ...options, id });
   const postponed = missing.slice(maxCaughtUp - 1, -1);
   if (postponed.length > 0) {
@@ -461,17 +466,27 @@ async function updateFile(
   return checkedBy;
 }
 
+/** Returns whether a name in a target is of a backup, manifest or marker with the store's id. */
+function isNameOfStore(name: string, storePath: string, id: string | undefined): boolean {
+  const [, marked = name] = markerPattern.exec(name.replace(/\.resumed$/, ".resume")) ?? [];
+  return id !== undefined && name.includes(`.${id}.`) && isNameOfBackup(marked, storePath);
+}
+
 /** Matches the temporary names that `write` uses. */
 const unfinishedName = /^\.(.+)\.[0-9a-f]{12}\.partial$/;
 
 /**
- * Removes the temporary files that interrupted runs left for these files, and no others: another
- * machine may be writing to the target.
+ * Removes the temporary files that interrupted runs left for these files, or for files with such
+ * names, and no others: another machine may be writing to the target.
  */
-async function removeUnfinished(to: Destination, files: readonly string[]): Promise<void> {
+async function removeUnfinished(
+  to: Destination,
+  files: readonly string[],
+  isOwn: (name: string) => boolean = () => false,
+): Promise<void> {
   for (const name of to.targetFiles.keys()) {
     const of = unfinishedName.exec(name)?.[1];
-    if (of !== undefined && files.includes(of)) await removeIfAllowed(to, name);
+    if (of !== undefined && (files.includes(of) || isOwn(of))) await removeIfAllowed(to, name);
   }
 }
 

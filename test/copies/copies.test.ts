@@ -121,6 +121,24 @@ test("a target that is not mounted is skipped with a notice, and the next run ca
   expect(await backupsIn(usb)).toEqual(await local.copyNames());
 });
 
+test("what a killed run left in a target is removed, also if its backup was pruned since then", async () => {
+  const local = await original.backups(2);
+  const usb = original.newPath();
+  await mkdir(usb);
+  const copy = local.copyName(1);
+  const marker = `.${local.name(1)}.${original.storeId}.resume`;
+  const others = [local.name(1), copy.replace(original.storeId, "0123456789abcdef")];
+  const unfinished = (name: string) => `.${name}.0123456789ab.partial`;
+  for (const name of [copy, manifestPath(copy), marker, `${marker}d`, ...others]) {
+    await writeFile(join(usb, unfinished(name)), "");
+  }
+  // The store's id is there.
+  vi.stubEnv("XDG_STATE_HOME", original.machine.environment.XDG_STATE_HOME);
+  onTestFinished(() => void vi.unstubAllEnvs());
+  await local.copy({ to: [usb] });
+  expect((await unfinishedIn(usb)).sort()).toEqual(others.map(unfinished).sort());
+});
+
 test("a name from the future or of another file in a target does not end catching up", async () => {
   const local = await original.backups(1);
   const usb = original.newPath();
