@@ -15,10 +15,13 @@
  * find the next id, and would overwrite a client after a gap. A client revoked in the target stays
  * revoked.
  */
+import { constants } from "node:fs";
+import { access } from "node:fs/promises";
+import { dirname } from "node:path";
 import type { Endpoint } from "../databases/plugin.js";
 import { DatabaseFactory, resolveLocation } from "../databases/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
-import { addHint, isKind, StoreError } from "../errors.js";
+import { addHint, hasCode, isKind, StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import { emitStep } from "../operation/step.js";
 import { type ClientCounts, checkSource, type KnownClients } from "./check.js";
@@ -74,19 +77,31 @@ export interface Migration {
 }
 
 /**
- * Returns the paths of the SQLite stores among the databases of a migration. The caller must hold
- * their operation locks: an operation that replaces the file of a store would lose the copied
- * clients.
+ * Returns the paths of the SQLite stores in a migration. The caller must hold their operation
+ * locks: an operation that replaces the file of a store would lose the copied clients.
+ *
+ * Omits a source in a directory that cannot be written, such as that of a card mounted read-only:
+ * no operation replaces a file there, and no lock file can be created.
  */
-export async function findStores(...databases: readonly Endpoint[]): Promise<string[]> {
-  const paths = new Set<string>();
-  for (const { name, config } of databases) {
-    if (name !== sqlcipherPluginName && name !== sqlitePluginName) continue;
-    const path = await resolveLocation(name, config);
-    // A migration creates a plain store and its directory, but no encrypted store.
-    if (name === sqlcipherPluginName || (await lstatIfExists(path))) paths.add(path);
-  }
-  return [...paths];
+export async function findStores(from: Endpoint, to: Endpoint): Promise<string[]> {
+  const source = await findStore(from);
+  const isReplaceable = source !== undefined && !(await isReadOnly(dirname(source)));
+  const paths = [isReplaceable ? source : undefined, await findStore(to)];
+  return [...new Set(paths.filter((path) => path !== undefined))];
+}
+
+async function findStore({ name, config }: Endpoint): Promise<string | undefined> {
+  if (name !== sqlcipherPluginName && name !== sqlitePluginName) return undefined;
+  const path = await resolveLocation(name, config);
+  // A migration creates a plain store and its directory, but no encrypted store.
+  return name === sqlcipherPluginName || (await lstatIfExists(path)) ? path : undefined;
+}
+
+async function isReadOnly(directory: string): Promise<boolean> {
+  return access(directory, constants.W_OK).then(
+    () => false,
+    (error: unknown) => hasCode(error, "EROFS", "EACCES"),
+  );
 }
 
 /**

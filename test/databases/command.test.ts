@@ -20,6 +20,7 @@ import { DatabaseFactory } from "../../src/databases/registry.js";
 import { readServerJson } from "../../src/hub/server-json.js";
 import { getEntry } from "../../src/keys/keyring.js";
 import { acquireLock } from "../../src/operation/lock.js";
+import { Connection } from "../../src/store/connection.js";
 import { root } from "../built.js";
 import { Machine } from "../cli/machine.js";
 import { hubScript } from "../hub/support.js";
@@ -166,8 +167,28 @@ test("while an operation may replace a store, nothing is migrated to or from it"
     const refused = await machine.run(["migrate", "--from", from, "--to", to, ...settings]);
     expect([refused.code, refused.stderr]).toEqual([11, expect.stringContaining(locked)]);
   }
+  await using _lock = await acquireLock(machine.store);
+  const args = ["migrate", "--from", json, "--to", sqlcipher, "--dry-run"];
+  expect(await machine.run(args)).toMatchObject({ code: 0, stderr: "" });
   expect((await machine.json("list-clients", "--revoked")).document.clients).toEqual([]);
   expect((await readdir(dirname(clients))).filter((name) => name.startsWith("other"))).toEqual([]);
+}, 60_000);
+
+test("a store on a card that is mounted read-only can be migrated, and a dry run leaves no lock", async () => {
+  const machine = await Machine.make();
+  const card = machine.path("card");
+  const source = join(card, "clients.db");
+  await mkdir(card);
+  await copyFile(join(fixtures, "plain-schema2.db"), source);
+  await using connection = await Connection.open(source, { mode: "readwrite" });
+  await connection.get("PRAGMA journal_mode = DELETE");
+  await connection.close();
+  const args = ["migrate", "--from", sqlite, "--from-setting", `db_path=${source}`, "--to", json];
+  expect(await machine.run([...args, "--dry-run"])).toMatchObject({ code: 0, stderr: "" });
+  expect(await readdir(card)).toEqual(["clients.db"]);
+  const mount = 'mount --bind "$0" "$0"; mount -o remount,ro,bind "$0"; exec "$@"';
+  const before = ["unshare", "--mount", "sh", "-ec", mount, card];
+  expect(await machine.run(args, { before })).toMatchObject({ code: 0, stderr: "" });
 }, 60_000);
 
 test("a migration that is killed is gone on with by the same command, but not over what was changed since", async () => {

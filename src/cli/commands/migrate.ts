@@ -8,7 +8,8 @@ import { abortOnSignal } from "../../process/signals.js";
 import { defaultUnit } from "../../service/service.js";
 import { counted } from "../../text/count.js";
 import { choiceOption, finishCommand } from "../command.js";
-import type { Context } from "../context.js";
+import { type Context, withValues } from "../context.js";
+import { recoverFirst } from "../open.js";
 import { buildEndpoint, collectSetting, type Setting } from "../options/endpoint.js";
 import { operateOnStores } from "../options/operation.js";
 import { fieldLines, formatCounts } from "../ui/lines.js";
@@ -62,7 +63,12 @@ async function runMigrate(context: Context, options: MigrateOptions): Promise<vo
   const { findStores } = await import("../../migrate/migrate.js");
   const { from, to } = await buildEndpoints(context, options);
   if (options.removeSource) await assertSourceRemovable(from, options);
-  await operateOnStores(context, await findStores(from, to), () => migrateLocked(context, options));
+  const stores = await findStores(from, to);
+  const work = () => migrateRecovered(context, options);
+  if (!options.dryRun) return operateOnStores(context, stores, work);
+  // A dry run copies nothing that an operation could lose, so it needs no lock.
+  for (const storePath of stores) await recoverFirst(withValues(context, { storePath }));
+  return work();
 }
 
 /** Builds the two databases from the options, the settings and server.json. */
@@ -76,8 +82,8 @@ async function buildEndpoints(
   return { from, to };
 }
 
-/** Migrates, under the operation locks of the stores. */
-async function migrateLocked(context: Context, options: MigrateOptions): Promise<void> {
+/** Migrates, after the recovery of the stores and, except for a dry run, under their locks. */
+async function migrateRecovered(context: Context, options: MigrateOptions): Promise<void> {
   const { migrate } = await import("../../migrate/migrate.js");
   const { planSwitch } = await import("../../migrate/hub-switch.js");
   const { hub = "auto", hubPython, merge = false, removeSource = false, dryRun = false } = options;
