@@ -19,6 +19,7 @@ import {
   readsAtOnce,
 } from "./listing.js";
 import { backupOf, type Manifest, manifestPath, storeNameIn } from "./manifest.js";
+import { hasPart } from "./parts.js";
 import { type BackupPassphrase, verifyBackup } from "./verify.js";
 
 /** The files of a target. The manifests of a remote are in a directory on this machine. */
@@ -315,7 +316,10 @@ async function verifyEntry(
   const keyId = manifest.key_id;
   if ((await files.sizeOf(file)) === undefined) {
     const isGone = (await files.sizeOf(manifestPath(file))) === undefined;
-    return isGone ? undefined : { ok: false, problem: "its file is missing" };
+    if (isGone) return undefined;
+    return hasPart(await files.names(), file)
+      ? { ok: null, problem: "it is in parts: verify it by its name, without --all" }
+      : { ok: false, problem: "its file is missing" };
   }
   const known = await keys.findSecret(keyId);
   if ("reason" in known) return { ok: null, problem: known.reason };

@@ -59,6 +59,13 @@ export async function copyToParts(
   }
 }
 
+/** Returns whether a directory with these names has a part of the backup. */
+export function hasPart(names: Iterable<string>, backup: string): boolean {
+  return [...names].some(
+    (name) => name.startsWith(`${backup}.`) && /^\d{3}$/.test(name.slice(backup.length + 1)),
+  );
+}
+
 /**
  * Returns the paths of a split backup's parts, up to the first missing number. Returns none if the
  * whole file exists.

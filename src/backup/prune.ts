@@ -8,6 +8,7 @@
  * store's operation lock, because a running backup writes into the same directory.
  */
 import os from "node:os";
+import { basename } from "node:path";
 import { assertNotMissing, findMissingDirectories } from "../config/known-directories.js";
 import { readStoreId, type StoreId } from "../config/store-id.js";
 import { isKind, StoreError } from "../errors.js";
@@ -25,6 +26,7 @@ import {
   listBackups,
 } from "./listing.js";
 import { findRemovableWithNewestContents } from "./newest-contents.js";
+import { hasPart } from "./parts.js";
 import {
   applyRetention,
   type KeepPolicy,
@@ -104,7 +106,7 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
   const { folder, backups, others, unchecked } = await orAbort(listBackups(options), signal);
   if (unchecked) throw unchecked;
   const counted = backups.filter(({ mac, present }) => mac === true && present);
-  const stale = await findLeftoverManifests(backups);
+  const stale = await findLeftoverManifests(backups, options);
   const { kept, removable, verified } = await selectRemovable(counted, options);
   // Done before the first removal: an error here must leave all backups.
   const bundlesIfAllRemoved = await selectBundles(options, removable);
@@ -162,12 +164,18 @@ async function assertMounted({ folder, files, bundles, storePath }: PruneOptions
   });
 }
 
-/** Returns the manifests without a backup. A kill during `removeBackup` leaves them. */
-async function findLeftoverManifests(backups: readonly ListedBackup[]): Promise<ListedBackup[]> {
+/**
+ * Returns the manifests without a backup. A kill during `removeBackup` leaves them. A split backup
+ * needs its manifest, even if parts are missing: they may be on another medium.
+ */
+async function findLeftoverManifests(
+  backups: readonly ListedBackup[],
+  { folder, files }: PruneOptions,
+): Promise<ListedBackup[]> {
   const stale: ListedBackup[] = [];
   for (const backup of backups) {
-    if (backup.mac !== true || backup.present) continue;
-    if (!(await lstatIfExists(backup.path))) stale.push(backup);
+    if (backup.mac !== true || backup.present || (await lstatIfExists(backup.path))) continue;
+    if (!hasPart(await files.names(folder), basename(backup.path))) stale.push(backup);
   }
   return stale;
 }

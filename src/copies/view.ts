@@ -347,6 +347,7 @@ async function removeIfPresent(remote: RemoteTarget, file: string): Promise<void
 function remoteFiles(remote: RemoteTarget, targetFiles: TargetFiles): BackupFiles {
   const downloaded = new Set<string>();
   return {
+    names: async () => [...targetFiles.keys()],
     makeReadable: async (path) => {
       if (downloaded.has(path)) return;
       await downloadWhole(remote, path, targetFiles);

@@ -365,6 +365,9 @@ test("a kill between a backup and its manifest is finished by the next prune", a
   const { folder, newest } = await withBackup();
   const half = await madeAt(newest, machine.store, "2026-03-01T01:00:00.000Z");
   await rm(half);
+  // A split backup has no file of this name either, but keeps its manifest.
+  const split = await madeAt(newest, machine.store, "2026-02-01T01:00:00.000Z");
+  await rename(split, `${split}.002`);
   const { code, document } = await machine.json("prune", folder, "--keep-last", "1");
   expect(code).toBe(0);
   // The result names the manifest, for an operator who moved the backup away.
@@ -374,7 +377,9 @@ test("a kill between a backup and its manifest is finished by the next prune", a
   );
   expect(freed).toBe(removed.reduce((sum, { size }) => sum + size, 0));
   expect((await readdir(folder)).sort()).toEqual(
-    [basename(newest), basename(manifestPath(newest))].sort(),
+    [newest, manifestPath(newest), `${split}.002`, manifestPath(split)]
+      .map((path) => basename(path))
+      .sort(),
   );
 });
 
@@ -519,7 +524,7 @@ test("prune --bundles removes a bundle only if no backup and no store needs it",
     bundles: { directory: bundles, otherFolders: [], otherStores: [], otherKeyIds: [] },
     dryRun: false,
     files: {
-      makeReadable: async () => undefined,
+      ...localFiles,
       remove: () => Promise.reject(new StoreError("io", "refused")),
     },
     reporter: { notice: () => {}, detail: () => {}, confirm: async () => {} },

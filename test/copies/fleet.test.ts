@@ -1,5 +1,14 @@
 /** Several hubs with one target: their stores have one name and one passphrase, but several ids. */
-import { mkdir, readdir, readFile, rm, symlink, truncate, writeFile } from "node:fs/promises";
+import {
+  mkdir,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  symlink,
+  truncate,
+  writeFile,
+} from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { directoryFiles, verifyStores } from "../../src/backup/fleet.js";
@@ -174,8 +183,8 @@ test("verify --all reads the others if a backup of a remote is too large for thi
   expect(document.error).toMatchObject({ message: expect.stringContaining("1 backup could not") });
 });
 
-test("verify --all takes a manifest that cannot be read, or is of a newer version, for no damage", async () => {
-  const local = await attic.backups(1, 2, 3, 4, 5);
+test("verify --all takes parts, and a manifest that cannot be read or is of a newer version, for no damage", async () => {
+  const local = await attic.backups(1, 2, 3, 4, 5, 6);
   const path = (day: number) => manifestPath(local.path(day));
   const text = await readFile(path(1), "utf8");
   await rm(path(2));
@@ -183,6 +192,7 @@ test("verify --all takes a manifest that cannot be read, or is of a newer versio
   await writeFile(path(3), text.replace('"version": 1', '"version": 99'));
   await writeFile(path(4), text.slice(0, 100));
   await writeFile(path(5), text);
+  await rename(local.path(6), `${local.path(6)}.001`);
   const found = new Map<string, boolean | null>();
   const verifying = async () => {
     const secrets = { ...attic.secret, opener: undefined };
@@ -193,8 +203,8 @@ test("verify --all takes a manifest that cannot be read, or is of a newer versio
   await expect(verifying()).rejects.toMatchObject({
     ...{ kind: "io", message: expect.stringContaining("1 backup could not be read") },
   });
-  const of = [1, 2, 3, 4, 5].map((day) => found.get(local.path(day)));
-  expect(of).toEqual([true, null, null, false, false]);
+  const of = [1, 2, 3, 4, 5, 6].map((day) => found.get(local.path(day)));
+  expect(of).toEqual([true, null, null, false, false, null]);
 });
 
 test("status --all finds the stores whose newest backup is old, incomplete or from the future", async () => {
