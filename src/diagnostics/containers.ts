@@ -2,6 +2,7 @@
 import { dirname } from "node:path";
 import { isKind } from "../errors.js";
 import {
+  type ContainerHub,
   copyOutLine,
   findHubContainers,
   findLosableIdentity,
@@ -24,7 +25,7 @@ export async function checkContainers(
 ): Promise<Check[]> {
   const found = [...checkSource(source)];
   for (const container of await findHubContainers()) {
-    found.push(...(await checkVolume(container)), ...(await checkIdentity(container)));
+    found.push(...(await checkVolumes(container)));
   }
   const own =
     service && isEngine(service.kind)
@@ -35,44 +36,64 @@ export async function checkContainers(
   return [good(`${own.name} keeps its store on a volume, and stops when asked to`)];
 }
 
-/** Checks that the hub's store outlives its container. */
-async function checkVolume(container: Container): Promise<Check[]> {
-  const { engine, name: box } = container;
+/** Checks that the hub's files outlive its container. */
+async function checkVolumes(container: Container): Promise<Check[]> {
   const hub = await readContainerHub(container);
-  let inside: string | undefined = `${hub.dataHome}/hivemind-core/clients.db`;
-  if (hub.serverJson !== undefined) {
-    try {
-      const file = await readServerJson(hub.serverJson);
-      inside = undefined;
-      await namedStore(file, { XDG_DATA_HOME: hub.dataHome }, (path) => {
-        inside = path;
-        return path;
-      });
-    } catch (failure) {
-      if (!isKind(failure, "notFound", "io", "refused")) throw failure;
-    }
-  }
-  if (inside === undefined || toHost(container, inside) !== undefined) return [];
-  const directory = dirname(inside);
+  const store = await findStoreInside(hub);
+  const identity = await findLosableIdentity(container);
   return [
-    error(
-      `the container ${box} keeps its store ${inside} on no volume: it is lost when the container is created again`,
-      `Copy the directory out of the container, then create the container again with the copy, ~/${box}-store, mounted at ${directory}: ${engine} stop ${box} && ${copyOutLine(container, directory, `~/${box}-store`)}`,
-    ),
+    ...(store === undefined || toHost(container, store) !== undefined
+      ? []
+      : [error(...(await describeLoss(container, "store", store, dirname(store))))]),
+    // With an encrypted store, the file can have its only password.
+    ...(hub.serverJson === undefined
+      ? [error(...(await describeLoss(container, "config", hub.path, dirname(hub.path))))]
+      : []),
+    // Satellites refuse a hub with another identity.
+    ...(identity === undefined
+      ? []
+      : [warning(...(await describeLoss(container, "identity", identity, identity)))]),
   ];
 }
 
-/** Checks that the hub's identity outlives its container. */
-async function checkIdentity(container: Container): Promise<Check[]> {
-  const directory = await findLosableIdentity(container);
-  if (directory === undefined) return [];
-  const { name: box } = container;
-  const target = `~/${box}-identity`;
+/** Returns the hub's store as a path in its container; undefined for another database. */
+async function findStoreInside({
+  serverJson,
+  dataHome,
+}: ContainerHub): Promise<string | undefined> {
+  const byDefault = `${dataHome}/hivemind-core/clients.db`;
+  if (serverJson === undefined) return byDefault;
+  try {
+    let inside: string | undefined;
+    await namedStore(await readServerJson(serverJson), { XDG_DATA_HOME: dataHome }, (path) => {
+      inside = path;
+      return path;
+    });
+    return inside;
+  } catch (failure) {
+    if (!isKind(failure, "notFound", "io", "refused")) throw failure;
+    return byDefault;
+  }
+}
+
+/** Returns the problem that a file is on no volume, and its fix. */
+async function describeLoss(
+  container: Container,
+  what: "store" | "config" | "identity",
+  file: string,
+  directory: string,
+): Promise<[problem: string, fix: string]> {
+  const { engine, name: box } = container;
+  const target = `~/${box}-${what}`;
+  const copy = await copyOutLine(container, directory, target);
+  const part = { store: "its store", config: "its settings", identity: "the hub's identity" }[what];
+  const loss =
+    what === "identity"
+      ? "satellites refuse the hub when the container is created again"
+      : "it is lost when the container is created again";
   return [
-    warning(
-      `the container ${box} keeps the hub's identity ${directory} on no volume: when the container is created again, satellites refuse the hub`,
-      `Copy the directory out of the container, then create the container again with the copy, ${target}, mounted at ${directory}: ${copyOutLine(container, directory, target)}`,
-    ),
+    `the container ${box} keeps ${part} ${file} on no volume: ${loss}`,
+    `Copy the directory out of the container, then create the container again with the copy, ${target}, mounted at ${directory}: ${engine} stop ${box} && ${copy}`,
   ];
 }
 

@@ -89,14 +89,22 @@ export async function findLosableIdentity(container: Container): Promise<string 
   return code === 0 ? directory : undefined;
 }
 
-/** Returns the command that copies a directory out of a container. */
-export function copyOutLine(
-  { engine, name }: Container,
+/**
+ * Returns the command that copies a directory out of a container, for the hub's user. The engine
+ * gives what it copies to the user who calls it.
+ */
+export async function copyOutLine(
+  container: Container,
   directory: string,
   target: string,
-): string {
+): Promise<string> {
+  const { engine, name } = container;
   const from = shellQuote(`${name}:${directory}/.`);
-  return `mkdir -m 700 ${target} && ${engine} cp ${from} ${target}`;
+  const copy = `mkdir -m 700 ${target} && ${engine} cp ${from} ${target}`;
+  const pid = findHubProcess(container);
+  if (pid === undefined || process.geteuid?.() !== 0) return copy;
+  const { uid, gid } = await stat(`/proc/${pid}`);
+  return uid === 0 ? copy : `${copy} && chown -R ${uid}:${gid} ${target}`;
 }
 
 /** Returns the containers of hubs, by their command or a process in them, of all engines. */

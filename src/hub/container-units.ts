@@ -109,11 +109,15 @@ WantedBy=${target}
  * Starts a container if Docker failed to. Docker begins to serve requests after it has tried to
  * start its containers. A container that was stopped manually, or by a backup, has no error.
  *
- * Docker waits for the first attempt of a system unit, which therefore must not wait for Docker.
+ * Docker waits for the first attempt of a system unit, which therefore must not wait for Docker. A
+ * later attempt must: Docker may be trying to start the container.
  */
 function startLines({ kind, dockerContainer: name }: ContainerUnit): string {
   if (name === undefined) return "";
-  const guard = kind === "system" ? "systemctl is-active --quiet docker.service || exit 0; " : "";
+  const guard =
+    kind === "system"
+      ? 'case "$(systemctl is-active docker.service)" in active|activating) ;; *) exit 0 ;; esac; '
+      : "";
   const script = `${guard}test -z "$(docker inspect --format "{{.State.Error}}" "$0")" || exec docker start "$0"`;
   return `# at boot, Docker does not wait until the copy is written, and does not try again
 ExecStartPost=-${quoteCommand("/bin/sh", "-c", script, name)}

@@ -16,8 +16,8 @@ import { listDirectory, lstatIfExists, readTextIfExists } from "../fs/read.js";
 /** The files in the directory of a project that compose reads by itself. */
 const readByCompose = /^(?:\.env|(?:docker-)?compose(?:\.override)?\.ya?ml)$/;
 
-/** Other files that a compose file can name, from which compose reads services. */
-const naming = /^(?!\s*#).*?(?<!\w)(include|extends)["']?[ \t]*:/m;
+/** Keys that name other files, from which compose reads services. */
+const naming = /(?:^|[{,])[ \t]*["']?(include|extends)["']?[ \t]*:/m;
 
 /**
  * Checks a project. An ordinary user may use any.
@@ -45,7 +45,9 @@ export async function assertTrusted(directory: string): Promise<void> {
   for (const path of files) {
     const [, key] = naming.exec((await readTextIfExists(path)) ?? "") ?? [];
     if (key === undefined) continue;
-    throw new StoreError("refused", `${path} has ${key}, which may name files of other users`);
+    throw new StoreError("refused", `${path} has ${key}, which may name files of other users`, {
+      hint: "Put the services into one file, or run this as an ordinary user.",
+    });
   }
 }
 

@@ -64,7 +64,7 @@ async function findIdentityProblem(container: Container): Promise<string | undef
   const directory = await findLosableIdentity(container);
   if (directory === undefined) return undefined;
   const target = `~/${container.name}-identity`;
-  return `the hub's identity, ${directory}, is on no volume, and satellites refuse a hub with another identity (mount a copy of it there: ${copyOutLine(container, directory, target)})`;
+  return `the hub's identity, ${directory}, is on no volume, and satellites refuse a hub with another identity (mount a copy of it there: ${await copyOutLine(container, directory, target)})`;
 }
 
 /** Docker belongs to the machine, and a user's copy and unit to the session of the user. */

@@ -35,6 +35,8 @@ import type { Directories } from "./directories.js";
 
 export interface ContainerSurvey extends ContainerName {
   readonly database: "sqlite" | "sqlcipher" | "other";
+  /** Whether the hub's `server.json` is on a volume. */
+  readonly hasServerJson: boolean;
   /** The path of the store on this machine; undefined if it is on no volume. */
   readonly store: string | undefined;
   readonly hasPassword: boolean;
@@ -186,6 +188,7 @@ export async function surveyContainer(
     engine,
     name,
     hasCopy: copy !== undefined,
+    hasServerJson: serverJson !== undefined,
     unit,
     quadletUnit,
     problem,
@@ -210,6 +213,15 @@ export async function surveyContainer(
   }
 }
 
+/** Returns the beginning of a command line for a store. */
+export function programLine(store: string, source: string | undefined): string {
+  return [
+    "hivemind-sqlcipher",
+    ...(store === unresolvedStorePath({}) ? [] : ["--db", shellQuote(store)]),
+    ...(source === undefined ? [] : ["--passphrase-source", shellQuote(source)]),
+  ].join(" ");
+}
+
 /** Returns the steps that encrypt the store of a container, one on a line. */
 export function containerSteps(
   container: ContainerSurvey,
@@ -218,17 +230,16 @@ export function containerSteps(
   const { engine, name, database, store, hasPassword, hasCopy, unit, quadletUnit, source } =
     container;
   const guide = "docs/guide/containers.md explains the steps.";
+  if (!container.hasServerJson) {
+    return `Put its settings onto a volume first: hivemind-sqlcipher doctor names the commands. ${guide}`;
+  }
   if (database === "other") {
     return `Let the hub use a SQLite store first (docs/guide/other-databases.md), on a volume. ${guide}`;
   }
   if (store === undefined) {
     return `Put the store onto a volume first: hivemind-sqlcipher doctor names the commands. ${guide}`;
   }
-  const own = [
-    "hivemind-sqlcipher",
-    ...(store === unresolvedStorePath({}) ? [] : ["--db", shellQuote(store)]),
-    ...(source === undefined ? [] : ["--passphrase-source", shellQuote(source)]),
-  ].join(" ");
+  const own = programLine(store, source);
   const service = unit === undefined ? `--service ${engine} --unit ${name}` : serviceOptions(unit);
   const bundleTo = `--bundle-to ${shellQuote(bundles)}`;
   const adopt = `${own} init --adopt ${service} ${bundleTo}`;

@@ -1,10 +1,10 @@
 /** Finds from a survey what prevents a setup, each with its fix. Pure. */
 import type { ErrorKind } from "../errors.js";
 import { upgradeLine } from "../hub/schema.js";
-import { engineSecretError, isEngineSecret } from "../keys/source.js";
+import { engineSecretError, formatSource, isEngineSecret } from "../keys/source.js";
 import { isUnit, serviceOptions, systemctlLine } from "../service/systemctl.js";
 import { shellQuote } from "../text/escape.js";
-import { containerSteps } from "./container.js";
+import { containerSteps, programLine } from "./container.js";
 import { formerKind, isSealedUnit, needsKeys } from "./facts.js";
 import type { HubSurvey } from "./hub-survey.js";
 import { type PackagesSurvey, packageListLine, pipLine } from "./packages.js";
@@ -234,10 +234,8 @@ function findServerObstacle(survey: Survey): Finding {
   );
 }
 
-function findDatabaseObstacle(
-  { database, store, storePath, record, hasOwnStore, isHandedOver, hubContainer }: Survey,
-  hub: HubSurvey | undefined,
-): Finding {
+function findDatabaseObstacle(survey: Survey, hub: HubSurvey | undefined): Finding {
+  const { database, store, storePath, record, hasOwnStore, isHandedOver, hubContainer } = survey;
   if (database === undefined) return undefined;
   if (database.problem !== undefined) {
     return refused("database", database.problem.message, database.problem.hint ?? "Correct it.");
@@ -273,7 +271,7 @@ function findDatabaseObstacle(
   const isLocked = database.kind === "sqlcipher" && !database.hasPassword && record === undefined;
   if (isLocked && !(isHandedOver && hub?.startsByRun)) {
     if (hubContainer !== undefined) {
-      return findLockedContainerObstacle(storePath, hubContainer, hub && !isUnit(hub));
+      return findLockedContainerObstacle(survey, hubContainer, hub);
     }
     return refused(
       "password",
@@ -286,15 +284,17 @@ function findDatabaseObstacle(
 
 /** Setup reads no secret of an engine, so the user must move a password in one. */
 function findLockedContainerObstacle(
-  storePath: string,
+  { storePath, source, isRoot, directories }: Survey,
   { name, secrets }: HubContainerSurvey,
-  isComposed = false,
+  hub: HubSurvey | undefined,
 ): Obstacle {
-  const adopt = "hivemind-sqlcipher init --adopt --hub none --passphrase-file FILE";
-  const [where, again, kind] = isComposed
-    ? ["compose file", "create the container again", "compose"]
-    : ["quadlet", "restart its unit", "quadlet"];
-  const mount = `add to the ${where} what this prints, and ${again}: hivemind-sqlcipher run --print-unit ${kind}`;
+  const own = programLine(storePath, isRoot ? formatSource(source) : undefined);
+  const adopt = `${own} init --adopt --hub none --passphrase-file FILE --bundle-to ${shellQuote(directories.bundles)}`;
+  const isComposed = hub !== undefined && !isUnit(hub);
+  const [where, again, kind, engine] = isComposed
+    ? ["compose file", "create the container again", "compose", hub.manager]
+    : ["quadlet", "restart its unit", "quadlet", "podman"];
+  const mount = `add to the ${where} what this prints, and ${again}: ${own} run --print-unit ${kind}`;
   if (secrets.length === 0) {
     return refused(
       "password",
@@ -304,8 +304,8 @@ function findLockedContainerObstacle(
   }
   return refused(
     "secret",
-    `the container ${name} gets the password from secrets of podman (${secrets.join(", ")}), which are on the disk unencrypted`,
-    `Take the password over: ${adopt}\nRemove the secret from the ${where}, ${mount} --container ${name}\nRemove the secret, and change the password: podman secret rm ${secrets[0]} && hivemind-sqlcipher rotate`,
+    `the container ${name} gets the password from secrets of ${engine} (${secrets.join(", ")}), which are on the disk unencrypted`,
+    `Take the password over: ${adopt}\nRemove the secret from the ${where}, ${mount} --container ${name}\nRemove the secret, and change the password: ${engine} secret rm ${secrets[0]} && ${own} rotate`,
   );
 }
 

@@ -14,9 +14,13 @@ async function makeProject(): Promise<{ project: string; file: string }> {
   const project = join(await temporaryFolder(), "hub");
   await mkdir(project, { mode: 0o755 });
   const file = join(project, "compose.yaml");
-  await writeFile(file, "services:\n  # include: a comment\n  hub:\n    image: hub\n", {
-    mode: 0o644,
-  });
+  await writeFile(
+    file,
+    "x-include: 1\nservices:\n  # include: a comment\n  hub:\n    command: hub --include: x\n",
+    {
+      mode: 0o644,
+    },
+  );
   return { project, file };
 }
 

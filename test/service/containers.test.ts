@@ -244,7 +244,11 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     expect(seen.doctor).toEqual([
       check(
         "lost keeps its store /home/hivemind/.local/share/hivemind-core/clients.db on no volume",
-        `${engine} cp lost:'/home/hivemind/.local/share/hivemind-core/.' ~/lost-store`,
+        `${engine} cp 'lost:/home/hivemind/.local/share/hivemind-core/.' ~/lost-store`,
+      ),
+      check(
+        "lost keeps its settings /home/hivemind/.config/hivemind-core/server.json on no volume",
+        `${engine} cp 'lost:/home/hivemind/.config/hivemind-core/.' ~/lost-config`,
       ),
     ]);
     expect(seen.healthy).toEqual([expect.objectContaining({ ok: true })]);

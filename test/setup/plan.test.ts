@@ -379,7 +379,7 @@ describe("what is in the way is named with its fix", () => {
         hubContainer: { ...hubContainer, secrets: ["server.json"] },
       },
       "from secrets of podman (server.json)",
-      "podman secret rm server.json && hivemind-sqlcipher rotate",
+      "podman secret rm server.json && hivemind-sqlcipher --db '/home/a/.local/share/hivemind-core/clients.db' rotate",
     ],
     [
       "a passphrase source in a secret of the engine",
@@ -447,7 +447,7 @@ describe("what is in the way is named with its fix", () => {
   test("a hub in a container, with the steps that encrypt its store", () => {
     const box: NonNullable<Survey["container"]> = {
       ...{ engine: "docker" as const, name: "hub", store: "/volume/clients.db" },
-      ...{ database: "sqlite" as const, hasPassword: false, hasCopy: false },
+      ...{ database: "sqlite" as const, hasPassword: false, hasCopy: false, hasServerJson: true },
       ...{ unit: undefined, quadletUnit: undefined, problem: "a reason", source: undefined },
     };
     const fixOf = (container: Survey["container"]) => {
@@ -482,6 +482,7 @@ describe("what is in the way is named with its fix", () => {
     const unit = { manager: "systemd", name: "hub.service" } as const;
     expect(fixOf({ ...box, unit })).toContain("encrypt --service systemd --unit hub ");
     expect(fixOf({ ...box, store: undefined })).toContain("Put the store onto a volume first");
+    expect(fixOf({ ...box, hasServerJson: false })).toContain("Put its settings onto a volume first");
     expect(fixOf({ ...box, database: "other" })).toContain("other-databases.md");
   });
 

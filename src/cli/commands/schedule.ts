@@ -38,7 +38,7 @@ function addInstall(group: Command): void {
   );
   finishCommand(command, runInstall, {
     details: [
-      "Each run reads the directories, the service and the passphrase's source from the settings file, where this command saves its options for the service. The backup's requirements are checked before the timer is installed. For a notification of failures, add OnFailure= in a drop-in with systemctl --user edit UNIT; drop-ins are never changed.",
+      "Each run reads the directories, the service and the passphrase's source from the settings file, where this command saves its options for the service. The backup's requirements are checked before the timer is installed. For a notification of failures, add OnFailure= in a drop-in with systemctl edit UNIT, with --user for a user timer; drop-ins are never changed.",
       "An installed timer keeps its times without these options, and its backups still leave the hub running if setup --online-backups installed it. Without --drill, a drill that is scheduled already stays scheduled. To begin again, run schedule remove first.",
     ],
     examples: [
