@@ -482,7 +482,9 @@ describe("what is in the way is named with its fix", () => {
     const unit = { manager: "systemd", name: "hub.service" } as const;
     expect(fixOf({ ...box, unit })).toContain("encrypt --service systemd --unit hub ");
     expect(fixOf({ ...box, store: undefined })).toContain("Put the store onto a volume first");
-    expect(fixOf({ ...box, hasServerJson: false })).toContain("Put its settings onto a volume first");
+    expect(fixOf({ ...box, hasServerJson: false })).toContain(
+      "Put its settings onto a volume first",
+    );
     expect(fixOf({ ...box, database: "other" })).toContain("other-databases.md");
   });
 
