@@ -8,12 +8,12 @@
  */
 import { randomBytes } from "node:crypto";
 import { constants } from "node:fs";
-import { type FileHandle, link, mkdir, open, readdir, rename, rm } from "node:fs/promises";
+import { type FileHandle, link, mkdir, open, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { assertNoAccessList, copyMetadata } from "./metadata.js";
 import { assertNotMountPoint } from "./mount.js";
-import { lstatIfExists, statIfExists } from "./read.js";
+import { listDirectory, lstatIfExists, statIfExists } from "./read.js";
 
 const newFile = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 
@@ -222,22 +222,23 @@ const stagedEnding = /^[0-9a-f]{12}\.partial(?:-journal|-wal|-shm)?$/;
  * @returns whether there were any
  */
 export async function removePartials(path: string): Promise<boolean> {
+  const partials = await findPartials(path);
+  try {
+    for (const partial of partials) await rm(partial, { force: true });
+  } catch (error) {
+    throw systemError(error, `cannot remove unfinished files from ${dirname(path)}`);
+  }
+  return partials.length > 0;
+}
+
+/** Returns the paths of the staged files of `path`. A running process may be writing them. */
+export async function findPartials(path: string): Promise<string[]> {
   const directory = dirname(path);
   const prefix = `.${basename(path)}.`;
-  let found = false;
-  try {
-    for (const name of await readdir(directory)) {
-      if (!name.startsWith(prefix) || !stagedEnding.test(name.slice(prefix.length))) {
-        continue;
-      }
-      await rm(join(directory, name), { force: true });
-      found = true;
-    }
-  } catch (error) {
-    if (hasCode(error, "ENOENT", "ENOTDIR")) return false;
-    throw systemError(error, `cannot remove unfinished files from ${directory}`);
-  }
-  return found;
+  const names = (await listDirectory(directory)) ?? [];
+  return names
+    .filter((name) => name.startsWith(prefix) && stagedEnding.test(name.slice(prefix.length)))
+    .map((name) => join(directory, name));
 }
 
 /**

@@ -16,7 +16,7 @@ import {
   withSection,
 } from "../config/settings-file.js";
 import { isKind, StoreError } from "../errors.js";
-import { makeDirectory, removeFile, removePartials } from "../fs/atomic.js";
+import { findPartials, makeDirectory, removeFile, removePartials } from "../fs/atomic.js";
 import { lockFile } from "./lock.js";
 
 /** The time limit for another process to load and save the file. */
@@ -64,8 +64,9 @@ export async function updateSection(
   });
 }
 
-/** Removes partial settings files, left by a kill. */
+/** Removes partial settings files, left by a kill. Does not write to the directory without them. */
 export async function removeSettingsPartials(path: string): Promise<void> {
+  if ((await findPartials(path)).length === 0) return;
   await withSettingsLock(path, () => removePartials(path));
 }
 

@@ -36,6 +36,12 @@ test("unfinished files of a killed process are removed, but not those of a runni
   expect([existsSync(partial), existsSync(path)]).toEqual([false, true]);
 });
 
+test("without unfinished files, nothing is locked or created", async () => {
+  const directory = join(await temporaryFolder(), "moved");
+  await removeSettingsPartials(join(directory, "config.json"));
+  expect(existsSync(directory)).toBe(false);
+});
+
 test("settings that do not change are neither written nor locked", async () => {
   const path = join(await temporaryFolder(), "config.json");
   await writeFile(path, '{"recipients": ["age1"]}');
