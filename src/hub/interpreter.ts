@@ -60,6 +60,8 @@ export type HubPackages = z.infer<typeof packagesSchema>;
 
 /** The import of the packages takes half a second on a PC and several seconds on a small board. */
 const probeLimitMs = 60_000;
+/** The longest time in which the hub's packages read a client. */
+const clientLimitMs = 5;
 
 /**
  * Finds the hub's Python: `hubPython` if given, otherwise the Python in `args`, or the interpreter
@@ -240,19 +242,21 @@ export type ServedClients = z.infer<typeof servedSchema>;
  *
  * @param database - the object `database` of `server.json`, with the password; it reaches Python
  *   through a pipe
- * @param apiKey - the key of a client that the hub must find; undefined if there is none
+ * @param expected.count - the number of clients, for the time limit
+ * @param expected.apiKey - the key of a client that the hub must find; undefined if there is none
  * @param home - the hub's `$XDG_DATA_HOME`
  * @throws {@link StoreError} failed - also if the database does not open
  */
 export async function probeClients(
   python: HubPython,
   database: JsonObject,
-  apiKey: string | undefined,
+  { count, apiKey }: { readonly count: number; readonly apiKey: string | undefined },
   home: string,
   hub: Account = currentAccount(),
 ): Promise<ServedClients> {
   const input = formatJson({ database, apiKey: apiKey ?? null, home });
-  return servedSchema.parse(await runProbe(python, clientsScript, hub, input));
+  const timeoutMs = probeLimitMs + count * clientLimitMs;
+  return servedSchema.parse(await runProbe(python, clientsScript, hub, input, timeoutMs));
 }
 
 /**
@@ -282,6 +286,7 @@ async function runProbe(
   script: string,
   account: Account,
   input = "",
+  timeoutMs = probeLimitMs,
 ): Promise<unknown> {
   const [program, ...options] = python;
   const hub = await resolveProbeAccount(python, account);
@@ -289,8 +294,7 @@ async function runProbe(
   let outcome: Outcome;
   try {
     outcome = await run(program, [...options, "-c", prelude + script, home], {
-      timeoutMs: probeLimitMs,
-      input,
+      ...{ timeoutMs, input },
       account: hub,
     });
   } finally {
@@ -303,7 +307,7 @@ async function runProbe(
   }
   throw new StoreError(
     "failed",
-    `cannot test the hub's packages with ${program}: ${describeFailure(outcome)}`,
+    `cannot test the hub's packages with ${program}: ${describeFailure(outcome, timeoutMs)}`,
     {
       hint: "Name the Python that has hivemind-core installed: --hub-python PATH",
       cause: new Error(outcome.stderr),
@@ -311,8 +315,8 @@ async function runProbe(
   );
 }
 
-function describeFailure({ code, failure }: Outcome): string {
-  if (failure === "timeout") return `no reply within ${probeLimitMs / 1000} seconds`;
+function describeFailure({ code, failure }: Outcome, timeoutMs: number): string {
+  if (failure === "timeout") return `no reply within ${Math.round(timeoutMs / 1000)} seconds`;
   if (code === 0) return "its output is not JSON";
   return failure === "missing"
     ? "no such file or directory"

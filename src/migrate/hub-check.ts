@@ -324,17 +324,18 @@ async function assertHubsServe(
   hubs: readonly TestedHub[],
   { from, to, database, copied }: ServedTarget,
 ): Promise<void> {
-  const expected = { ...copied.inTarget, apiKey: await findCopiedKey(from, copied) };
+  const { active, revoked } = copied.inTarget;
+  const expected = { count: active + revoked, apiKey: await findCopiedKey(from, copied) };
   for (const { python, account } of hubs) {
     const home = await makeCheckDirectory(account);
     let served: ServedClients;
     try {
       const named = await buildDatabase(to, database, home, account);
-      served = await probeClients(python, named, expected.apiKey, home, account);
+      served = await probeClients(python, named, expected, home, account);
     } finally {
       await removeDirectoryAs(account, home);
     }
-    const problem = describeMissing(served, expected);
+    const problem = describeMissing(served, copied.inTarget);
     if (problem === undefined) continue;
     throw new StoreError("failed", `the hub's packages in ${python[0]} ${problem}`, {
       hint: "Stop every program that writes to the target, then run the same command again.",

@@ -9,6 +9,8 @@ import { type Account, type Outcome, run } from "./run.js";
 
 /** The time limit of a program that inspects, creates or removes a directory. */
 const directoryLimitMs = 60_000;
+/** Adds time for large files. A slow card reads and writes 2 MB/s at the same time. */
+const slowestBytesPerMs = 2_000;
 
 export async function makeTemporaryDirectory(
   hub: Account,
@@ -16,16 +18,18 @@ export async function makeTemporaryDirectory(
   prefix = "hivemind-sqlcipher-",
 ): Promise<string> {
   const template = join(parent, `${prefix}XXXXXXXX`);
-  return (await runAs(hub, parent, "mktemp", "-d", template)).trim();
+  return (await runAs(hub, parent, ["mktemp", "-d", template])).trim();
 }
 
 /** Copies a file as the user of a hub, into a directory of this user. */
 export async function copyFileAs(hub: Account, from: string, to: string): Promise<void> {
-  await runAs(hub, dirname(to), "cp", "--", from, basename(to));
+  const size = (await statIfExists(from))?.size ?? 0;
+  const timeoutMs = directoryLimitMs + size / slowestBytesPerMs;
+  await runAs(hub, dirname(to), ["cp", "--", from, basename(to)], timeoutMs);
 }
 
 export async function makeDirectoryAs(hub: Account, path: string): Promise<void> {
-  await runAs(hub, dirname(path), "mkdir", "-m", "700", "--", basename(path));
+  await runAs(hub, dirname(path), ["mkdir", "-m", "700", "--", basename(path)]);
 }
 
 /**
@@ -53,11 +57,11 @@ export async function makeHubDirectory(path: string): Promise<void> {
  * user, because the hub's user can replace a subdirectory with a link during the removal.
  */
 export async function removeDirectoryAs(hub: Account, path: string): Promise<void> {
-  await runAs(hub, dirname(path), "rm", "-rf", "--", basename(path));
+  await runAs(hub, dirname(path), ["rm", "-rf", "--", basename(path)]);
 }
 
 export async function canWriteAs(hub: Account, path: string): Promise<boolean> {
-  return (await tryAs(hub, "/", "test", "-w", path)).code === 0;
+  return (await tryAs(hub, "/", ["test", "-w", path])).code === 0;
 }
 
 /**
@@ -67,21 +71,21 @@ export async function canWriteAs(hub: Account, path: string): Promise<boolean> {
 function tryAs(
   { uid, gid }: Account,
   directory: string,
-  program: string,
-  ...args: string[]
+  [program, ...args]: readonly [string, ...string[]],
+  timeoutMs = directoryLimitMs,
 ): Promise<Outcome> {
   const account = { uid, gid, environment: {} };
-  return run(program, args, { timeoutMs: directoryLimitMs, account, directory });
+  return run(program, args, { timeoutMs, account, directory });
 }
 
 async function runAs(
   hub: Account,
   directory: string,
-  program: string,
-  ...args: string[]
+  command: readonly [string, ...string[]],
+  timeoutMs?: number,
 ): Promise<string> {
-  const outcome = await tryAs(hub, directory, program, ...args);
+  const outcome = await tryAs(hub, directory, command, timeoutMs);
   if (outcome.code === 0) return outcome.stdout;
   const why = outcome.stderr || outcome.failure || `exit code ${outcome.code}`;
-  throw new StoreError("io", `${program} failed on ${args.at(-1)} in ${directory}: ${why}`);
+  throw new StoreError("io", `${command[0]} failed on ${command.at(-1)} in ${directory}: ${why}`);
 }
