@@ -127,7 +127,7 @@ export async function contextOf(command: Command, found: Found = {}): Promise<Co
   const settingsProblems: StoreError[] = [];
   const toleratesProblems = toleratingCommands.has(command.name());
   const passphraseSource = options.passphraseSource ?? found.passphraseSource;
-  const resolve = () =>
+  const resolve = (onProblem: (problem: StoreError) => void) =>
     resolveSettings(
       {
         store: omitUndefined({ path: options.db ?? found.store, name, subfolder }),
@@ -137,10 +137,10 @@ export async function contextOf(command: Command, found: Found = {}): Promise<Co
         config: options.config,
         defaultStore: () => findHubStore(command.name()),
         isNewStore: canCreateStore(command),
-        ...(toleratesProblems && { onProblem: (problem) => settingsProblems.push(problem) }),
+        ...(toleratesProblems && { onProblem }),
       },
     );
-  let resolved = await resolve();
+  let resolved = await resolve((problem) => settingsProblems.push(problem));
   const { storePath, path, section, missing } = resolved;
   if (missing && !canCreateStore(command)) {
     const problem = new StoreError(
@@ -183,7 +183,8 @@ export async function contextOf(command: Command, found: Found = {}): Promise<Co
       return sourceOf(resolved.settings);
     },
     refreshSettings: async () => {
-      resolved = await resolve();
+      // The problems have been collected already.
+      resolved = await resolve(() => undefined);
     },
     output,
     yes,

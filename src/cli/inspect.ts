@@ -3,9 +3,26 @@ import type { Settings } from "../config/settings-file.js";
 import type { ConfiguredTarget } from "../copies/copy-record.js";
 import type { DoctorOptions } from "../diagnostics/doctor.js";
 import type { StatusOptions } from "../diagnostics/status.js";
+import { formatSource } from "../keys/source.js";
 import type { Context } from "./context.js";
 import { findHubDatabase } from "./open.js";
 import { resolveServiceChoice, type ServiceOptions } from "./options/operation.js";
+
+/**
+ * Reads the state of a store. Reads it again if the passphrase's source has changed: the first
+ * reading may have waited for a rotation, and then used the former source.
+ */
+export async function readWithNewestSource<Result>(
+  context: Context,
+  read: () => Promise<Result>,
+): Promise<Result> {
+  const source = formatSource(context.source);
+  const [first] = await Promise.allSettled([read()]);
+  await context.refreshSettings();
+  if (formatSource(context.source) !== source) return await read();
+  if (first.status === "rejected") throw first.reason;
+  return first.value;
+}
 
 export function buildStatusOptions(context: Context): StatusOptions {
   const { storePath, source, settings, settingsProblems } = context;

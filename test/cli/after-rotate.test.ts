@@ -105,14 +105,20 @@ test("a command that waits for a rotation, and the metrics after it, use the pas
   const metrics = machine.path("hub.prom");
   expect((await machine.run(["metrics", "install", metrics])).code).toBe(0);
   await rm(metrics);
-  const list = machine.line(["list-clients", "--json"]).map((word) => `'${word}'`);
-  const output = machine.path("clients.json");
-  // The step holds up the rotation until the command has read the settings.
-  const rotated = await rotateWith(machine, `${list.join(" ")} >'${output}' 2>&1 & sleep 1`);
+  const start = (command: string) => {
+    const words = machine.line([command, "--json"]).map((word) => `'${word}'`);
+    return `${words.join(" ")} >'${machine.path(command)}' 2>&1 &`;
+  };
+  // The step holds up the rotation until the commands have read the settings.
+  const commands = ["list-clients", "status"].map(start).join(" ");
+  const rotated = await rotateWith(machine, `${commands} sleep 1`);
   expect([rotated.code, rotated.stderr]).toEqual([0, expect.any(String)]);
-  const read = async () => JSON.parse(await readFile(output, "utf8"));
-  await vi.waitFor(read, { timeout: 10_000 });
-  expect((await read()).clients).toHaveLength(1);
+  const read = (command: string) =>
+    vi.waitFor(async () => JSON.parse(await readFile(machine.path(command), "utf8")), {
+      timeout: 10_000,
+    });
+  expect((await read("list-clients")).clients).toHaveLength(1);
+  expect(await read("status")).toMatchObject({ clients: { active: 1 }, problems: [] });
   expect(await readFile(metrics, "utf8")).toContain("hivemind_sqlcipher_clients");
 });
 

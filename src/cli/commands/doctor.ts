@@ -4,7 +4,7 @@ import { counted } from "../../text/count.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { finishCommand } from "../command.js";
 import { type Context, programLine } from "../context.js";
-import { buildDoctorOptions } from "../inspect.js";
+import { buildDoctorOptions, readWithNewestSource } from "../inspect.js";
 import { addServiceOptions, type ServiceOptions } from "../options/operation.js";
 
 interface DoctorOptions extends ServiceOptions {
@@ -40,7 +40,9 @@ async function runDoctor(
   const { doctor } = await import("../../diagnostics/doctor.js");
   const { output } = context;
   const program = programLine(command, context);
-  const diagnosis = await doctor({ ...buildDoctorOptions(context, options), program });
+  const diagnosis = await readWithNewestSource(context, () =>
+    doctor({ ...buildDoctorOptions(context, options), program }),
+  );
   output.result(diagnosis, () => diagnosisLines(diagnosis, context));
   if (!diagnosis.ok) process.exitCode = 1;
 }

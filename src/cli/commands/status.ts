@@ -3,7 +3,7 @@ import type { StoreStatus } from "../../diagnostics/status.js";
 import { exitCodes, StoreError } from "../../errors.js";
 import { choiceOption, finishCommand } from "../command.js";
 import type { Context } from "../context.js";
-import { buildStatusOptions, collectMetrics } from "../inspect.js";
+import { buildStatusOptions, collectMetrics, readWithNewestSource } from "../inspect.js";
 import { resolveListing } from "../options/backup-directories.js";
 import { fieldLines, formatCounts, formatLastRun } from "../ui/lines.js";
 import { parseAge } from "../ui/units.js";
@@ -35,8 +35,9 @@ async function runStatus(
 ): Promise<void> {
   assertOptionsFit(context, target, options);
   if (options.all) await printFleet(context, target, options);
-  else if (options.format === "prometheus") process.stdout.write(await collectMetrics(context));
-  else await printStatus(context);
+  else if (options.format === "prometheus") {
+    process.stdout.write(await readWithNewestSource(context, () => collectMetrics(context)));
+  } else await printStatus(context);
 }
 
 interface StatusCommandOptions {
@@ -88,7 +89,8 @@ async function printFleet(
 
 async function printStatus(context: Context): Promise<void> {
   const { readStoreStatus } = await import("../../diagnostics/status.js");
-  const status = await readStoreStatus(buildStatusOptions(context));
+  const read = () => readStoreStatus(buildStatusOptions(context));
+  const status = await readWithNewestSource(context, read);
   context.output.result(status, () => statusLines(status, context));
 }
 
