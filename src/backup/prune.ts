@@ -244,17 +244,29 @@ async function confirmSeveralMachines(
 }
 
 /**
- * Returns since when this machine has had the store's id and made backups under its present name,
- * in milliseconds; 0 without an id.
+ * How long no machine of another name may have made a backup, for its backups to be those of this
+ * machine under a former name: longer than the interval of weekly backups.
+ */
+const silenceMs = 8 * 24 * 60 * 60 * 1000;
+
+/**
+ * Returns the time from which a backup under another name may be of a copy, in milliseconds: when
+ * this machine got the store's id; 0 without an id. If the other names are no longer in use, the
+ * time of the first backup under the present name.
  *
  * @param backups - newest first
  */
 function findStart(backups: readonly ListedBackup[], own: StoreId | undefined): number {
   if (own === undefined) return 0;
+  const start = Date.parse(own.since);
+  const newestOther = backups.find(({ hostname }) => hostname !== os.hostname());
+  const isSilent = newestOther && Date.now() - Date.parse(newestOther.createdAt) > silenceMs;
+  // A clone of the card has the id, too, and the original machine continues to make backups.
+  if (!isSilent) return start;
   const oldest = backups.findLast(
     ({ hostname, storeId }) => hostname === os.hostname() && storeId === own.id,
   );
-  return Math.max(Date.parse(own.since), oldest ? Date.parse(oldest.createdAt) : 0);
+  return Math.max(start, oldest ? Date.parse(oldest.createdAt) : 0);
 }
 
 /**
