@@ -10,6 +10,7 @@ import type { Environment } from "../config/paths.js";
 import { Bus, BusError, busName } from "../dbus/client.js";
 import { Variant } from "../dbus/message.js";
 import { currentInteraction } from "../process/interaction.js";
+import { isInterruptible } from "../process/signals.js";
 import { identifyProvider, type Provider, unknownProvider } from "./provider.js";
 
 /** How long a user has to answer a dialog. */
@@ -293,7 +294,8 @@ export function announceDialog(
   provider: string,
   notice: ((text: string) => void) | undefined,
 ): () => void {
-  const text = `waiting for ${provider}: answer its dialog within ${promptTimeoutMs / 1000} seconds (Ctrl-C cancels)`;
+  const way = isInterruptible() ? " (Ctrl-C cancels)" : "";
+  const text = `waiting for ${provider}: answer its dialog within ${promptTimeoutMs / 1000} seconds${way}`;
   const timer = setTimeout(() => notice?.(text), noticeDelayMs);
   return () => clearTimeout(timer);
 }

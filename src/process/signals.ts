@@ -3,6 +3,11 @@ import { constants } from "node:os";
 import { StoreError } from "../errors.js";
 import { currentInteraction, withInteraction } from "./interaction.js";
 
+/** Returns whether Ctrl-C aborts the running work, or ends the process as it does by default. */
+export function isInterruptible(): boolean {
+  return currentInteraction().signal !== undefined || process.listenerCount("SIGINT") === 0;
+}
+
 const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /**

@@ -6,7 +6,10 @@ import { afterAll, afterEach, beforeAll, expect, onTestFinished, test, vi } from
 import { StoreError } from "../../src/errors.js";
 import { inspectKeyring } from "../../src/keys/inspect.js";
 import { deleteEntry, getEntry, listEntries, type Slot, setEntry } from "../../src/keys/keyring.js";
+import { announceDialog } from "../../src/keys/secret-service.js";
 import { readPassphrases } from "../../src/keys/source.js";
+import { withoutSignal } from "../../src/process/interaction.js";
+import { abortOnSignal } from "../../src/process/signals.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { OwnBus } from "./own-keyring.js";
 
@@ -246,6 +249,22 @@ test("a default collection that is deleted at logout stores no passphrase", asyn
 test("the bus is found where systemd's user manager puts it, without an address", async () => {
   const report = await inspectKeyring("/srv/clients.db", { XDG_RUNTIME_DIR: bus.folder });
   expect(report).toMatchObject({ provider: "gnome-keyring", problem: undefined });
+});
+
+test("the notice of a dialog names Ctrl-C only where it has an effect", async () => {
+  vi.useFakeTimers();
+  onTestFinished(() => void vi.useRealTimers());
+  const notice = vi.fn();
+  const announce = () => {
+    announceDialog("gnome-keyring", notice);
+    vi.runAllTimers();
+    return notice.mock.lastCall?.[0];
+  };
+  const cancels = expect.stringContaining("(Ctrl-C cancels)");
+  expect(await abortOnSignal(async () => announce())).toEqual(cancels);
+  // As during a recovery.
+  const ignored = await abortOnSignal(() => withoutSignal(async () => announce()));
+  expect(ignored).toMatch(/answer its dialog within 60 seconds$/);
 });
 
 test("a keyring that hangs is given up soon, and keytar is not left waiting for it", async () => {
