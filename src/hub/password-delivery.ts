@@ -5,12 +5,26 @@
 import { join } from "node:path";
 import { hubContainer, hubEnvironment } from "../config/hub-account.js";
 import type { Environment } from "../config/paths.js";
-import { ignoreKind, StoreError } from "../errors.js";
+import { ignoreKind, isKind, StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
+import {
+  describeSource,
+  formatSource,
+  type PassphraseSource,
+  parseSource,
+} from "../keys/source.js";
 import type { ResolvedService } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
+import { copyUnit } from "../service/copy-unit.js";
 import { type Container, inspectContainer, isEngine } from "../service/engine.js";
-import { runtimeDirectory, systemctlLine, type UnitName } from "../service/systemctl.js";
+import { expandScripts } from "../service/hub-units.js";
+import {
+  ownManager,
+  runtimeDirectory,
+  systemctlLine,
+  type UnitName,
+} from "../service/systemctl.js";
+import { readCommands } from "../service/unit-commands.js";
 import { shellQuote } from "../text/escape.js";
 import { type ContainerHub, toHost } from "./container-hub.js";
 import { type NamedStore, namedStore, readServerJson, serverJsonPath } from "./server-json.js";
@@ -24,9 +38,10 @@ export type PasswordDelivery =
   /**
    * `run` reads the passphrase whenever the service starts. For a container, `copy` is the file
    * that `run --prepare` has written, if it exists: the file must change together with the
-   * passphrase.
+   * passphrase. `source` is the passphrase source in the service's command line or variable;
+   * without it, `run` reads the settings.
    */
-  | { readonly how: "run"; readonly copy?: ServerJsonCopy }
+  | { readonly how: "run"; readonly copy?: ServerJsonCopy; readonly source?: PassphraseSource }
   /** The hub reads the passphrase from `server.json`, where it is in plain text. */
   | { readonly how: "server.json"; readonly path: string }
   | { readonly how: "none" };
@@ -47,7 +62,7 @@ export async function findPasswordDelivery(
 ): Promise<PasswordDelivery> {
   if (hub === "none") return { how: "none" };
   const service = await readServiceHub(known);
-  if (startsByRun(service.args.join(" "))) return { how: "run" };
+  if (startsByRun(service.args.join(" "))) return { how: "run", ...findNamedSource(service) };
   if (service.container?.copy !== undefined) return deliveryByCopy(service.container);
   const hubFile = await findServerJson(service);
   const named = await storeOf(hubFile).catch(ignoreKind("notFound", undefined));
@@ -57,11 +72,68 @@ export async function findPasswordDelivery(
 
 async function deliveryByCopy({ copy: path, serverJson }: ContainerHub): Promise<PasswordDelivery> {
   const stats = path === undefined ? undefined : await lstatIfExists(path);
+  const named = await findSourceOfCopyUnit();
   // After a reboot, the next `run --prepare` writes the copy, before the container starts.
-  if (path === undefined || stats === undefined) return { how: "run" };
+  if (path === undefined || stats === undefined) return { how: "run", ...named };
   const owner = { uid: Number(stats.uid), gid: Number(stats.gid) };
   const original = serverJson === undefined ? undefined : { path: serverJson, ...owner };
-  return { how: "run", copy: { path, ...(original && { original }) } };
+  return { how: "run", ...named, copy: { path, ...(original && { original }) } };
+}
+
+/** Returns the passphrase source in the unit of the copy, if there is such a unit. */
+async function findSourceOfCopyUnit(): Promise<{ source?: PassphraseSource }> {
+  const unit = { manager: ownManager(), name: copyUnit };
+  const commands = await readCommands(unit).catch(ignoreKind("service", []));
+  return findNamedSource({ args: expandScripts(commands), environment: {} });
+}
+
+/** Returns the passphrase source that the arguments or the environment of `run` name. */
+function findNamedSource({ args, environment }: Pick<ServiceHub, "args" | "environment">): {
+  source?: PassphraseSource;
+} {
+  const option = args.indexOf("--passphrase-source");
+  const text =
+    (option === -1 ? undefined : args[option + 1]) ??
+    // In an argument of a shell, or with an equals sign.
+    /--passphrase-source[ =]+["']?([^\s"']+)/.exec(args.join(" "))?.[1] ??
+    environment.HIVEMIND_SQLCIPHER_PASSPHRASE_SOURCE;
+  try {
+    return text ? { source: parseSource(text) } : {};
+  } catch (error) {
+    if (!isKind(error, "usage")) throw error;
+    return {}; // a variable of a script
+  }
+}
+
+/**
+ * Checks whether a hub started by `run` reads a changed passphrase.
+ *
+ * @param sources - of the present and of the new passphrase
+ * @throws {@link StoreError} refused - if its command line or variable names another source
+ */
+export function assertReadsSource(
+  { service }: Pick<ResolvedService, "service">,
+  delivery: PasswordDelivery,
+  { from, to }: { readonly from: PassphraseSource; readonly to: PassphraseSource },
+): void {
+  if (delivery.how !== "run" || delivery.source === undefined) return;
+  const { source: named } = delivery;
+  if (formatSource(named) === formatSource(to)) return;
+  // A credential can be the same file, usually a sealed one; a command can read any source.
+  const mayReadSame =
+    named.kind === "command" || (named.kind === "credential" && to.kind !== "keyring");
+  if (mayReadSame && formatSource(from) === formatSource(to)) return;
+  const { kind, name } = service;
+  const isUnit = kind === "systemd" || kind === "systemd-user";
+  const manager = isUnit ? kind : ownManager();
+  const unit = isUnit ? (name ?? "the hub") : copyUnit;
+  throw new StoreError(
+    "refused",
+    `${unit} reads the passphrase from ${describeSource(named)}, but the source of the new one is ${describeSource(to)}`,
+    {
+      hint: `Let ${unit} read the source in the settings: name it there (passphrase_source), remove --passphrase-source and HIVEMIND_SQLCIPHER_PASSPHRASE_SOURCE from ${unit}, and run ${systemctlLine(manager, "daemon-reload")}`,
+    },
+  );
 }
 
 /** A hub's `server.json` on this machine, and the environment in which the hub reads it. */

@@ -38,7 +38,7 @@ export interface Resealing {
   readonly storePath: string;
   readonly settingsPath: string;
   readonly next: string;
-  /** The store's present passphrase; undefined if it is unknown or a file that stays needs it. */
+  /** The store's present passphrase; undefined if it is unknown or still needed. */
   readonly former: string | undefined;
 }
 
@@ -73,7 +73,7 @@ export async function withSealed<Result>(
 
 /**
  * Returns the passphrase for a new store. If the file does not exist, seals a passphrase in it.
- * Otherwise returns the first passphrase in the file that no other store of the settings uses: an
+ * Otherwise returns the first passphrase in the file without another store in the settings: an
  * interrupted command may have sealed it for this store.
  *
  * @param wanted - the user's passphrase; default: as described above, or generated
@@ -120,7 +120,7 @@ async function isUsedElsewhere(
 /**
  * Seals a passphrase in front of the passphrases in the file.
  *
- * @returns a function that undoes the change
+ * @returns a function to undo the change
  */
 export async function sealInFront(path: string, next: string): Promise<() => Promise<void>> {
   let passphrases: readonly string[] = [];
@@ -144,7 +144,7 @@ export async function sealInFront(path: string, next: string): Promise<() => Pro
  * may be temporary: a TPM can be locked for a time, and the state of Secure Boot can be restored.
  *
  * @param problem - why it cannot be decrypted
- * @returns a function that puts it back
+ * @returns a function to put it back
  */
 async function replaceUnreadable(
   path: string,

@@ -9,6 +9,7 @@ import { lstatIfExists, statIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
 import { assertHubOpens } from "../hub/assert-opens.js";
 import {
+  assertReadsSource,
   findPasswordDelivery,
   findPasswordFile,
   type HubChoice,
@@ -264,10 +265,11 @@ async function planReplacement(
   await confirmRestore(options, storePath, backup, present, objection);
 
   const changesPassphrase = present.passphrase !== backup.passphrase;
-  const delivery =
-    changesPassphrase && replaced.state !== "absent"
-      ? await resolvePasswordDelivery(service, target.hub)
-      : await findPasswordDelivery(service, target.hub);
+  const changesUsed = changesPassphrase && replaced.state !== "absent";
+  const delivery = changesUsed
+    ? await resolvePasswordDelivery(service, target.hub)
+    : await findPasswordDelivery(service, target.hub);
+  if (changesUsed) assertReadsSource(service, delivery, { from: source, to: source });
   await assertHubOpens(service, delivery, backup.key.cipherCompatibility, reporter);
   await prepareSource(source, settingsSection.path, backup, target);
   await adoptPending(storePath, present.generation, reporter);

@@ -7,6 +7,7 @@ import type { Client } from "../client/client.js";
 import { StoreError } from "../errors.js";
 import { assertHubOpens } from "../hub/assert-opens.js";
 import {
+  assertReadsSource,
   findPasswordDelivery,
   findPasswordFile,
   type PasswordDelivery,
@@ -114,6 +115,7 @@ export async function encrypt(options: EncryptOptions): Promise<EncryptResult> {
   const delivery = isUpgrade
     ? await findPasswordDelivery(service, options.hub)
     : await resolvePasswordDelivery(service, options.hub);
+  if (!isUpgrade) assertReadsSource(service, delivery, { from: source, to: source });
   const clients = isUpgrade || foreign ? undefined : readPlaintextClients(storePath);
   await assertHubOpens(service, delivery, to, reporter, clients);
   const { passphrase: replaced } = inspected;

@@ -3,7 +3,7 @@
  *
  * A `command` or `credential` source is read-only and cannot be rotated. For a `file:` source, the
  * operator writes the new passphrase into another file. If the settings name the old file, they
- * then name the new file; otherwise a notice names the new source.
+ * then name the new file.
  */
 import { constants } from "node:fs";
 import { access, stat } from "node:fs/promises";
@@ -19,6 +19,7 @@ import { loadSection } from "../config/settings-file.js";
 import { StoreError, systemError, withLine } from "../errors.js";
 import { assertHubOpens } from "../hub/assert-opens.js";
 import {
+  assertReadsSource,
   findPasswordFile,
   type PasswordDelivery,
   resolvePasswordDelivery,
@@ -110,6 +111,7 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   const service = await resolveService(options.service, reporter);
   const delivery = await resolvePasswordDelivery(service, options.hub);
   if (source.kind === "sealed") assertNotInServerJson(delivery);
+  assertReadsSource(service, delivery, { from: source, to: next.source });
   await assertHubOpens(service, delivery, oldKey.cipherCompatibility, reporter);
   const keyring = await planRotation(storePath, source, passphrase, opened, keepPrevious);
   await using reencryption = new Reencryption({
@@ -150,7 +152,6 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
     },
     replaceFile,
   );
-  if (next.notice !== undefined) reporter.notice(next.notice);
   const newKey = outcome.key;
   const backups = await reencryptOldBackups(options, {
     key: newKey,
@@ -240,15 +241,14 @@ function assertNotInServerJson(delivery: PasswordDelivery): void {
 }
 
 /**
- * Returns the passphrase source after the rotation. If the source changes, also returns the
- * settings file to change, or a notice to print after the rotation if the settings do not name the
- * source.
+ * Returns the passphrase source after the rotation. If the source changes and the settings name it,
+ * also returns the settings file to change.
  *
  * @throws {@link StoreError} refused - if the source cannot be written
  */
 async function resolveNextSource(
   options: RotateOptions,
-): Promise<{ source: PassphraseSource; settings?: string; notice?: string }> {
+): Promise<{ source: PassphraseSource; settings?: string }> {
   const { source, passphraseFile, settingsSection } = options;
   switch (source.kind) {
     case "keyring":
@@ -265,12 +265,9 @@ async function resolveNextSource(
         );
       }
       const next = { kind: "file", path: passphraseFile } as const;
-      const from = formatSource(source);
-      const to = formatSource(next);
       const named = (await loadSection(settingsSection))?.passphrase_source ?? "keyring";
-      if (formatSource(parseSource(named)) === from)
-        return { source: next, settings: settingsSection.path };
-      return { source: next, notice: `use --passphrase-source ${to} from now on` };
+      const isNamed = formatSource(parseSource(named)) === formatSource(source);
+      return { source: next, ...(isNamed && { settings: settingsSection.path }) };
     }
     default:
       throw new StoreError(

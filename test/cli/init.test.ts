@@ -196,12 +196,14 @@ test("no recovery key is made for a bundle that has nowhere to go", async () => 
   expect([refused.code, refused.stderr]).toEqual([18, expect.stringContaining("mkdir -p -m 700")]);
   expect(await isThere(machine.path("key"))).toBe(false);
   await mkdir(machine.path("nowhere"));
+  const source = `file:${machine.path("passphrase")}`;
+  await writeFile(machine.path("passphrase"), "a phrase of my own", { mode: 0o600 });
+  place.push("--passphrase-source", source);
   const done = ["encrypt", "--to", machine.path("backups"), ...place];
   expect((await machine.run([...done, "--hub", "none", "--service", "none"])).code).toBe(0);
-  expect((await settingsOf(machine)).backup).toEqual({
-    to: machine.path("backups"),
-    bundle_to: machine.path("nowhere"),
-  });
+  const { backup, passphrase_source } = await settingsOf(machine);
+  expect(backup).toEqual({ to: machine.path("backups"), bundle_to: machine.path("nowhere") });
+  expect(passphrase_source).toBe(source);
 });
 
 test.each(["encrypt", "init --adopt"])(

@@ -175,9 +175,21 @@ test("a hub that would not get the new passphrase is a refusal; one that is star
   expect(await world.isActive).toBe(true);
 
   await systemctl("stop", world.unit);
-  await world.startUnit(
-    "ExecStartPre=/bin/true hivemind-sqlcipher --db x run -- hivemind-core listen",
-  );
+  const run = (options: string) =>
+    `ExecStartPre=/bin/true hivemind-sqlcipher --db x ${options} run -- hivemind-core listen`;
+  await world.startUnit(run("--passphrase-source file:/etc/passphrase"));
+  const unread = await world.run("rotate", { hub: "auto" });
+  expect([unread.code, unread.error]).toEqual([
+    17,
+    expect.objectContaining({
+      message: `${world.unit} reads the passphrase from file:/etc/passphrase, but the source of the new one is keyring`,
+      hint: expect.stringContaining(`remove --passphrase-source`),
+    }),
+  ]);
+  expect(await world.slots()).toEqual({ current: oldPassphrase });
+
+  await systemctl("stop", world.unit);
+  await world.startUnit(run("--passphrase-source keyring"));
   const { rotated } = resultOf(await world.run<RotateResult>("rotate", { hub: "auto" }));
   expect(rotated.hub).toBe("run");
   expect(await world.isActive).toBe(true);

@@ -11,6 +11,7 @@ import {
   createNamedDirectories,
   operateWithService,
   rememberDirectories,
+  rememberSource,
   type SwapOptions,
   withBundleTarget,
 } from "../options/operation.js";
@@ -61,6 +62,8 @@ async function runEncrypt(context: Context, options: EncryptOptions): Promise<vo
   );
   await recordMountPoints();
   await rememberDirectories(context, options);
+  const { from, passphraseSource } = result.encrypted;
+  if (from === "plaintext") await rememberSource(context, passphraseSource);
   context.output.result(result, () => encryptLines(result));
 }
 

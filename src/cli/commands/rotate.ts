@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { expandIfGiven } from "../../config/paths.js";
+import { formatSource } from "../../keys/source.js";
 import type { RotateResult } from "../../swap/rotate.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
@@ -59,8 +60,13 @@ async function runRotate(context: Context, options: RotateOptions): Promise<Moni
       }),
     ),
   );
+  await context.refreshSettings();
   const print = () => {
+    const { passphraseSource } = result.rotated;
     context.output.result(result, () => rotateLines(result));
+    if (formatSource(context.source) !== passphraseSource) {
+      context.output.notice(`use --passphrase-source ${passphraseSource} from now on`);
+    }
     if (result.backups === null) context.output.notice(backupAdvice(result, context));
   };
   return { result, stoppedMs: result.service.stoppedMs, print };

@@ -8,6 +8,7 @@ import {
 } from "../../config/settings.js";
 import { type Settings, serviceKinds } from "../../config/settings-file.js";
 import { addHint, isKind, StoreError, systemError } from "../../errors.js";
+import { formatSource, parseSource } from "../../keys/source.js";
 import type { OperationLock } from "../../operation/lock.js";
 import { throwIfAborted } from "../../process/abort.js";
 import { abortOnSignal } from "../../process/signals.js";
@@ -301,6 +302,14 @@ function isServiceKey(key: string): boolean {
 function selectServiceToSave(options: ServiceOptions, backup: Settings["backup"]): ServiceSettings {
   const { service, ...others } = resolveServiceSettings(options, backup);
   return omitUndefined({ ...others, ...(service !== "auto" && { service }) });
+}
+
+/** Saves the passphrase source of a store encrypted by this command. */
+export async function rememberSource(context: Context, source: string): Promise<void> {
+  await remember(context, "the passphrase source", (settings) => {
+    const saved = formatSource(parseSource(settings.passphrase_source ?? "keyring"));
+    return saved === source ? settings : { ...settings, passphrase_source: source };
+  });
 }
 
 /** Changes the settings. Only reports an error, because the operation has finished. */
