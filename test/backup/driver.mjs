@@ -2,6 +2,7 @@
 // process, which a test may signal or kill.
 //
 // Usage: node driver.mjs backup OPTIONS-AS-JSON | settle STORE
+import "../known-keys.ts";
 import { backup } from "../../dist/backup/backup.js";
 import { acquireLock } from "../../dist/operation/lock.js";
 import { recover } from "../../dist/recovery/recover.js";

@@ -2,6 +2,7 @@
 // in its log after the commit has returned.
 //
 // Usage: node writer.mjs STORE PASSPHRASE-FILE LOG [PAUSE-MS]
+import "../known-keys.ts";
 import { execFileSync } from "node:child_process";
 import { fsyncSync, openSync, readFileSync, writeSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";

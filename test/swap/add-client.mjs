@@ -1,5 +1,6 @@
 // Adds a client as another command would, and records the outcome. Usage: node add-client.mjs STORE
 // FILE
+import "../known-keys.ts";
 import { writeFileSync } from "node:fs";
 import { newClient } from "../../dist/client/client.js";
 import { unlockStore } from "../../dist/keys/unlock.js";

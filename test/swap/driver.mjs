@@ -3,6 +3,7 @@
 //
 //   OPERATION OPTIONS-AS-JSON   settle STORE   read STORE SOURCE-AS-JSON
 //   keep STORE SLOTS-AS-JSON    look STORE     what tests do, in a process new to the keyring
+import "../known-keys.ts";
 import { journalExists } from "../../dist/operation/journal.js";
 import { acquireLock } from "../../dist/operation/lock.js";
 import { withInteraction } from "../../dist/process/interaction.js";

@@ -4,6 +4,7 @@
 // time.
 //
 // Usage: node hub.mjs STORE [PASSPHRASE-FILE [late]]
+import "../known-keys.ts";
 import { spawnSync } from "node:child_process";
 import { unlock } from "../../dist/keys/unlock.js";
 import { identify } from "../../dist/store/cipher.js";

@@ -1,5 +1,6 @@
 // Revokes a client as a hub would, without regard to an operation. Usage: node revoke-client.mjs
 // STORE ID
+import "../known-keys.ts";
 import { unlockStore } from "../../dist/keys/unlock.js";
 
 const [, , path, id] = process.argv;

@@ -1,0 +1,7 @@
+/**
+ * Lets a program of the tests use the keys that test files have derived. It shares none itself:
+ * tests count the calls that change files, and let them fail. The first import of each program.
+ */
+import { deriveOnce } from "./shared-keys.js";
+
+deriveOnce();
