@@ -1,6 +1,6 @@
 /** Checks whether the hub's units can start it: their programs, their password, their state. */
 import { isKind } from "../errors.js";
-import { dropInCommands } from "../hub/existing-unit.js";
+import { dropInCommands, dropInPath, readHubCommands } from "../hub/existing-unit.js";
 import { findHubUnits } from "../hub/find-hubs.js";
 import { startsByRun } from "../hub/password-delivery.js";
 import {
@@ -16,7 +16,7 @@ import { journalctlLine, show, systemctlLine } from "../service/systemctl.js";
 import { isRestarting } from "../service/unit-state.js";
 import { type Check, checksNamed } from "./check.js";
 
-const { good, error: broken } = checksNamed("hub-unit");
+const { good, warning, error: broken } = checksNamed("hub-unit");
 
 /** The secret that a hub needs to open the store. */
 export interface StoreSecret {
@@ -52,12 +52,25 @@ async function checkUnit(
   storePath: string,
   secret: StoreSecret,
 ): Promise<Check | undefined> {
-  const missing = await checkPrograms(unit);
-  if (missing !== undefined) return missing;
+  const wrong = (await checkDropIn(unit)) ?? (await checkPrograms(unit));
+  if (wrong !== undefined) return wrong;
   const problem = await findPasswordProblem(unit, storePath, secret);
   if (problem === undefined) return await checkState(unit);
   const detail = `${unit.name} ${problem}: its hub cannot open the encrypted store`;
   return broken(detail, await dropInLine(unit));
+}
+
+/**
+ * Checks that the drop-in starts the hub that the unit itself names. An installer may have written
+ * the unit again.
+ */
+async function checkDropIn(unit: HubUnit): Promise<Check | undefined> {
+  const { hub, isOutdated } = await readHubCommands(unit);
+  if (!isOutdated) return undefined;
+  const path = await dropInPath(unit);
+  const isUsable = (await findUnitPrograms([unit])).every(({ isPresent }) => isPresent);
+  const detail = `${path} starts another hub than ${unit.name} itself, which names ${hub.join(" ")}`;
+  return (isUsable ? warning : broken)(detail, await dropInLine(unit));
 }
 
 /**

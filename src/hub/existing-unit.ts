@@ -1,7 +1,9 @@
 /** Finds the unit that already starts the hub, its command, and the path of its drop-in. */
-import { dirname, join } from "node:path";
+import { homedir, userInfo } from "node:os";
+import { dirname, isAbsolute, join } from "node:path";
 import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
+import { runsHub } from "../service/hub-units.js";
 import type { Service } from "../service/service.js";
 import {
   fullUnitName,
@@ -13,8 +15,8 @@ import {
   systemUnits,
   type UnitName,
 } from "../service/systemctl.js";
-import { readCommands } from "../service/unit-commands.js";
-import { escapeVariables } from "../service/unit-file.js";
+import { readCommandLines, readCommands } from "../service/unit-commands.js";
+import { escapeVariables, parseCommand } from "../service/unit-file.js";
 import { shellQuote } from "../text/escape.js";
 import { findHubUnits } from "./find-hubs.js";
 import { printDropInLine, startsByRun } from "./password-delivery.js";
@@ -56,21 +58,71 @@ async function findNamedUnit(name: string): Promise<UnitName> {
 }
 
 /**
- * Returns the hub's part of the unit's command: without a `run` of this program before it. In the
- * arguments `$` begins a variable, as in the unit.
+ * Returns the command with which a unit starts its hub, as {@link readHubCommands} does.
  *
  * @throws {@link StoreError} notFound - if the unit has no command
  */
 export async function readHubCommand(unit: UnitName): Promise<string[]> {
-  const commands = await readCommands(unit);
-  const start = commands.findLast(({ property }) => property === "ExecStart");
+  return (await readHubCommands(unit)).hub;
+}
+
+export interface HubCommands {
+  /** In the arguments `$` begins a variable, as in the unit. */
+  readonly hub: string[];
+  /** Whether this program's drop-in starts another hub through `run`. */
+  readonly isOutdated: boolean;
+}
+
+/**
+ * Returns the hub's command, without a `run` of this program before it. The hub in this program's
+ * drop-in is a copy, made when the drop-in was written: if the unit itself starts a hub, its
+ * command counts. An installer may have written the unit again for another Python environment.
+ *
+ * @throws {@link StoreError} notFound - if the unit has no command
+ */
+export async function readHubCommands(unit: UnitName): Promise<HubCommands> {
+  const commands = (await readCommands(unit)).map(
+    ({ property, path, args: [, ...args], flags }) => {
+      const isLiteral = flags.includes("no-env-expand");
+      return { property, command: [path, ...(isLiteral ? args.map(escapeVariables) : args)] };
+    },
+  );
+  const start = commands.findLast(({ property }) => property === "ExecStart")?.command;
   if (start === undefined) throw new StoreError("notFound", `${unit.name} starts no program`);
-  const [, ...args] = start.args;
-  const isLiteral = start.flags.includes("no-env-expand");
-  const command = [start.path, ...(isLiteral ? args.map(escapeVariables) : args)];
+  const started = hubOfRun(start);
+  const prepared = commands.flatMap(({ command }) => hubOfRun(command) ?? []);
+  const hub = started === undefined ? start : ((await readOwnCommand(unit)) ?? started);
+  const copy = started ?? prepared;
+  const isOutdated = runsHub(hub) && copy.length > 0 && copy.join("\0") !== hub.join("\0");
+  return { hub, isOutdated };
+}
+
+/** Returns the command after `run --`; undefined for another command. */
+function hubOfRun(command: string[]): string[] | undefined {
   const separator = command.indexOf("--");
   const isRun = separator > 0 && startsByRun(command.slice(0, separator).join(" "));
-  return isRun ? command.slice(separator + 1) : command;
+  return isRun ? command.slice(separator + 1) : undefined;
+}
+
+/**
+ * Returns the hub that a unit would start without this program's drop-in; undefined if that is
+ * another command than a hub's, such as a script, or cannot be parsed.
+ */
+async function readOwnCommand(unit: UnitName): Promise<string[] | undefined> {
+  const lines = await readCommandLines(unit, { without: await dropInPath(unit) });
+  const last = lines.findLast(({ key }) => key === "ExecStart")?.value ?? "";
+  const command = parseCommand(last, specifiersOf(unit));
+  const hub = command && (hubOfRun(command) ?? command);
+  return hub !== undefined && isAbsolute(hub[0] ?? "") && runsHub(hub) ? hub : undefined;
+}
+
+/** Returns the specifiers of systemd.unit(5) that occur in the commands of hubs. */
+function specifiersOf({ manager, name }: UnitName): Readonly<Record<string, string>> {
+  const { username, uid } = userInfo();
+  const [, prefix = "", instance = ""] = /^(.*?)(?:@(.*))?\.service$/.exec(name) ?? [];
+  const names = { n: name, N: name.replace(/\.service$/, ""), p: prefix, i: instance };
+  if (manager === "systemd") return names;
+  return { ...names, h: homedir(), u: username, U: `${uid}` };
 }
 
 /**

@@ -1,6 +1,7 @@
 /** Reads the commands of a unit. */
+import { readFile } from "node:fs/promises";
 import { run } from "../process/run.js";
-import { parseCommands, type UnitCommand } from "./properties.js";
+import { parseCommands, parseList, type UnitCommand } from "./properties.js";
 import { queryLimitMs, show, type UnitName } from "./systemctl.js";
 
 const properties = ["ExecStartPre", "ExecStart"] as const;
@@ -50,4 +51,37 @@ function objectPath(name: string): string {
     return isPlain ? character : `_${byte.toString(16).padStart(2, "0")}`;
   });
   return `/org/freedesktop/systemd1/unit/${escaped.join("")}`;
+}
+
+/** A setting `ExecStart=` or `ExecStartPre=` in a file of a unit. */
+export interface CommandLine {
+  readonly file: string;
+  readonly key: string;
+  /** As in the file. Empty to clear the earlier commands. */
+  readonly value: string;
+}
+
+/**
+ * Returns the commands in the files of a unit, in the order in which systemd reads them, without
+ * those of the drop-in `without`. Skips unreadable files.
+ *
+ * @param file - replaces the unit's own file
+ * @throws {@link StoreError} service - if the manager does not respond
+ */
+export async function readCommandLines(
+  { manager, name }: UnitName,
+  { without, file }: { without: string; file?: string | undefined },
+): Promise<CommandLine[]> {
+  const [unit = {}] = await show(manager, ["FragmentPath", "DropInPaths"], [name]);
+  const lines: CommandLine[] = [];
+  for (const path of [file ?? unit.FragmentPath ?? "", ...parseList(unit.DropInPaths)]) {
+    if (path === "" || path === without) continue;
+    const text = (await readFile(path, "utf8").catch(() => "")).replaceAll("\\\n", " ");
+    for (const [, key = "", value = ""] of text.matchAll(
+      /^[ \t]*(ExecStart(?:Pre)?)[ \t]*=(.*)$/gm,
+    )) {
+      lines.push({ file: path, key, value: value.trim() });
+    }
+  }
+  return lines;
 }

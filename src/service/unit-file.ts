@@ -45,3 +45,36 @@ function escapePercent(text: string): string {
   }
   return text.replaceAll("%", "%%");
 }
+
+/** Matches an argument of a command, with quoted and plain parts. */
+const argPattern = /(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s"'\\]|\\.)+/g;
+
+/** Matches a quoted text, an escape or a specifier. */
+const partPattern = /"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|\\(.)|%(.)/g;
+
+/**
+ * Parses a command in the file of a unit: the inverse of {@link quoteExpandedCommand}. Leaves out
+ * prefixes of the program, such as `-`.
+ *
+ * @param specifiers - the values of specifiers, such as `h`
+ * @returns undefined if it has an escape, a specifier or a prefix that is unknown here
+ */
+export function parseCommand(
+  line: string,
+  specifiers: Readonly<Record<string, string>>,
+): string[] | undefined {
+  const [prefixes = ""] = /^[-@:+!|]*/.exec(line) ?? [];
+  const values: Readonly<Record<string, string>> = { ...specifiers, "%": "%" };
+  let isKnown = !prefixes.includes("@");
+  const parse = (text: string): string =>
+    text.replace(partPattern, (_, double?: string, single?: string, escaped = "", name = "") => {
+      if (double !== undefined) return parse(double.replaceAll("'", "\\'"));
+      if (single !== undefined) return parse(single.replaceAll('"', '\\"'));
+      const value = name === "" ? escaped : Object.hasOwn(values, name) ? values[name] : undefined;
+      if (value === undefined || /\w/.test(escaped)) isKnown = false;
+      return value ?? "";
+    });
+  const args = (line.slice(prefixes.length).match(argPattern) ?? []).map(parse);
+  if (!isKnown) return undefined;
+  return prefixes.includes(":") ? args.map(escapeVariables) : args;
+}

@@ -61,7 +61,7 @@ export async function restartOnStore(
 ): Promise<Outage | null> {
   const { request, found, hub } = scope;
   const { storePath, recoveryCommand, reporter, signal } = request;
-  const mayServe = found.isHandedOver && createContainer === undefined;
+  const mayServe = found.isHandedOver && createContainer === undefined && !hub.isDropInOutdated;
   if (mayServe && (await waitForEarlierStart(scope))) return null;
   const change = await planChange(scope, isPasswordRemoved);
   return withOperation(storePath, reporter, (lock) =>

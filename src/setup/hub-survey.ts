@@ -11,7 +11,7 @@ import {
   findContainerOfUnit,
   readContainerHub,
 } from "../hub/container-hub.js";
-import { dropInPath, readHubCommand } from "../hub/existing-unit.js";
+import { dropInPath, readHubCommands } from "../hub/existing-unit.js";
 import { findHubUnits } from "../hub/find-hubs.js";
 import { startsByRun } from "../hub/password-delivery.js";
 import { serverJsonPath } from "../hub/server-json.js";
@@ -31,6 +31,7 @@ import {
   systemctl,
   type UnitName,
 } from "../service/systemctl.js";
+import { readCommandLines } from "../service/unit-commands.js";
 import { isInContainers } from "../service/unit-containers.js";
 import { isRestarting } from "../service/unit-state.js";
 import { hasRunCommand } from "./container.js";
@@ -54,6 +55,8 @@ export interface HubSurvey extends ServiceName {
   /** The path of this program's drop-in, or of its override for compose. */
   readonly dropIn: string;
   readonly isDropInWritable: boolean;
+  /** Whether the drop-in starts another hub than the unit itself names. */
+  readonly isDropInOutdated: boolean;
   /** A drop-in of another author that sets the unit's command. */
   readonly otherDropIn: string | undefined;
 }
@@ -130,6 +133,7 @@ async function surveyComposed(hub: ServiceName, storePath: string): Promise<HubS
     isServing: await isHubServing(hub, storePath),
     dropIn: override,
     isDropInWritable: await isWritable(dirname(override)),
+    isDropInOutdated: false,
   };
 }
 
@@ -151,10 +155,13 @@ async function surveyUnit(unit: UnitName, storePath: string): Promise<HubSurvey 
       state: "masked",
       ...{ otherUser: undefined, systemUser: undefined, otherDropIn: undefined, command: [] },
       ...{ startsByRun: false, isServing: false, dropIn: "", isDropInWritable: false },
+      isDropInOutdated: false,
     };
   }
   const quadlet = hubContainer() && (await findQuadlet(common));
-  const command = quadlet ? [] : await readHubCommand(common);
+  const { hub: command, isOutdated } = quadlet
+    ? { hub: [], isOutdated: false }
+    : await readHubCommands(common);
   const dropIn = quadlet?.dropIn ?? (await dropInPath(common));
   const byRun = await hasRunCommand(common);
   return {
@@ -164,6 +171,7 @@ async function surveyUnit(unit: UnitName, storePath: string): Promise<HubSurvey 
     systemUser: findSystemUser(manager, found),
     command,
     startsByRun: byRun,
+    isDropInOutdated: isOutdated,
     isServing: await isHubServing(common, storePath),
     dropIn,
     isDropInWritable: await isWritable(await findExistingAncestor(dirname(dropIn))),
@@ -245,23 +253,15 @@ function findOtherUser(manager: Manager, { User }: Properties): string | undefin
  * Returns the file that starts a unit through `run` even without the drop-in at `dropIn`; undefined
  * if there is none. A later file can clear the commands of earlier files with an empty value.
  */
-export async function findOtherRun(
-  { manager, name }: UnitName,
-  dropIn: string,
-): Promise<string | undefined> {
-  const [unit = {}] = await show(manager, ["FragmentPath", "DropInPaths"], [name]);
+export async function findOtherRun(unit: UnitName, dropIn: string): Promise<string | undefined> {
   // The generated file contains the drop-in.
-  const quadlet = hubContainer() && (await findQuadlet({ manager, name }));
+  const quadlet = hubContainer() && (await findQuadlet(unit));
   const found = new Map<string, string>();
-  for (const path of [quadlet?.file ?? unit.FragmentPath ?? "", ...parseList(unit.DropInPaths)]) {
-    if (path === "" || path === dropIn) continue;
-    const text = (await readFile(path, "utf8").catch(() => "")).replaceAll("\\\n", " ");
-    for (const [, key = "", value = ""] of text.matchAll(
-      /^[ \t]*(ExecStart(?:Pre)?)[ \t]*=(.*)$/gm,
-    )) {
-      if (value.trim() === "") found.delete(key);
-      else if (startsByRun(value.replaceAll(/["']/g, ""))) found.set(key, path);
-    }
+  for (const { file, key, value } of await readCommandLines(unit, {
+    ...{ without: dropIn, file: quadlet?.file },
+  })) {
+    if (value === "") found.delete(key);
+    else if (startsByRun(value.replaceAll(/["']/g, ""))) found.set(key, file);
   }
   return [...found.values()][0];
 }

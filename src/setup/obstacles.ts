@@ -126,7 +126,14 @@ function findHubObstacles(hub: HubSurvey, survey: Survey): Finding[] {
 }
 
 function findStateObstacle(hub: HubSurvey, { hubContainer }: Survey): Finding {
-  const { name, state } = hub;
+  const { name, state, isDropInOutdated } = hub;
+  if (isDropInOutdated && state !== "running" && state !== "masked") {
+    return refused(
+      "drop-in",
+      `${hub.dropIn} starts another hub than ${name} itself, and it does not run`,
+      "See the command that renews the drop-in: hivemind-sqlcipher doctor",
+    );
+  }
   switch (state) {
     case "running":
       return undefined;

@@ -88,7 +88,7 @@ function planSteps(
     ),
     step(
       "drop-in",
-      hub.startsByRun,
+      hub.startsByRun && !hub.isDropInOutdated,
       `write ${hub.dropIn}, which ${dropInEffect(survey, hub)}`,
       "removes it",
     ),
@@ -101,7 +101,7 @@ function planSteps(
     step("server.json", isHandedOver, serverChange(kind, survey), serverUndo(kind)),
     step(
       "restart",
-      isHandedOver && hub.isServing,
+      isHandedOver && hub.isServing && !hub.isDropInOutdated,
       `restart ${hub.name} and wait until it has the encrypted store open`,
       `restarts ${hub.name}`,
     ),

@@ -25,7 +25,15 @@ import { ClientStore } from "../../src/store/client-store.js";
 import { root } from "../built.js";
 import { Machine } from "../cli/machine.js";
 import { hubScript } from "../hub/support.js";
-import { exec, removeUnits, systemctl, uniqueName, until, writeUnits } from "../service/units.js";
+import {
+  exec,
+  property,
+  removeUnits,
+  systemctl,
+  uniqueName,
+  until,
+  writeUnits,
+} from "../service/units.js";
 import { fixtures } from "../store/temporary.js";
 
 interface Check {
@@ -633,6 +641,34 @@ test("a hub's program that is gone: installed again at that path, nothing is lef
   expect(commandIn(found?.fix ?? "")).toBe(`systemctl --user edit --full ${name}`);
   await writeFile(hub, program, { mode: 0o755 });
   expect(await site.findings("hub-unit")).toEqual([]);
+}, 60_000);
+
+test("a hub that an installer has moved: the fix renews the drop-in, which starts the old one", async () => {
+  const site = await Site.make();
+  await writeServerJson(site);
+  const { name, hub } = await hubUnit(site);
+  const dropIn = join(unitFolder, `${name}.d`, "hivemind-sqlcipher.conf");
+  const former = site.machine.path("former", "hivemind-core");
+  await mkdir(dirname(former));
+  await mkdir(dirname(dropIn));
+  const start = `${run} --db ${site.machine.store} -- ${former} listen`;
+  await writeFile(dropIn, `[Service]\nExecStart=\nExecStart=${start}\n`);
+  await systemctl("daemon-reload");
+  const [found, ...others] = await site.findings("hub-unit");
+  expect(found).toMatchObject({
+    severity: "error",
+    detail: `${dropIn} starts another hub than ${name} itself, which names ${hub} listen`,
+  });
+  expect(others).toEqual([]);
+  await copyFile(hub, former);
+  await chmod(former, 0o755);
+  // Once the unit runs, the manager keeps its command, also when the shell clears the drop-in.
+  await systemctl("start", name);
+  expect(await site.findings("hub-unit")).toMatchObject([{ severity: "warning" }]);
+  await site.type(found?.fix ?? "");
+  expect(await site.findings("hub-unit")).toEqual([]);
+  expect(await readFile(dropIn, "utf8")).toContain(` -- ${hub} listen\n`);
+  expect(await property(name, "ActiveState")).toBe("active");
 }, 60_000);
 
 test("core dumps of the hub: the fix sets the limit in its unit, and in a shell", async () => {

@@ -1,13 +1,13 @@
 import { type ChildProcess, execFile, spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
-import { chmod, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { readHubCommand } from "../../src/hub/existing-unit.js";
-import { renderKeyringUnit, renderUnit } from "../../src/hub/units.js";
+import { afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import { dropInPath, readHubCommand, readHubCommands } from "../../src/hub/existing-unit.js";
+import { renderDropIn, renderKeyringUnit, renderUnit } from "../../src/hub/units.js";
 import { escapeVariables } from "../../src/service/unit-file.js";
 import {
   property,
@@ -121,6 +121,69 @@ describe("the text of a unit", () => {
     await writeUnits({ [name]: `[Service]\nExecStart=${prefix}${program}${args}\n` });
     const command = await readHubCommand({ manager: "systemd-user", name });
     expect(command.join(" ")).toBe(`${program}${expected}`);
+    await removeUnits(name);
+  });
+
+  test.each([
+    '"%h/a b/hivemind-core" listen --name "it\'s" \'a "b"\' %n %N %p %% ',
+    '-"/opt/a b/hivemind-core" listen $HUB_ARGS $$X "" "x\\"y" \\\n  --last',
+    ":/opt/hivemind-core listen $HUB_ARGS",
+    `${process.execPath} /opt/main.js\nExecStart=\nExecStart=/opt/hivemind-core listen`,
+    `/opt/cli/main.js run -- /opt/hivemind-core listen`,
+  ])("the hub in the drop-in is a copy, the unit's own counts: %s", async (line) => {
+    const name = `${uniqueName()}.service`;
+    const named = { manager: "systemd-user", name } as const;
+    await writeUnits({ [name]: `[Service]\nExecStart=${line}\n` });
+    const own = await readHubCommands(named);
+    expect(own.isOutdated).toBe(false);
+    const path = await dropInPath(named);
+    onTestFinished(() => rm(dirname(path), { recursive: true, force: true }));
+    await mkdir(dirname(path), { recursive: true });
+    const ownRun = [process.execPath, "/opt/cli/main.js", "run"];
+    const write = async (copy: string[]) => {
+      await writeFile(path, renderDropIn({ kind: "user", run: ownRun, hub: copy }));
+      await systemctl("daemon-reload");
+    };
+    await write(["/gone/hivemind-core", "listen"]);
+    expect(await readHubCommands(named)).toEqual({ hub: own.hub, isOutdated: true });
+    await write(own.hub);
+    expect(await readHubCommands(named)).toEqual(own);
+    await removeUnits(name);
+  });
+
+  test.each(["/opt/start-hub.sh", "/opt/hivemind-core listen %b"])(
+    "the hub in the drop-in counts if the unit's own command cannot be read: %s",
+    async (line) => {
+      const name = `${uniqueName()}.service`;
+      const named = { manager: "systemd-user", name } as const;
+      const hub = ["/opt/hivemind-core", "listen"];
+      const path = await dropInPath(named);
+      onTestFinished(() => rm(dirname(path), { recursive: true, force: true }));
+      await mkdir(dirname(path), { recursive: true });
+      const ownRun = [process.execPath, "/opt/cli/main.js", "run"];
+      await writeFile(path, renderDropIn({ kind: "user", run: ownRun, hub }));
+      await writeUnits({ [name]: `[Service]\nExecStart=${line}\n` });
+      expect(await readHubCommands(named)).toEqual({ hub, isOutdated: false });
+      await removeUnits(name);
+    },
+  );
+
+  test("the hub for which a sealed unit is prepared is compared with the unit's own", async () => {
+    const name = `${uniqueName()}.service`;
+    const named = { manager: "systemd-user", name } as const;
+    const own = ["/opt/hivemind-core", "listen"];
+    const path = await dropInPath(named);
+    onTestFinished(() => rm(dirname(path), { recursive: true, force: true }));
+    await mkdir(dirname(path), { recursive: true });
+    for (const hub of [own, ["/gone/hivemind-core", "listen"]]) {
+      const text = renderDropIn({
+        ...{ kind: "system", run: [process.execPath, "/opt/cli/main.js", "run"], hub },
+        ...{ serverJson: "/home/a/server.json", credential: "/etc/sealed" },
+      });
+      await writeFile(path, text);
+      await writeUnits({ [name]: `[Service]\nExecStart=${own.join(" ")}\n` });
+      expect(await readHubCommands(named)).toEqual({ hub: own, isOutdated: hub !== own });
+    }
     await removeUnits(name);
   });
 

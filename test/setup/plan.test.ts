@@ -19,6 +19,7 @@ const hub: HubSurvey = {
   isServing: false,
   dropIn: "/home/a/.config/systemd/user/hivemind-listener.service.d/hivemind-sqlcipher.conf",
   isDropInWritable: true,
+  isDropInOutdated: false,
   otherDropIn: undefined,
 };
 
@@ -222,6 +223,18 @@ test("a finished machine has nothing to do, and an unfinished record is not fini
   const unused = `no recovery key is made in ${options.recoveryKeyFile}`;
   expect(plan(found).notices.join()).toContain(unused);
   expect(plan({ ...found, recipients: [] }).notices.join()).not.toContain(unused);
+});
+
+test("a drop-in that starts another hub than the unit itself is written again", () => {
+  const done = { isHandedOver: true, store: "sqlcipher", hasBundle: true } as const;
+  const served = { ...hub, startsByRun: true, isServing: true };
+  const steps = (each: Survey["hubs"][number]) => needed({ ...done, hubs: [each] });
+  const outdated = { ...served, isDropInOutdated: true };
+  expect(steps(outdated).filter((id) => !steps(served).includes(id))).toEqual([
+    ...["drop-in", "restart"],
+  ]);
+  const { obstacles } = plan({ ...done, hubs: [{ ...outdated, state: "failed" }] });
+  expect(obstacles[0]).toMatchObject({ id: "drop-in", fix: expect.stringContaining("doctor") });
 });
 
 test("a timer with another command is changed, and one that leaves the hub running stays so", () => {

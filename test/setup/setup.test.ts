@@ -2,7 +2,7 @@
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { writeFileSync } from "node:fs";
-import { chmod, mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { promisify } from "node:util";
@@ -23,6 +23,7 @@ import {
   killAt,
   repairHub,
   restarted,
+  statusOf,
 } from "./hub.js";
 
 const exec = promisify(execFile);
@@ -68,6 +69,19 @@ test("a plain SQLite store is encrypted in place, and back", async () => {
   const again = JSON.parse((await machine.run(["setup", ...options, "--json"])).stdout);
   expect(again).toEqual({ setup: { changed: false, unit: hub.unit, store: machine.store } });
 
+  // An installer writes the unit again for a hub in another environment.
+  const moved = machine.path("moved", "hivemind-core");
+  const unitFile = join(process.env.HOME ?? "", ".config/systemd/user", hub.unit);
+  await exec("sh", ["-c", `mkdir '${machine.path("moved")}' && cp -p '${hub.script}' '${moved}'`]);
+  await writeFile(unitFile, (await readFile(unitFile, "utf8")).replace(hub.script, moved));
+  await systemctl("daemon-reload");
+  await rm(machine.path("status"));
+  const renewed = await machine.run(["setup", ...options, "--json"]);
+  expectDone(renewed);
+  expect(JSON.parse(renewed.stdout).setup).toMatchObject({ changed: true, backup: null });
+  expect(await statusOf(machine)).toBe(`${sqlite} with password 5`);
+  expect(await property(hub.unit, "ExecStart")).toContain(` -- ${moved} listen`);
+
   // A key is made only if one is needed.
   const [, , , ...others] = options;
   const key = machine.path("safe", "other-key.txt");
@@ -108,11 +122,10 @@ test("a plain SQLite store is encrypted in place, and back", async () => {
       expect.stringContaining(option.join(" ").replace(key, "").trim()),
     ]);
   }
-  const unitFile = join(process.env.HOME ?? "", ".config/systemd/user", hub.unit);
   const unitText = await readFile(unitFile, "utf8");
   const dropIn = join(`${unitFile}.d`, "hivemind-sqlcipher.conf");
   const dropInText = await readFile(dropIn, "utf8");
-  const ownRun = `ExecStart="/usr/bin/hivemind-sqlcipher" run -- ${hub.script} listen $HUB_ARGS`;
+  const ownRun = `ExecStart="/usr/bin/hivemind-sqlcipher" run -- ${moved} listen $HUB_ARGS`;
   await writeFile(unitFile, unitText.replace(/^ExecStart=.*$/m, ownRun));
   await writeFile(dropIn, dropInText.replace(/ listen$/m, " listen $HUB_ARGS"));
   await systemctl("daemon-reload");
@@ -121,7 +134,7 @@ test("a plain SQLite store is encrypted in place, and back", async () => {
     17,
     expect.stringContaining(`${unitFile} itself starts ${hub.unit} through run`),
   ]);
-  expect(looped.stderr).toContain(`Set ExecStart=${hub.script} listen "$HUB_ARGS" in ${unitFile}`);
+  expect(looped.stderr).toContain(`Set ExecStart=${moved} listen "$HUB_ARGS" in ${unitFile}`);
   await writeFile(unitFile, unitText);
   await writeFile(dropIn, dropInText);
   await systemctl("daemon-reload");
