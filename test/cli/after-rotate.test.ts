@@ -128,7 +128,28 @@ test("a command that waits for a rotation, and the metrics after it, use the pas
   expect([again.code, again.stderr]).toEqual([0, expect.stringContaining(notice)]);
 });
 
-test.each([["list-clients"], ["backup", "--service", "none"]])(
+test("a backup uses the passphrase file that a rotation named before the backup got the lock", async () => {
+  const machine = await withPassphraseFiles();
+  const rotate = machine.line(["rotate", ...idle, "--passphrase-file", machine.path("new")]);
+  // The hook runs before the rotation, too.
+  const ifBackup = `grep -q '"operation":"backup"' || exit 0; exec "$0" "$@"`;
+  const before = ["/bin/sh", "-c", ifBackup, ...rotate];
+  const settings = machine.path("config", "hivemind-sqlcipher", "config.json");
+  const read = async () => JSON.parse(await readFile(settings, "utf8"));
+  await writeFile(settings, JSON.stringify({ ...(await read()), hooks: { before } }));
+  const { code, stderr } = await machine.run(["backup", "--service", "none"]);
+  expect([code, stderr]).toEqual([0, expect.any(String)]);
+  expect((await read()).passphrase_source).toBe(`file:${machine.path("new")}`);
+});
+
+const toJson = ["--from", "hivemind-sqlcipher-db-plugin", "--to", "hivemind-json-db-plugin"];
+
+test.each([
+  ["list-clients"],
+  ["backup", "--service", "none"],
+  ["migrate", ...toJson],
+  ["migrate", ...toJson, "--dry-run"],
+])(
   "%s finishes a killed rotation, and uses the passphrase file that the rotation named",
   async (...command) => {
     const { machine } = await killedRotation();
