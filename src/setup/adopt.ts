@@ -25,6 +25,7 @@ import { assertKeyringUsable } from "../keys/keyring.js";
 import { readPassphrasesInFile } from "../keys/passphrase-file.js";
 import { withSealed } from "../keys/reseal.js";
 import { adoptPendingIfEqual, planRotation, readFirstPassphrase } from "../keys/rotation-plan.js";
+import { findSealingScope } from "../keys/sealed.js";
 import { describeSource, formatSource } from "../keys/source.js";
 import type { ServiceReport } from "../operation/service.js";
 import { throwIfAborted } from "../process/abort.js";
@@ -109,7 +110,6 @@ export interface StoreSecret {
 export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   const { lock, source, reporter, bundleTo, backupDirectory, removePassword = false } = options;
   const { storePath } = lock;
-  const { path: settingsPath } = options.settingsSection;
   await assertEncrypted(storePath);
   await assertBundleDirectory(bundleTo);
   const server = await findServerJson(await findHub(options));
@@ -145,8 +145,7 @@ export async function adopt(options: AdoptOptions): Promise<AdoptResult> {
   const bundle = await options.recipientPlan.use(bundleTo, async (recipients) => {
     if (source.kind === "keyring") await adoptPendingIfEqual(storePath, passphrase);
     const keyring = await planRotation(storePath, source, passphrase, { keyId }, true);
-    const resealing = { storePath, settingsPath, next: passphrase, former: undefined };
-    return await withSealed(source, resealing, () =>
+    return await withPassphraseSealed(options, passphrase, () =>
       adoptPassphrase({
         operation: "adopt",
         storePath,
@@ -209,20 +208,22 @@ async function adoptForeign(
   const settings = formatCipherSettings(parameters);
   if (recipientPlan.notice !== undefined) reporter.notice(recipientPlan.notice);
   const { encrypted, bundle, service } = await recipientPlan.use(bundleTo, (recipients) =>
-    encrypt({
-      lock,
-      source: options.source,
-      settingsSection: options.settingsSection,
-      service: options.service,
-      hub: options.hub,
-      recoveryCommand: options.recoveryCommand,
-      reporter,
-      signal: options.signal,
-      bundleTo,
-      backupDirectory,
-      recipients,
-      foreign: { key, passphrase, settings },
-    }),
+    withPassphraseSealed(options, passphrase, () =>
+      encrypt({
+        lock,
+        source: options.source,
+        settingsSection: options.settingsSection,
+        service: options.service,
+        hub: options.hub,
+        recoveryCommand: options.recoveryCommand,
+        reporter,
+        signal: options.signal,
+        bundleTo,
+        backupDirectory,
+        recipients,
+        foreign: { key, passphrase, settings },
+      }),
+    ),
   );
   return {
     adopted: {
@@ -236,6 +237,17 @@ async function adoptForeign(
     bundle,
     service,
   };
+}
+
+/** Runs `work` with `withSealed`, unless a passphrase of the source replaces a raw key. */
+function withPassphraseSealed<Result>(
+  { lock: { storePath }, source, settingsSection }: AdoptOptions,
+  next: string | undefined,
+  work: () => Promise<Result>,
+): Promise<Result> {
+  if (next === undefined) return work();
+  const { path: settingsPath } = settingsSection;
+  return withSealed(source, { storePath, settingsPath, next, former: undefined }, work);
 }
 
 /** Opens the store with other parameters, checks whether it can be exported, and closes it. */
@@ -287,7 +299,10 @@ async function assertSourceKeeps(
   passphrase: string | undefined,
 ): Promise<void> {
   if (source.kind === "keyring") return await assertKeyringUsable();
-  if (source.kind === "sealed" && passphrase !== undefined) return;
+  if (source.kind === "sealed") {
+    await findSealingScope();
+    return;
+  }
   const kept = await readFirstPassphrase(source, lock.storePath);
   if (passphrase === undefined || kept === passphrase) return;
   throw new StoreError(

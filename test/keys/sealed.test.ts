@@ -237,9 +237,22 @@ test("a new store does not get another store's passphrase, and a bundle import a
     second rotate --passphrase-source sealed:$sealed --bundle-to $bundles --service none --hub none >/dev/null
     opens
     second list-clients --passphrase-source sealed:$sealed --quiet >/dev/null && echo opens
+    ${process.execPath} --input-type=module - $HOME/foreign.db <<'NODE'
+import { Connection } from "${root}dist/store/connection.js";
+import { createSchema } from "${root}dist/store/schema.js";
+await using connection = await Connection.open(process.argv[2], { mode: "create" });
+await connection.all("PRAGMA key = 'of another program'");
+await connection.all("PRAGMA kdf_iter = 64000");
+await createSchema(connection, 0);
+NODE
+    (umask 077; echo "of another program" >$HOME/passphrase)
+    foreign() { program "$@" --db $HOME/foreign.db --config $HOME/foreign.json --passphrase-source sealed:$sealed; }
+    foreign init --adopt --cipher-settings kdf_iter=64000 --passphrase-file $HOME/passphrase \\
+      --bundle-to $bundles --recovery-key-file $HOME/key4.txt --service none --hub none >/dev/null
+    foreign list-clients --quiet >/dev/null && echo adopted
     unsealed | grep -c .`);
   expect(output.trim().split("\n")).toEqual([
     expect.stringMatching(/^error: the passphrase in \S+ is that of another store$/),
-    ...["1", "opens", "1", "opens", "2"],
+    ...["1", "opens", "1", "opens", "adopted", "3"],
   ]);
 });
