@@ -75,8 +75,8 @@ export const renderComposeUnit: RenderUnit = async (context, _args, options) => 
 
 async function buildUnitParts(context: Context, options: ContainerOptions): Promise<ContainerUnit> {
   const { serverJsonPath } = await import("../hub/server-json.js");
+  const { isRootlessDocker } = await import("../service/engine.js");
   const { container, serverJson = serverJsonPath() } = await findContainerHub(options);
-  const found = container?.container;
   const isRoot = process.geteuid?.() === 0;
   const credential =
     options.credentialFile === undefined ? undefined : expandPath(options.credentialFile);
@@ -88,6 +88,7 @@ async function buildUnitParts(context: Context, options: ContainerOptions): Prom
   }
   if (options.owner !== undefined) parseOwner(options.owner);
   const { engine, name, secrets = [] } = container?.container ?? {};
+  const isDocker = engine === "docker";
   if (secrets.length > 0 && container?.copy === undefined) {
     context.output.notice(
       `the container ${name} has secrets of ${engine} (${secrets.join(", ")}), which are on the disk unencrypted: if one has the password, leave it out when you add these lines, then run ${engine} secret rm and hivemind-sqlcipher rotate`,
@@ -98,7 +99,8 @@ async function buildUnitParts(context: Context, options: ContainerOptions): Prom
     run: ownCommand({ ...context, source }, "run"),
     inside: container?.path ?? "/home/hivemind/.config/hivemind-core/server.json",
     ...{ serverJson, credential, owner: options.owner },
-    dockerContainer: found?.engine === "docker" ? found.name : undefined,
+    dockerContainer: isDocker ? name : undefined,
+    isDockerRootless: isDocker && (await isRootlessDocker()),
   };
 }
 

@@ -21,8 +21,10 @@ export interface ContainerUnit {
   readonly owner: string | undefined;
   /** The sealed credential of a system unit, as in `SystemUnit`. */
   readonly credential: string | undefined;
-  /** The container that Docker starts at boot, before a user unit can write the copy. */
+  /** The container that Docker starts at boot, which may be before the copy is written. */
   readonly dockerContainer?: string | undefined;
+  /** Whether the unit of Docker is also a user unit. */
+  readonly isDockerRootless?: boolean;
 }
 
 const composeDirectory = "hivemind-sqlcipher";
@@ -109,14 +111,16 @@ WantedBy=${target}
  * Starts a container if Docker failed to. Docker begins to serve requests after it has tried to
  * start its containers. A container that was stopped manually, or by a backup, has no error.
  *
- * Docker waits for the first attempt of a system unit, which therefore must not wait for Docker. A
- * later attempt must: Docker may be trying to start the container.
+ * Docker waits for the first attempt of a unit of the same manager, which therefore must not wait for
+ * Docker. A later attempt must: Docker may be trying to start the container. A rootless Docker has
+ * no socket before it serves requests.
  */
-function startLines({ kind, dockerContainer: name }: ContainerUnit): string {
+function startLines({ kind, dockerContainer: name, isDockerRootless }: ContainerUnit): string {
   if (name === undefined) return "";
+  const systemctl = kind === "system" ? "systemctl" : "systemctl --user";
   const guard =
-    kind === "system"
-      ? 'case "$(systemctl is-active docker.service)" in active|activating) ;; *) exit 0 ;; esac; '
+    kind === "system" || isDockerRootless
+      ? `case "$(${systemctl} is-active docker.service)" in active|activating) ;; *) exit 0 ;; esac; n=0; until docker version >/dev/null 2>&1 || [ $((n+=1)) = 30 ]; do sleep 1; done; `
       : "";
   const script = `${guard}test -z "$(docker inspect --format "{{.State.Error}}" "$0")" || exec docker start "$0"`;
   return `# at boot, Docker does not wait until the copy is written, and does not try again

@@ -10,7 +10,7 @@ import { parseGroups, readGroups } from "../process/cgroup.js";
 import { type Outcome, run } from "../process/run.js";
 import * as z from "../schema.js";
 import { shellQuote } from "../text/escape.js";
-import { formatFailure } from "./systemctl.js";
+import { formatFailure, runtimeDirectory } from "./systemctl.js";
 
 export const engines = ["podman", "docker"] as const;
 
@@ -181,6 +181,12 @@ export async function listDependents({
     .map((container) => container.name);
 }
 
+/** Returns whether this user's Docker runs without root, and maps the user to root in containers. */
+export async function isRootlessDocker(): Promise<boolean> {
+  const { stdout } = await runEngine("docker", ["info", "--format={{.SecurityOptions}}"]);
+  return stdout.includes("name=rootless");
+}
+
 /**
  * Parses the output of `podman inspect` or `docker inspect`.
  *
@@ -281,10 +287,8 @@ export function mayHaveContainers(engine: Engine): boolean {
   if (engine === "docker") {
     const { DOCKER_HOST: host, DOCKER_CONTEXT: context } = environment;
     if (host) return !isPodmanSocket(host);
-    const sockets = [
-      "/run/docker.sock",
-      join(environment.XDG_RUNTIME_DIR || "/run", "docker.sock"),
-    ];
+    const runtime = environment.XDG_RUNTIME_DIR || runtimeDirectory();
+    const sockets = ["/run/docker.sock", join(runtime, "docker.sock")];
     return Boolean(context) || sockets.some((path) => existsSync(path) && !isPodmanSocket(path));
   }
   if (environment.CONTAINERS_STORAGE_CONF || environment.CONTAINER_HOST) return true;

@@ -35,8 +35,16 @@ export async function findContainerOf(pid: number): Promise<Container | undefine
   throw new StoreError(
     "service",
     `${engine} does not show the container ${id.slice(0, 12)} to this user`,
-    { hint: uid === "0" ? "Run this as root." : `Run this as user ${uid}, who started it.` },
+    { hint: findEngineHint(engine, uid) },
   );
+}
+
+function findEngineHint(engine: Engine, uid: string): string {
+  if (uid === "0") return "Run this as root.";
+  if (engine === "docker" && uid === `${process.geteuid?.()}`) {
+    return "Let docker use your own Docker: docker context use rootless.";
+  }
+  return `Run this as user ${uid}, who started it.`;
 }
 
 /**

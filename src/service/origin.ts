@@ -22,7 +22,8 @@ const otherEngine = (engine: string) => () => ({ kind: "container", engine }) as
 const containers: readonly (readonly [RegExp, (id: string) => Origin])[] = [
   // "payload" is podman's group with --cgroups=split, below the group of the unit.
   [new RegExp(`/libpod-(?:payload-)?${id}`), (id) => ({ kind: "podman", id })],
-  [new RegExp(`/docker[/-]${id}`), (id) => ({ kind: "docker", id })],
+  // "runc" is its group of a rootless Docker whose user has no controllers.
+  [new RegExp(`/(?:docker[/-]|runc-)${id}`), (id) => ({ kind: "docker", id })],
   [/\/kubepods(?=[./-])/, otherEngine("Kubernetes")],
   [/\/(?:nerdctl|containerd|cri-containerd|crio)-/, otherEngine("containerd")],
   [/\/(?:machine-[^/]+\.scope|systemd-nspawn@[^/]+)(?=\/|$)/, otherEngine("systemd-machined")],

@@ -1,6 +1,7 @@
 /** Finds what keeps setup from adding an override to a compose file. */
 import { existsSync, readFileSync } from "node:fs";
 import { userInfo } from "node:os";
+import { dirname } from "node:path";
 import type { ComposeService } from "../config/hub-account.js";
 import {
   copyOutLine,
@@ -11,7 +12,7 @@ import {
 import { run } from "../process/run.js";
 import { findComposeProgram, findOverride, podmanSocket } from "../service/compose.js";
 import { assertTrusted } from "../service/compose-trust.js";
-import { type Container, engineLine, listDependents } from "../service/engine.js";
+import { type Container, engineLine, isRootlessDocker, listDependents } from "../service/engine.js";
 import { isLingerEnabled, lingerCommand } from "../service/schedule.js";
 import {
   formatFailure,
@@ -67,25 +68,40 @@ async function findIdentityProblem(container: Container): Promise<string | undef
   return `the hub's identity, ${directory}, is on no volume, and satellites refuse a hub with another identity (mount a copy of it there: ${await copyOutLine(container, directory, target)})`;
 }
 
-/** Docker belongs to the machine, and a user's copy and unit to the session of the user. */
+/** A user's copy and unit belong to the user's systemd, and Docker may be the machine's. */
 async function findDockerProblem(container: Container): Promise<string | undefined> {
   if (ownManager() === "systemd") return findUnitProblem(container);
-  return findUserProblem(container) ?? findLingerProblem() ?? (await findUnitProblem(container));
+  return (
+    (await findUserProblem(container)) ?? findLingerProblem() ?? (await findUnitProblem(container))
+  );
 }
 
 /** Returns why the hub could not read a copy that only this user may read. */
-function findUserProblem(container: Container): string | undefined {
+async function findUserProblem(container: Container): Promise<string | undefined> {
   if (container.status !== "running") return undefined;
   const pid = findHubProcess(container);
   if (pid === undefined) return "no process of it is a hub on this machine";
   const uid = Number(/^Uid:\s*(\d+)/m.exec(readProcess(pid, "status"))?.[1]);
-  const { uid: own, gid } = userInfo();
+  const { uid: own } = userInfo();
   if (uid === own) return undefined;
   const isMapped = readProcess(pid, "uid_map") !== readProcess("self", "uid_map");
-  const fix = isMapped
-    ? 'Docker maps the users of containers to others (in the compose file, userns_mode: "host" prevents it)'
-    : `in the compose file, user: "${own}:${gid}" changes it`;
+  const fix =
+    isMapped && !(await isRootlessDocker())
+      ? 'Docker maps the users of containers to others (in the compose file, userns_mode: "host" prevents it)'
+      : `in the compose file, ${await dockerUserLine(container)} changes it`;
   return `its hub runs as user ${uid}, who could not read a copy of user ${own}: ${fix}`;
+}
+
+/**
+ * Returns what lets the hub of Docker run as this user, who is root in the containers of a rootless
+ * Docker. Docker sets a missing `HOME` to that of the user in the image.
+ */
+export async function dockerUserLine(container: Container): Promise<string> {
+  const { uid, gid } = userInfo();
+  const line = (await isRootlessDocker()) ? 'user: "0:0"' : `user: "${uid}:${gid}"`;
+  if (container.environment.HOME !== undefined) return line;
+  const { path } = await readContainerHub(container);
+  return `${line} and HOME: ${dirname(dirname(dirname(path)))} in its environment`;
 }
 
 function readProcess(pid: number | "self", file: string): string {

@@ -30,7 +30,7 @@ import {
 import { readCommands } from "../service/unit-commands.js";
 import { identify } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
-import { findComposeProblem } from "./composed.js";
+import { dockerUserLine, findComposeProblem } from "./composed.js";
 import type { Directories } from "./directories.js";
 
 export interface ContainerSurvey extends ContainerName {
@@ -111,18 +111,16 @@ async function inspectCompose(container: Container, labels: ComposeLabels): Prom
     const compose = findComposeService(engine, labels);
     const problem = await findComposeProblem(container, compose);
     if (problem !== undefined) return { problem };
-    return await readHub(container, { unit: { manager: engine, name }, compose }, mappings[engine]);
+    const mapping =
+      engine === "docker"
+        ? await dockerUserLine(container)
+        : 'userns_mode: "keep-id:uid=1000,gid=1000"';
+    return await readHub(container, { unit: { manager: engine, name }, compose }, mapping);
   } catch (error) {
     if (!isKind(error, "refused", "service")) throw error;
     return { problem: error.message };
   }
 }
-
-/** What lets the hub of a compose file run as this user. */
-const mappings = {
-  podman: 'userns_mode: "keep-id:uid=1000,gid=1000"',
-  docker: `user: "${process.geteuid?.()}:${process.getegid?.()}"`,
-};
 
 /** Returns the hub with its paths, or why setup cannot change its `server.json`. */
 async function readHub(

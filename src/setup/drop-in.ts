@@ -9,6 +9,7 @@ import { listDirectory } from "../fs/read.js";
 import { type ContainerUnit, renderQuadletDropIn } from "../hub/container-units.js";
 import { serverJsonPath } from "../hub/server-json.js";
 import { renderDropIn, type SystemUnit, type UserUnit } from "../hub/units.js";
+import { isRootlessDocker } from "../service/engine.js";
 import { isUnit, ownManager, type ServiceName } from "../service/systemctl.js";
 import { hasRunCommand } from "./container.js";
 import type { HubSurvey } from "./hub-survey.js";
@@ -37,12 +38,13 @@ export async function installDropIn(
 ): Promise<void> {
   const container = hubContainer();
   if (container?.compose) {
-    return installOverride(toContainerUnit(request, container), container, container.compose);
+    const unit = await toContainerUnit(request, container);
+    return installOverride(unit, container, container.compose);
   }
   const text =
     container === undefined
       ? renderDropIn(await toUnit(request, hub, phase))
-      : renderQuadletDropIn(toContainerUnit(request, container));
+      : renderQuadletDropIn(await toContainerUnit(request, container));
   await makeDirectory(dirname(hub.dropIn));
   await replaceFile(hub.dropIn, header + text);
   await reloadUnits(hub.manager);
@@ -50,14 +52,16 @@ export async function installDropIn(
 }
 
 /** Has no phase: during a setup, `run --prepare` writes a copy without a passphrase. */
-function toContainerUnit(
+async function toContainerUnit(
   { ownCommand }: Pick<SetupRequest, "ownCommand">,
   { name, unit, serverJson, inside }: HubContainer,
-): ContainerUnit {
+): Promise<ContainerUnit> {
+  const isDocker = unit.manager === "docker";
   return {
     kind: (isUnit(unit) ? unit.manager : ownManager()) === "systemd" ? "system" : "user",
     ...{ run: ownCommand("run"), serverJson, inside, owner: undefined, credential: undefined },
-    dockerContainer: unit.manager === "docker" ? name : undefined,
+    dockerContainer: isDocker ? name : undefined,
+    isDockerRootless: isDocker && (await isRootlessDocker()),
   };
 }
 

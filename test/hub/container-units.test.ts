@@ -9,26 +9,44 @@ const unit: ContainerUnit = {
   ...{ credential: undefined, dockerContainer: "hivemind_listener" },
 };
 
-test("a user unit starts a container that Docker could not start, and no other", () => {
-  const [, line = ""] = /^ExecStartPost=-(.*)$/m.exec(renderCopyUnit(unit)) ?? [];
+/** Calls the script of a unit with a Docker whose unit is in this state. */
+function callScript(options: Partial<ContainerUnit>, error: string, state = "unknown"): string {
+  const text = renderCopyUnit({ ...unit, ...options });
+  const [, line = ""] = /^ExecStartPost=-(.*)$/m.exec(text) ?? [];
   const [, script = ""] = /^\/bin\/sh -c "(.*)" hivemind_listener$/.exec(line) ?? [];
   // As systemd reads it.
   const read = script.replaceAll(/\\(["\\])/g, "$1").replaceAll("$$", "$");
-  const callWith = (error: string) =>
-    execFileSync(
-      "/bin/sh",
-      [
-        "-c",
-        `docker() { [ "$1" = start ] && echo "$@" || echo '${error}'; }; ${read.replace("exec ", "")}`,
-        "hub",
-      ],
-      { encoding: "utf8" },
-    );
-  expect(callWith("bind source path does not exist")).toBe("start hub\n");
-  expect(callWith("")).toBe("");
+  // Docker responds from the second call on.
+  const programs = `
+    systemctl() { echo ${state}; }
+    sleep() { slept=1; }
+    docker() {
+      case $1 in
+        version) [ -n "$slept" ] ;;
+        inspect) echo '${error}' ;;
+        start) echo "$@" ;;
+      esac
+    }`;
+  const args = ["-c", `${programs}\n${read.replace("exec ", "")}`, "hub"];
+  return execFileSync("/bin/sh", args, { encoding: "utf8" });
+}
+
+const managers = [
+  { kind: "user", isDockerRootless: false },
+  { kind: "user", isDockerRootless: true },
+  { kind: "system" },
+] as const;
+
+test.each(managers)("the unit starts a container that Docker could not start: %o", (options) => {
+  expect(callScript(options, "bind source path does not exist", "active")).toBe("start hub\n");
+  expect(callScript(options, "", "active")).toBe("");
 });
 
-test("a system unit runs before Docker, and Podman has a unit of its own", () => {
-  expect(renderCopyUnit({ ...unit, kind: "system" })).not.toContain("ExecStartPost");
+test("a Docker of the same manager that has not started waits for the unit", () => {
+  const inactive = managers.map((options) => callScript(options, "no such file", "inactive"));
+  expect(inactive).toEqual(["start hub\n", "", ""]);
+});
+
+test("Podman has a unit of its own that starts containers", () => {
   expect(renderCopyUnit({ ...unit, dockerContainer: undefined })).not.toContain("ExecStartPost");
 });

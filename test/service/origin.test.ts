@@ -44,6 +44,16 @@ test.each([
     { kind: "podman", id },
   ],
   ["a docker container under systemd", `/system.slice/docker-${id}.scope`, { kind: "docker", id }],
+  [
+    "a container of a rootless docker",
+    `/user.slice/user-1000.slice/user@1000.service/user.slice/docker-${id}.scope`,
+    { kind: "docker", id },
+  ],
+  [
+    "a container of a rootless docker without controllers",
+    `/user.slice/user-1000.slice/user@1000.service/user.slice/runc-${id}.scope`,
+    { kind: "docker", id },
+  ],
   ["a docker container under cgroupfs", `/docker/${id}`, { kind: "docker", id }],
   [
     "a unit in a docker container",
