@@ -111,9 +111,9 @@ WantedBy=${target}
  * Starts a container if Docker failed to. Docker begins to serve requests after it has tried to
  * start its containers. A container that was stopped manually, or by a backup, has no error.
  *
- * Docker waits for the first attempt of a unit of the same manager, which therefore must not wait for
- * Docker. A later attempt must: Docker may be trying to start the container. A rootless Docker has
- * no socket before it serves requests.
+ * Docker waits for the first attempt of a unit of the same manager, which therefore must not wait
+ * for Docker. A later attempt must: Docker may be trying to start the container. A rootless Docker
+ * has no socket before it serves requests.
  */
 function startLines({ kind, dockerContainer: name, isDockerRootless }: ContainerUnit): string {
   if (name === undefined) return "";

@@ -181,7 +181,9 @@ export async function listDependents({
     .map((container) => container.name);
 }
 
-/** Returns whether this user's Docker runs without root, and maps the user to root in containers. */
+/**
+ * Returns whether the Docker of this user runs without root. In its containers, the user is root.
+ */
 export async function isRootlessDocker(): Promise<boolean> {
   const { stdout } = await runEngine("docker", ["info", "--format={{.SecurityOptions}}"]);
   return stdout.includes("name=rootless");

@@ -7,6 +7,8 @@ data=$user_home/hivemind/share
 config=$user_home/hivemind/core
 project=$own_files/hivemind-docker
 subfolder=hivemind
+# The user of the image.
+hub_user=$uid
 data_inside=$home_inside/.local/share/hivemind
 # The distribution's own programs, wherever a machine has others of the same name.
 export PATH=$HOME/bin:/usr/sbin:/usr/bin:/sbin:/bin:$PATH
@@ -44,7 +46,7 @@ make_hub_files() {
 # make_hub "MODULE SETTING ..." CLIENT ...: a machine with the hub's image, files and compose project
 make_hub() {
   install_compose
-  make_image --change "USER $uid"
+  make_image --change "USER $hub_user"
   make_hub_files "$@"
   write_compose
 }

@@ -33,6 +33,21 @@ const beginOfRoot = `${scriptsOfRoot}
   start_enabled
   systemctl start docker`;
 
+const scriptsOfRootless = `${scripts}
+  . ${root}test/setup/rootless-docker.sh`;
+
+/** A user with a Docker of the user's own. */
+const beginRootless = `${scriptsOfRootless}
+  install_login
+  install_docker
+  install_assistant
+  start_enabled
+  log_in
+  wait_for_docker
+  restart_assistant`;
+
+const rootless = { owner: "a user with a rootless Docker", begin: beginRootless };
+
 /** `killed` is the exit code of a killed command, which for a user is that of systemd-run. */
 const owners = [
   { owner: "a user", begin, killed: 255 },
@@ -59,7 +74,7 @@ test("without compose, the steps are named, and nothing has changed", async () =
 
 // scripts/prove containers installs compose.
 if (proving) {
-  test.each(owners)(
+  test.each([...owners, rootless])(
     "setup of a JSON hub by $owner, run again, and undone, with a satellite",
     async ({ begin }) => {
       const machine = await HeadlessMachine.make();
@@ -190,6 +205,49 @@ if (proving) {
     is_composed_as_before
     json_names`);
     expect(stopped).toEqual(["exited", "compose.yaml", "hall kitchen"]);
+  }, 300_000);
+
+  test("after a reboot a rootless Docker finds the copy, or the unit starts the container", async () => {
+    const machine = await HeadlessMachine.make();
+    const advice = await machine.boot(`${beginRootless}
+    make_hub hivemind-json-db-plugin kitchen hall
+    sed -i 's/^    image:/    user: "1000"\\n&/' $project/compose.yaml
+    chmod -R a+rwX $user_home
+    compose_hub
+    (command setup --dry-run ${options} 2>&1 || true) | grep -o "its hub runs as .*"
+    sed -i '/^    user:/d' $project/compose.yaml
+    compose_hub
+    command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }`);
+    expect(advice).toEqual([
+      'its hub runs as user 100999, who could not read a copy of user 4711: in the compose file, user: "0:0" changes it',
+    ]);
+    const rebooted = await machine.boot(`${scriptsOfRootless}
+    boot_docker
+    start_enabled
+    error() { as_user docker inspect --format '{{.State.Status}}{{.State.Error}}' hivemind_listener | grep -o "$1"; }
+    systemctl start user@$uid.service
+    wait_for_docker
+    error "no such file or directory"
+    # The keyring is unlocked after the unit has begun.
+    log_in
+    serves_encrypted
+    names
+    # With an unlocked keyring, Docker waits for the copy.
+    units stop docker hivemind-sqlcipher-copy
+    rm $copy
+    units start docker hivemind-sqlcipher-copy
+    serves_encrypted
+    error "^running$"
+    command rotate --quiet >/dev/null
+    command backup --quiet | grep -o "stopped for"
+    serves_encrypted
+    command setup --undo --yes >$HOME/undo.log 2>&1 || { cat $HOME/undo.log; exit 1; }
+    is_composed_as_before
+    json_names`);
+    expect(rebooted).toEqual([
+      ...["no such file or directory", "hall kitchen", "running", "stopped for"],
+      ...["compose.yaml", "hall kitchen"],
+    ]);
   }, 300_000);
 
   test("root's passphrase is sealed, and Docker finds the copy at boot", async () => {
