@@ -64,7 +64,7 @@ export interface Copied {
 export interface CopyReport {
   readonly target: string;
   readonly contents: "backups" | "bundle";
-  /** The backups or the bundle copied by this run, in the order of copying. */
+  /** The backups or bundles copied by this run, in the order of copying. */
   readonly copied: readonly Copied[];
   /** Why the target was skipped: a missing directory or unmounted disk; null if it was not. */
   readonly skipped: string | null;
@@ -76,7 +76,7 @@ export interface CopyReport {
 }
 
 /**
- * Copies to each target its missing backups, or the bundle, and records each copy.
+ * Copies to each target its missing backups or bundles, and records each copy.
  *
  * @throws {@link StoreError} interrupted - if the signal is aborted. Every other error is in the
  *   report of its target.
@@ -95,7 +95,7 @@ export async function copyBackups(options: CopyOptions): Promise<CopyReport[]> {
   // List once for all targets: checking the manifests requires a key, which is slow to derive.
   let listed: Promise<Listing> | undefined;
   const list = () => {
-    listed ??= listBackups(options);
+    listed ??= listBackups({ ...options, bundleFolder: dirname(options.bundle.path) });
     return listed;
   };
   try {
@@ -104,7 +104,7 @@ export async function copyBackups(options: CopyOptions): Promise<CopyReport[]> {
       await add(await copyToTarget(target, "backups", options, copy));
     }
     for (const target of bundleTargets) {
-      const copy = () => copyBundle(target, options);
+      const copy = async () => copyBundles(target, await list(), options);
       await add(await copyToTarget(target, "bundle", options, copy));
     }
   } catch (error) {
@@ -415,24 +415,49 @@ async function ensureCopy(
 }
 
 /**
- * Copies the bundle and its verification record. An earlier bundle of the same key stays under
- * another name.
+ * Copies the bundle, and those of earlier passphrases that the target lacks and that open backups
+ * on this machine, each with its verification record. The target may have been away during a
+ * rotation. An earlier bundle of the same key stays under another name.
  */
-async function copyBundle(target: Target, options: CopyOptions): Promise<Progress> {
+async function copyBundles(
+  target: Target,
+  { backups }: Listing,
+  options: CopyOptions,
+): Promise<Progress> {
   const { bundle, signal, folder, backupTargets } = options;
   await assertApart([new DirectoryTarget(folder), ...backupTargets], [target], resolveLocation);
-  const file = basename(bundle.path);
   const to = { target, targetFiles: await orAbort(listFiles(target), signal), signal };
-  const record = verificationRecordPath(bundle.path);
-  await removeUnfinished(to, [file, basename(record)]);
-  const checkedBy = await updateFile(to, bundle.path);
-  if (await lstatIfExists(record)) await updateFile(to, record);
-  const size = (await statIfExists(bundle.path))?.size ?? 0;
-  return {
-    copied: checkedBy ? [{ path: target.pathOf(file), size, checkedBy }] : [],
-    errors: [],
-    postponed: 0,
-  };
+  const used = backups.filter(({ mac, present }) => present && mac !== false);
+  const paths = new Set(used.flatMap((backup) => backup.bundle ?? []));
+  paths.delete(bundle.path);
+  paths.add(bundle.path);
+  const files = [...paths].flatMap((path) => [path, verificationRecordPath(path)]);
+  await removeUnfinished(
+    to,
+    files.map((path) => basename(path)),
+  );
+  const copied: Copied[] = [];
+  const errors: StoreError[] = [];
+  for (const path of paths) {
+    try {
+      copied.push(...(await copyBundle(to, path, path === bundle.path)));
+    } catch (error) {
+      if (!(error instanceof StoreError) || signal?.aborted) throw error;
+      errors.push(error);
+    }
+  }
+  return { copied, errors, postponed: 0 };
+}
+
+/** @param isCurrent - whether a file with other contents is replaced */
+async function copyBundle(to: Destination, path: string, isCurrent: boolean): Promise<Copied[]> {
+  const isWanted = (each: string) => isCurrent || !to.targetFiles.has(basename(each));
+  const checkedBy = isWanted(path) ? await updateFile(to, path) : undefined;
+  const record = verificationRecordPath(path);
+  if (isWanted(record) && (await lstatIfExists(record))) await updateFile(to, record);
+  if (checkedBy === undefined) return [];
+  const size = (await statIfExists(path))?.size ?? 0;
+  return [{ path: to.target.pathOf(basename(path)), size, checkedBy }];
 }
 
 /**

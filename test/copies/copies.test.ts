@@ -9,7 +9,12 @@ import { basename, join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import { localFiles } from "../../src/backup/backup-files.js";
-import { manifestPath } from "../../src/backup/manifest.js";
+import {
+  formatManifest,
+  manifestPath,
+  readManifest,
+  signManifest,
+} from "../../src/backup/manifest.js";
 import { prune } from "../../src/backup/prune.js";
 import { planCopies } from "../../src/copies/plan.js";
 import { StoreError } from "../../src/errors.js";
@@ -256,6 +261,27 @@ test.each(["copy.staged", "copy.checked", "copy.superseded"])(
     expect(await unfinishedIn(safe)).toEqual([]);
   },
 );
+
+test("a target that was away during a rotation gets the bundles of earlier backups, too", async () => {
+  const local = await original.backups(1, 2);
+  const earlier = "0123456789abcdef";
+  const manifest = manifestPath(local.path(1));
+  const { format: _, version, mac, ...contents } = await readManifest(manifest);
+  const signed = signManifest({ ...contents, key_id: earlier }, original.key);
+  await writeFile(manifest, formatManifest(signed));
+  const bundle = original.bundle.replace(/[0-9a-f]{16}/, earlier);
+  await copyFile(original.bundle, bundle);
+  onTestFinished(() => rm(bundle));
+  const safe = original.newPath();
+  const names = [bundle, original.bundle].map((path) => join(safe, basename(path)));
+  const { reports } = await local.copy({ bundlesTo: [safe] });
+  expect(reports).toMatchObject([{ copied: names.map((path) => ({ path })), errors: [] }]);
+  await writeFile(names[0] ?? "", "not replaced");
+  expect((await local.copy({ bundlesTo: [safe] })).reports).toMatchObject([
+    { copied: [], errors: [] },
+  ]);
+  expect(await readFile(names[0] ?? "", "utf8")).toBe("not replaced");
+});
 
 test("on a full disk, an earlier bundle keeps its name", async () => {
   const local = await original.backups(1);
