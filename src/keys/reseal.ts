@@ -187,7 +187,7 @@ async function removePassphrase(path: string, passphrase: string): Promise<void>
   if (others.length > 0 && others.length < passphrases.length) await seal(path, others);
 }
 
-/** Prints a notice instead of an error, because a passphrase too many does no harm. */
+/** Prints a notice instead of an error: a passphrase too many does no harm. */
 async function orNotice(source: PassphraseSource, work: () => Promise<void>): Promise<void> {
   try {
     await work();

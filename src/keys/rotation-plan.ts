@@ -14,7 +14,7 @@ import { deleteEntry, getEntry, listEntries, setEntry } from "./keyring.js";
 import {
   describeSource,
   type Generation,
-  isKept,
+  hasPassphrase,
   type PassphraseSource,
   readPassphrases,
 } from "./source.js";
@@ -127,12 +127,7 @@ export async function resolvePasswordSlot(
 ): Promise<string | undefined> {
   if (password === undefined || password === next) return undefined;
   if (source.kind !== "keyring") {
-    // The next passphrase is now the first in a sealed file, so the password can be a later one.
-    const isKnown =
-      source.kind === "sealed"
-        ? await isKept(source, storePath, password)
-        : (await readFirstPassphrase(source, storePath)) === password;
-    if (isKnown) return undefined;
+    if (await hasPassphrase(source, storePath, password)) return undefined;
     throw new StoreError(
       "refused",
       `server.json has another password than ${describeSource(source)}, and it would be lost`,
@@ -228,11 +223,11 @@ export async function assertPassphraseKept(
   plan: KeyringPlan | undefined,
   passphrase: string,
 ): Promise<void> {
-  const kept =
+  const isPresent =
     source.kind === "keyring"
-      ? await getEntry(storePath, plan ? "pending" : "current")
-      : await readFirstPassphrase(source, storePath);
-  if (kept === passphrase) return;
+      ? (await getEntry(storePath, plan ? "pending" : "current")) === passphrase
+      : await hasPassphrase(source, storePath, passphrase);
+  if (isPresent) return;
   throw new StoreError(
     "passphraseUnavailable",
     `${describeSource(source)} no longer has the new passphrase of ${storePath}`,

@@ -5,7 +5,7 @@
 import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { expandPath } from "../config/paths.js";
-import { isKind, StoreError, systemError } from "../errors.js";
+import { ignoreKind, StoreError, systemError } from "../errors.js";
 import { decodeSecret, readSecretFile } from "../fs/private.js";
 import { listEntries, readEntries } from "./keyring.js";
 import {
@@ -136,23 +136,32 @@ function readCurrent(
 }
 
 /**
- * Returns whether a source has this passphrase for a store; false if it has none or cannot be read.
+ * Returns whether a source has this passphrase for a store.
  *
- * @throws {@link StoreError} refused - as `readPassphrases`
+ * @throws {@link StoreError} what `readPassphrases` throws
  */
-export async function isKept(
+export async function hasPassphrase(
   source: PassphraseSource,
   storePath: string,
   wanted: string,
 ): Promise<boolean> {
-  try {
-    for await (const { passphrase } of readPassphrases(source, storePath)) {
-      if (passphrase === wanted) return true;
-    }
-  } catch (error) {
-    if (!isKind(error, "passphraseUnavailable")) throw error;
+  for await (const { passphrase } of readPassphrases(source, storePath)) {
+    if (passphrase === wanted) return true;
   }
   return false;
+}
+
+/**
+ * Returns whether a source has this passphrase for a store; false if it has none or cannot be read.
+ *
+ * @throws {@link StoreError} refused - as `readPassphrases`
+ */
+export function isKept(
+  source: PassphraseSource,
+  storePath: string,
+  wanted: string,
+): Promise<boolean> {
+  return hasPassphrase(source, storePath, wanted).catch(ignoreKind("passphraseUnavailable", false));
 }
 
 /**

@@ -18,8 +18,13 @@ import {
 } from "../hub/password-delivery.js";
 import { probeHubSchema } from "../hub/schema.js";
 import { readOrSealPassphrase, withSealed } from "../keys/reseal.js";
-import { adoptPending, planRotation, readFirstPassphrase } from "../keys/rotation-plan.js";
-import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
+import { adoptPending, planRotation } from "../keys/rotation-plan.js";
+import {
+  describeSource,
+  formatSource,
+  hasPassphrase,
+  type PassphraseSource,
+} from "../keys/source.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
 import { orRecover } from "../operation/recovery.js";
 import {
@@ -368,7 +373,7 @@ async function prepareSource(
       await readOrSealPassphrase(source.path, { storePath, settingsPath }, passphrase);
     return;
   }
-  if ((await readFirstPassphrase(source, storePath)) === passphrase) return;
+  if (await hasPassphrase(source, storePath, passphrase)) return;
   throw new StoreError(
     "refused",
     `${describeSource(source)} does not yield the passphrase of the backup`,

@@ -11,7 +11,7 @@ import { removeBundle, removeStagedBundles } from "../bundle/bundle.js";
 import { assertMounted } from "../config/known-directories.js";
 import { realPath } from "../config/paths.js";
 import { findSection } from "../config/settings-file.js";
-import { StoreError, systemError, withLine } from "../errors.js";
+import { isKind, StoreError, systemError, withLine } from "../errors.js";
 import { moveFile, removeFile, removePartials, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import { removeDatabase, sidecars } from "../fs/sidecars.js";
@@ -443,7 +443,7 @@ export class SwapState {
   async #readNewPassphrase(): Promise<string> {
     const { keyring, source } = this.#data;
     const pending = keyring && (await getEntry(this.storePath, "pending"));
-    return pending ?? (await readFirstPassphrase(parseSource(source.to), this.storePath));
+    return pending ?? (await this.#readOpening(source.to));
   }
 
   /** Returns the password that was in `server.json` before the swap. */
@@ -456,11 +456,22 @@ export class SwapState {
     const name = serverJson?.previous ?? keyring?.previous;
     const kept = name && (await getEntry(this.storePath, `previous:${name}`));
     if (kept) return kept;
-    const from = parseSource(source.from);
-    // The first passphrase in a sealed file may be the new one. The old file has the store's name
-    // again, and only the old passphrase opens it.
-    if (from.kind === "sealed") return findOpeningPassphrase(from, this.storePath);
-    return readFirstPassphrase(from, this.storePath);
+    // The old file has the store's name again.
+    return this.#readOpening(source.from);
+  }
+
+  /**
+   * Tries the passphrases of a source on the store. Returns the first passphrase if none opens the
+   * store, for example a plain store.
+   */
+  async #readOpening(text: string): Promise<string> {
+    const source = parseSource(text);
+    const first = () => readFirstPassphrase(source, this.storePath);
+    if (source.kind === "keyring") return first();
+    return findOpeningPassphrase(source, this.storePath).catch((error: unknown) => {
+      if (!isKind(error, "wrongPassphrase", "notFound", "refused")) throw error;
+      return first();
+    });
   }
 }
 

@@ -147,6 +147,37 @@ test("a passphrase that only server.json has is back there when a restore is und
   await (await ClientStore.open(world.path, "in server.json alone", { migrate: false })).close();
 });
 
+test("a passphrase file of two lines, whose whole text opens the store, is adopted, restored with, and not mistaken for its first line when a rotation is undone", async () => {
+  const world = await World.of("sqlcipher4-schema2.db");
+  const text = "the first line\nthe second line";
+  await rm(world.path);
+  await (await ClientStore.create(world.path, text)).close();
+  const serverJson = await writeServerJson(world, text);
+  const source = { kind: "file", path: await passphraseFile(world, text) };
+  const idle = { ...world.withoutService, source };
+  resultOf(await world.run<AdoptResult>("adopt", idle));
+  const { backup } = resultOf(await world.run<BackupResult>("backup", { ...idle, to: world.to }));
+  resultOf(await world.run<RestoreResult>("restore", { ...idle, backup: { file: backup.path } }));
+
+  const ok = join(world.folder, "ok");
+  await writeFile(ok, "");
+  await startHolder(world, `ExecStartPre=/usr/bin/test -e ${ok}`);
+  const next = await passphraseFile(world, "another passphrase");
+  const failed = await world.run(
+    "rotate",
+    { hub: "auto", source, passphraseFile: next },
+    {
+      NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({
+        "rotate.starting": `rm '${ok}'`,
+        "rotate.put-back": `touch '${ok}'`,
+      }),
+    },
+  );
+  expect([failed.error?.kind, await world.isActive]).toEqual(["service", true]);
+  expect(await readFile(serverJson, "utf8")).toContain(JSON.stringify(text));
+});
+
 test("a passphrase that only server.json has is kept in the keyring when a restore replaces it there", async () => {
   const { world, more, serverJson } = await keptInServerJson();
   const { restored } = resultOf(
