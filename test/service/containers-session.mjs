@@ -90,9 +90,12 @@ function makeImage() {
   containers("import", archive, "hub");
 }
 
-const holding = "exec 3</data/clients.db; while :; do sleep 0.1; done";
+/** Ends at once after a trap, without a process every moment. */
+const idling = "sleep 1000000 3<&- & wait";
 
-const waiting = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+const holding = `exec 3</data/clients.db; ${idling}`;
+
+const waiting = `trap 'exit 0' TERM; ${idling}`;
 
 /** Creates a container that runs a shell program with the store's directory at /data. */
 const create = (name, program, ...options) =>
@@ -222,7 +225,7 @@ function adoption() {
       ...["run", "--detach", "--name", "adopted", "--network=host"],
       ...["--volume", `${dirname(path)}:/home/hivemind/.local/share/hivemind-core`],
       ...["--volume", `${dirname(server)}:${inside}`, ...more, "hub", "sh", "-c"],
-      `trap 'exit 0' TERM; : hivemind-core listen; exec 3</home/hivemind/.local/share/hivemind-core/clients.db; while :; do sleep 0.1; done`,
+      `trap 'exit 0' TERM; : hivemind-core listen; exec 3</home/hivemind/.local/share/hivemind-core/clients.db; ${idling}`,
     );
   create();
   const steps = stepsOf(path);
@@ -259,7 +262,7 @@ function encryption() {
       ...["run", "--detach", "--name", "plain", "--network=host"],
       ...["--volume", `${dirname(plain)}:/home/hivemind/.local/share/hivemind-core`],
       ...["--volume", `${config}:${inside}`, ...more, "hub", "sh", "-c"],
-      `trap 'exit 0' TERM; [ ! -e ${inside}/fail ] || exit 1; ${open}; while :; do sleep 0.1; done`,
+      `trap 'exit 0' TERM; [ ! -e ${inside}/fail ] || exit 1; ${open}; ${idling}`,
     );
   create();
   const fix = stepsOf(plain);
@@ -363,7 +366,7 @@ const parts = {
     const prepare = (...args) => command(["run", "--prepare", ...args]);
     const first = prepare(copy, "--server-json", `${config}/server.json`);
     const open = "exec 3</home/hivemind/.local/share/hivemind-core/clients.db";
-    const program = `trap 'exit 0' TERM; [ ! -e ${inside}/fail ] || exit 1; ${open}; while :; do sleep 0.1; done`;
+    const program = `trap 'exit 0' TERM; [ ! -e ${inside}/fail ] || exit 1; ${open}; ${idling}`;
     containers(
       ...["run", "--detach", "--name", "boxed", "--network=host"],
       ...["--volume", `${share}:/home/hivemind/.local/share/hivemind-core`],
@@ -730,7 +733,7 @@ ExecStartPre=-rm -f %t/%N.cid
     const [, target] = /^# +target: (.*)$/m.exec(printed);
     const mount = `type=bind,source=${source},target=${target},readonly`;
     const open = "exec 3</data/clients.db";
-    const program = `trap 'exit 0' TERM; ${open}; while :; do sleep 0.1; done`;
+    const program = `trap 'exit 0' TERM; ${open}; ${idling}`;
     create("composed", program, "--mount", mount);
     forget();
     const view = () => containers("exec", "composed", "cat", target);
@@ -755,7 +758,7 @@ ExecStartPre=-rm -f %t/%N.cid
     const blocks = [...page.matchAll(own)].map(([, block]) => block);
     const image = "docker.io/smartgic/hivemind-listener:alpha";
     const open = "exec 3</home/hivemind/.local/share/hivemind-core/clients.db";
-    const program = `trap 'exit 0' TERM; ${open}; while :; do sleep 0.1; done`;
+    const program = `trap 'exit 0' TERM; ${open}; ${idling}`;
     const definition = `hivemind-sqlcipher() { ${process.execPath} ${root}/dist/cli/main.js "$@"; }`;
     const lines = ["set -eu", definition, ...blocks].join("\n");
     const { status, stdout, stderr } = spawnSync(

@@ -147,7 +147,7 @@ function makeImage() {
 }
 
 const program = (path) =>
-  `trap 'exit 0' TERM; exec 3<${path}/clients.db; while :; do sleep 0.1; done`;
+  `trap 'exit 0' TERM; exec 3<${path}/clients.db; sleep 1000000 3<&- & wait`;
 const data = "/home/hivemind/.local/share/hivemind-core";
 const mounts = [
   `--volume=${share}:${data}`,

@@ -52,9 +52,12 @@ export function holding(path: string, more = ""): string {
   return `[Service]\nType=notify\nNotifyAccess=all\nExecStart=/bin/sh -c 'exec 3<"${path}"; systemd-notify --ready; exec sleep infinity'\n${more}`;
 }
 
-/** Waits until a condition holds, at most until the test's time limit. */
+/**
+ * Waits until a condition holds, at most until the test's time limit. Most conditions start a
+ * process.
+ */
 export async function until(condition: () => Promise<boolean> | boolean): Promise<void> {
-  while (!(await condition())) await delay(20);
+  while (!(await condition())) await delay(50);
 }
 
 /**

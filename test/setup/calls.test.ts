@@ -25,7 +25,7 @@ const store = "hivemind-sqlite-db-plugin with password 5";
 const share = Number(process.env.MATRIX_SHARE ?? 1);
 const seed = Number(process.env.MATRIX_SEED ?? 1);
 /** The kills in scripts/test. */
-const sample = { setup: 3, undo: 2 };
+const sample = { setup: 2, undo: 2 };
 
 const undo = ["setup", "--undo", "--yes"];
 const setupOf = ({ options }: InstalledHub) => ["setup", ...options];

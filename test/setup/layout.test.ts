@@ -88,13 +88,15 @@ done=$(digest)
 hivemind-sqlcipher setup --yes --recovery-key-file ~/safe/key.txt
 equal "$(digest)" "$done"
 
-hivemind-sqlcipher schedule install --random-delay 1h >/dev/null
-hivemind-sqlcipher setup --yes --online-backups >~/online.log
-grep -qx RandomizedDelaySec=1h ~/.config/systemd/user/hivemind-sqlcipher-backup-*.timer
-grep -q "at its times, run this program's backup without stopping the hub" ~/online.log
-grep -q "backups .*, daily, without stopping the hub" ~/online.log
-grep -q "backup --online" ~/.config/systemd/user/hivemind-sqlcipher-backup-*.service
-hivemind-sqlcipher setup --yes | grep -q "^Nothing to do"
+if [[ $SCOPE == user ]]; then
+  hivemind-sqlcipher schedule install --random-delay 1h >/dev/null
+  hivemind-sqlcipher setup --yes --online-backups >~/online.log
+  grep -qx RandomizedDelaySec=1h ~/.config/systemd/user/hivemind-sqlcipher-backup-*.timer
+  grep -q "at its times, run this program's backup without stopping the hub" ~/online.log
+  grep -q "backups .*, daily, without stopping the hub" ~/online.log
+  grep -q "backup --online" ~/.config/systemd/user/hivemind-sqlcipher-backup-*.service
+  hivemind-sqlcipher setup --yes | grep -q "^Nothing to do"
+fi
 
 hivemind-sqlcipher add-client --name garage >/dev/null
 hivemind-sqlcipher delete-client 2

@@ -25,9 +25,9 @@ stop_satellite() {
 wait_for_replies() {
   local tries before
   before=$(wc -l <~/replies.log)
-  for tries in {1..600}; do
+  for tries in {1..200}; do
     (($(wc -l <~/replies.log) > before + 4)) && return
-    sleep 0.1
+    sleep 0.3
   done
   tail -20 ~/satellite.log >&2
   echo "the satellite gets no replies" >&2

@@ -3,9 +3,9 @@
 # The hub listens seconds after its unit is active.
 wait_for_port() {
   local tries
-  for tries in {1..600}; do
+  for tries in {1..200}; do
     (: <>/dev/tcp/127.0.0.1/5678) 2>/dev/null && return
-    sleep 0.1
+    sleep 0.3
   done
   echo "the hub does not listen" >&2
   return 1
