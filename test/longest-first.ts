@@ -4,13 +4,14 @@
  */
 import { BaseSequencer, type TestSpecification } from "vitest/node";
 
-/** The files that run for more than about 80 s, the longest first. */
+/** The files that run for more than about 40 s, the longest first. */
 const longest = [
-  ...["package/deb", "diagnostics/fixes", "backup/backup", "restore/restore"],
-  ...["faults/matrix", "faults/backup-kill", "faults/earlier-journals", "setup/calls"],
-  ...["service/containers", "setup/kill", "faults/hub-down", "faults/ways-out"],
-  ...["cli/plain-backup", "swap/rotate", "package/npm", "keys/providers", "setup/setup"],
-  ...["copies/kills", "copies/remote", "load/load", "docs/guides", "cli/file-kinds"],
+  ...["diagnostics/fixes", "package/deb", "service/containers", "setup/headless"],
+  ...["setup/setup", "copies/remote", "docs/guides", "backup/backup", "setup/kill"],
+  ...["keys/providers", "migrate/hub-check", "faults/hub-down", "setup/layout"],
+  ...["restore/restore", "faults/backup-kill", "faults/matrix", "faults/earlier-journals"],
+  ...["databases/command", "setup/undo", "load/load", "copies/fleet", "swap/service"],
+  ...["package/npm", "cli/unusable-paths", "faults/ways-out", "setup/calls", "cli/file-kinds"],
 ].map((name) => `/test/${name}.test.ts`);
 
 export class LongestFirst extends BaseSequencer {
