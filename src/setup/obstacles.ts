@@ -101,7 +101,7 @@ function findHubChoiceObstacle(survey: Survey): Obstacle {
   }
   if (wantedUnit !== undefined) {
     return {
-      ...{ id: "no-hub", kind: "notFound", problem: `there is no unit ${wantedUnit}` },
+      ...{ id: "no-hub", kind: "notFound", problem: `there is no unit or container ${wantedUnit}` },
       fix: "List the units: systemctl --user list-units --type=service, and without --user.",
     };
   }

@@ -243,10 +243,13 @@ if (proving) {
     serves_encrypted
     command setup --undo --yes >$HOME/undo.log 2>&1 || { cat $HOME/undo.log; exit 1; }
     is_composed_as_before
-    json_names`);
+    json_names
+    # Only the shell has the variable.
+    as_user docker context use default >/dev/null
+    (DOCKER_HOST=$compose_host command setup --dry-run 2>&1 || true) | grep -o "your units cannot use this Docker"`);
     expect(rebooted).toEqual([
       ...["no such file or directory", "hall kitchen", "running", "stopped for"],
-      ...["compose.yaml", "hall kitchen"],
+      ...["compose.yaml", "hall kitchen", "your units cannot use this Docker"],
     ]);
   }, 300_000);
 

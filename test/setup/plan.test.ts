@@ -275,7 +275,12 @@ describe("what is in the way is named with its fix", () => {
   const other = { ...hub, name: "hivemind-hub.service" };
   test.each<[string, Partial<Survey>, string, string]>([
     ["no hub", { hubs: [] }, "no unit starts hivemind-core listen", "--unit NAME"],
-    ["no such unit", { hubs: [], wantedUnit: "x" }, "there is no unit x", "list-units"],
+    [
+      "no such unit",
+      { hubs: [], wantedUnit: "x" },
+      "there is no unit or container x",
+      "list-units",
+    ],
     [
       "a hub in a container",
       { hubs: [], otherHub: { message: "process 7 is a hub in a container", hint: undefined } },

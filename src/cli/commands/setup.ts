@@ -142,8 +142,9 @@ function buildChoice(context: Context, options: SetupOptions) {
   const { storePath, settings, settingsPath, settingsSection, source } = context;
   const { service, unit } = resolveServiceChoice(context, options);
   const isUnit = service === "systemd" || service === "systemd-user";
-  if (!isUnit && service !== "auto" && hubContainer() === undefined) {
-    throw new StoreError("usage", `setup works with systemd units, not with ${service}`, {
+  // The survey finds why a container in the settings, as of a setup that was undone, is no hub.
+  if ((service === "command" || service === "none") && hubContainer() === undefined) {
+    throw new StoreError("usage", `setup works with units and containers, not with ${service}`, {
       hint: "Name the hub's unit with --unit NAME; docs/guide/containers.md has the steps for a container.",
     });
   }
