@@ -9,6 +9,7 @@ import { basename, dirname } from "node:path";
 import { isFromFuture } from "../backup/clock.js";
 import { type ListedBackup, type Listing, listBackups } from "../backup/listing.js";
 import {
+  backupPath,
   copyName,
   isNameOfBackup,
   manifestPath,
@@ -184,7 +185,7 @@ async function copyMissing(
     to,
     [...names, ...markers, ...((await listDirectory(folder)) ?? [])],
     // A backup may have been pruned since then.
-    (name) => isNameOfStore(name, options.storePath, id),
+    (name) => isNameOfOldBackup(name, options.storePath, id),
   );
   const missing = await findMissing(to, backups, { ...options, id });
   const postponed = missing.slice(maxCaughtUp - 1, -1);
@@ -491,11 +492,19 @@ async function updateFile(
   return checkedBy;
 }
 
-/** Returns whether a name in a target is of a backup, manifest or marker with the store's id. */
-function isNameOfStore(name: string, storePath: string, id: string | undefined): boolean {
+/**
+ * Returns whether a name in a target is of a backup, manifest or marker with the store's id, and at
+ * least a day old: a clone of the machine has the same id, and may be writing a newer backup.
+ */
+function isNameOfOldBackup(name: string, storePath: string, id: string | undefined): boolean {
   const [, marked = name] = markerPattern.exec(name.replace(/\.resumed$/, ".resume")) ?? [];
-  return id !== undefined && name.includes(`.${id}.`) && isNameOfBackup(marked, storePath);
+  if (id === undefined || !name.includes(`.${id}.`) || !isNameOfBackup(marked, storePath)) {
+    return false;
+  }
+  return marked < basename(backupPath("", storePath, new Date(Date.now() - dayMs)));
 }
+
+const dayMs = 86_400_000;
 
 /** Matches the temporary names that `write` uses. */
 const unfinishedName = /^\.(.+)\.[0-9a-f]{12}\.partial$/;

@@ -12,7 +12,7 @@ import {
   readUsedDirectories,
 } from "../config/known-directories.js";
 import { type ConfiguredTarget, type CopyState, readCopyStates } from "../copies/copy-record.js";
-import { isKind, StoreError } from "../errors.js";
+import { exitCodes, isKind, StoreError } from "../errors.js";
 import { statIfExists } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { type Run, readRuns } from "../operation/run-record.js";
@@ -398,8 +398,13 @@ function checkLastRun(operation: string, run: Run | undefined, timer?: TimerRun)
     const code = last.exitCode === null ? last.result : `exit code ${last.exitCode}`;
     return [error(`the last scheduled ${operation} failed on ${last.at}: ${code}`, fix)];
   }
-  if (run === undefined || run.exit_code === 0) return [];
+  if (run === undefined || !isFailure(run)) return [];
   return [error(`the last ${operation} failed on ${run.at}: exit code ${run.exit_code}`, fix)];
+}
+
+/** An interrupted run, or one that began during another operation, has no cause to remove. */
+function isFailure({ exit_code: code }: Run): boolean {
+  return code !== 0 && code !== exitCodes.inUse && code < 128;
 }
 
 /** Returns the option to keep a schedule's time when the schedule is installed again. */

@@ -4,6 +4,7 @@ import { isKind } from "../errors.js";
 import {
   type ContainerHub,
   copyOutLine,
+  existsInside,
   findHubContainers,
   findLosableIdentity,
   readContainerHub,
@@ -46,7 +47,7 @@ async function checkVolumes(container: Container): Promise<Check[]> {
       ? []
       : [error(...(await describeLoss(container, "store", store, dirname(store))))]),
     // With an encrypted store, the file can have its only password.
-    ...(hub.serverJson === undefined
+    ...(hub.serverJson === undefined && (await existsInside(container, hub.path))
       ? [error(...(await describeLoss(container, "config", hub.path, dirname(hub.path))))]
       : []),
     // Satellites refuse a hub with another identity.

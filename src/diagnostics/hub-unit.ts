@@ -52,10 +52,11 @@ async function checkUnit(
   storePath: string,
   secret: StoreSecret,
 ): Promise<Check | undefined> {
-  const wrong = (await checkDropIn(unit)) ?? (await checkPrograms(unit));
+  const outdated = await checkDropIn(unit);
+  const wrong = outdated?.severity === "error" ? outdated : await checkPrograms(unit);
   if (wrong !== undefined) return wrong;
   const problem = await findPasswordProblem(unit, storePath, secret);
-  if (problem === undefined) return await checkState(unit);
+  if (problem === undefined) return (await checkState(unit)) ?? outdated;
   const detail = `${unit.name} ${problem}: its hub cannot open the encrypted store`;
   return broken(detail, await dropInLine(unit));
 }

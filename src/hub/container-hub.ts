@@ -84,9 +84,14 @@ export function toHost({ mounts }: Pick<Container, "mounts">, path: string): str
 export async function findLosableIdentity(container: Container): Promise<string | undefined> {
   const directory = join(configHomeOf(container), "hivemind");
   const file = join(directory, "_identity.json");
-  if (toHost(container, file) !== undefined || container.status !== "running") return undefined;
-  const { code } = await runEngine(container.engine, ["exec", container.id, "test", "-e", file]);
-  return code === 0 ? directory : undefined;
+  if (toHost(container, file) !== undefined) return undefined;
+  return (await existsInside(container, file)) ? directory : undefined;
+}
+
+/** Returns whether a running container has a file. */
+export async function existsInside({ engine, id, status }: Container, path: string) {
+  if (status !== "running") return false;
+  return (await runEngine(engine, ["exec", id, "test", "-e", path])).code === 0;
 }
 
 /**

@@ -17,7 +17,7 @@ import { listDirectory, lstatIfExists, readTextIfExists } from "../fs/read.js";
 const readByCompose = /^(?:\.env|(?:docker-)?compose(?:\.override)?\.ya?ml)$/;
 
 /** Keys that name other files, from which compose reads services. */
-const naming = /(?:^|[{,])[ \t]*["']?(include|extends)["']?[ \t]*:/m;
+const naming = /(?:^|[{,?]|---)\s*(?:[&!]\S*\s+)*["']?(include|extends)["']?\s*:/m;
 
 /**
  * Checks a project. An ordinary user may use any.

@@ -132,7 +132,10 @@ test("what a killed run left in a target is removed, also if its backup was prun
   await mkdir(usb);
   const copy = local.copyName(1);
   const marker = `.${local.name(1)}.${original.storeId}.resume`;
-  const others = [local.name(1), copy.replace(original.storeId, "0123456789abcdef")];
+  // A clone of the machine may be writing it.
+  const now = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
+  const ofClone = `clients.${now}Z.${original.storeId}.db`;
+  const others = [local.name(1), copy.replace(original.storeId, "0123456789abcdef"), ofClone];
   const unfinished = (name: string) => `.${name}.0123456789ab.partial`;
   for (const name of [copy, manifestPath(copy), marker, `${marker}d`, ...others]) {
     await writeFile(join(usb, unfinished(name)), "");

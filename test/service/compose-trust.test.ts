@@ -119,6 +119,17 @@ test.each([
     message: /compose\.yaml has include, which may name files of other users$/,
   },
   {
+    what: "include after a byte order mark",
+    change: ({ file }: { file: string }) => writeFile(file, "\uFEFFinclude: [/srv/hub.yaml]\n"),
+    message: /compose\.yaml has include, which may name files of other users$/,
+  },
+  {
+    what: "extends with an anchor",
+    change: ({ file }: { file: string }) =>
+      writeFile(file, "services:\n  hub:\n    &a extends: {file: /srv/hub.yaml}\n"),
+    message: /compose\.yaml has extends, which may name files of other users$/,
+  },
+  {
     what: "extends",
     change: ({ file }: { file: string }) =>
       writeFile(file, 'services: {hub: {"extends": {file: /srv/hub.yaml}}}\n'),

@@ -137,7 +137,7 @@ const allSteps = [
   ...["setup.scheduled", "setup.complete"],
   ...["undo.recorded", "undo.copied", "undo.switched", "undo.drop-in", "undo.moved"],
 ];
-/** The other ones do the same for a user unit, in kill.test.ts. */
+/** Most of the others do the same for a user unit, in kill.test.ts. */
 const ownSteps = ["setup.sealed", "setup.switched", "undo.switched"];
 const steps = proving ? allSteps : ownSteps;
 

@@ -88,7 +88,7 @@ done=$(digest)
 hivemind-sqlcipher setup --yes --recovery-key-file ~/safe/key.txt
 equal "$(digest)" "$done"
 
-if [[ $SCOPE == user ]]; then
+if [[ $SCOPE == user || -n "\${PROVE:-}" ]]; then
   hivemind-sqlcipher schedule install --random-delay 1h >/dev/null
   hivemind-sqlcipher setup --yes --online-backups >~/online.log
   grep -qx RandomizedDelaySec=1h ~/.config/systemd/user/hivemind-sqlcipher-backup-*.timer
