@@ -260,12 +260,12 @@ interface Marker {
   readonly store_id: string | undefined;
 }
 
-/** Returns the name of the file that ends a marker in a target that refuses to remove files. */
+/** Returns the name of the file to end a marker in a target without removals. */
 function finishedName(marker: string): string {
   return `${marker}d`;
 }
 
-/** Returns the markers that are not finished. */
+/** Returns the unfinished markers. */
 function readMarkers(targetFiles: TargetFiles): Marker[] {
   return [...targetFiles.keys()].flatMap((file) => {
     const [, backup, id] = markerPattern.exec(file) ?? [];

@@ -77,7 +77,7 @@ async function findStoreInside({
   }
 }
 
-/** Returns the problem that a file is on no volume, and its fix. */
+/** Returns the problem of a file on no volume, and its fix. */
 async function describeLoss(
   container: Container,
   what: "store" | "config" | "identity",

@@ -116,7 +116,7 @@ async function readOwnCommand(unit: UnitName): Promise<string[] | undefined> {
   return hub !== undefined && isAbsolute(hub[0] ?? "") && runsHub(hub) ? hub : undefined;
 }
 
-/** Returns the specifiers of systemd.unit(5) that occur in the commands of hubs. */
+/** Returns the specifiers of systemd.unit(5) in the commands of hubs. */
 function specifiersOf({ manager, name }: UnitName): Readonly<Record<string, string>> {
   const { username, uid } = userInfo();
   const [, prefix = "", instance = ""] = /^(.*?)(?:@(.*))?\.service$/.exec(name) ?? [];

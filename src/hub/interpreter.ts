@@ -60,7 +60,7 @@ export type HubPackages = z.infer<typeof packagesSchema>;
 
 /** The import of the packages takes half a second on a PC and several seconds on a small board. */
 const probeLimitMs = 60_000;
-/** The longest time in which the hub's packages read a client. */
+/** The longest time for the hub's packages to read a client. */
 const clientLimitMs = 5;
 
 /**
@@ -274,7 +274,7 @@ export async function probeConnection(
   return z.nullable(z.string()).parse(answer);
 }
 
-/** Returns the account in which the interpreter of a hub runs its tests. */
+/** Returns the account for tests by the interpreter of a hub. */
 export async function resolveProbeAccount(python: HubPython, hub: Account): Promise<Account> {
   // A container engine is a program of the system, and its interpreter stays in the container.
   if (isInContainer(python)) return { environment: process.env };

@@ -79,7 +79,7 @@ export interface HubCheckOptions {
   readonly removeSource: boolean;
 }
 
-/** A hub's interpreter, and the account in which it runs. */
+/** A hub's interpreter, and its account. */
 export interface TestedHub {
   readonly python: HubPython;
   readonly account: Account;

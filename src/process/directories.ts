@@ -7,7 +7,7 @@ import { makeDirectory, syncDirectory } from "../fs/atomic.js";
 import { statIfExists } from "../fs/read.js";
 import { type Account, type Outcome, run } from "./run.js";
 
-/** The time limit of a program that inspects, creates or removes a directory. */
+/** The time limit for inspecting, creating or removing a directory by a program. */
 const directoryLimitMs = 60_000;
 /** Adds time for large files. A slow card reads and writes 2 MB/s at the same time. */
 const slowestBytesPerMs = 2_000;

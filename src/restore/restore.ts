@@ -214,7 +214,7 @@ async function replaceWith(
         source,
         {
           ...{ storePath, settingsPath: settingsSection.path, next: backup.passphrase },
-          // The store that is kept needs its passphrase.
+          // The kept store needs its passphrase.
           former: keepReplacedAs === undefined ? present.passphrase : undefined,
         },
         replace,

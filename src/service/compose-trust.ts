@@ -13,10 +13,10 @@ import { StoreError } from "../errors.js";
 import { hasAccessList } from "../fs/metadata.js";
 import { listDirectory, lstatIfExists, readTextIfExists } from "../fs/read.js";
 
-/** The files in the directory of a project that compose reads by itself. */
+/** The files in the directory of a project read by compose itself. */
 const readByCompose = /^(?:\.env|(?:docker-)?compose(?:\.override)?\.ya?ml)$/;
 
-/** Keys that name other files, from which compose reads services. */
+/** Keys with other files, from which compose reads services. */
 const naming = /(?:^|[{,?]|---)\s*(?:[&!]\S*\s+)*["']?(include|extends)["']?\s*:/m;
 
 /**

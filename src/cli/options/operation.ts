@@ -368,7 +368,7 @@ export async function operate<Result>(
   });
 }
 
-/** Runs work that only opens the stores, under the lock of each store. */
+/** Runs work under the lock of each store. It only opens the stores. */
 export async function operateOnStores<Result>(
   context: Context,
   [storePath, ...others]: readonly string[],
