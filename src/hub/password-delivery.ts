@@ -9,7 +9,7 @@ import { ignoreKind, isKind, StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import {
   describeSource,
-  formatSource,
+  isSameSource,
   type PassphraseSource,
   parseSource,
 } from "../keys/source.js";
@@ -118,11 +118,8 @@ export function assertReadsSource(
 ): void {
   if (delivery.how !== "run" || delivery.source === undefined) return;
   const { source: named } = delivery;
-  if (formatSource(named) === formatSource(to)) return;
-  // A credential can be the same file, usually a sealed one; a command can read any source.
-  const mayReadSame =
-    named.kind === "command" || (named.kind === "credential" && to.kind !== "keyring");
-  if (mayReadSame && formatSource(from) === formatSource(to)) return;
+  if (isSameSource(named, to)) return;
+  if (isSameSource(from, to) && mayReadSame(named, to)) return;
   const { kind, name } = service;
   const isUnit = kind === "systemd" || kind === "systemd-user";
   const manager = isUnit ? kind : ownManager();
@@ -133,6 +130,24 @@ export function assertReadsSource(
     {
       hint: `Let ${unit} read the source in the settings: name it there (passphrase_source), remove --passphrase-source and HIVEMIND_SQLCIPHER_PASSPHRASE_SOURCE from ${unit}, and run ${systemctlLine(manager, "daemon-reload")}`,
     },
+  );
+}
+
+/** Returns whether the source in a unit may read the passphrase of another source. */
+function mayReadSame(named: PassphraseSource, other: PassphraseSource): boolean {
+  if (named.kind === "command") return true;
+  // A credential can be the same file, usually a sealed one.
+  const isCredential = named.kind === "credential";
+  return (isCredential || isPathOfStart(named)) && other.kind !== "keyring";
+}
+
+/**
+ * Returns whether a source is a file whose path or content the start of the hub determines: a
+ * credential of systemd (`%d/NAME` in the unit), a secret of an engine, or a variable of a shell.
+ */
+function isPathOfStart(source: PassphraseSource): boolean {
+  return (
+    "path" in source && /\/credentials\/[^/]+\.service\/|^\/run\/secrets\/|\$/.test(source.path)
   );
 }
 

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { expandPath } from "../config/paths.js";
 import { ignoreKind, StoreError, systemError } from "../errors.js";
 import { decodeSecret, readSecretFile } from "../fs/private.js";
+import { realPathIfExists } from "../fs/read.js";
 import { listEntries, readEntries } from "./keyring.js";
 import {
   parsePassphraseLines,
@@ -77,6 +78,15 @@ export function formatSource(source: PassphraseSource): string {
   if (source.kind === "credential") return `credential:${source.name}`;
   if (source.kind === "sealed") return `sealed:${source.path}`;
   return "keyring";
+}
+
+/** Returns whether two sources are the same, also if a symbolic link leads to the file. */
+export function isSameSource(one: PassphraseSource, other: PassphraseSource): boolean {
+  return formatSource(withRealPath(one)) === formatSource(withRealPath(other));
+}
+
+function withRealPath(source: PassphraseSource): PassphraseSource {
+  return "path" in source ? { ...source, path: realPathIfExists(source.path) } : source;
 }
 
 /** Returns the error for a source that reads the secrets of a container engine. */

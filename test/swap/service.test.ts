@@ -1,13 +1,24 @@
 /** What becomes of the service: it runs again, on a store that it can open, whatever went wrong. */
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { mkdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
+import { assertReadsSource, findPasswordDelivery } from "../../src/hub/password-delivery.js";
+import type { PassphraseSource } from "../../src/keys/source.js";
 import { findHolders } from "../../src/process/holders.js";
+import { selectService } from "../../src/service/select.js";
 import { identify } from "../../src/store/cipher.js";
 import type { RotateResult } from "../../src/swap/rotate.js";
 import { root } from "../built.js";
-import { exec, property, systemctl, until } from "../service/units.js";
-import { fixturePassphrases } from "../store/temporary.js";
+import {
+  exec,
+  property,
+  removeUnits,
+  systemctl,
+  uniqueName,
+  until,
+  writeUnits,
+} from "../service/units.js";
+import { fixturePassphrases, temporaryFolder } from "../store/temporary.js";
 import { passphraseFile, resultOf, World } from "./world.js";
 
 const fixture = "sqlcipher4-schema2.db";
@@ -193,6 +204,34 @@ test("a hub that would not get the new passphrase is a refusal; one that is star
   const { rotated } = resultOf(await world.run<RotateResult>("rotate", { hub: "auto" }));
   expect(rotated.hub).toBe("run");
   expect(await world.isActive).toBe(true);
+});
+
+test("a unit that reads the same file by another path is no refusal", async () => {
+  const folder = await temporaryFolder();
+  const [file, link] = [join(folder, "passphrase"), join(folder, "link")];
+  await writeFile(file, "");
+  await symlink(file, link);
+  const source = (path: string) => ({ kind: "file", path }) as const;
+  const check = async (line: string, to: PassphraseSource, from = to) => {
+    const unit = `${uniqueName()}.service`;
+    onTestFinished(() => removeUnits(unit));
+    await writeUnits({ [unit]: `[Service]\nLoadCredential=pw:${file}\nExecStart=${line}\n` });
+    const choice = { service: "systemd-user", unit, storePath: join(folder, "x") } as const;
+    const known = { service: await selectService(choice), choice, wasActive: false };
+    assertReadsSource(known, await findPasswordDelivery(known, "auto"), { from, to });
+  };
+  const run = (path: string) =>
+    `/bin/true hivemind-sqlcipher --passphrase-source file:${path} run -- hub`;
+  const shell = `/bin/sh -c '${run("$$HOME/pw")}'`;
+  for (const line of [run("%d/pw"), run(`$\{CREDENTIALS_DIRECTORY}/pw`), shell]) {
+    await check(line, source(file));
+    await expect(check(line, source(file), source(`${link}-old`))).rejects.toThrow(
+      /but the source/,
+    );
+    await expect(check(line, { kind: "keyring" })).rejects.toThrow(/but the source/);
+  }
+  await check(run(link), source(file), source("/former"));
+  await expect(check(run("/etc/pw"), source(file))).rejects.toThrow(/but the source/);
 });
 
 const interruptedAt = (step: string) => ({
