@@ -247,14 +247,17 @@ export function selectSection(
   return key === undefined ? topLevel : (stores?.[key] ?? {});
 }
 
-/** Returns the path of every store in a settings file, and its settings. */
+/**
+ * Returns the path of every store in a settings file, and its settings. Their `store` is undefined
+ * only for the default store.
+ */
 export async function loadStoreSections(
   path: string,
 ): Promise<(readonly [storePath: string, settings: Settings])[]> {
   const { stores = {}, ...topLevel } = (await loadSettings(path)) ?? {};
   const sections: [string, Settings][] = [[await resolveStorePath(topLevel.store), topLevel]];
   for (const [key, section] of Object.entries(stores)) {
-    sections.push([await resolveStorePath({ path: key }), section]);
+    sections.push([await resolveStorePath({ path: key }), { ...section, store: { path: key } }]);
   }
   return sections;
 }

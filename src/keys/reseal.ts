@@ -9,7 +9,7 @@ import { currentInteraction } from "../process/interaction.js";
 import { identify, openEncrypted } from "../store/cipher.js";
 import { generatePassphrase } from "./passphrase.js";
 import { defaultSealedPath, readSealed, seal } from "./sealed.js";
-import { describeSource, type PassphraseSource } from "./source.js";
+import { describeSource, isSameSource, type PassphraseSource, parseSource } from "./source.js";
 import { findOpeningPassphrase } from "./unlock.js";
 
 /**
@@ -45,9 +45,9 @@ export interface Resealing {
 /**
  * Seals the next passphrase of a store in front of the present passphrases, and runs `work`, which
  * re-encrypts the store. Afterwards removes the former passphrase, unless another store of the
- * settings uses it; the passphrases of other stores stay. If `work` fails after the store got its
- * next passphrase, all passphrases stay: the recovery may put the old file back. If the source is
- * not a sealed file, only runs `work`.
+ * settings uses it or is missing, for example on an unmounted disk; the passphrases of other stores
+ * stay. If `work` fails after the store got its next passphrase, all passphrases stay: the recovery
+ * may put the old file back. If the source is not a sealed file, only runs `work`.
  */
 export async function withSealed<Result>(
   source: PassphraseSource,
@@ -66,6 +66,7 @@ export async function withSealed<Result>(
   await orNotice(source, async () => {
     if (former === undefined || former === next) return;
     if (await isUsedElsewhere(former, storePath, settingsPath)) return;
+    if (await hasMissingStore(source, storePath, settingsPath)) return;
     await removePassphrase(source.path, former);
   });
   return result;
@@ -113,6 +114,21 @@ async function isUsedElsewhere(
   for (const [path] of await loadStoreSections(settingsPath)) {
     if (path === storePath || (await identify(path)).format !== "sqlcipher") continue;
     if (!(await isRefused(path, passphrase, "readonly"))) return true;
+  }
+  return false;
+}
+
+/** Returns whether the settings name another store with this source whose file is missing. */
+async function hasMissingStore(
+  source: PassphraseSource,
+  storePath: string,
+  settingsPath: string,
+): Promise<boolean> {
+  for (const [path, settings] of await loadStoreSections(settingsPath)) {
+    const { store, passphrase_source: text } = settings;
+    if (path === storePath || store === undefined || text === undefined) continue;
+    if (!isSameSource(parseSource(text), source)) continue;
+    if ((await identify(path)).format === "absent") return true;
   }
   return false;
 }

@@ -234,7 +234,16 @@ test("a new store does not get another store's passphrase, and a bundle import a
       --identity $HOME/key2.txt 2>&1 >/dev/null || ls $bundles
     opens
     second list-clients --passphrase-source sealed:$sealed --quiet >/dev/null && echo opens
+    # Another store of the settings may be on a disk that is away, with the same passphrase.
+    settings() { ${process.execPath} -e 'const f = require("fs"), p = process.env.HOME + "/second.json",
+      s = JSON.parse(f.readFileSync(p)); (s.stores ??= {})["/media/away/clients.db"] = { passphrase_source: process.argv[1] };
+      f.writeFileSync(p, JSON.stringify(s))' "$1"; }
+    settings sealed:$sealed
     second rotate --passphrase-source sealed:$sealed --bundle-to $bundles --service none --hub none >/dev/null
+    unsealed | grep -c .
+    settings sealed:$sealed-second
+    second rotate --passphrase-source sealed:$sealed --bundle-to $bundles --service none --hub none >/dev/null
+    unsealed | grep -c .
     opens
     second list-clients --passphrase-source sealed:$sealed --quiet >/dev/null && echo opens
     ${process.execPath} --input-type=module - $HOME/foreign.db <<'NODE'
@@ -253,6 +262,6 @@ NODE
     unsealed | grep -c .`);
   expect(output.trim().split("\n")).toEqual([
     expect.stringMatching(/^error: the passphrase in \S+ is that of another store$/),
-    ...["1", "opens", "1", "opens", "adopted", "3"],
+    ...["1", "opens", "3", "3", "1", "opens", "adopted", "4"],
   ]);
 });
