@@ -246,10 +246,6 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
         "lost keeps its store /home/hivemind/.local/share/hivemind-core/clients.db on no volume",
         `${engine} cp 'lost:/home/hivemind/.local/share/hivemind-core/.' ~/lost-store`,
       ),
-      check(
-        "lost keeps its settings /home/hivemind/.config/hivemind-core/server.json on no volume",
-        `${engine} cp 'lost:/home/hivemind/.config/hivemind-core/.' ~/lost-config`,
-      ),
     ]);
     expect(seen.healthy).toEqual([expect.objectContaining({ ok: true })]);
     expect(seen.deaf.doctor).toEqual([check("ignores the signal to stop", "--init")]);

@@ -363,7 +363,7 @@ test("what is in the way is named, and nothing has changed", async () => {
   const other = await machine.run(["setup", "--dry-run", "--unit", "hivemind-no-such"]);
   expect([other.code, other.stdout]).toEqual([
     10,
-    expect.stringContaining("no unit hivemind-no-such"),
+    expect.stringContaining("no unit or container hivemind-no-such"),
   ]);
 }, 480_000);
 
