@@ -119,8 +119,9 @@ async function readOwnCommand(unit: UnitName): Promise<string[] | undefined> {
 /** Returns the specifiers of systemd.unit(5) in the commands of hubs. */
 function specifiersOf({ manager, name }: UnitName): Readonly<Record<string, string>> {
   const { username, uid } = userInfo();
-  const [, prefix = "", instance = ""] = /^(.*?)(?:@(.*))?\.service$/.exec(name) ?? [];
-  const names = { n: name, N: name.replace(/\.service$/, ""), p: prefix, i: instance };
+  const short = name.replace(/\.service$/, "");
+  const [prefix = "", ...instance] = short.split("@");
+  const names = { n: name, N: short, p: prefix, i: instance.join("@") };
   if (manager === "systemd") return names;
   return { ...names, h: homedir(), u: username, U: `${uid}` };
 }

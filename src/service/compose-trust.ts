@@ -17,7 +17,8 @@ import { listDirectory, lstatIfExists, readTextIfExists } from "../fs/read.js";
 const readByCompose = /^(?:\.env|(?:docker-)?compose(?:\.override)?\.ya?ml)$/;
 
 /** Keys with other files, from which compose reads services. */
-const naming = /(?:^|[{,?]|---)\s*(?:[&!]\S*\s+)*["']?(include|extends)["']?\s*:/m;
+const naming =
+  /(?:^\uFEFF?|[{,?]|---)[ \t]*(?:[&!][^\s{},?]{0,99}[ \t]+){0,2}["']?(include|extends)["']?[ \t]*:/m;
 
 /**
  * Checks a project. An ordinary user may use any.
