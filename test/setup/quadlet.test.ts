@@ -173,7 +173,7 @@ if (proving) {
       "hall kitchen",
       ...["resident 600", "resident 600", "root 700", "root 600"],
       "Nothing to do",
-      "findings: bundle-disk",
+      "findings: container bundle-disk",
       `sealed:${sealed}`,
       "nowhere",
       "stopped for",
@@ -199,7 +199,7 @@ if (proving) {
     names`);
     expect(rebooted).toEqual([
       "attic hall kitchen",
-      "findings: copies bundle-disk bundle-tried",
+      "findings: copies container bundle-disk bundle-tried",
       "active",
       ...["success", "0"],
       "The settings, the passphrase, backups and bundles stay.",
