@@ -89,14 +89,17 @@ export async function findLosableIdentity(container: Container): Promise<string 
 }
 
 /** Returns whether a running container has a file. */
-export async function existsInside({ engine, id, status }: Container, path: string) {
+export async function existsInside(
+  { engine, id, status }: Container,
+  path: string,
+): Promise<boolean> {
   if (status !== "running") return false;
   return (await runEngine(engine, ["exec", id, "test", "-e", path])).code === 0;
 }
 
 /**
- * Returns the command that copies a directory out of a container, for the hub's user. The engine
- * gives what it copies to the user who calls it.
+ * Returns the command to copy a directory out of a container. The copied files belong to the caller
+ * of the engine, so for root the command gives them to the hub's user.
  */
 export async function copyOutLine(
   container: Container,

@@ -142,8 +142,8 @@ function mayReadSame(named: PassphraseSource, other: PassphraseSource): boolean 
 }
 
 /**
- * Returns whether a source is a file whose path or content the start of the hub determines: a
- * credential of systemd (`%d/NAME` in the unit), a secret of an engine, or a variable of a shell.
+ * Returns whether the path of a source is known only when the hub starts: in a credential of
+ * systemd (`%d/NAME` in the unit), a secret of an engine, or a variable of a shell.
  */
 function isPathOfStart(source: PassphraseSource): boolean {
   return (

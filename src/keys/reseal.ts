@@ -118,7 +118,7 @@ async function isUsedElsewhere(
   return false;
 }
 
-/** Returns whether the settings name another store with this source whose file is missing. */
+/** Returns whether the file of another store in the settings, with this source, is missing. */
 async function hasMissingStore(
   source: PassphraseSource,
   storePath: string,

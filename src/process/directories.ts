@@ -36,9 +36,9 @@ export async function makeDirectoryAs(hub: Account, path: string): Promise<void>
  * Creates a directory for a database and its missing parents, with mode 0700. Leaves an existing
  * directory unchanged.
  *
- * Root creates each directory as the owner of the parent directory, whose hub could not use a
- * directory of root. A chown by root would be unsafe: the owner can replace the new directory by a
- * link.
+ * For root, each directory is created by a process of the parent directory's owner: the owner's hub
+ * could not use a directory of root. A chown by root would be unsafe, because the owner can replace
+ * the new directory by a link.
  *
  * @throws {@link StoreError} io - if the path is not a directory, or the system fails
  */

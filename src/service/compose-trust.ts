@@ -2,8 +2,8 @@
  * Checks that root may use a project of compose. The files of a project determine what root starts,
  * and which files of this machine it mounts.
  *
- * Trusted are root, and the user who became root with sudo: who may run this program as root may
- * run any program, for example as a hook.
+ * Root is trusted, and the user who called sudo: this program runs hooks, so a user with the right
+ * to run it as root can run any program as root.
  */
 import type { BigIntStats } from "node:fs";
 import { readlink } from "node:fs/promises";
@@ -63,7 +63,7 @@ async function collectPassed(path: string, passed: Map<string, BigIntStats>): Pr
   await collectPassed(resolve(dirname(path), await readlink(path)), passed);
 }
 
-/** Returns who else can replace a file; undefined for nobody. */
+/** Returns the untrusted users who can replace a file; undefined if there are none. */
 async function findOther(
   path: string,
   stats: BigIntStats,

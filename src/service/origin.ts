@@ -22,7 +22,7 @@ const otherEngine = (engine: string) => () => ({ kind: "container", engine }) as
 const containers: readonly (readonly [RegExp, (id: string) => Origin])[] = [
   // "payload" is podman's group with --cgroups=split, below the group of the unit.
   [new RegExp(`/libpod-(?:payload-)?${id}`), (id) => ({ kind: "podman", id })],
-  // "runc" is its group of a rootless Docker whose user has no controllers.
+  // Rootless Docker uses "runc" if no controllers are delegated to the user.
   [new RegExp(`/(?:docker[/-]|runc-)${id}`), (id) => ({ kind: "docker", id })],
   [/\/kubepods(?=[./-])/, otherEngine("Kubernetes")],
   [/\/(?:nerdctl|containerd|cri-containerd|crio)-/, otherEngine("containerd")],

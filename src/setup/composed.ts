@@ -93,8 +93,9 @@ async function findUserProblem(container: Container): Promise<string | undefined
 }
 
 /**
- * Returns what lets the hub of Docker run as this user, who is root in the containers of a rootless
- * Docker. Docker sets a missing `HOME` to that of the user in the image.
+ * Returns the line of the compose file for running a hub of Docker as this user. In a container of
+ * rootless Docker, this user has the number 0. If `HOME` is not set, Docker sets it to the home of
+ * that user in the image.
  */
 export async function dockerUserLine(container: Container): Promise<string> {
   const { uid, gid } = userInfo();
