@@ -39,14 +39,18 @@ export async function findHubProcesses(serverJson: string): Promise<RunningHub[]
 
 /** Returns the running hubs of every `server.json`. */
 export async function findAllHubProcesses(): Promise<RunningHub[]> {
-  const pids = listAllProcesses().filter((pid) => pid !== process.pid && runsHub(argsOf(pid)));
-  return Promise.all(
-    pids.map(async (pid) => ({
-      pid,
-      unit: await findUnitOf(pid),
-      environment: parseEnvironment(readProc(pid, "environ").split("\0")),
-    })),
-  );
+  const hubs = listAllProcesses().flatMap((pid) => {
+    if (pid === process.pid || !isHubProcess(pid)) return [];
+    const environment = readProc(pid, "environ");
+    // The environment of a process that has just ended is empty, too.
+    if (environment === "" && !isHubProcess(pid)) return [];
+    return { pid, environment: parseEnvironment(environment.split("\0")) };
+  });
+  return Promise.all(hubs.map(async (hub) => ({ ...hub, unit: await findUnitOf(hub.pid) })));
+}
+
+function isHubProcess(pid: number): boolean {
+  return runsHub(argsOf(pid));
 }
 
 /**

@@ -345,7 +345,7 @@ test("a JSON store that a hub wrote to after it was read is not removed, and the
   expect(JSON.parse(await readFile(clients, "utf8"))).toEqual(late);
 
   const again = await machine.run([...args, "--merge", "--json"]);
-  expect(again.code).toBe(0);
+  expect(again).toMatchObject({ code: 0 });
   await expect(stat(clients)).rejects.toMatchObject({ code: "ENOENT" });
   const { document } = await machine.json("find-client", "--by", "name", "late");
   expect(document).toMatchObject({ clients: [{ client_id: 99 }] });
