@@ -6,7 +6,7 @@ import type { StatusOptions } from "../diagnostics/status.js";
 import { formatSource } from "../keys/source.js";
 import type { Context } from "./context.js";
 import { findHubDatabase } from "./open.js";
-import { resolveServiceChoice, type ServiceOptions } from "./options/operation.js";
+import { resolveServiceChoice, type ServiceOptions } from "./options/service.js";
 
 /**
  * Reads the state of a store. Reads it again if the passphrase's source has changed: the first

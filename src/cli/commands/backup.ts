@@ -9,17 +9,18 @@ import { finishCommand } from "../command.js";
 import { type Context, collectValue } from "../context.js";
 import { type MonitoredResult, monitor } from "../monitored.js";
 import { findPlainDatabase, type PlainDatabase } from "../open.js";
+import { buildOperationOptions, operate } from "../operate.js";
+import {
+  listKnownDirectories,
+  rememberDirectories,
+  withBundleTarget,
+} from "../options/directories.js";
+import { addRecipientOptions, type RecipientCommandOptions } from "../options/recovery-key.js";
 import {
   addServiceOptions,
-  buildOperationOptions,
-  listKnownDirectories,
-  operate,
-  rememberDirectories,
   rememberNamedService,
   type ServiceOptions,
-  withBundleTarget,
-} from "../options/operation.js";
-import { addRecipientOptions, type RecipientCommandOptions } from "../options/recovery-key.js";
+} from "../options/service.js";
 import { describeDowntime, fieldLines, formatCounts } from "../ui/lines.js";
 import { errorToJson } from "../ui/output.js";
 import { formatSize } from "../ui/units.js";

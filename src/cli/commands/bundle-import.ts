@@ -4,8 +4,8 @@ import { isKind, StoreError, systemError } from "../../errors.js";
 import { shellQuote } from "../../text/escape.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
+import { operate } from "../operate.js";
 import { addOpenerOptions, type BundleKeyOptions, readOrAskOpener } from "../options/bundle.js";
-import { operate } from "../options/operation.js";
 import type { Output } from "../ui/output.js";
 import { askLines, hasTerminal, readStandardInput } from "../ui/prompt.js";
 

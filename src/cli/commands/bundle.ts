@@ -5,6 +5,7 @@ import { StoreError } from "../../errors.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { addCommandGroup, finishCommand } from "../command.js";
 import type { Context } from "../context.js";
+import { operate } from "../operate.js";
 import {
   addOpenerOptions,
   type BundleKeyOptions,
@@ -14,10 +15,9 @@ import {
 } from "../options/bundle.js";
 import {
   listKnownDirectories,
-  operate,
   rememberDirectories,
   resolveBundleDirectory,
-} from "../options/operation.js";
+} from "../options/directories.js";
 import {
   addRecipientOptions,
   buildRecipientOptions,

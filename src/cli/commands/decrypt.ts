@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
-import { addSwapOptions, operateWithService, type SwapOptions } from "../options/operation.js";
+import { addSwapOptions, operateWithService, type SwapOptions } from "../operate.js";
 import { describeDowntime, fieldLines } from "../ui/lines.js";
 
 export function addCommand(program: Command): void {

@@ -5,7 +5,7 @@ import { escapeControlCharacters } from "../../text/escape.js";
 import { finishCommand } from "../command.js";
 import { type Context, programLine } from "../context.js";
 import { buildDoctorOptions, readWithNewestSource } from "../inspect.js";
-import { addServiceOptions, type ServiceOptions } from "../options/operation.js";
+import { addServiceOptions, type ServiceOptions } from "../options/service.js";
 
 interface DoctorOptions extends ServiceOptions {
   fillGaps?: boolean;

@@ -3,18 +3,16 @@ import { expandIfGiven } from "../../config/paths.js";
 import type { EncryptResult } from "../../swap/encrypt.js";
 import { choiceOption, finishCommand } from "../command.js";
 import type { Context } from "../context.js";
+import { addSwapOptions, operateWithService, type SwapOptions } from "../operate.js";
 import {
   addBundleTarget,
-  addSwapOptions,
   assertUsableDirectory,
   type BundleTargetOptions,
   createNamedDirectories,
-  operateWithService,
   rememberDirectories,
-  rememberSource,
-  type SwapOptions,
   withBundleTarget,
-} from "../options/operation.js";
+} from "../options/directories.js";
+import { rememberSource } from "../options/remember.js";
 import { describeDowntime, describePassphrase, fieldLines } from "../ui/lines.js";
 
 interface EncryptOptions extends SwapOptions, BundleTargetOptions {

@@ -11,22 +11,19 @@ import { type CipherParameters, parseCipherSettings } from "../../store/cipher-s
 import { shellQuote } from "../../text/escape.js";
 import { choiceOption, finishCommand } from "../command.js";
 import type { Context } from "../context.js";
+import { addSwapOptions, buildOperationOptions, operate, type SwapOptions } from "../operate.js";
 import {
-  addSwapOptions,
   assertUsableDirectory,
-  buildOperationOptions,
   createNamedDirectories,
   findBackupDirectory,
-  operate,
   resolveBundleDirectory,
-  type SwapOptions,
-  withNamedService,
-} from "../options/operation.js";
+} from "../options/directories.js";
 import {
   addRecipientOptions,
   buildRecipientOptions,
   type RecipientCommandOptions,
 } from "../options/recovery-key.js";
+import { withNamedService } from "../options/service.js";
 import { assertUnused } from "../options/unused.js";
 import { describePassphrase, fieldLines } from "../ui/lines.js";
 import { askSecret } from "../ui/prompt.js";

@@ -10,8 +10,8 @@ import { counted } from "../../text/count.js";
 import { choiceOption, finishCommand } from "../command.js";
 import { type Context, withValues } from "../context.js";
 import { recoverFirst } from "../open.js";
+import { operateOnStores } from "../operate.js";
 import { buildEndpoint, collectSetting, type Setting } from "../options/endpoint.js";
-import { operateOnStores } from "../options/operation.js";
 import { fieldLines, formatCounts } from "../ui/lines.js";
 import { Progress } from "../ui/progress.js";
 

@@ -9,12 +9,12 @@ import { escapeControlCharacters } from "../../text/escape.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { type MonitoredResult, monitor } from "../monitored.js";
+import { operate } from "../operate.js";
 import {
   addBundleDirectoryOption,
   type BundleDirectoryOption,
   resolveListing,
 } from "../options/backup-directories.js";
-import { operate } from "../options/operation.js";
 import { formatSize } from "../ui/units.js";
 
 interface PruneOptions extends BundleDirectoryOption {

@@ -9,14 +9,10 @@ import { finishCommand } from "../command.js";
 import { type Context, withValues } from "../context.js";
 import { findOtherDatabase } from "../hub-store.js";
 import { isDefaultStore } from "../open.js";
+import { addSwapOptions, operateWithService, type SwapOptions } from "../operate.js";
 import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
+import { listKnownDirectories } from "../options/directories.js";
 import { buildEndpoint, collectSetting, type Setting } from "../options/endpoint.js";
-import {
-  addSwapOptions,
-  listKnownDirectories,
-  operateWithService,
-  type SwapOptions,
-} from "../options/operation.js";
 import { assertUnused } from "../options/unused.js";
 import { describeDowntime, fieldLines, formatCounts } from "../ui/lines.js";
 

@@ -5,14 +5,12 @@ import type { RotateResult } from "../../swap/rotate.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { type MonitoredResult, monitor } from "../monitored.js";
+import { addSwapOptions, operateWithService, type SwapOptions } from "../operate.js";
 import {
   addBundleTarget,
-  addSwapOptions,
   type BundleTargetOptions,
-  operateWithService,
-  type SwapOptions,
   withBundleTarget,
-} from "../options/operation.js";
+} from "../options/directories.js";
 import { describeDowntime, describePassphrase, fieldLines } from "../ui/lines.js";
 
 interface RotateOptions extends SwapOptions, BundleTargetOptions {

@@ -4,14 +4,9 @@ import type { Schedule, ScheduledJob } from "../../service/schedule.js";
 import { addCommandGroup, finishCommand } from "../command.js";
 import { type Context, ownCommand, withValues } from "../context.js";
 import { findPlainDatabase } from "../open.js";
-import {
-  addServiceOptions,
-  buildOperationOptions,
-  listKnownDirectories,
-  operate,
-  type ServiceOptions,
-  saveService,
-} from "../options/operation.js";
+import { buildOperationOptions, operate } from "../operate.js";
+import { listKnownDirectories } from "../options/directories.js";
+import { addServiceOptions, type ServiceOptions, saveService } from "../options/service.js";
 import { fieldLines, formatLastRun } from "../ui/lines.js";
 
 export function addCommand(program: Command): void {

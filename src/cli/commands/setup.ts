@@ -23,12 +23,12 @@ import {
 } from "../context.js";
 import { buildDoctorOptions } from "../inspect.js";
 import { recoverFirst } from "../open.js";
-import { resolveServiceChoice } from "../options/operation.js";
 import {
   addRecipientOptions,
   buildRecipientOptions,
   type RecipientCommandOptions,
 } from "../options/recovery-key.js";
+import { resolveServiceChoice } from "../options/service.js";
 import { assertUnused } from "../options/unused.js";
 import { resolveSetupContext } from "../system-hub.js";
 import { toJson } from "../ui/json.js";

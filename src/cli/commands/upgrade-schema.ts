@@ -2,11 +2,8 @@ import type { Command } from "commander";
 import type { UpgradeSchemaResult } from "../../swap/upgrade-schema.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
-import {
-  addServiceOptions,
-  operateWithService,
-  type ServiceOptions,
-} from "../options/operation.js";
+import { operateWithService } from "../operate.js";
+import { addServiceOptions, type ServiceOptions } from "../options/service.js";
 import { describeDowntime, fieldLines } from "../ui/lines.js";
 
 interface UpgradeOptions extends ServiceOptions {
