@@ -116,7 +116,7 @@ interface FleetEntry {
  * @param storePath - the command's own store
  * @throws {@link StoreError} notFound, io - if the target does not exist or cannot be read
  */
-export async function listStores(files: FleetFiles, storePath: string): Promise<FleetListing> {
+export async function listFleet(files: FleetFiles, storePath: string): Promise<FleetListing> {
   const { folder } = files;
   const own = await readStoreId(storePath);
   const summaries = new Map<string, Summary>();

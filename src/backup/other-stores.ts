@@ -7,7 +7,7 @@
 import { isAbsolute } from "node:path";
 import { expandPath, expandTarget } from "../config/paths.js";
 import { loadStoreSections } from "../config/settings-file.js";
-import { listStores } from "../keys/keyring.js";
+import { listStoresInKeyring } from "../keys/keyring.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { identify } from "../store/cipher.js";
 
@@ -61,7 +61,7 @@ async function listOtherStoresInKeyring({
 }: OwnStore): Promise<(readonly [string, string[]])[]> {
   if (source.kind !== "keyring") return [];
   const found: (readonly [string, string[]])[] = [];
-  for (const { storePath, slots } of await listStores({ unlock: true })) {
+  for (const { storePath, slots } of await listStoresInKeyring({ unlock: true })) {
     // Databases on Redis have entries, too, under a URL.
     if (storePath === own || !isAbsolute(storePath)) continue;
     const isMissing = (await identify(storePath)).format === "absent";

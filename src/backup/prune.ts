@@ -102,7 +102,7 @@ export async function prune(options: PruneOptions): Promise<PruneResult> {
       hint: 'Add --keep-last, --keep-daily, --keep-weekly or --keep-monthly, or "keep" in the settings.',
     });
   }
-  await assertMounted(options);
+  await assertBackupsMounted(options);
   const { folder, backups, others, unchecked } = await orAbort(listBackups(options), signal);
   if (unchecked) throw unchecked;
   const counted = backups.filter(({ mac, present }) => mac === true && present);
@@ -154,7 +154,12 @@ async function selectBundles(
  * Throws if a disk with backups is not mounted. Its empty mount point shows no backups, but the
  * disk may have backups that need a bundle.
  */
-async function assertMounted({ folder, files, bundles, storePath }: PruneOptions): Promise<void> {
+async function assertBackupsMounted({
+  folder,
+  files,
+  bundles,
+  storePath,
+}: PruneOptions): Promise<void> {
   if (files === localFiles) await assertNotMissing([folder], storePath, []);
   if (!bundles) return;
   const [missing] = await findMissingDirectories(bundles.otherFolders, storePath);

@@ -35,7 +35,7 @@ export async function prepareForContainer(
   const { prepareCopy } = await import("../hub/run.js");
   const { statIfExists } = await import("../fs/read.js");
   const named = options.owner === undefined ? undefined : parseOwner(options.owner);
-  const { container, serverJson } = await findContainerHub(options);
+  const { container, serverJson } = await resolveContainer(options);
   const secret = await readSecret(serverJson);
   // The hub writes its store and reads the copy as the same user.
   const isRoot = process.geteuid?.() === 0;
@@ -52,10 +52,10 @@ export async function prepareForContainer(
 
 /** Writes the copy without a secret, for a setup that has not encrypted the store yet. */
 export async function prepareUnchanged(options: ContainerOptions, target: string): Promise<void> {
-  const { copyUnchanged } = await import("../hub/server-json-copy.js");
+  const { writeUnchangedCopy } = await import("../hub/server-json-copy.js");
   const { serverJsonPath } = await import("../hub/server-json.js");
-  const { serverJson = serverJsonPath() } = await findContainerHub(options);
-  await copyUnchanged(serverJson, expandPath(target));
+  const { serverJson = serverJsonPath() } = await resolveContainer(options);
+  await writeUnchangedCopy(serverJson, expandPath(target));
 }
 
 /** Returns what an operator adds to the container's configuration to pass the secret to the hub. */
@@ -76,7 +76,7 @@ export const renderComposeUnit: RenderUnit = async (context, _args, options) => 
 async function buildUnitParts(context: Context, options: ContainerOptions): Promise<ContainerUnit> {
   const { serverJsonPath } = await import("../hub/server-json.js");
   const { isRootlessDocker } = await import("../service/engine.js");
-  const { container, serverJson = serverJsonPath() } = await findContainerHub(options);
+  const { container, serverJson = serverJsonPath() } = await resolveContainer(options);
   const isRoot = process.geteuid?.() === 0;
   const credential =
     options.credentialFile === undefined ? undefined : expandPath(options.credentialFile);
@@ -121,7 +121,7 @@ export function assertNoEngine([program = ""]: readonly string[]): void {
 }
 
 /** Finds the container that the options name, and the hub's own `server.json` on this machine. */
-async function findContainerHub({ container: name, serverJson }: ContainerOptions): Promise<{
+async function resolveContainer({ container: name, serverJson }: ContainerOptions): Promise<{
   container?: ContainerHub;
   serverJson?: string;
 }> {

@@ -76,8 +76,8 @@ async function workForContainerHub(command: Command, options: HubChoiceOptions):
 
 /** Returns whether a wanted unit starts a hub without a container. */
 async function hasPlainUnit(options: HubChoiceOptions): Promise<boolean> {
-  const { findHubUnits, startsEngine } = await import("../service/hub-units.js");
-  return (await findHubUnits()).some((each) => isWanted(each, options) && !startsEngine(each));
+  const { listHubUnits, startsEngine } = await import("../service/hub-units.js");
+  return (await listHubUnits()).some((each) => isWanted(each, options) && !startsEngine(each));
 }
 
 /**
@@ -133,9 +133,9 @@ async function workForSystemHub(options: HubChoiceOptions): Promise<boolean> {
  * Returns the system unit of the hub; undefined if root itself has a hub, or if no unit starts one.
  */
 async function findSystemHub(options: HubChoiceOptions): Promise<HubUnit | undefined> {
-  const { findHubUnits, startsEngine } = await import("../service/hub-units.js");
+  const { listHubUnits, startsEngine } = await import("../service/hub-units.js");
   const { service } = options;
-  const all = (await findHubUnits()).filter(
+  const all = (await listHubUnits()).filter(
     (unit) => isWanted(unit, options) && !startsEngine(unit),
   );
   if (service !== "systemd" && all.some(({ manager }) => manager === "systemd-user"))

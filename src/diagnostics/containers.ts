@@ -13,7 +13,12 @@ import {
 import { namedStore, passwordIn, readServerJson } from "../hub/server-json.js";
 import { isEngineSecret, type PassphraseSource } from "../keys/source.js";
 import { ignoresStopSignal } from "../service/container-checks.js";
-import { type Container, inspectContainer, isActive, isEngine } from "../service/engine.js";
+import {
+  type Container,
+  inspectContainer,
+  isContainerActive,
+  isEngine,
+} from "../service/engine.js";
 import type { Service } from "../service/service.js";
 import { type Check, checksNamed } from "./check.js";
 
@@ -99,7 +104,7 @@ async function describeLoss(
 }
 
 function checkStop(container: Container): Check[] {
-  if (!isActive(container) || !ignoresStopSignal(container)) return [];
+  if (!isContainerActive(container) || !ignoresStopSignal(container)) return [];
   const { name: box, stopTimeoutMs } = container;
   return [
     warning(

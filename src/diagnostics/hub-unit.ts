@@ -19,14 +19,14 @@ import { type Check, checksNamed } from "./check.js";
 const { good, warning, error: broken } = checksNamed("hub-unit");
 
 /** The secret that a hub needs to open the store. */
-export interface StoreSecret {
+export interface KnownSecret {
   readonly isEncrypted: boolean;
   /** Undefined if the passphrase is not known here. */
   readonly passphrase: string | undefined;
 }
 
 /** Checks the units that start a hub on this store: those that are active or enabled, if any. */
-export async function checkHubUnits(storePath: string, secret: StoreSecret): Promise<Check[]> {
+export async function checkHubUnits(storePath: string, secret: KnownSecret): Promise<Check[]> {
   const units = (await findHubUnits(serverJsonPath())).filter(
     (unit) => !unit.isTemplate && mayUseStore(unit, storePath) && !usesOtherStore(unit, storePath),
   );
@@ -50,7 +50,7 @@ async function dropInLine(unit: HubUnit): Promise<string> {
 async function checkUnit(
   unit: HubUnit,
   storePath: string,
-  secret: StoreSecret,
+  secret: KnownSecret,
 ): Promise<Check | undefined> {
   const outdated = await checkDropIn(unit);
   const wrong = outdated?.severity === "error" ? outdated : await checkPrograms(unit);
@@ -94,7 +94,7 @@ async function checkPrograms(unit: HubUnit): Promise<Check | undefined> {
 async function findPasswordProblem(
   { args }: HubUnit,
   storePath: string,
-  { isEncrypted, passphrase }: StoreSecret,
+  { isEncrypted, passphrase }: KnownSecret,
 ): Promise<string | undefined> {
   if (!isEncrypted || startsByRun(args.join(" "))) return undefined;
   try {

@@ -15,7 +15,7 @@ import { readRowPages } from "../store/schema.js";
 import { readCsv } from "./csv.js";
 import type { ImportRow, RejectedRow } from "./import-row.js";
 import { readJson } from "./json.js";
-import { type Known, mergeChanges, type Plan, planImport, type Update } from "./plan.js";
+import { type ImportPlan, type Known, mergeChanges, planImport, type Update } from "./plan.js";
 import { splitLines } from "./text.js";
 
 export type Format = "csv" | "json";
@@ -58,7 +58,7 @@ export interface ImportOptions {
 }
 
 /** A client with more permissions after an import than before. */
-export interface Widened {
+export interface WidenedClient {
   readonly clientId: number;
   readonly name: string | null;
   /** The fields that extend its permissions. */
@@ -67,8 +67,8 @@ export interface Widened {
 
 export interface PreparedImport {
   readonly format: Format;
-  readonly plan: Plan;
-  readonly widened: readonly Widened[];
+  readonly plan: ImportPlan;
+  readonly widened: readonly WidenedClient[];
 }
 
 /**
@@ -118,8 +118,8 @@ export async function prepareImport(
   return { format, plan, widened: await findWidened(plan, store) };
 }
 
-async function findWidened({ updated }: Plan, store: ClientTable): Promise<Widened[]> {
-  const found: Widened[] = [];
+async function findWidened({ updated }: ImportPlan, store: ClientTable): Promise<WidenedClient[]> {
+  const found: WidenedClient[] = [];
   for (const update of updated) {
     const before = await store.getClientById(update.id);
     if (before === undefined) continue;
@@ -176,7 +176,7 @@ async function readKnownClients(store: ClientTable): Promise<Known> {
  * @throws the reason of `signal` - if it is aborted; nothing is written then
  */
 export async function applyImport(
-  plan: Plan,
+  plan: ImportPlan,
   options: Pick<ImportOptions, "store"> & Omit<ReadOptions, "file">,
 ): Promise<void> {
   const { store, progress = () => {}, signal } = options;
@@ -209,7 +209,7 @@ export async function applyImport(
  *
  * @throws {@link StoreError} refused - if it would
  */
-async function assertShortEnough(plan: Plan, storePath: string): Promise<void> {
+async function assertShortEnough(plan: ImportPlan, storePath: string): Promise<void> {
   const changed = plan.updated.length + plan.revocations.length;
   if (plan.added.length <= sharedLimits.added && changed <= sharedLimits.changed) return;
   const { holders } = await findHolders(storePath);
@@ -228,7 +228,7 @@ async function assertShortEnough(plan: Plan, storePath: string): Promise<void> {
  * Checks the plan's assumptions: its new ids and access keys are still free, and the clients that
  * it changes are still active.
  */
-async function assertUnchanged(plan: Plan, store: ClientTable): Promise<void> {
+async function assertUnchanged(plan: ImportPlan, store: ClientTable): Promise<void> {
   const changed = [...plan.updated.map(({ id }: Update) => id), ...plan.revocations];
   const [row] = await store.connection.all<{ clashes: number; present: number }>(
     `SELECT

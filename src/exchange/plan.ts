@@ -49,7 +49,7 @@ export function mergeChanges(client: Client, { changes, metadata }: Update): Par
   return { ...changes, metadata: merged };
 }
 
-export interface Plan {
+export interface ImportPlan {
   /** New rows ordered by id, including the rows that fill gaps. */
   readonly added: readonly Client[];
   readonly updated: readonly Update[];
@@ -81,7 +81,7 @@ export function planImport(
   rows: Iterable<ImportRow | RejectedRow>,
   known: Known,
   options: PlanOptions,
-): Plan {
+): ImportPlan {
   const planner = new Planner(known, options);
   for (const row of rows) planner.plan(row);
   return planner.finish();
@@ -184,7 +184,7 @@ class Planner {
     if (this.#rejected.length < shownRejections) this.#rejected.push({ where, why });
   }
 
-  finish(): Plan {
+  finish(): ImportPlan {
     const filled = this.#fillGaps();
     let next = Math.max(this.#highest.id, findHighestId(this.#known)) + 1;
     for (const client of this.#unnumbered) {

@@ -6,12 +6,7 @@ import type { Environment } from "../config/paths.js";
 import { realPathIfExists } from "../fs/read.js";
 import { argsOf } from "../process/cgroup.js";
 import { listAllProcesses, readProc } from "../process/proc.js";
-import {
-  findHubUnits as findAllHubUnits,
-  type HubUnit,
-  parseEnvironment,
-  runsHub,
-} from "../service/hub-units.js";
+import { type HubUnit, listHubUnits, parseEnvironment, runsHub } from "../service/hub-units.js";
 import { findUnitOf } from "../service/origin.js";
 import { systemctlLine, type UnitName } from "../service/systemctl.js";
 import { shellQuote } from "../text/escape.js";
@@ -58,7 +53,7 @@ function isHubProcess(pid: number): boolean {
  * with an unreadable environment file, because it may use this `server.json`.
  */
 export async function findHubUnits(serverJson: string): Promise<HubUnit[]> {
-  const units = await findAllHubUnits();
+  const units = await listHubUnits();
   return units.filter(
     ({ environment, isEnvironmentKnown }) =>
       !isEnvironmentKnown || mayUseServerJson(serverJson, environment),

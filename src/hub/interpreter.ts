@@ -27,12 +27,12 @@ import { sqliteModule } from "./server-json.js";
  */
 export type HubPython = readonly [program: string, ...options: string[]];
 
-export function isInContainer([program]: HubPython): boolean {
+export function runsInContainer([program]: HubPython): boolean {
   return isEngine(program);
 }
 
 export function describePython(python: HubPython): string {
-  return isInContainer(python) ? `the container of ${python[0]}` : python[0];
+  return runsInContainer(python) ? `the container of ${python[0]}` : python[0];
 }
 
 export const packagesSchema = z.object({
@@ -277,7 +277,7 @@ export async function probeConnection(
 /** Returns the account for tests by the interpreter of a hub. */
 export async function resolveProbeAccount(python: HubPython, hub: Account): Promise<Account> {
   // A container engine is a program of the system, and its interpreter stays in the container.
-  if (isInContainer(python)) return { environment: process.env };
+  if (runsInContainer(python)) return { environment: process.env };
   return resolvePythonAccount(python[0], hub);
 }
 

@@ -16,9 +16,9 @@ import { resolvePythonAccount } from "./account.js";
 import {
   type HubPackages,
   type HubPython,
-  isInContainer,
   packagesSchema,
   probePackages,
+  runsInContainer,
 } from "./interpreter.js";
 
 const format = "hivemind-sqlcipher hub packages";
@@ -50,7 +50,7 @@ export async function probePackagesCached(
   { remember = true } = {},
 ): Promise<HubPackages> {
   // The packages of a container are not in directories of this machine.
-  if (isInContainer(python)) return probePackages(python, account);
+  if (runsInContainer(python)) return probePackages(python, account);
   const hub = await resolvePythonAccount(python[0], account);
   const { environment } = hub;
   const path = statePath("hub-packages", JSON.stringify(python), environment);

@@ -45,7 +45,7 @@ import { withPassword } from "./server-json-edit.js";
 const upgradePlugin =
   "pip install --pre --upgrade 'hivemind-sqlite-database>=0.3.0a3' 'sqlcipher3>=0.6.2'";
 
-export interface StoreSecret {
+export interface HubStoreSecret {
   readonly storePath: string;
   readonly passphrase: string;
   /** The store's format, if known: the hub's `sqlcipher3` must read it. */
@@ -57,7 +57,7 @@ export interface RedisSecret {
   readonly redisPassword: string;
 }
 
-export type HubSecret = StoreSecret | RedisSecret;
+export type HubSecret = HubStoreSecret | RedisSecret;
 
 interface CheckOptions {
   /** Receives a notice about a check that is impossible, or about ignored blacklists. */
@@ -75,7 +75,7 @@ export type HubOptions = HubSecret &
 /** Options of `run --prepare` for a container. */
 export type PrepareOptions = CheckOptions & {
   /** Only a path for a store that `encrypt` will encrypt, and that has no password until then. */
-  readonly secret: HubSecret | Pick<StoreSecret, "storePath">;
+  readonly secret: HubSecret | Pick<HubStoreSecret, "storePath">;
   /** The path of the hub's `server.json`. Default: of the container. */
   readonly serverJson?: string | undefined;
   /** The container of the hub, if it exists. */
@@ -214,7 +214,7 @@ async function assertContainerHubStarts(options: PrepareOptions): Promise<Server
 function assertStorePackages(
   packages: HubPackages,
   python: HubPython,
-  { cipherCompatibility, onNotice }: Pick<StoreSecret, "cipherCompatibility"> & CheckOptions,
+  { cipherCompatibility, onNotice }: Pick<HubStoreSecret, "cipherCompatibility"> & CheckOptions,
 ): void {
   assertPackages(packages, describePython(python), cipherCompatibility);
   const problem = blacklistProblem(packages);

@@ -37,7 +37,7 @@ export async function restoreLostCopy({ path, original }: ServerJsonCopy): Promi
 }
 
 /** Writes a copy of `server.json` with the same text, owner and mode. */
-export async function copyUnchanged(serverJson: string, path: string): Promise<void> {
+export async function writeUnchangedCopy(serverJson: string, path: string): Promise<void> {
   const { text, file } = await readServerJson(serverJson);
   await makeCopyDirectory(dirname(path));
   await replaceFile(path, text);

@@ -135,7 +135,7 @@ export interface StoreInKeyring {
  * @param options.unlock - false to show no dialog; the entries of a locked KeePassXC are then
  *   missing
  */
-export async function listStores(options: { unlock: boolean }): Promise<StoreInKeyring[]> {
+export async function listStoresInKeyring(options: { unlock: boolean }): Promise<StoreInKeyring[]> {
   await using keyring = await Keyring.open();
   const stores = new Map<string, Slot[]>();
   for (const account of await keyring.listAccounts(options)) {
@@ -146,7 +146,7 @@ export async function listStores(options: { unlock: boolean }): Promise<StoreInK
 }
 
 async function listSlots(storePath: string): Promise<readonly Slot[]> {
-  const stores = await listStores({ unlock: true });
+  const stores = await listStoresInKeyring({ unlock: true });
   return stores.find((store) => store.storePath === storePath)?.slots ?? [];
 }
 

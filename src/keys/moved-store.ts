@@ -13,7 +13,7 @@ import { shellQuote } from "../text/escape.js";
 import {
   getEntry,
   listEntries,
-  listStores,
+  listStoresInKeyring,
   readEntries,
   type StoreInKeyring,
   setEntry,
@@ -109,7 +109,7 @@ async function copyPrevious(from: string, to: string): Promise<void> {
 async function findCandidates(path: string, keyId: string | undefined): Promise<StoreInKeyring[]> {
   const certain: StoreInKeyring[] = [];
   const possible: StoreInKeyring[] = [];
-  for (const store of await listStores({ unlock: true })) {
+  for (const store of await listStoresInKeyring({ unlock: true })) {
     if (store.storePath === path) continue;
     const hasKeyId = store.slots.some((slot) => slot.endsWith(`:${keyId}`));
     const file = await identify(store.storePath).catch(() => undefined);
@@ -132,7 +132,7 @@ export async function isStoreKnown(path: string): Promise<boolean> {
 /** Lists the stores in the keyring; none if the keyring does not respond within a second. */
 function listStoresForHint(): Promise<StoreInKeyring[]> {
   return withInteraction({ signal: AbortSignal.timeout(hintTimeoutMs) }, () =>
-    listStores({ unlock: false }).catch(() => []),
+    listStoresInKeyring({ unlock: false }).catch(() => []),
   );
 }
 

@@ -6,14 +6,14 @@ import type { Database } from "../client/database.js";
 import type { IdSet } from "../databases/id-set.js";
 import { StoreError } from "../errors.js";
 import { type Checked, findExisting, isKeptRevoked, listIds } from "./check.js";
-import type { Copied, Evidence } from "./copy.js";
+import type { CopyOutcome, Evidence } from "./copy.js";
 
 /** The number of filled ids to read back at once. */
 const batchSize = 1_000;
 
 interface CompareOptions {
   readonly checked: Checked;
-  readonly copied: Copied;
+  readonly copied: CopyOutcome;
   readonly merge: boolean;
   readonly report: (done: number) => void;
 }
@@ -34,7 +34,7 @@ export async function compareWithTarget(
   const isProved = evidence !== undefined && (await holds(evidence, report));
   const { count, different } = isProved
     ? { count: copied.count, different: [] }
-    : await compareClients(origin, destination, targetIds, report);
+    : await compareRecords(origin, destination, targetIds, report);
   different.push(...(await findUnrevoked(destination, gaps)));
   const expected = count + gaps.size + others.active + others.revoked;
   const counted = await destination.size();
@@ -69,7 +69,7 @@ async function holds(
 }
 
 /** Reads both databases. Returns the number of clients, and the ids of those that differ. */
-async function compareClients(
+async function compareRecords(
   origin: Database,
   destination: Database,
   targetIds: IdSet,

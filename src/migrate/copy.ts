@@ -12,7 +12,7 @@ import { findExisting, KnownClients } from "./check.js";
  */
 const chunkSize = 1_000;
 
-export interface Copied {
+export interface CopyOutcome {
   readonly count: number;
   readonly known: KnownClients;
   /** Undefined if the target must be compared with the source, client by client. */
@@ -43,7 +43,7 @@ export async function copyMissing(
   origin: Database,
   destination: Database,
   { isEmpty, report }: CopyOptions,
-): Promise<Copied> {
+): Promise<CopyOutcome> {
   const reading = destination.addVerifiable && (await origin.readVerifiable?.());
   const written: WrittenChunk[] = [];
   const known = new KnownClients();

@@ -62,7 +62,7 @@ import {
 } from "../process/directories.js";
 import { isAlive } from "../process/proc.js";
 import type { Account } from "../process/run.js";
-import { findHubUnits as findAllHubUnits, type HubUnit } from "../service/hub-units.js";
+import { type HubUnit, listHubUnits } from "../service/hub-units.js";
 import { systemctlLine } from "../service/systemctl.js";
 import { identify } from "../store/cipher.js";
 import { counted } from "../text/count.js";
@@ -170,7 +170,7 @@ async function assertNoOtherServerJson(from: Endpoint): Promise<void> {
     name: hub.unit?.name ?? `process ${hub.pid}`,
     environment: hub.environment,
   }));
-  for (const { name, environment } of [...(await findAllHubUnits()), ...processes]) {
+  for (const { name, environment } of [...(await listHubUnits()), ...processes]) {
     if (mayUseServerJson(serverJsonPath(), environment)) continue;
     if (!(await usesSource(from, environment))) continue;
     const path = serverJsonPath(environment);

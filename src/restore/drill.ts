@@ -50,7 +50,7 @@ export interface DrillResult {
  */
 export async function drill({ backup, secret, signal }: DrillOptions): Promise<DrillResult> {
   const { size = 0 } = (await statIfExists(backup)) ?? {};
-  const directory = await makeTemporaryDirectory();
+  const directory = await makeDrillDirectory();
   try {
     await assertFreeSpace(
       directory,
@@ -95,7 +95,7 @@ export async function drill({ backup, secret, signal }: DrillOptions): Promise<D
  * Creates the directory of the copy. Its name contains the process id, by which a later drill
  * recognizes the directory of a killed drill.
  */
-async function makeTemporaryDirectory(): Promise<string> {
+async function makeDrillDirectory(): Promise<string> {
   await removeLeftovers(tmpdir());
   try {
     return await mkdtemp(join(tmpdir(), `hivemind-sqlcipher-drill-${process.pid}-`));

@@ -6,7 +6,13 @@ import { lstatIfExists } from "../fs/read.js";
 import { findOpenStore, listGroupProcesses } from "../process/cgroup.js";
 import { findHolders } from "../process/holders.js";
 import { shellQuote } from "../text/escape.js";
-import { type Container, type ContainerName, findGroups, isActive, mountsStore } from "./engine.js";
+import {
+  type Container,
+  type ContainerName,
+  findGroups,
+  isContainerActive,
+  mountsStore,
+} from "./engine.js";
 import { findUnitOfContainer } from "./find-container.js";
 import { findOrigin } from "./origin.js";
 import { serviceOptions } from "./systemctl.js";
@@ -30,10 +36,10 @@ export async function checkContainer(
   await assertWithoutUnit(container);
   assertRestartable(container);
   assertDirectoryMounted(container, storePath);
-  if (isActive(container)) await assertCopyExists(container);
+  if (isContainerActive(container)) await assertCopyExists(container);
   return [
     ...((await holdsStore(container, storePath)) ? [] : await checkStore(container, storePath)),
-    ...(isActive(container) ? checkStopSignal(container) : []),
+    ...(isContainerActive(container) ? checkStopSignal(container) : []),
   ];
 }
 
@@ -131,7 +137,7 @@ async function checkStore(container: Container, storePath: string): Promise<stri
       hint: `Name another container with --unit (${engine} ps --all lists them), or use --service none if nothing uses this store.`,
     });
   }
-  if (!isActive(container)) return [];
+  if (!isContainerActive(container)) return [];
   return [`the container ${name} runs, but does not have ${storePath} open at the moment`];
 }
 

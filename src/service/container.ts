@@ -18,7 +18,7 @@ import {
   engineLine,
   findGroups,
   inspectContainer,
-  isActive,
+  isContainerActive,
   listDependents,
   runEngine,
 } from "./engine.js";
@@ -260,7 +260,7 @@ export class ContainerService implements Service {
 }
 
 function toServiceState(container: Container | undefined): ServiceState {
-  if (container === undefined || !isActive(container)) return { active: false };
+  if (container === undefined || !isContainerActive(container)) return { active: false };
   const { id, status, pid, startedAt } = container;
   return {
     active: true,

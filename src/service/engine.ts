@@ -266,7 +266,7 @@ function toSignalNumber(signal: string | number | null | undefined): number {
 }
 
 /** Returns whether a container must be stopped: it runs, or its engine may start it again. */
-export function isActive({ status }: Container): boolean {
+export function isContainerActive({ status }: Container): boolean {
   return ["running", "restarting", "paused", "stopping"].includes(status);
 }
 

@@ -9,7 +9,7 @@ import {
   type Engine,
   engines,
   inspectContainer,
-  isActive,
+  isContainerActive,
   listContainers,
   mayHaveContainers,
   mountsStore,
@@ -17,7 +17,7 @@ import {
 import { runsHub } from "./hub-units.js";
 import { findOrigin } from "./origin.js";
 import { managers, show, type UnitName } from "./systemctl.js";
-import { isActive as isUnitActive } from "./unit-state.js";
+import { isActive } from "./unit-state.js";
 
 /**
  * Returns the container of a process; undefined if it runs in none.
@@ -112,7 +112,7 @@ export async function findUnitOfContainer(container: Container): Promise<UnitNam
         (index < named.length && LoadState === "loaded") ||
         (Id !== undefined && container.monitorPid > 0 && MainPID === `${container.monitorPid}`),
     );
-    if (unit?.Id && (isUnitActive(unit) || !isActive(container))) {
+    if (unit?.Id && (isActive(unit) || !isContainerActive(container))) {
       return { manager, name: unit.Id };
     }
   }

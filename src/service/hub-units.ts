@@ -44,15 +44,15 @@ const sampleInstance = "@hivemind-sqlcipher-sample.";
  * Returns the hub units of both managers, including templates and their instances; an aliased unit
  * once. A manager that does not respond has none.
  */
-export async function findHubUnits(searched: readonly Manager[] = managers): Promise<HubUnit[]> {
+export async function listHubUnits(searched: readonly Manager[] = managers): Promise<HubUnit[]> {
   const found = await Promise.all(
     // Where systemd does not run, `systemctl` lists the files of units, but not their properties.
-    searched.map((manager) => listHubUnits(manager).catch(ignoreKind("service", []))),
+    searched.map((manager) => listUnitsOf(manager).catch(ignoreKind("service", []))),
   );
   return found.flat();
 }
 
-async function listHubUnits(manager: Manager): Promise<HubUnit[]> {
+async function listUnitsOf(manager: Manager): Promise<HubUnit[]> {
   const names = await listServices(manager);
   if (names.length === 0) return [];
   const properties = [

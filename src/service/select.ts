@@ -12,7 +12,7 @@ import {
   findUnitOfContainer,
   isHubOfContainer,
 } from "./find-container.js";
-import { findHubUnits, mayUseStore, runsHub, usesOtherStore } from "./hub-units.js";
+import { listHubUnits, mayUseStore, runsHub, usesOtherStore } from "./hub-units.js";
 import { noService } from "./none.js";
 import { findOrigin, findUnitOf } from "./origin.js";
 import { defaultUnit, type Service, type ServiceKind } from "./service.js";
@@ -213,7 +213,7 @@ async function findConfiguredUnit(
   storePath: string,
   kinds: readonly Manager[],
 ): Promise<UnitName | undefined> {
-  const units = (await findHubUnits(kinds)).filter(
+  const units = (await listHubUnits(kinds)).filter(
     (unit) => !unit.isTemplate && mayUseStore(unit, storePath) && !usesOtherStore(unit, storePath),
   );
   for (const preferred of [units, units.filter(isActive), units.filter(isEnabled)]) {

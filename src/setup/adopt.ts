@@ -58,7 +58,7 @@ export interface AdoptOptions extends OperationOptions {
   readonly backupDirectory?: string | undefined;
   readonly recipientPlan: RecipientPlan;
   /** Default: the password in the `server.json` of the service's hub. */
-  readonly passphrase?: StoreSecret | undefined;
+  readonly passphrase?: AdoptedSecret | undefined;
   /** Asks for the passphrase if `server.json` has none. */
   readonly askPassphrase?: (() => Promise<string>) | undefined;
   /** Whether to remove the plaintext password from `server.json`. */
@@ -82,7 +82,7 @@ export interface AdoptResult {
 }
 
 /** Reads the passphrase of a store to adopt, or its raw key. No other command accepts a raw key. */
-export async function readStoreSecret(path: string): Promise<StoreSecret> {
+export async function readStoreSecret(path: string): Promise<AdoptedSecret> {
   const secret = await readSecretFile(path, { missing: "passphraseUnavailable" });
   if (isRawKey(secret)) return { path, candidates: [secret] };
   return {
@@ -92,7 +92,7 @@ export async function readStoreSecret(path: string): Promise<StoreSecret> {
 }
 
 /** The passphrases that a file may contain: its first line, or its whole text. */
-export interface StoreSecret {
+export interface AdoptedSecret {
   readonly path: string;
   readonly candidates: readonly [string, ...string[]];
 }
@@ -175,7 +175,7 @@ async function findCandidates(
   { lock, passphrase: given, askPassphrase }: AdoptOptions,
   serverJson: string,
   inServerJson: string | undefined,
-): Promise<StoreSecret["candidates"]> {
+): Promise<AdoptedSecret["candidates"]> {
   if (given !== undefined) return given.candidates;
   const found = inServerJson ?? (await askPassphrase?.());
   if (found !== undefined) return [found];
@@ -271,7 +271,7 @@ async function openWithParameters(
  */
 async function openWithPassphrase(
   storePath: string,
-  candidates: StoreSecret["candidates"],
+  candidates: AdoptedSecret["candidates"],
   passwordFile: string | undefined,
 ): Promise<{ passphrase: string; key: StoreKey; keyId: string }> {
   const [likeliest] = candidates;

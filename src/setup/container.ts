@@ -212,7 +212,7 @@ export async function surveyContainer(
 }
 
 /** Returns the beginning of a command line for a store. */
-export function programLine(store: string, source: string | undefined): string {
+export function programLineFor(store: string, source: string | undefined): string {
   return [
     "hivemind-sqlcipher",
     ...(store === unresolvedStorePath({}) ? [] : ["--db", shellQuote(store)]),
@@ -237,7 +237,7 @@ export function containerSteps(
   if (store === undefined) {
     return `Put the store onto a volume first: hivemind-sqlcipher doctor names the commands. ${guide}`;
   }
-  const own = programLine(store, source);
+  const own = programLineFor(store, source);
   const service = unit === undefined ? `--service ${engine} --unit ${name}` : serviceOptions(unit);
   const bundleTo = `--bundle-to ${shellQuote(bundles)}`;
   const adopt = `${own} init --adopt ${service} ${bundleTo}`;

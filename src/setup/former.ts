@@ -31,7 +31,7 @@ import { makeDirectoryAs, removeDirectoryAs } from "../process/directories.js";
 import { withOperation } from "../recovery/recover.js";
 import { identify } from "../store/cipher.js";
 import { isHandedOver, type SetupRecord, updateSetupRecord } from "./record.js";
-import { type SetupRequest, toServiceChoice } from "./request.js";
+import { choiceOfUnit, type SetupRequest } from "./request.js";
 import { decryptStore, encryptedStore, readPassphrase } from "./store.js";
 
 /** The parts of an undo that depend on the former database. */
@@ -70,7 +70,7 @@ function undoSqlite(request: SetupRequest, { unit }: SetupRecord): UndoStrategy 
   return {
     beforeStop: async () => {
       if (!(await isEncrypted())) return;
-      await decryptStore(request, toServiceChoice(storePath, unit));
+      await decryptStore(request, choiceOfUnit(storePath, unit));
       emitStep("undo.decrypted");
     },
     isPending: isEncrypted,

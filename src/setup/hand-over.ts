@@ -30,7 +30,7 @@ import type { ClientStore } from "../store/client-store.js";
 import { shellQuote } from "../text/escape.js";
 import { isStartedByRun } from "./hub-survey.js";
 import { assertNotNamed, isHandedOver, updateSetupRecord } from "./record.js";
-import { type SetupScope, toServiceChoice } from "./request.js";
+import { choiceOfUnit, type SetupScope } from "./request.js";
 import { type Outage, waitUntilServing } from "./serving.js";
 import { encryptedStore, readPassphrase } from "./store.js";
 import { withHubStopped } from "./window.js";
@@ -66,7 +66,7 @@ export async function restartOnStore(
   const change = await planChange(scope, isPasswordRemoved);
   return withOperation(storePath, reporter, (lock) =>
     withHubStopped({
-      ...{ lock, service: toServiceChoice(storePath, hub), recoveryCommand, reporter, signal },
+      ...{ lock, service: choiceOfUnit(storePath, hub), recoveryCommand, reporter, signal },
       ...{ createContainer, ...change },
       waitUntilServing: (service) => waitUntilServing(service, storePath, hub),
       mayBeStopped: false,
@@ -81,7 +81,7 @@ export async function restartOnStore(
 async function waitForEarlierStart({ request: { storePath }, hub }: SetupScope): Promise<boolean> {
   if (!(await isStartedByRun(hub))) return false;
   try {
-    const service = await selectService(toServiceChoice(storePath, hub));
+    const service = await selectService(choiceOfUnit(storePath, hub));
     await waitUntilServing(service, storePath, hub);
     return true;
   } catch (error) {

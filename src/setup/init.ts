@@ -83,7 +83,7 @@ export interface InitResult {
  */
 export async function initStore(options: InitOptions): Promise<InitResult> {
   const { storePath, source } = options;
-  await assertAbsent(storePath);
+  await assertNoStore(storePath);
   if (source.kind === "file") await assertPassphraseFile(source.path);
   if (source.kind === "keyring") await assertKeyringUsable();
   if (source.kind === "sealed") await findSealingScope();
@@ -121,7 +121,7 @@ async function storePassphrase(
   { storePath }: OperationLock,
 ): Promise<{ passphrase: string; isNew: boolean }> {
   const { source } = options;
-  await assertAbsent(storePath);
+  await assertNoStore(storePath);
   await assertNoStraySidecars(storePath);
   const kept = source.kind === "keyring" ? await getEntry(storePath, "current") : undefined;
   if (kept !== undefined && options.passphrase !== undefined && options.passphrase !== kept) {
@@ -188,7 +188,7 @@ async function createStore(
   };
 }
 
-async function assertAbsent(storePath: string): Promise<void> {
+async function assertNoStore(storePath: string): Promise<void> {
   const { format, size } = await identify(storePath);
   if (format === "absent") return;
   throw new StoreError("refused", `there is a file at ${storePath} already`, {

@@ -4,7 +4,7 @@ import { upgradeLine } from "../hub/schema.js";
 import { engineSecretError, formatSource, isEngineSecret } from "../keys/source.js";
 import { isUnit, serviceOptions, systemctlLine } from "../service/systemctl.js";
 import { shellQuote } from "../text/escape.js";
-import { containerSteps, programLine } from "./container.js";
+import { containerSteps, programLineFor } from "./container.js";
 import { formerKind, isSealedUnit, needsKeys } from "./facts.js";
 import type { HubSurvey } from "./hub-survey.js";
 import { type PackagesSurvey, packageListLine, pipLine } from "./packages.js";
@@ -295,7 +295,7 @@ function findLockedContainerObstacle(
   { name, secrets }: HubContainerSurvey,
   hub: HubSurvey | undefined,
 ): Obstacle {
-  const own = programLine(storePath, isRoot ? formatSource(source) : undefined);
+  const own = programLineFor(storePath, isRoot ? formatSource(source) : undefined);
   const adopt = `${own} init --adopt --hub none --passphrase-file FILE --bundle-to ${shellQuote(directories.bundles)}`;
   const isComposed = hub !== undefined && !isUnit(hub);
   const [where, again, kind, engine] = isComposed

@@ -60,7 +60,7 @@ export async function installOverride(
   await replaceFile(composed.override, header + text, 0o644);
   emitStep("setup.override");
   await createAgain(composed, name);
-  await assertMounted(name, composed);
+  await assertCopyMounted(name, composed);
 }
 
 /**
@@ -68,7 +68,7 @@ export async function installOverride(
  *
  * @throws {@link StoreError} refused - if the container does not mount the copy
  */
-async function assertMounted(name: string, composed: ComposeService): Promise<void> {
+async function assertCopyMounted(name: string, composed: ComposeService): Promise<void> {
   const container = await inspectContainer(composed.engine, name);
   if (container !== undefined && (await readContainerHub(container)).copy !== undefined) return;
   await removeOverride(name, composed);

@@ -84,7 +84,7 @@ export function createScope(request: SetupRequest, found: Survey, plan: Plan): S
 }
 
 /** Returns the service choice for a unit or a container. */
-export function toServiceChoice(storePath: string, { manager, name }: ServiceName): ServiceChoice {
+export function choiceOfUnit(storePath: string, { manager, name }: ServiceName): ServiceChoice {
   return { service: manager, unit: shortUnitName(name), storePath };
 }
 

@@ -57,7 +57,7 @@ export async function waitUntilServing(
  *
  * @throws {@link StoreError} service - if the hub ends
  */
-export async function waitUntilListening(service: Service, restart: Restart): Promise<void> {
+export async function watchUntilListening(service: Service, restart: Restart): Promise<void> {
   let isOver = false;
   const over = restart.listeningMs.finally(() => {
     isOver = true;

@@ -49,14 +49,14 @@ import {
   writeSetupRecord,
 } from "./record.js";
 import {
+  choiceOfUnit,
   createScope,
   type SetupRequest,
   type SetupResult,
   type SetupScope,
-  toServiceChoice,
 } from "./request.js";
-import { logLine, type Outage, staysUp, waitUntilListening } from "./serving.js";
-import { adoptStore, createStore, encryptStore, sealPassphrase } from "./store.js";
+import { logLine, type Outage, staysUp, watchUntilListening } from "./serving.js";
+import { adoptStore, createEncryptedStore, encryptStore, sealPassphrase } from "./store.js";
 import type { Survey } from "./survey.js";
 import { withHubStopped } from "./window.js";
 
@@ -169,7 +169,7 @@ function buildSettings({ request, found, hub }: SetupScope, saved: Settings | un
   const { source, settings, storePath } = request;
   const { backups, bundles } = found.directories;
   const { store } = settings;
-  const { service, unit } = toServiceChoice(storePath, hub);
+  const { service, unit } = choiceOfUnit(storePath, hub);
   return {
     ...(store && Object.keys(store).length > 0 && { store }),
     passphrase_source: formatSource(source),
@@ -206,7 +206,7 @@ async function moveHub(scope: SetupScope, needed: ReadonlySet<StepId>): Promise<
   }
   // A JSON hub does not notice the new store, so the store comes first and may fail.
   if (former === "json" && needed.has("store")) {
-    await createStore(scope, buildSettings(scope, await loadSection(request.section)));
+    await createEncryptedStore(scope, buildSettings(scope, await loadSection(request.section)));
   }
   const isEncrypted = former === "sqlite" && needed.has("store");
   const isPasswordRemoved = former === "sqlcipher" && needed.has("server.json");
@@ -236,9 +236,9 @@ async function createWhileStopped(
   const nothing = async () => undefined;
   await withOperation(storePath, reporter, (lock) =>
     withHubStopped({
-      ...{ lock, service: toServiceChoice(storePath, hub), recoveryCommand, reporter, signal },
+      ...{ lock, service: choiceOfUnit(storePath, hub), recoveryCommand, reporter, signal },
       ...{ createContainer, work: nothing, revert: nothing, mayBeStopped: false },
-      waitUntilServing: waitUntilListening,
+      waitUntilServing: watchUntilListening,
     }),
   );
 }
@@ -257,7 +257,7 @@ async function removeBrokenDropIn(
   needed: ReadonlySet<StepId>,
 ): Promise<never> {
   if (!needed.has("drop-in") || !isKind(error, "service")) throw error;
-  const service = await selectService(toServiceChoice(storePath, hub));
+  const service = await selectService(choiceOfUnit(storePath, hub));
   if ((await staysUp(service)) || (await isHandedOver(storePath))) throw error;
   const problems = [
     await findProblem(() => removeDropIn(hub.manager, hub.dropIn)),

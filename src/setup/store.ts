@@ -27,7 +27,7 @@ import type { OperationOptions } from "../swap/options.js";
 import { adopt } from "./adopt.js";
 import { initStore } from "./init.js";
 import { assertNotNamed } from "./record.js";
-import { type SetupRequest, type SetupScope, toServiceChoice } from "./request.js";
+import { choiceOfUnit, type SetupRequest, type SetupScope } from "./request.js";
 import { type Outage, toOutage, waitUntilServing } from "./serving.js";
 
 /**
@@ -46,7 +46,7 @@ export async function sealPassphrase({ request, found, former }: SetupScope): Pr
 }
 
 /** Creates an empty encrypted store for the clients of a JSON database. */
-export async function createStore(scope: SetupScope, settings: Settings): Promise<void> {
+export async function createEncryptedStore(scope: SetupScope, settings: Settings): Promise<void> {
   const { request, found } = scope;
   const { storePath, section, source, reporter, recipients } = request;
   // A killed setup has left the store without a bundle, or in a format that the hub cannot read.
@@ -108,7 +108,7 @@ export async function encryptStore(scope: SetupScope): Promise<Outage | null> {
   );
   emitStep("setup.stored");
   await narrowAccess(storePath);
-  const choice = toServiceChoice(storePath, hub);
+  const choice = choiceOfUnit(storePath, hub);
   await orRecover(
     async () => waitUntilServing(await selectService(choice), storePath, hub),
     async ({ failure }) =>
@@ -153,7 +153,7 @@ export function operationOptions({ request, hub }: SetupScope, lock: OperationLo
   return {
     ...{ lock, source, recoveryCommand, reporter, signal },
     settingsSection: section,
-    service: toServiceChoice(storePath, hub),
+    service: choiceOfUnit(storePath, hub),
     hub: "auto",
   } satisfies OperationOptions;
 }

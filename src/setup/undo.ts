@@ -30,8 +30,8 @@ import {
   setupRecordPath,
   updateSetupRecord,
 } from "./record.js";
-import { type SetupRequest, toServiceChoice } from "./request.js";
-import { type Outage, waitUntilListening } from "./serving.js";
+import { choiceOfUnit, type SetupRequest } from "./request.js";
+import { type Outage, watchUntilListening } from "./serving.js";
 import { withHubStopped } from "./window.js";
 
 export interface UndoResult {
@@ -151,7 +151,7 @@ async function backUp(request: SetupRequest, { unit }: SetupRecord): Promise<str
     backup({
       ...{ lock, source, to, bundleTo, knownDirectories: [to, bundleTo], recipients },
       // The hub is restarted only once, on its former database.
-      ...{ service: toServiceChoice(storePath, unit), online: true },
+      ...{ service: choiceOfUnit(storePath, unit), online: true },
       ...{ recoveryCommand, signal, reporter },
     }),
   );
@@ -173,7 +173,7 @@ async function returnHub(
   }
   return withOperation(storePath, reporter, (lock) =>
     withHubStopped({
-      ...{ lock, service: toServiceChoice(storePath, unit), recoveryCommand, reporter, signal },
+      ...{ lock, service: choiceOfUnit(storePath, unit), recoveryCommand, reporter, signal },
       work: async () => {
         await strategy.work?.();
         await removeDropIn(unit.manager, dropIn);
@@ -183,7 +183,7 @@ async function returnHub(
         await writeDropIn(request, record);
         return strategy.revert?.();
       },
-      waitUntilServing: waitUntilListening,
+      waitUntilServing: watchUntilListening,
       // A hub that fails on the encrypted store is a reason to undo.
       mayBeStopped: true,
     }),

@@ -86,7 +86,7 @@ class SwapRecovery {
     await this.#state.assertNotLost();
     await this.#state.undoMoveAside();
     // If the container's copy of server.json cannot be written here, `run --prepare` writes it.
-    await this.#state.restoreLostCopy().catch(() => undefined);
+    await this.#state.restoreCopyIfLost().catch(() => undefined);
     // A service started by something else has opened the file that stays, so it may keep running.
     await this.#start({ restartIfUp: false });
     await this.#state.discardStaged();

@@ -318,7 +318,7 @@ export class SwapState {
    * Writes a container's copy of `server.json` again if it is lost, with the password before the
    * swap.
    */
-  async restoreLostCopy(): Promise<void> {
+  async restoreCopyIfLost(): Promise<void> {
     const copy = this.#data.server_json;
     if (copy?.original === undefined || (await lstatIfExists(copy.path))) return;
     await this.#changeServerJson(await this.#readOldPassword());

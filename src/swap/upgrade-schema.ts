@@ -98,7 +98,7 @@ export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<Upgr
     );
   }
   if (confirmed.length > 0) await reporter.confirm(buildQuestion(confirmed));
-  const { dropped, restart } = await migrate(options, service, secret, confirmed);
+  const { dropped, restart } = await upgradeInPlace(options, service, secret, confirmed);
   return {
     upgraded: { path: storePath, from, to: newestSchema, dropped, hub },
     service: await reportService(service, restart, reporter),
@@ -233,7 +233,7 @@ interface Migrated {
   readonly restart: Restart | undefined;
 }
 
-async function migrate(
+async function upgradeInPlace(
   { lock, recoveryCommand, signal, reporter }: UpgradeSchemaOptions,
   service: ResolvedService,
   secret: Secret,

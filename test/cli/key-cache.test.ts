@@ -1,7 +1,7 @@
 /** How often each command derives a key, and what it leaves in the keyring. */
 import { readFile } from "node:fs/promises";
 import { expect, test } from "vitest";
-import { listStores } from "../../src/keys/keyring.js";
+import { listStoresInKeyring } from "../../src/keys/keyring.js";
 import { identify } from "../../src/store/cipher.js";
 import { root } from "../built.js";
 import { Machine } from "./machine.js";
@@ -26,7 +26,7 @@ async function derivations(
 
 /** The key_ids of the files for which a key is kept. */
 async function keptFor(machine: Machine): Promise<string[]> {
-  const stores = await listStores({ unlock: true });
+  const stores = await listStoresInKeyring({ unlock: true });
   const slots = stores.find(({ storePath }) => storePath === machine.store)?.slots ?? [];
   return slots
     .filter((slot) => slot.startsWith("derived:"))

@@ -8,7 +8,7 @@ import { type Client, isRevoked, newClient, revoked } from "../../src/client/cli
 import { formatJson, type JsonObject, parseJson } from "../../src/client/json.js";
 import { exportText, exportToFile, resolveExportPath } from "../../src/exchange/export.js";
 import { applyImport, type Format, prepareImport, readImport } from "../../src/exchange/import.js";
-import type { Plan } from "../../src/exchange/plan.js";
+import type { ImportPlan } from "../../src/exchange/plan.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { ClientTable } from "../../src/store/client-table.js";
 import { Connection } from "../../src/store/connection.js";
@@ -42,7 +42,7 @@ async function importInto(
   store: ClientTable,
   text: string,
   options: { update?: boolean } = {},
-): Promise<Plan> {
+): Promise<ImportPlan> {
   const { plan } = await prepare({ store, file: bytes(text), ...options });
   if (plan.rejectedCount === 0) await applyImport(plan, { store });
   return plan;
@@ -405,7 +405,7 @@ test("no text crashes an import or is taken by half", async () => {
   );
   await fc.assert(
     fc.asyncProperty(text, fc.boolean(), async (input, update) => {
-      let plan: Plan;
+      let plan: ImportPlan;
       try {
         ({ plan } = await prepare({ store, file: bytes(input), update }));
       } catch (error) {

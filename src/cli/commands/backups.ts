@@ -54,12 +54,12 @@ async function printStores(
   target: string | undefined,
   options: BackupsOptions,
 ): Promise<void> {
-  const { listStores } = await import("../../backup/fleet.js");
+  const { listFleet } = await import("../../backup/fleet.js");
   const { withFleet } = await import("../../copies/view.js");
   const { output, storePath } = context;
   const { folder } = resolveListing(context, target, options);
   const listing = await withFleet(folder, async (files, translatePaths) =>
-    translatePaths(await listStores(files, storePath)),
+    translatePaths(await listFleet(files, storePath)),
   );
   const lines = [
     ...(await tableLines(context, fleetColumns, listing.stores, listing)),

@@ -45,7 +45,7 @@ async function importBundle(
 ): Promise<void> {
   const { importPassphrase } = await import("../../setup/import-passphrase.js");
   const bundle = resolveBundlePath(file, options);
-  if (options.fromPaper) await assertAbsent(bundle);
+  if (options.fromPaper) await assertNoFile(bundle);
   const opener = await readOrAskOpener(options, bundle);
   if (options.fromPaper) await writeTypedBundle(context, file, bundle);
   const result = await operate(context, (lock) =>
@@ -74,7 +74,7 @@ function resolveBundlePath(file: string | undefined, { fromPaper, output }: Impo
   });
 }
 
-async function assertAbsent(path: string): Promise<void> {
+async function assertNoFile(path: string): Promise<void> {
   const { lstatIfExists } = await import("../../fs/read.js");
   if (!(await lstatIfExists(path))) return;
   throw new StoreError("refused", `file exists: ${path}`, {

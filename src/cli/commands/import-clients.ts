@@ -1,8 +1,8 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { exitCodes, isKind, StoreError, wrap } from "../../errors.js";
-import type { PreparedImport, Widened } from "../../exchange/import.js";
-import type { Plan } from "../../exchange/plan.js";
+import type { PreparedImport, WidenedClient } from "../../exchange/import.js";
+import type { ImportPlan } from "../../exchange/plan.js";
 import { abortOnSignal } from "../../process/signals.js";
 import { counted } from "../../text/count.js";
 import { describeClient, escapeControlCharacters } from "../../text/escape.js";
@@ -101,7 +101,10 @@ async function confirmAccess(context: Context, { plan, widened }: PreparedImport
   if (lines.length > 0) await context.reporter.confirm([...lines, "Import?"].join("\n"));
 }
 
-function accessLines({ defaulted, emptyLists }: Plan, widened: readonly Widened[]): string[] {
+function accessLines(
+  { defaulted, emptyLists }: ImportPlan,
+  widened: readonly WidenedClient[],
+): string[] {
   const lines: string[] = [];
   if (defaulted > 0) {
     lines.push(
@@ -168,7 +171,7 @@ function importLines({ dryRun, plan, widened }: ImportReport): string[] {
   ];
 }
 
-function countsText(plan: Plan): string {
+function countsText(plan: ImportPlan): string {
   const { defaulted, filled, revocations, unchanged, updated } = plan;
   return [
     `${plan.added.length - filled} added${defaulted > 0 ? ` (${defaulted} with default permissions)` : ""}`,

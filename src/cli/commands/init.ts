@@ -78,7 +78,7 @@ async function runInit(context: Context, options: InitOptions): Promise<void> {
   assertOptionsFit(options);
   await assertUsableDirectory("--to", options.to);
   await assertUsableDirectory("--bundle-to", options.bundleTo);
-  const directories = await findMissingDirectories(context, options);
+  const directories = await listDirectoriesToCreate(context, options);
   try {
     await (options.adopt ? adoptExisting(context, options) : createNew(context, options));
   } catch (error) {
@@ -118,7 +118,7 @@ async function removeDirectories(
 }
 
 /** Returns the directories that init has to create, children before parents. */
-async function findMissingDirectories(
+async function listDirectoriesToCreate(
   { settingsPath, storePath }: Context,
   { to, bundleTo }: InitOptions,
 ): Promise<string[]> {

@@ -73,14 +73,14 @@ async function printFleet(
   target: string | undefined,
   { maxAge = defaultMaxAge }: StatusCommandOptions,
 ): Promise<void> {
-  const { listStores } = await import("../../backup/fleet.js");
+  const { listFleet } = await import("../../backup/fleet.js");
   const { withFleet } = await import("../../copies/view.js");
   const { judgeFleet } = await import("../../diagnostics/fleet.js");
   const { fleetStatusLines } = await import("../ui/fleet-status.js");
   const { folder, storePath } = resolveListing(context, target, {});
   const maxAgeSeconds = parseAge(maxAge, "--max-age");
   const status = await withFleet(folder, async (files, translatePaths) =>
-    translatePaths(judgeFleet(await listStores(files, storePath), maxAgeSeconds)),
+    translatePaths(judgeFleet(await listFleet(files, storePath), maxAgeSeconds)),
   );
   const lines = await fleetStatusLines(context.output, status);
   context.output.result(status, () => lines);

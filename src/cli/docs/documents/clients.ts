@@ -1,5 +1,5 @@
 /** The documents of the commands for clients and databases. */
-import type { Widened } from "../../../exchange/import.js";
+import type { WidenedClient } from "../../../exchange/import.js";
 import type { Migration } from "../../../migrate/migrate.js";
 import * as z from "../../../schema.js";
 import {
@@ -81,7 +81,7 @@ const imported = object({
     default_permissions: integer("New clients with default permissions"),
     empty_lists: integer("New clients with an empty list of message types"),
     widened: z.array(
-      documentOf<Widened>()({
+      documentOf<WidenedClient>()({
         client_id: integer("A client that can do more than before"),
         name: textOrNull("Its name"),
         fields: texts("The fields that extend its permissions"),
