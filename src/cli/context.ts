@@ -10,6 +10,7 @@ import {
 } from "../config/settings.js";
 import type { Settings, SettingsSection } from "../config/settings-file.js";
 import { StoreError } from "../errors.js";
+import { isRoot } from "../fs/user.js";
 import {
   formatSource,
   type PassphraseSource,
@@ -240,7 +241,7 @@ async function workForHub(
   storePath: string,
   { kind }: PassphraseSource,
 ): Promise<void> {
-  if (process.geteuid?.() !== 0 || unit === undefined || kind === "keyring" || hubAccount()) return;
+  if (!isRoot() || unit === undefined || kind === "keyring" || hubAccount()) return;
   if (service === "podman" || service === "docker") {
     return workFor({ uid: 0, gid: 0, environment: process.env });
   }

@@ -2,6 +2,7 @@
 import { basename } from "node:path";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
+import { isRoot } from "../fs/user.js";
 import type { ContainerHub } from "../hub/container-hub.js";
 import type { ContainerUnit } from "../hub/container-units.js";
 import type { PrepareOptions } from "../hub/run.js";
@@ -38,8 +39,7 @@ export async function prepareForContainer(
   const { container, serverJson } = await resolveContainer(options);
   const secret = await readSecret(serverJson);
   // The hub writes its store and reads the copy as the same user.
-  const isRoot = process.geteuid?.() === 0;
-  const owner = named ?? (isRoot ? await statIfExists(storePath) : undefined);
+  const owner = named ?? (isRoot() ? await statIfExists(storePath) : undefined);
   await prepareCopy(
     {
       ...{ serverJson, container, secret },
@@ -77,11 +77,10 @@ async function buildUnitParts(context: Context, options: ContainerOptions): Prom
   const { serverJsonPath } = await import("../hub/server-json.js");
   const { isRootlessDocker } = await import("../service/engine.js");
   const { container, serverJson = serverJsonPath() } = await resolveContainer(options);
-  const isRoot = process.geteuid?.() === 0;
   const credential =
     options.credentialFile === undefined ? undefined : expandPath(options.credentialFile);
   const source = credential === undefined ? context.source : parseSource("credential");
-  if (isRoot && source.kind === "keyring") {
+  if (isRoot() && source.kind === "keyring") {
     context.output.notice(
       "root's keyring is locked at boot: seal the passphrase with systemd-creds encrypt --name=hivemind-sqlcipher - FILE, and add --credential-file FILE",
     );
@@ -95,7 +94,7 @@ async function buildUnitParts(context: Context, options: ContainerOptions): Prom
     );
   }
   return {
-    kind: isRoot ? "system" : "user",
+    kind: isRoot() ? "system" : "user",
     run: ownCommand({ ...context, source }, "run"),
     inside: container?.path ?? "/home/hivemind/.config/hivemind-core/server.json",
     ...{ serverJson, credential, owner: options.owner },

@@ -9,6 +9,7 @@ import {
 } from "../config/hub-account.js";
 import { resolveStorePath } from "../config/paths.js";
 import { ignoreKind, StoreError } from "../errors.js";
+import { isRoot } from "../fs/user.js";
 import type { HubUnit } from "../service/hub-units.js";
 import { fullUnitName, shortUnitName } from "../service/systemctl.js";
 import { type Context, contextOf, globalOptionsOf } from "./context.js";
@@ -87,7 +88,7 @@ async function hasPlainUnit(options: HubChoiceOptions): Promise<boolean> {
  */
 async function workForContainerAccount(): Promise<boolean> {
   const container = hubContainer();
-  if (container === undefined || process.geteuid?.() !== 0) return false;
+  if (container === undefined || !isRoot()) return false;
   if (container.unit.manager === "systemd-user") return false;
   const { findContainerAccount } = await import("../hub/container-hub.js");
   workFor(await findContainerAccount(container));
@@ -118,7 +119,7 @@ async function canSeal(): Promise<boolean> {
  * @returns whether this process works in such an account from now on
  */
 async function workForSystemHub(options: HubChoiceOptions): Promise<boolean> {
-  if (process.geteuid?.() !== 0 || options.service === "systemd-user") return false;
+  if (!isRoot() || options.service === "systemd-user") return false;
   const unit = await findSystemHub(options);
   if (unit === undefined) return false;
   // An earlier setup has sealed the passphrase, or this setup is to do so.

@@ -6,6 +6,7 @@ import { dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { shellQuote } from "../text/escape.js";
 import { lstatIfExists } from "./read.js";
+import { isRoot } from "./user.js";
 
 /**
  * Returns whether a file has an effective access control list.
@@ -66,8 +67,7 @@ export async function assertNoAccessList(path: string, stats: Stats | BigIntStat
  */
 export async function copyMetadata(path: string, staged: string): Promise<void> {
   const before = await lstatIfExists(path);
-  const isRoot = process.geteuid?.() === 0;
-  const owner = before ?? (isRoot ? await lstatIfExists(dirname(path)) : undefined);
+  const owner = before ?? (isRoot() ? await lstatIfExists(dirname(path)) : undefined);
   if (!owner) return;
   try {
     await using file = await openOwn(staged);

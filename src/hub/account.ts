@@ -8,6 +8,7 @@ import { type HubAccount, hubAccount } from "../config/hub-account.js";
 import { linkLimit } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
+import { isRoot } from "../fs/user.js";
 import { type Account, run } from "../process/run.js";
 import { type HubUnit, isRootName, readEnvironment } from "../service/hub-units.js";
 import { queryLimitMs, show, type UnitName } from "../service/systemctl.js";
@@ -34,8 +35,7 @@ export async function findSystemUnitAccount(name: string): Promise<HubAccount> {
  * this process is root.
  */
 export async function findUnitAccount(unit: UnitName): Promise<Account> {
-  if (unit.manager === "systemd" && process.geteuid?.() === 0)
-    return findSystemUnitAccount(unit.name);
+  if (unit.manager === "systemd" && isRoot()) return findSystemUnitAccount(unit.name);
   return { environment: await readEnvironment(unit) };
 }
 
@@ -46,7 +46,7 @@ export async function findUnitAccount(unit: UnitName): Promise<Account> {
  * @throws {@link StoreError} refused - if its user does not exist
  */
 export async function findHubUnitAccount({ name, user, environment }: HubUnit): Promise<Account> {
-  const isOtherUser = user !== undefined && process.geteuid?.() === 0;
+  const isOtherUser = user !== undefined && isRoot();
   return isOtherUser ? { ...(await findUser(user, name)), environment } : { environment };
 }
 
@@ -73,7 +73,7 @@ const passedOn = /^(?:PATH|HOME|LANG|LC_\w+|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON\w
  * @throws {@link StoreError} refused - if the other user does not exist
  */
 export async function resolvePythonAccount(python: string, hub: Account): Promise<Account> {
-  if (process.geteuid?.() !== 0 || (hub.uid ?? 0) !== 0) return hub;
+  if (!isRoot() || (hub.uid ?? 0) !== 0) return hub;
   const { HOME, PYTHONHOME, PYTHONUSERBASE, PYTHONPATH, VIRTUAL_ENV } = hub.environment;
   const paths = [
     ...[python, ...(await packageDirectories(python))],

@@ -9,6 +9,7 @@ import { stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type HubAccount, type HubContainer, throughMounts } from "../config/hub-account.js";
 import { isKind } from "../errors.js";
+import { isRoot } from "../fs/user.js";
 import { argsOf, listGroupProcesses } from "../process/cgroup.js";
 import {
   type Container,
@@ -110,7 +111,7 @@ export async function copyOutLine(
   const from = shellQuote(`${name}:${directory}/.`);
   const copy = `mkdir -m 700 ${target} && ${engine} cp ${from} ${target}`;
   const pid = findHubProcess(container);
-  if (pid === undefined || process.geteuid?.() !== 0) return copy;
+  if (pid === undefined || !isRoot()) return copy;
   const { uid, gid } = await stat(`/proc/${pid}`);
   return uid === 0 ? copy : `${copy} && chown -R ${uid}:${gid} ${target}`;
 }

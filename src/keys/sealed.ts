@@ -11,6 +11,7 @@ import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
+import { isRoot } from "../fs/user.js";
 import { type Outcome, run } from "../process/run.js";
 import { parsePassphraseLines } from "./passphrase-file.js";
 
@@ -19,10 +20,6 @@ export const sealedName = "hivemind-sqlcipher";
 
 /** A TPM operation can take several seconds. */
 const timeoutMs = 60_000;
-
-function isRoot(): boolean {
-  return process.geteuid?.() === 0;
-}
 
 /** Returns the directory where systemd looks for credentials sealed for this user. */
 export function sealedDirectory(): string {

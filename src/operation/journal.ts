@@ -13,6 +13,7 @@ import { open, readdir, stat } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
 import { removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
+import { isRoot } from "../fs/user.js";
 import * as z from "../schema.js";
 import { shellQuote } from "../text/escape.js";
 
@@ -202,7 +203,7 @@ export class Journal {
  * to read the journal.
  */
 async function isInOthersDirectory(path: string): Promise<boolean> {
-  return process.geteuid?.() === 0 && (await stat(dirname(path))).uid !== 0;
+  return isRoot() && (await stat(dirname(path))).uid !== 0;
 }
 
 function parseEntry(path: string, text: string): JournalEntry {

@@ -10,6 +10,7 @@ import { constants } from "node:fs";
 import { lstat, open, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { hasCode, StoreError, systemError } from "../errors.js";
+import { isRoot } from "../fs/user.js";
 import { missingStoreError } from "../keys/moved-store.js";
 import { findHolders, formatHolders } from "../process/holders.js";
 import { Connection } from "../store/connection.js";
@@ -97,7 +98,7 @@ async function ensureLockFile(path: string, lockedPath: string): Promise<void> {
       0o600,
     );
     // The file is never deleted, so a lock file of root would lock out the owner for good.
-    if (process.geteuid?.() === 0) {
+    if (isRoot()) {
       const { uid, gid } = await stat(lockedPath).catch(() => stat(dirname(lockedPath)));
       if (uid !== 0) await file.chown(uid, gid);
     }

@@ -5,6 +5,7 @@ import { basename, dirname, join } from "node:path";
 import { StoreError } from "../errors.js";
 import { makeDirectory, syncDirectory } from "../fs/atomic.js";
 import { statIfExists } from "../fs/read.js";
+import { isRoot } from "../fs/user.js";
 import { type Account, type Outcome, run } from "./run.js";
 
 /** The time limit for inspecting, creating or removing a directory by a program. */
@@ -43,7 +44,7 @@ export async function makeDirectoryAs(hub: Account, path: string): Promise<void>
  * @throws {@link StoreError} io - if the path is not a directory, or the system fails
  */
 export async function makeHubDirectory(path: string): Promise<void> {
-  if (process.geteuid?.() !== 0 || (await statIfExists(path))) return makeDirectory(path);
+  if (!isRoot() || (await statIfExists(path))) return makeDirectory(path);
   const parent = dirname(path);
   await makeHubDirectory(parent);
   const { uid, gid } = await stat(parent);

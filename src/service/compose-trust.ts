@@ -12,6 +12,7 @@ import { realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { hasAccessList } from "../fs/metadata.js";
 import { listDirectory, lstatIfExists, readTextIfExists } from "../fs/read.js";
+import { isRoot } from "../fs/user.js";
 
 /** The files in the directory of a project read by compose itself. */
 const readByCompose = /^(?:\.env|(?:docker-)?compose(?:\.override)?\.ya?ml)$/;
@@ -28,7 +29,7 @@ const naming =
  *   compose file names other files, which are not checked
  */
 export async function assertTrusted(directory: string): Promise<void> {
-  if (process.geteuid?.() !== 0) return;
+  if (!isRoot()) return;
   const names = (await listDirectory(directory)) ?? [];
   const files = names
     .filter((name) => readByCompose.test(name))

@@ -6,6 +6,7 @@ import type { Mount } from "../config/hub-account.js";
 import { dataHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { realPathIfExists } from "../fs/read.js";
+import { isRoot } from "../fs/user.js";
 import { parseGroups, readGroups } from "../process/cgroup.js";
 import { type Outcome, run } from "../process/run.js";
 import * as z from "../schema.js";
@@ -294,9 +295,8 @@ export function mayHaveContainers(engine: Engine): boolean {
     return Boolean(context) || sockets.some((path) => existsSync(path) && !isPodmanSocket(path));
   }
   if (environment.CONTAINERS_STORAGE_CONF || environment.CONTAINER_HOST) return true;
-  const isRoot = process.geteuid?.() === 0;
   return existsSync(
-    isRoot ? "/var/lib/containers/storage" : join(dataHome(environment), "containers", "storage"),
+    isRoot() ? "/var/lib/containers/storage" : join(dataHome(environment), "containers", "storage"),
   );
 }
 

@@ -17,6 +17,7 @@ import { configHome, realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
 import { readTextIfExists, sha256Hex } from "../fs/read.js";
+import { isRoot } from "../fs/user.js";
 import { type Outcome, run } from "../process/run.js";
 import { type Properties, parseList } from "./properties.js";
 import {
@@ -99,7 +100,7 @@ function resolveUnits(storePath: string, job: ScheduledJob): ScheduleUnits {
     jobs.some((each) => existsSync(join(directory, timerOf(each))));
   const isOfSystem = hubAccount() !== undefined || isInstalledIn(systemUnits);
   // Root keeps using the manager of an earlier timer of this store.
-  return process.geteuid?.() === 0 && isOfSystem && !isInstalledIn(ofUser)
+  return isRoot() && isOfSystem && !isInstalledIn(ofUser)
     ? { manager: "systemd", directory: systemUnits, ...units }
     : { manager: "systemd-user", directory: ofUser, ...units };
 }

@@ -1,5 +1,6 @@
 /** Calls `systemctl` for the user manager and the system manager. */
 import { StoreError } from "../errors.js";
+import { isRoot } from "../fs/user.js";
 import { type Outcome, run } from "../process/run.js";
 import { shellQuote } from "../text/escape.js";
 import { type Properties, parseProperties } from "./properties.js";
@@ -120,7 +121,7 @@ export function journalctlLine({ manager, name }: UnitName): string {
 
 /** Returns the manager of this user's own units: root's are system units. */
 export function ownManager(): Manager {
-  return process.geteuid?.() === 0 ? "systemd" : "systemd-user";
+  return isRoot() ? "systemd" : "systemd-user";
 }
 
 /** Returns the directory for files in memory of a unit of {@link ownManager}: `%t`. */
@@ -131,7 +132,7 @@ export function runtimeDirectory(): string {
 
 /** Returns the prefix of a command that only root may run: `sudo `, or nothing for root. */
 export function sudoPrefix(): string {
-  return process.geteuid?.() === 0 ? "" : "sudo ";
+  return isRoot() ? "" : "sudo ";
 }
 
 /**

@@ -2,6 +2,7 @@
 import { statSync } from "node:fs";
 import { basename } from "node:path";
 import { StoreError } from "../errors.js";
+import { isRoot } from "../fs/user.js";
 import {
   findOpenStore,
   findOtherDefaultStore,
@@ -161,7 +162,7 @@ async function assertPermitted(
   { manager, name }: UnitName,
   { ActiveState }: Properties,
 ): Promise<void> {
-  if (manager !== "systemd" || process.geteuid?.() === 0 || ActiveState !== "active") return;
+  if (manager !== "systemd" || isRoot() || ActiveState !== "active") return;
   const outcome = await systemctl(manager, ["start", "--", name]);
   if (outcome.code === 0) return;
   throw new StoreError(

@@ -8,6 +8,7 @@ import { resolveStorePath, unresolvedStorePath } from "../config/paths.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { isKind } from "../errors.js";
 import { statIfExists } from "../fs/read.js";
+import { isRoot } from "../fs/user.js";
 import { findHubContainers, readContainerHub, toHost } from "../hub/container-hub.js";
 import { copyPath, startsByRun } from "../hub/password-delivery.js";
 import { databaseIn, namedStore, readServerJson, sqliteModule } from "../hub/server-json.js";
@@ -202,7 +203,7 @@ export async function surveyContainer(
     const { storePath: store, passwordSet: hasPassword } = named;
     const isEncrypted = store !== undefined && (await identify(store)).format === "sqlcipher";
     const database = isEncrypted ? "sqlcipher" : "sqlite";
-    const isRoots = process.geteuid?.() === 0 && store !== undefined;
+    const isRoots = isRoot() && store !== undefined;
     const source = isRoots ? `sealed:${await resolveSealedPath(store)}` : undefined;
     return { ...unknown, database, store, hasPassword, source };
   } catch (error) {

@@ -12,6 +12,7 @@ import { DatabaseFactory } from "../databases/registry.js";
 import { isKind, StoreError } from "../errors.js";
 import { assertFreeSpace } from "../fs/copy.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
+import { isRoot } from "../fs/user.js";
 import { currentAccount, findSystemUnitAccount } from "../hub/account.js";
 import { findContainerOfService, findContainerPython } from "../hub/container-hub.js";
 import { findAllHubProcesses, findHubProcesses } from "../hub/find-hubs.js";
@@ -179,9 +180,8 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
   const [hub, ...others] = hubs;
   const only = others.length === 0 ? hub : undefined;
   const python = await findPython(choice, only);
-  const isRoot = process.geteuid?.() === 0;
   const account =
-    isRoot && only?.systemUser !== undefined
+    isRoot() && only?.systemUser !== undefined
       ? await findSystemUnitAccount(only.name)
       : currentAccount();
   const { file, problem } = await readServerJsonIfValid();
@@ -224,7 +224,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     isHandedOver: isUsed,
     keysProblem: await findKeysProblem(source, storePath, isUsed),
     source,
-    isRoot,
+    isRoot: isRoot(),
     ownerProblem: await findOwnerProblem([file?.file, dirname(storePath), database?.place]),
     boot: await findBootProblem(choice, only),
     recipients: settings.recipients ?? [],
