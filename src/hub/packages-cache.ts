@@ -13,13 +13,8 @@ import type { Account } from "../process/run.js";
 import type { Reporter } from "../reporter.js";
 import * as z from "../schema.js";
 import { resolvePythonAccount } from "./account.js";
-import {
-  type HubPackages,
-  type HubPython,
-  packagesSchema,
-  probePackages,
-  runsInContainer,
-} from "./interpreter.js";
+import { type HubPython, runsInContainer } from "./interpreter.js";
+import { type HubPackages, packagesSchema, probePackages } from "./probe.js";
 
 const format = "hivemind-sqlcipher hub packages";
 

@@ -12,15 +12,7 @@ import { isKind, StoreError } from "../errors.js";
 import { replaceFile } from "../fs/atomic.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { type ContainerHub, findContainerPython, toHost } from "./container-hub.js";
-import {
-  cipherFormat,
-  completesServerJson,
-  describePython,
-  findHubPython,
-  findProgram,
-  type HubPackages,
-  type HubPython,
-} from "./interpreter.js";
+import { describePython, findHubPython, findProgram, type HubPython } from "./interpreter.js";
 import { startInNamespace } from "./namespace.js";
 import {
   probeContainerPackages,
@@ -28,6 +20,7 @@ import {
   uncheckedContainer,
 } from "./packages-cache.js";
 import { runWithPrivateConfig } from "./private-config.js";
+import { cipherFormat, completesServerJson, type HubPackages } from "./probe.js";
 import { blacklistProblem } from "./schema.js";
 import {
   databaseIn,

@@ -8,7 +8,8 @@ import { StoreError } from "../errors.js";
 import type { ResolvedService } from "../operation/service.js";
 import { newestSchema } from "../store/schema.js";
 import { describeClient, shellQuote } from "../text/escape.js";
-import { describePython, type HubPackages, probePackages } from "./interpreter.js";
+import { describePython } from "./interpreter.js";
+import { type HubPackages, probePackages } from "./probe.js";
 import { findServicePython, readServiceHub } from "./service-hub.js";
 
 export interface HubSchema {

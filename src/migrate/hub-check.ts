@@ -38,17 +38,16 @@ import {
   formatStopCommand,
   mayUseServerJson,
 } from "../hub/find-hubs.js";
+import { findHubPython, type HubPython } from "../hub/interpreter.js";
+import { startsByRun } from "../hub/password-delivery.js";
 import {
-  findHubPython,
-  type HubPython,
   probeClients,
   probeConnection,
   probeModule,
   probePackages,
   resolveProbeAccount,
   type ServedClients,
-} from "../hub/interpreter.js";
-import { startsByRun } from "../hub/password-delivery.js";
+} from "../hub/probe.js";
 import { assertPackages } from "../hub/run.js";
 import { assertBlacklistsKept } from "../hub/schema.js";
 import { databaseIn, readServerJson, type ServerJson, serverJsonPath } from "../hub/server-json.js";

@@ -1,13 +1,9 @@
 /** Inspects the hub's Python packages, and returns the commands that install others. */
 import { systemError } from "../errors.js";
 import { resolvePythonAccount } from "../hub/account.js";
-import {
-  cipherFormat,
-  describePython,
-  type HubPackages,
-  type HubPython,
-} from "../hub/interpreter.js";
+import { describePython, type HubPython } from "../hub/interpreter.js";
 import { probePackagesCached } from "../hub/packages-cache.js";
+import { cipherFormat, type HubPackages } from "../hub/probe.js";
 import { blacklistProblem } from "../hub/schema.js";
 import { canWriteAs } from "../process/directories.js";
 import type { Account } from "../process/run.js";

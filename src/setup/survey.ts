@@ -16,7 +16,8 @@ import { isRoot } from "../fs/user.js";
 import { currentAccount, findSystemUnitAccount } from "../hub/account.js";
 import { findContainerOfService, findContainerPython } from "../hub/container-hub.js";
 import { findAllHubProcesses, findHubProcesses } from "../hub/find-hubs.js";
-import { completesServerJson, findHubPython, type HubPython } from "../hub/interpreter.js";
+import { findHubPython, type HubPython } from "../hub/interpreter.js";
+import { completesServerJson } from "../hub/probe.js";
 import { hasBlacklist } from "../hub/schema.js";
 import {
   databaseIn,

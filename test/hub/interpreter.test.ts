@@ -3,7 +3,8 @@ import { chmod, chown, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { completesServerJson, findHubPython, probePackages } from "../../src/hub/interpreter.js";
+import { findHubPython } from "../../src/hub/interpreter.js";
+import { completesServerJson, probePackages } from "../../src/hub/probe.js";
 import { hubScript } from "./support.js";
 
 let folder: string;

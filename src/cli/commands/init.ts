@@ -263,7 +263,8 @@ function withOptions(settings: Settings, context: Context, options: InitOptions)
  */
 async function resolveSchemaVersion({ schemaVersion: wanted }: InitOptions): Promise<0 | 2> {
   if (wanted !== undefined) return wanted === "2" ? 2 : 0;
-  const { probePackages, findHubPython } = await import("../../hub/interpreter.js");
+  const { findHubPython } = await import("../../hub/interpreter.js");
+  const { probePackages } = await import("../../hub/probe.js");
   const python = await findHubPython({});
   if (python === undefined) return 0;
   const { schemaVersion } = await probePackages(python).catch((error: unknown) => {
