@@ -7,6 +7,7 @@ import { runsHub } from "../service/hub-units.js";
 import type { Service } from "../service/service.js";
 import {
   fullUnitName,
+  isManager,
   managers,
   redirectToFile,
   show,
@@ -145,7 +146,7 @@ export async function dropInPath({ manager, name }: UnitName): Promise<string> {
  * the service is not a unit.
  */
 export async function noCoreDumpsCommand({ kind, name }: Service): Promise<string | undefined> {
-  if ((kind !== "systemd-user" && kind !== "systemd") || name === null) return undefined;
+  if (!isManager(kind) || name === null) return undefined;
   const unit = { manager: kind, name: fullUnitName(name) };
   const path = join(dirname(await dropInPath(unit)), "core-dumps.conf");
   const { install, restart } = installCommands(unit, path, "printf '[Service]\\nLimitCORE=0\\n'");

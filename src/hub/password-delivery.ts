@@ -19,6 +19,7 @@ import { copyUnit } from "../service/copy-unit.js";
 import { type Container, inspectContainer, isEngine } from "../service/engine.js";
 import { expandScripts } from "../service/hub-units.js";
 import {
+  isManager,
   ownManager,
   runtimeDirectory,
   systemctlLine,
@@ -121,7 +122,7 @@ export function assertReadsSource(
   if (isSameSource(named, to)) return;
   if (isSameSource(from, to) && mayReadSame(named, to)) return;
   const { kind, name } = service;
-  const isUnit = kind === "systemd" || kind === "systemd-user";
+  const isUnit = isManager(kind);
   const manager = isUnit ? kind : ownManager();
   const unit = isUnit ? (name ?? "the hub") : copyUnit;
   throw new StoreError(
@@ -216,7 +217,7 @@ const withoutHubHint =
 
 /** Returns the advice to let a service start the hub through `run`. */
 export function startHint({ kind, name }: ResolvedService["service"]): string {
-  if ((kind !== "systemd" && kind !== "systemd-user") || name === null) {
+  if (!isManager(kind) || name === null) {
     return "Let the service start the hub through run: hivemind-sqlcipher run -- hivemind-core listen";
   }
   const print = printDropInLine({ manager: kind, name });

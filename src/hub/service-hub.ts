@@ -4,6 +4,7 @@ import type { Account } from "../process/run.js";
 import { inspectContainer, isEngine } from "../service/engine.js";
 import { expandScripts } from "../service/hub-units.js";
 import { defaultUnit } from "../service/service.js";
+import { isManager } from "../service/systemctl.js";
 import { readCommands } from "../service/unit-commands.js";
 import { currentAccount, findUnitAccount } from "./account.js";
 import {
@@ -50,7 +51,7 @@ export async function readServiceHub({
       ...(container && { container: await readContainerHub(container) }),
     };
   }
-  if (service.kind !== "systemd" && service.kind !== "systemd-user") {
+  if (!isManager(service.kind)) {
     return { args: [], command: [], ...currentAccount() };
   }
   const unit = { manager: service.kind, name: service.name ?? choice.unit ?? defaultUnit };

@@ -18,6 +18,7 @@ import { findOrigin, findUnitOf } from "./origin.js";
 import { defaultUnit, type Service, type ServiceKind } from "./service.js";
 import {
   describeManager,
+  isManager,
   type Manager,
   managers,
   serviceOptions,
@@ -145,7 +146,7 @@ async function findService(
   storePath: string,
   kinds: readonly (Manager | Engine)[],
 ): Promise<Service | undefined> {
-  const searched = kinds.filter((kind) => kind === "systemd" || kind === "systemd-user");
+  const searched = kinds.filter(isManager);
   const found =
     assertAtMostOne(await findServicesOfHolders(storePath, kinds), storePath) ??
     (await findConfiguredUnit(storePath, searched)) ??

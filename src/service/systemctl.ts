@@ -9,6 +9,11 @@ export const managers = ["systemd-user", "systemd"] as const;
 
 export type Manager = (typeof managers)[number];
 
+/** Returns whether a kind of service, such as `systemd` or `podman`, is a manager of units. */
+export function isManager(kind: string): kind is Manager {
+  return (managers as readonly string[]).includes(kind);
+}
+
 export const systemUnits = "/etc/systemd/system";
 
 export interface UnitName {
@@ -23,7 +28,7 @@ export interface ServiceName {
 }
 
 export function isUnit<Name extends ServiceName>(service: Name): service is Name & UnitName {
-  return service.manager === "systemd-user" || service.manager === "systemd";
+  return isManager(service.manager);
 }
 
 /** A manager that is reloading many units takes seconds to respond. */

@@ -21,6 +21,7 @@ import { copyUnit, renewCopy } from "../service/copy-unit.js";
 import { inspectContainer } from "../service/engine.js";
 import {
   formatFailure,
+  isManager,
   type Manager,
   ownManager,
   type ServiceName,
@@ -99,8 +100,7 @@ export async function removeOverride(name: string, composed: ComposeService): Pr
  * @throws {@link StoreError} service - if the manager fails
  */
 export async function reloadUnits(manager: ServiceName["manager"]): Promise<void> {
-  if (manager === "systemd-user" || manager === "systemd")
-    await callManager(manager, "daemon-reload");
+  if (isManager(manager)) await callManager(manager, "daemon-reload");
 }
 
 async function callManager(manager: Manager, ...args: string[]): Promise<void> {
