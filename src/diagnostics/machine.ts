@@ -2,6 +2,7 @@
 import { readdir, readFile, readlink, realpath, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { hasCode } from "../errors.js";
+import { decodeField } from "../fs/mount.js";
 import { type Check, checksNamed } from "./check.js";
 
 /** @param root - replaces `/` in tests */
@@ -25,9 +26,7 @@ async function readSwapAreas(root: string): Promise<string[]> {
     .slice(1)
     .map((line) => line.split(/\s/)[0] ?? "")
     .filter(Boolean)
-    .map((name) =>
-      name.replace(/\\(\d{3})/g, (_, octal) => String.fromCharCode(parseInt(octal, 8))),
-    );
+    .map((name) => decodeField(name));
 }
 
 /** Returns whether a swap area is zram, or is on a disk encrypted by dm-crypt. */

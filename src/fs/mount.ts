@@ -41,8 +41,8 @@ async function readMounts(pid?: number): Promise<Mount[]> {
   });
 }
 
-/** Decodes the octal escapes of blanks, tabs, line breaks and backslashes. */
-function decodeField(field = ""): string {
+/** Decodes the octal escapes of blanks, tabs, line breaks and backslashes in a table of `/proc`. */
+export function decodeField(field = ""): string {
   return field.replace(/\\(\d{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)));
 }
 

@@ -6,6 +6,7 @@ import { hubEnvironment } from "../config/hub-account.js";
 import type { Environment } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { isEngine } from "../service/engine.js";
+import { indexOfHub } from "../service/hub-units.js";
 
 /**
  * The command line of the hub's interpreter: its path, and the options in the first line of the
@@ -74,10 +75,7 @@ function findHubProgram(args: readonly string[]): string | undefined {
   const words = args.flatMap((arg) =>
     arg.includes(" ") && !isAbsolute(arg) ? arg.split(/[\s"';&|()]+/) : [arg],
   );
-  const hub = words.findIndex(
-    (word, index) =>
-      basename(word) === "hivemind-core" || (word === "hivemind_core" && words[index - 1] === "-m"),
-  );
+  const hub = indexOfHub(words);
   if (hub < 0) return words.find(isPython);
   const before = words.slice(0, hub);
   const last = before.findLast((word) => !word.startsWith("-"));

@@ -14,7 +14,7 @@ import {
   withoutSource,
 } from "../databases/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
-import { StoreError } from "../errors.js";
+import { isKind, StoreError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists, sha256File } from "../fs/read.js";
 import { passwordIn, type ServerJson, sqliteModule } from "../hub/server-json.js";
@@ -140,7 +140,7 @@ async function isTargetPassword({ name, config }: Endpoint, password: string): P
     await (await DatabaseFactory.create(name, withPassword, { mode: "readwrite" })).close();
     return true;
   } catch (error) {
-    if (error instanceof StoreError && error.kind === "wrongPassphrase") return false;
+    if (isKind(error, "wrongPassphrase")) return false;
     throw error;
   }
 }

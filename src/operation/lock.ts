@@ -9,7 +9,7 @@
 import { constants } from "node:fs";
 import { lstat, open, stat } from "node:fs/promises";
 import { dirname } from "node:path";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import { isRoot } from "../fs/user.js";
 import { missingStoreError } from "../keys/moved-store.js";
 import { findHolders, formatHolders } from "../process/holders.js";
@@ -64,7 +64,7 @@ export async function acquireLock(storePath: string): Promise<OperationLock> {
     return new OperationLock(storePath, await lockFile(storePath));
   } catch (error) {
     heldHere.delete(storePath);
-    if (error instanceof StoreError && error.kind === "inUse") throw await heldLockError(storePath);
+    if (isKind(error, "inUse")) throw await heldLockError(storePath);
     throw error;
   }
 }

@@ -12,7 +12,7 @@ export function isAlive(pid: number): boolean {
 }
 
 /** Returns a file of a process; "" if the process has ended or belongs to another user. */
-export function readProc(pid: number, name: string): string {
+export function readProc(pid: number | "self", name: string): string {
   try {
     return readFileSync(`/proc/${pid}/${name}`, "utf8");
   } catch {

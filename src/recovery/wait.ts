@@ -15,6 +15,7 @@ import { lstatIfExists } from "../fs/read.js";
 import { Journal, type JournalEntry } from "../operation/journal.js";
 import { isAlive } from "../process/proc.js";
 import * as z from "../schema.js";
+import { fullUnitName } from "../service/systemctl.js";
 import type { SwapStep } from "../swap/state.js";
 
 /** The journaled steps in which no other process may have the store open. */
@@ -113,7 +114,7 @@ async function mayBelongToService(data: unknown, step: string): Promise<boolean>
     const isCommit = step === "committing" && staged !== undefined;
     return stopped.service !== "none" && !(isCommit && (await lstatIfExists(staged)));
   }
-  const name = stopped.unit.endsWith(".service") ? stopped.unit : `${stopped.unit}.service`;
+  const name = fullUnitName(stopped.unit);
   const groups = await readFile("/proc/self/cgroup", "utf8").catch(() => "");
   return groups.split(/[/\n]/).includes(name);
 }

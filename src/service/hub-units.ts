@@ -123,11 +123,16 @@ async function listServices(manager: Manager): Promise<string[]> {
  */
 export function runsHub(args: readonly string[]): boolean {
   const words = args.flatMap((arg) => arg.split(/[\s"';&|()]+/));
-  const hub = words.findIndex(
+  const hub = indexOfHub(words);
+  return hub >= 0 && words.indexOf("listen", hub) > hub;
+}
+
+/** Returns the index of the hub's script or Python module in a command line; -1 if it has none. */
+export function indexOfHub(words: readonly string[]): number {
+  return words.findIndex(
     (word, index) =>
       basename(word) === "hivemind-core" || (word === "hivemind_core" && words[index - 1] === "-m"),
   );
-  return hub >= 0 && words.indexOf("listen", hub) > hub;
 }
 
 /** Returns whether a unit starts its hub in a container. */

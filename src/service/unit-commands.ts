@@ -2,7 +2,7 @@
 import { readFile } from "node:fs/promises";
 import { run } from "../process/run.js";
 import { parseCommands, parseList, type UnitCommand } from "./properties.js";
-import { queryLimitMs, show, type UnitName } from "./systemctl.js";
+import { fullUnitName, queryLimitMs, show, type UnitName } from "./systemctl.js";
 
 const properties = ["ExecStartPre", "ExecStart"] as const;
 
@@ -44,8 +44,7 @@ function parseJson(text: string): UnitCommand[] {
 
 /** Returns the D-Bus object path of a unit. Most characters are escaped as `_xx`. */
 function objectPath(name: string): string {
-  const full = name.endsWith(".service") ? name : `${name}.service`;
-  const escaped = [...Buffer.from(full)].map((byte, index) => {
+  const escaped = [...Buffer.from(fullUnitName(name))].map((byte, index) => {
     const character = String.fromCharCode(byte);
     const isPlain = (index === 0 ? /[A-Za-z]/ : /[A-Za-z0-9]/).test(character);
     return isPlain ? character : `_${byte.toString(16).padStart(2, "0")}`;

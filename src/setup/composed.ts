@@ -1,5 +1,5 @@
 /** Finds what keeps setup from adding an override to a compose file. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { userInfo } from "node:os";
 import { dirname } from "node:path";
 import type { ComposeService } from "../config/hub-account.js";
@@ -9,6 +9,7 @@ import {
   findLosableIdentity,
   readContainerHub,
 } from "../hub/container-hub.js";
+import { readProc } from "../process/proc.js";
 import { run } from "../process/run.js";
 import { findComposeProgram, findOverride, podmanSocket } from "../service/compose.js";
 import { assertTrusted } from "../service/compose-trust.js";
@@ -81,10 +82,10 @@ async function findUserProblem(container: Container): Promise<string | undefined
   if (container.status !== "running") return undefined;
   const pid = findHubProcess(container);
   if (pid === undefined) return "no process of it is a hub on this machine";
-  const uid = Number(/^Uid:\s*(\d+)/m.exec(readProcess(pid, "status"))?.[1]);
+  const uid = Number(/^Uid:\s*(\d+)/m.exec(readProc(pid, "status"))?.[1]);
   const { uid: own } = userInfo();
   if (uid === own) return undefined;
-  const isMapped = readProcess(pid, "uid_map") !== readProcess("self", "uid_map");
+  const isMapped = readProc(pid, "uid_map") !== readProc("self", "uid_map");
   const fix =
     isMapped && !(await isRootlessDocker())
       ? 'Docker maps the users of containers to others (in the compose file, userns_mode: "host" prevents it)'
@@ -103,14 +104,6 @@ export async function dockerUserLine(container: Container): Promise<string> {
   if (container.environment.HOME !== undefined) return line;
   const { path } = await readContainerHub(container);
   return `${line} and HOME: ${dirname(dirname(dirname(path)))} in its environment`;
-}
-
-function readProcess(pid: number | "self", file: string): string {
-  try {
-    return readFileSync(`/proc/${pid}/${file}`, "utf8");
-  } catch {
-    return ""; // the process has ended
-  }
 }
 
 /** The hub survives the logout, and its copy does not: the next restart of the hub would fail. */

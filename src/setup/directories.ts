@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { assertPlacement } from "../bundle/placement.js";
 import { expandPath } from "../config/paths.js";
 import type { Settings } from "../config/settings-file.js";
+import { decodeField } from "../fs/mount.js";
 import { findExistingAncestor, isWritable } from "./files.js";
 import { findProblem, type Problem } from "./problem.js";
 
@@ -80,9 +81,7 @@ export async function findOtherDisks(storePath: string, table: string): Promise<
 export function parseMountedDisks(table: string): string[] {
   const paths = table.split("\n").flatMap((line) => {
     const [before = "", after = ""] = line.split(" - ");
-    const path = (before.split(" ")[4] ?? "").replace(/\\(\d{3})/g, (_, octal) =>
-      String.fromCharCode(Number.parseInt(octal, 8)),
-    );
+    const path = decodeField(before.split(" ")[4]);
     return diskFileSystems.test(after.split(" ")[0] ?? "") && diskMountPoints.test(path)
       ? [path]
       : [];

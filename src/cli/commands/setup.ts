@@ -4,7 +4,7 @@ import { hubContainer } from "../../config/hub-account.js";
 import { expandIfGiven } from "../../config/paths.js";
 import { exitCodes, StoreError } from "../../errors.js";
 import { describeSource, formatSource, parseSource } from "../../keys/source.js";
-import type { Manager } from "../../service/systemctl.js";
+import { isManager, type Manager } from "../../service/systemctl.js";
 import type { Obstacle } from "../../setup/obstacles.js";
 import type { Plan, PlanStep } from "../../setup/plan.js";
 import type { SetupRequest, SetupResult } from "../../setup/request.js";
@@ -141,7 +141,6 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
 function buildChoice(context: Context, options: SetupOptions) {
   const { storePath, settings, settingsPath, settingsSection, source } = context;
   const { service, unit } = resolveServiceChoice(context, options);
-  const isUnit = service === "systemd" || service === "systemd-user";
   // The survey finds why a container in the settings, as of a setup that was undone, is no hub.
   if ((service === "command" || service === "none") && hubContainer() === undefined) {
     throw new StoreError("usage", `setup works with units and containers, not with ${service}`, {
@@ -150,7 +149,7 @@ function buildChoice(context: Context, options: SetupOptions) {
   }
   return {
     ...{ storePath, settings, settingsPath, section: settingsSection, source, unit },
-    manager: isUnit ? service : undefined,
+    manager: isManager(service) ? service : undefined,
     ...{ hubPython: options.hubPython, to: options.to, bundleTo: options.bundleTo },
     isHeadless: options.headless ?? false,
   };
