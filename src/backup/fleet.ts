@@ -4,10 +4,11 @@
  * A target may have tens of thousands of backups, so only a summary of each store stays in memory.
  */
 import { basename, join } from "node:path";
-import { type BundleOpener, bundleName, readBundle } from "../bundle/bundle.js";
+import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { readStoreId } from "../config/store-id.js";
 import { isKind, StoreError, wrap } from "../errors.js";
 import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
+import { bundleName } from "../keys/bundle-name.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
 import { mapInGroups } from "../process/groups.js";
 import { counted } from "../text/count.js";

@@ -6,11 +6,12 @@
  * `verify`.
  */
 import { basename, join } from "node:path";
-import { bundleName, describeBundle } from "../bundle/bundle.js";
+import { describeBundle } from "../bundle/bundle.js";
 import { readStoreId } from "../config/store-id.js";
 import { hasCode, ignoreKind, StoreError } from "../errors.js";
 import { recogniseFile, withFileKind } from "../fs/file-kind.js";
 import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
+import { bundleName } from "../keys/bundle-name.js";
 import { type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { mapInGroups } from "../process/groups.js";
 import { identify, type StoreKey } from "../store/cipher.js";

@@ -7,7 +7,7 @@
 import { isAbsolute } from "node:path";
 import { expandPath, expandTarget } from "../config/paths.js";
 import { loadStoreSections } from "../config/settings-file.js";
-import { listStoresInKeyring } from "../keys/keyring.js";
+import { listStoresInKeyring, nameInSlot } from "../keys/keyring.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { identify } from "../store/cipher.js";
 
@@ -65,8 +65,8 @@ async function listOtherStoresInKeyring({
     // Databases on Redis have entries, too, under a URL.
     if (storePath === own || !isAbsolute(storePath)) continue;
     const isMissing = (await identify(storePath)).format === "absent";
-    const derived = slots.filter((slot) => slot.startsWith("derived:"));
-    found.push([storePath, isMissing ? derived.map((slot) => slot.slice("derived:".length)) : []]);
+    const derived = slots.flatMap((slot) => nameInSlot(slot, "derived") ?? []);
+    found.push([storePath, isMissing ? derived : []]);
   }
   return found;
 }

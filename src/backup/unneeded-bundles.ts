@@ -7,7 +7,7 @@
 import { basename, dirname, join } from "node:path";
 import { listBundleFiles } from "../bundle/bundle.js";
 import { listDirectory } from "../fs/read.js";
-import { listEntries } from "../keys/keyring.js";
+import { listEntries, nameInSlot } from "../keys/keyring.js";
 import { identify } from "../store/cipher.js";
 import type { ListedBackup, ListingOptions } from "./listing.js";
 
@@ -36,7 +36,8 @@ export async function findUnneededBundles(
   const own = new Set(removable.map(({ keyId }) => keyId));
   if (store.source.kind === "keyring") {
     for (const { slot } of await listEntries(store.storePath)) {
-      if (slot.startsWith("previous:")) own.add(slot.slice("previous:".length));
+      const keyId = nameInSlot(slot, "previous");
+      if (keyId !== undefined) own.add(keyId);
     }
   }
   const needed = await readNeededKeyIds(search, store, removable);

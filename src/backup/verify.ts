@@ -7,10 +7,10 @@
  */
 import { createHash, type Hash } from "node:crypto";
 import { basename } from "node:path";
-import { bundleName } from "../bundle/bundle.js";
 import { addHint, isKind, StoreError } from "../errors.js";
 import { recogniseFile } from "../fs/file-kind.js";
 import { sha256File, statIfExists } from "../fs/read.js";
+import { bundleName } from "../keys/bundle-name.js";
 import { type KeptPassphrase, type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { noneOpensError } from "../keys/unlock.js";
 import {

@@ -34,6 +34,7 @@ import {
 import { linkOrCopy } from "../fs/copy.js";
 import { recogniseContent, withFileKind } from "../fs/file-kind.js";
 import { lstatIfExists, readSmallFile, sha256Hex } from "../fs/read.js";
+import { bundleName } from "../keys/bundle-name.js";
 import * as z from "../schema.js";
 import { keyIdOf, openEncrypted, type StoreKey } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
@@ -124,10 +125,6 @@ export interface BundleDescription {
    * key. `matches` is whether the record is of this bundle. Null without a readable record.
    */
   readonly proof: { readonly recipients: string[]; readonly matches: boolean } | null;
-}
-
-export function bundleName(keyId: string): string {
-  return `clients.${keyId}.bundle.age`;
 }
 
 /**

@@ -1,6 +1,6 @@
 /** The README.txt of an export to offline media. */
 import { type Manifest, manifestPath } from "../backup/manifest.js";
-import { bundleName } from "../bundle/bundle.js";
+import { bundleName } from "../keys/bundle-name.js";
 import { shellQuote } from "../text/escape.js";
 
 export interface ReadmeFacts {

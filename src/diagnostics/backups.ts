@@ -5,7 +5,7 @@ import { isFromFuture } from "../backup/clock.js";
 import { type ListedBackup, listBackups } from "../backup/listing.js";
 import { findNewestBackup, manifestPath, readManifest } from "../backup/manifest.js";
 import { findLastRestoreTests, type RestoreTest } from "../backup/restore-test.js";
-import { bundleName, describeBundle, isVerified } from "../bundle/bundle.js";
+import { describeBundle, isVerified } from "../bundle/bundle.js";
 import {
   findMissingDirectories,
   missingHint,
@@ -14,6 +14,7 @@ import {
 import { type ConfiguredTarget, type CopyState, readCopyStates } from "../copies/copy-record.js";
 import { exitCodes, isKind, StoreError } from "../errors.js";
 import { statIfExists } from "../fs/read.js";
+import { bundleName } from "../keys/bundle-name.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { type Run, readRuns } from "../operation/run-record.js";
 import { findUnitPrograms } from "../service/programs.js";

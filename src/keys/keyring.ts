@@ -27,6 +27,18 @@ export const keyringService = "hivemind-sqlcipher";
  */
 export type Slot = "current" | "pending" | `previous:${string}` | `derived:${string}`;
 
+export function isSlotOf<Kind extends "previous" | "derived">(
+  slot: Slot,
+  kind: Kind,
+): slot is `${Kind}:${string}` {
+  return slot.startsWith(`${kind}:`);
+}
+
+/** Returns the key_id or random name in a slot; undefined for a slot of another kind. */
+export function nameInSlot(slot: Slot, kind: "previous" | "derived"): string | undefined {
+  return isSlotOf(slot, kind) ? slot.slice(kind.length + 1) : undefined;
+}
+
 export interface KeyringEntry {
   readonly slot: Slot;
   readonly secret: string;
@@ -111,7 +123,7 @@ export async function deleteEntry(storePath: string, slot: Slot): Promise<boolea
 export async function listEntries(storePath: string): Promise<KeyringEntry[]> {
   const entries: KeyringEntry[] = [];
   for (const slot of await listSlots(storePath)) {
-    const secret = isDerived(slot) ? undefined : await getEntry(storePath, slot);
+    const secret = isSlotOf(slot, "derived") ? undefined : await getEntry(storePath, slot);
     if (secret !== undefined) entries.push({ slot, secret });
   }
   return entries;
@@ -120,7 +132,7 @@ export async function listEntries(storePath: string): Promise<KeyringEntry[]> {
 /** Deletes every cached derived key of a store. */
 export async function deleteDerivedKeys(storePath: string): Promise<void> {
   for (const slot of await listSlots(storePath)) {
-    if (isDerived(slot)) await deleteEntry(storePath, slot);
+    if (isSlotOf(slot, "derived")) await deleteEntry(storePath, slot);
   }
 }
 
@@ -148,10 +160,6 @@ export async function listStoresInKeyring(options: { unlock: boolean }): Promise
 async function listSlots(storePath: string): Promise<readonly Slot[]> {
   const stores = await listStoresInKeyring({ unlock: true });
   return stores.find((store) => store.storePath === storePath)?.slots ?? [];
-}
-
-function isDerived(slot: Slot): boolean {
-  return slot.startsWith("derived:");
 }
 
 /**

@@ -12,6 +12,7 @@ import type { ConnectionOptions } from "../store/connection.js";
 import { shellQuote } from "../text/escape.js";
 import {
   getEntry,
+  isSlotOf,
   listEntries,
   listStoresInKeyring,
   readEntries,
@@ -43,7 +44,7 @@ export async function openMovedStore(
   options: ConnectionOptions,
 ): Promise<MovedStore | undefined> {
   for (const store of await findCandidates(path, keyId)) {
-    for (const slot of store.slots.filter((name) => !name.startsWith("derived:"))) {
+    for (const slot of store.slots.filter((each) => !isSlotOf(each, "derived"))) {
       for await (const { secret: passphrase } of readEntries(store.storePath, slot)) {
         const opened = await openEncrypted(path, passphrase, options).catch(
           ignoreKind("wrongPassphrase", undefined),
@@ -97,7 +98,7 @@ export async function takeOverEntries(
 /** Copies the passphrases of older backups. Replaces no entry. */
 async function copyPrevious(from: string, to: string): Promise<void> {
   for (const { slot, secret } of await listEntries(from)) {
-    if (!slot.startsWith("previous:") || (await getEntry(to, slot)) !== undefined) continue;
+    if (!isSlotOf(slot, "previous") || (await getEntry(to, slot)) !== undefined) continue;
     await setEntry(to, slot, secret);
   }
 }

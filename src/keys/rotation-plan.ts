@@ -10,7 +10,7 @@ import { randomBytes } from "node:crypto";
 import { StoreError } from "../errors.js";
 import type { Reporter } from "../reporter.js";
 import * as z from "../schema.js";
-import { deleteEntry, getEntry, listEntries, setEntry } from "./keyring.js";
+import { deleteEntry, getEntry, isSlotOf, listEntries, nameInSlot, setEntry } from "./keyring.js";
 import {
   describeSource,
   type Generation,
@@ -146,11 +146,10 @@ export async function resolvePasswordSlot(
  * keyring and in the journal.
  */
 async function resolvePreviousName(storePath: string, passphrase: string): Promise<string> {
-  const previous = (await listEntries(storePath)).filter(({ slot }) =>
-    slot.startsWith("previous:"),
+  const existing = (await listEntries(storePath)).find(
+    ({ slot, secret }) => isSlotOf(slot, "previous") && secret === passphrase,
   );
-  const existing = previous.find(({ secret }) => secret === passphrase);
-  return existing?.slot.slice("previous:".length) ?? randomBytes(8).toString("hex");
+  return (existing && nameInSlot(existing.slot, "previous")) ?? randomBytes(8).toString("hex");
 }
 
 /**

@@ -8,7 +8,8 @@ import { expandPath } from "../config/paths.js";
 import { ignoreKind, StoreError, systemError } from "../errors.js";
 import { decodeSecret, readSecretFile } from "../fs/private.js";
 import { realPathIfExists } from "../fs/read.js";
-import { listEntries, readEntries } from "./keyring.js";
+import { bundleName } from "./bundle-name.js";
+import { isSlotOf, listEntries, readEntries } from "./keyring.js";
 import {
   parsePassphraseLines,
   parsePassphrases,
@@ -189,7 +190,7 @@ async function* readKeyring(storePath: string, keyId?: string): AsyncGenerator<K
     }
   }
   for (const { slot, secret } of await listEntries(storePath)) {
-    if (!isPrevious(slot) || requested.includes(slot)) continue;
+    if (!isSlotOf(slot, "previous") || requested.includes(slot)) continue;
     found = true;
     yield { passphrase: secret, generation: slot };
   }
@@ -200,7 +201,7 @@ const noEntryErrors = new WeakSet<StoreError>();
 
 /** Returns the error for a store without an entry. Never names `init`, which refuses the store. */
 function noEntryError(storePath: string, keyId: string | undefined): StoreError {
-  const bundle = keyId === undefined ? "FILE" : `clients.${keyId}.bundle.age`;
+  const bundle = keyId === undefined ? "FILE" : bundleName(keyId);
   const error = new StoreError(
     "passphraseUnavailable",
     `the keyring has no passphrase for ${storePath}`,
@@ -215,10 +216,6 @@ function noEntryError(storePath: string, keyId: string | undefined): StoreError 
 /** Returns whether the keyring was read and has no entry for the store. */
 export function isNoEntryError(error: unknown): error is StoreError {
   return error instanceof StoreError && noEntryErrors.has(error);
-}
-
-function isPrevious(slot: string): slot is `previous:${string}` {
-  return slot.startsWith("previous:");
 }
 
 async function readCredential(name: string): Promise<readonly string[]> {

@@ -11,6 +11,7 @@ import {
 import { ClientStore } from "../store/client-store.js";
 import { Connection, type ConnectionOptions } from "../store/connection.js";
 import { readKnownSchemaVersion } from "../store/schema.js";
+import { bundleName } from "./bundle-name.js";
 import { cacheDerivedKey, findCachedKey } from "./derived-key.js";
 import { deleteDerivedKeys } from "./keyring.js";
 import { missingStoreError, openMovedStore, takeOverEntries } from "./moved-store.js";
@@ -68,7 +69,7 @@ export async function unlock(
     // A rotation may have ended between the reads of the keyring and of the file, so this retries
     // while a new passphrase or key_id appears.
     if (tried.length > before && source.kind === "keyring") continue;
-    const bundle = `clients.${keyId}.bundle.age`;
+    const bundle = bundleName(keyId);
     const error = noneOpensError(path, source, tried, {
       keyring: `Take the passphrase from its bundle: hivemind-sqlcipher bundle import ${bundle} --identity FILE`,
       elsewhere: `Take the passphrase from its bundle: hivemind-sqlcipher bundle show ${bundle} --identity FILE --show-passphrase`,

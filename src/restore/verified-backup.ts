@@ -2,10 +2,11 @@
 import { findNewestBackup } from "../backup/manifest.js";
 import { findParts } from "../backup/parts.js";
 import { verifyContents } from "../backup/verify.js";
-import { type BundleOpener, bundleName, readBundle } from "../bundle/bundle.js";
+import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { readStoreId, recordStoreId } from "../config/store-id.js";
 import { StoreError } from "../errors.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
+import { bundleName } from "../keys/bundle-name.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { identify, openImmutable, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";

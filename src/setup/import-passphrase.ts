@@ -1,6 +1,7 @@
 /** `bundle import`: stores the passphrase of a bundle in the keyring, or seals it. */
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { isKind, StoreError } from "../errors.js";
+import { bundleName } from "../keys/bundle-name.js";
 import { sealInFront } from "../keys/reseal.js";
 import { adoptPendingIfEqual, planRotation } from "../keys/rotation-plan.js";
 import { describeSource, isKept, type PassphraseSource } from "../keys/source.js";
@@ -52,11 +53,11 @@ export async function importPassphrase(options: ImportOptions): Promise<ImportRe
   const opened = await openEncrypted(storePath, passphrase, { mode: "readwrite" }).catch(
     (error: unknown) => {
       if (!isKind(error, "wrongPassphrase")) throw error;
-      if (identity.keyId === keyId) throw error;
+      if (identity.keyId === undefined || identity.keyId === keyId) throw error;
       throw new StoreError(
         "refused",
         `${bundle} belongs to another store: its key_id is ${keyId}, that of ${storePath} is ${identity.keyId}`,
-        { hint: `Use the bundle clients.${identity.keyId}.bundle.age.` },
+        { hint: `Use the bundle ${bundleName(identity.keyId)}.` },
       );
     },
   );

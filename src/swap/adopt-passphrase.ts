@@ -3,12 +3,13 @@
  * store's file does not change.
  */
 import { join } from "node:path";
-import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
+import { type Bundle, writeBundle } from "../bundle/bundle.js";
 import { isKind, systemError } from "../errors.js";
 import { assertReplaceable, removePartials } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import { readServerJson } from "../hub/server-json.js";
 import { removePassword } from "../hub/server-json-edit.js";
+import { bundleName } from "../keys/bundle-name.js";
 import { deleteDerivedKeys, setEntry } from "../keys/keyring.js";
 import {
   type KeyringPlan,

@@ -1,11 +1,12 @@
 /** The first part of a swap, while the service runs. */
 import { join } from "node:path";
-import { type Bundle, bundleName, writeBundle } from "../bundle/bundle.js";
+import { type Bundle, writeBundle } from "../bundle/bundle.js";
 import { realPath } from "../config/paths.js";
 import { assertReplaceable } from "../fs/atomic.js";
 import { copyMetadata } from "../fs/metadata.js";
 import { lstatIfExists } from "../fs/read.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
+import { bundleName } from "../keys/bundle-name.js";
 import { setEntry } from "../keys/keyring.js";
 import { assertPassphraseKept, keepCurrent } from "../keys/rotation-plan.js";
 import { throwIfAborted } from "../process/abort.js";

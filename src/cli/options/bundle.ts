@@ -4,6 +4,7 @@ import type { Command } from "commander";
 import type { BundleOpener } from "../../bundle/bundle.js";
 import { expandPath, isRemote } from "../../config/paths.js";
 import { addHint, isKind, StoreError } from "../../errors.js";
+import { bundleName } from "../../keys/bundle-name.js";
 import type { Context } from "../context.js";
 import { askSecret, hasTerminal } from "../ui/prompt.js";
 import type { BundleDirectoryOption } from "./backup-directories.js";
@@ -125,7 +126,6 @@ async function findBundle(
   directory: string | undefined,
 ): Promise<string | undefined> {
   if (directory === undefined) return undefined;
-  const { bundleName } = await import("../../bundle/bundle.js");
   const { lstatIfExists } = await import("../../fs/read.js");
   const { identify } = await import("../../store/cipher.js");
   const { keyId } = await identify(backup);
