@@ -4,11 +4,11 @@ import { expect, test } from "vitest";
 
 const top = join(import.meta.dirname, "..");
 
-/** Room name to tier, as ARCHITECTURE.md's table says. */
-function tiers(): Map<string, number> {
+/** Returns the layer of each module in the table of ARCHITECTURE.md. */
+function readLayers(): Map<string, number> {
   const text = readFileSync(join(top, "ARCHITECTURE.md"), "utf8");
   const rows = text.matchAll(/^\| (\d+) \| `([\w.]+)\/?` \|/gm);
-  return new Map([...rows].map(([, tier, room]) => [room as string, Number(tier)]));
+  return new Map([...rows].map(([, layer, module]) => [module as string, Number(layer)]));
 }
 
 function sourceFiles(): string[] {
@@ -24,23 +24,25 @@ function importsOf(file: string): string[] {
   );
 }
 
-const roomOf = (file: string) =>
+const moduleOf = (file: string) =>
   file.includes("/") ? file.split("/")[0] : file.replace(/\.js$/, ".ts");
 
-test("every source file is in a room that ARCHITECTURE.md names", () => {
-  const known = tiers();
+test("every source file is in a module that ARCHITECTURE.md names", () => {
+  const known = readLayers();
   expect(known.size).toBeGreaterThan(10);
-  expect(sourceFiles().filter((file) => !known.has(roomOf(file) as string))).toEqual([]);
+  expect(sourceFiles().filter((file) => !known.has(moduleOf(file) as string))).toEqual([]);
 });
 
-test("imports go from higher tiers to lower ones only", () => {
-  const tier = tiers();
+test("imports go from higher layers to lower layers only", () => {
+  const layers = readLayers();
   const wrong = sourceFiles().flatMap((file) =>
     importsOf(file)
       .filter((target) => {
-        const from = roomOf(file) as string;
-        const to = roomOf(target) as string;
-        return from !== to && (tier.get(to) ?? Number.POSITIVE_INFINITY) >= (tier.get(from) ?? -1);
+        const from = moduleOf(file) as string;
+        const to = moduleOf(target) as string;
+        return (
+          from !== to && (layers.get(to) ?? Number.POSITIVE_INFINITY) >= (layers.get(from) ?? -1)
+        );
       })
       .map((target) => `${file} imports ${target}`),
   );
