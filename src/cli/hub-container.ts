@@ -122,10 +122,10 @@ export function assertNoEngine([program = ""]: readonly string[]): void {
 /** Finds the container that the options name, and the hub's own `server.json` on this machine. */
 async function resolveContainer({ container: name, serverJson }: ContainerOptions): Promise<{
   container?: ContainerHub;
-  serverJson?: string;
+  serverJson?: string | undefined;
 }> {
-  const given = serverJson === undefined ? {} : { serverJson: expandPath(serverJson) };
-  if (name === undefined) return given;
+  const given = serverJson === undefined ? undefined : expandPath(serverJson);
+  if (name === undefined) return { serverJson: given };
   const { readContainerHub } = await import("../hub/container-hub.js");
   const { findNamedContainers } = await import("../service/find-container.js");
   const [found, other] = await findNamedContainers(name);
@@ -136,8 +136,7 @@ async function resolveContainer({ container: name, serverJson }: ContainerOption
     });
   }
   const container = await readContainerHub(found);
-  const { serverJson: mounted } = container;
-  return { container, ...(mounted !== undefined && { serverJson: mounted }), ...given };
+  return { container, serverJson: given ?? container.serverJson };
 }
 
 function parseOwner(text: string): NonNullable<PrepareOptions["owner"]> {

@@ -81,7 +81,7 @@ export class DirectoryTarget implements Target {
     await assertFreeSpace(this.path, size, `the copy of ${file}`, "Free some space there.");
     const staged = stagedName(this.pathOf(file));
     try {
-      await copyFile(from, staged, { ...(signal && { signal }) });
+      await copyFile(from, staged, { signal });
       emitStep("copy.staged");
       // After an interruption, the reading may go on in the background: it changes nothing.
       if ((await orAbort(sha256File(staged), signal)) !== sha256) {

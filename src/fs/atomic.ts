@@ -218,17 +218,14 @@ const stagedEnding = /^[0-9a-f]{12}\.partial(?:-journal|-wal|-shm)?$/;
 /**
  * Removes the staged files of `path` that killed processes have left. Must not run while a process
  * writes `path`.
- *
- * @returns whether there were any
  */
-export async function removePartials(path: string): Promise<boolean> {
+export async function removePartials(path: string): Promise<void> {
   const partials = await findPartials(path);
   try {
     for (const partial of partials) await rm(partial, { force: true });
   } catch (error) {
     throw systemError(error, `cannot remove unfinished files from ${dirname(path)}`);
   }
-  return partials.length > 0;
 }
 
 /** Returns the paths of the staged files of `path`. A running process may be writing them. */

@@ -17,7 +17,7 @@ interface CopyOptions {
   /** The range may end beyond the end of the file. */
   readonly range?: ByteRange | undefined;
   /** Interrupts the copy. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /**

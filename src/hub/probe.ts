@@ -87,7 +87,7 @@ export async function completesServerJson(
 export async function probeModule(
   python: HubPython,
   module: string,
-  hub: Account = currentAccount(),
+  hub: Account,
 ): Promise<string | null> {
   const answer = await runProbe(python, moduleProgram, hub, JSON.stringify(module));
   return z.nullable(z.string()).parse(answer);
@@ -117,7 +117,7 @@ export async function probeClients(
   database: JsonObject,
   { count, apiKey }: { readonly count: number; readonly apiKey: string | undefined },
   home: string,
-  hub: Account = currentAccount(),
+  hub: Account,
 ): Promise<ServedClients> {
   const input = formatJson({ database, apiKey: apiKey ?? null, home });
   const timeoutMs = probeLimitMs + count * clientLimitMs;
@@ -133,7 +133,7 @@ export async function probeClients(
 export async function probeConnection(
   python: HubPython,
   database: JsonObject,
-  hub: Account = currentAccount(),
+  hub: Account,
 ): Promise<string | null> {
   const answer = await runProbe(python, connectionProgram, hub, formatJson(database));
   return z.nullable(z.string()).parse(answer);

@@ -139,7 +139,7 @@ export interface KeyringUnit {
    * The user of the keyring, for a unit of the system manager, which opens sealed credentials since
    * systemd 250. Absent for a unit of the user manager, which does since systemd 256.
    */
-  readonly owner?: { readonly user: string; readonly uid: number };
+  readonly owner?: { readonly user: string; readonly uid: number } | undefined;
 }
 
 /** Returns a unit that unlocks the user's keyring at boot. */

@@ -87,7 +87,7 @@ export async function readSealed(path: string): Promise<string[]> {
 /** @param input - the sealed text, if `path` is `-` */
 function decrypt(path: string, scope: readonly string[], input?: string): Promise<Outcome> {
   const args = ["decrypt", ...scope, `--name=${sealedName}`, "--", path, "-"];
-  return run("systemd-creds", args, { timeoutMs, ...(input !== undefined && { input }) });
+  return run("systemd-creds", args, { timeoutMs, input });
 }
 
 /**

@@ -36,7 +36,7 @@ export interface KeptPassphrase {
   readonly passphrase: string;
   readonly generation: Generation;
   /** The keyring's collection, if several entries match. */
-  readonly collection?: string;
+  readonly collection?: string | undefined;
 }
 
 /** Every form of a source, for messages. */
@@ -186,7 +186,7 @@ async function* readKeyring(storePath: string, keyId?: string): AsyncGenerator<K
   for (const generation of requested) {
     for await (const { secret, collection } of readEntries(storePath, generation)) {
       found = true;
-      yield { passphrase: secret, generation, ...(collection !== undefined && { collection }) };
+      yield { passphrase: secret, generation, collection };
     }
   }
   for (const { slot, secret } of await listEntries(storePath)) {

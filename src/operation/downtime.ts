@@ -148,7 +148,7 @@ export class Downtime {
       this.#timer = await this.#service.armRestart({
         afterMs: this.#service.stopTimeoutMs + workMs,
         command: recoveryCommand,
-        ...(name !== undefined && { name }),
+        name,
       });
       await this.#cancelEarlierTimer();
     } catch (error) {

@@ -36,7 +36,7 @@ export interface RunOptions {
    */
   readonly outputVariables?: Account["environment"];
   /** The program's standard input; nothing by default. */
-  readonly input?: string;
+  readonly input?: string | undefined;
   /** The file descriptor that gets the program's standard output, which is then not collected. */
   readonly stdout?: number | undefined;
   /**

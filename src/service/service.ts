@@ -35,7 +35,7 @@ export interface RestartOptions {
    */
   readonly command: readonly string[];
   /** The timer's name, for a journal written before the timer exists. */
-  readonly name?: string;
+  readonly name?: string | undefined;
 }
 
 export interface RestartTimer {

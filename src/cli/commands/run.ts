@@ -297,7 +297,7 @@ async function renderUnlockUnit(_: Context, _args: string[], options: RunOptions
   const credential = resolveCredential(options, "hivemind-keyring");
   const { user } = options;
   const owner = user === undefined ? undefined : { user, uid: await findUserId(user) };
-  return renderKeyringUnit({ credential, ...(owner && { owner }) });
+  return renderKeyringUnit({ credential, owner });
 }
 
 /** Returns the hub's command for a unit, with the absolute path of its program. */
