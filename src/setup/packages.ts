@@ -11,7 +11,7 @@ import type { CipherCompatibility } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
 
 /** The first release that honours a password is a pre-release; 0.2.1 ignores it. */
-const requirements = ["hivemind-sqlite-database>=0.3.0a3", "sqlcipher3>=0.6.2"];
+export const requirements = ["hivemind-sqlite-database>=0.3.0a3", "sqlcipher3>=0.6.2"];
 
 /** Returns the command that lets an image of HiveMind install the packages when it starts. */
 export function packageListLine(list: string): string {

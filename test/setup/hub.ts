@@ -1,7 +1,9 @@
 /** A hub as an installer leaves it: a unit of the session, its database and its server.json. */
+import { execFile } from "node:child_process";
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { promisify } from "node:util";
 import { expect, onTestFinished } from "vitest";
 import { newClient } from "../../src/client/client.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
@@ -13,6 +15,26 @@ import { removeUnits, systemctl, uniqueName, writeUnits } from "../service/units
 export const jsonModule = "hivemind-json-db-plugin";
 
 export type Layout = "json" | "sqlite" | "sqlcipher";
+
+const exec = promisify(execFile);
+
+const hiveMind4 = [
+  ...["hivemind-core==4.0.0", "hivemind-plugin-manager==0.5.0"],
+  ...["hivemind-json-db-plugin==0.0.2", "bitstring==4.4.0"],
+];
+
+/**
+ * Makes ovos-installer's Python environment, without a plugin for SQLite and without SQLCipher, but
+ * with further packages. Returns the path of its `hivemind-core`.
+ */
+export async function installHiveMind4(
+  folder: string,
+  packages: readonly string[] = [],
+): Promise<string> {
+  await exec("python3", ["-m", "venv", folder]);
+  await exec(join(folder, "bin", "pip"), ["install", "--quiet", ...hiveMind4, ...packages]);
+  return join(folder, "bin", "hivemind-core");
+}
 
 export interface InstalledHub {
   readonly machine: Machine;
