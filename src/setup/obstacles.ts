@@ -79,7 +79,7 @@ function findInterruptedObstacle({ operation, record }: Survey): Finding {
   return refused(
     "operation",
     `${operation} of this store is in progress or was interrupted`,
-    "Let it end, or run hivemind-sqlcipher settle, which finishes or undoes it.",
+    "Let it end, or finish or undo it: hivemind-sqlcipher list-clients",
   );
 }
 
