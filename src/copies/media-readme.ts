@@ -48,10 +48,13 @@ Keep both away from this medium. The steps need Python 3.9 or later and no other
     sha256sum -c SHA256SUMS
 
 2. Type umask 077, so that no other user can read what you copy. Copy the bundle to
-   /dev/shm/${bundle}, and the recovery key to /dev/shm/recovery-key.txt. From a printed sheet, scan its codes in their order into the bundle's
-   file, each on a new line. Or type its lines into a file: of each line everything between its
-   number at the start and its check at the end, and nothing of the line "all". Then decode
-   them: python3 -m base64 -d TYPED > /dev/shm/${bundle}
+   /dev/shm/${bundle}, and the recovery key to /dev/shm/recovery-key.txt.
+
+   From a printed sheet, scan its codes in their order into the bundle's file, each on a new line.
+   Or type the lines into a file. Leave out the number at the start of each line, the check at its
+   end, and the last line, which begins with "all". Then decode the file:
+
+    python3 -m base64 -d TYPED > /dev/shm/${bundle}
 
 3. Decrypt the backup. This verifies every byte of it, and writes an ordinary SQLite database:
 

@@ -104,7 +104,7 @@ async function openOwn(path: string): Promise<FileHandle> {
   const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
   if ((await file.stat()).nlink === 1) return file;
   await file.close();
-  throw new StoreError("refused", `${path} has got a second name (a hard link)`, {
+  throw new StoreError("refused", `${path} has a second hard link`, {
     hint: `Another user can write to ${dirname(path)}: see ls -ld, restrict it to its owner, and run this again.`,
   });
 }

@@ -147,7 +147,7 @@ export function serviceDownError({ entry, path }: Journal, error: StoreError): S
         ]
       : [
           next,
-          "To restore a backup first, or if the service is no longer needed, move the journal away. Files that may be left are named only in it, and a restore then does not start the service:",
+          "A restore without the journal does not start the service, and only the journal names remaining files. Move the journal away if you want to restore a backup first, or if the service is no longer needed:",
           `mv ${shellQuote(path)} ${shellQuote(`${path}.left`)}`,
         ];
   return new StoreError("service", `after an interrupted ${entry.operation}: ${error.message}`, {

@@ -408,7 +408,7 @@ test("a recovery key that was not written down is not used, and what setup did s
     ...["--to", machine.path("backups"), "--bundle-to", machine.path("bundles")],
   ];
   const { code, screen } = await onTerminal(machine, args, [
-    ["Do this?", "y\r"],
+    ["Continue?", "y\r"],
     ["written it down?", "n\r"],
   ]);
   expect(screen).toContain("not confirmed: the recovery key was not written down");

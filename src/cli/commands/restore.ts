@@ -41,7 +41,7 @@ export function addCommand(program: Command): void {
   addSwapOptions(command);
   finishCommand(command, runRestore, {
     details: [
-      "--from-time TIME replaces FILE. TIME is 2026-11-24T18:50Z, or a date, which means midnight UTC at the begin of that day. Clients that were revoked after the backup stay revoked. A restore that lets a client do more than now, on HiveMind 4 or 5, asks for confirmation.",
+      "--from-time TIME replaces FILE. TIME is 2026-11-24T18:50Z, or a date, which means 00:00 UTC of that day. Clients that were revoked after the backup stay revoked. A restore that lets a client do more than now, on HiveMind 4 or 5, asks for confirmation.",
       "--into is for a hub that does not encrypt its clients. PLUGIN is the name of the hub's database plugin, whose settings are read from server.json. The present clients are backed up first, unless --discard-replaced is given.",
     ],
     examples: [

@@ -124,7 +124,7 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   }
   await assertKeyDelivery(context, found, key, request(new AbortController().signal));
   if (!output.json) output.line(planLines(found, plan).join("\n"));
-  await context.reporter.confirm("Do this?");
+  await context.reporter.confirm("Continue?");
   const { setUp } = await import("../../setup/set-up.js");
   const result = await abortOnSignal((signal) => setUp(request(signal), found, plan));
   const program = programLine(command, context);
@@ -446,7 +446,7 @@ async function runUndo(context: Context, options: SetupOptions): Promise<void> {
   if (!output.json) {
     output.line([`Undo the setup of ${record.unit.name}:`, ...undoStepLines(steps)].join("\n"));
   }
-  await context.reporter.confirm("The clients' keys will be in plain text again. Do this?");
+  await context.reporter.confirm("The clients' keys will be in plain text again. Continue?");
   const undone = await abortOnSignal((signal) => undoSetup(request(signal), record));
   output.result(toJson({ undone }), () => undoLines(undone));
 }

@@ -68,7 +68,7 @@ async function verifyOne(context: Context, file: string, options: VerifyOptions)
     const { key_id, passphrase } = bundle;
     if (!(await isKept(source, storePath, passphrase))) {
       output.notice(
-        "backup and bundle match, but no passphrase kept here confirms that they are yours: everyone who knows the recipient can create such a pair",
+        "the bundle opens the backup, but its passphrase is unknown on this machine: anyone who knows the recipient can create such a backup and bundle",
       );
     }
     await recordRestoreTest(
