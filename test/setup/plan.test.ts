@@ -448,7 +448,7 @@ describe("what is in the way is named with its fix", () => {
       "no space",
       "Free",
     ],
-    ["an operation", { operation: "rotate" }, "rotate", "settle"],
+    ["an operation", { operation: "rotate" }, "rotate", "list-clients"],
     [
       "an undo",
       { record: { phase: "undoing", database: { kind: "json" } } as never },
