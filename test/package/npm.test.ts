@@ -13,6 +13,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { root } from "../built.js";
 import { proving } from "../prove-report.js";
 import { temporaryFolder } from "../store/temporary.js";
+import { compiledAddon } from "./addon.js";
 
 const exec = promisify(execFile);
 // Compiling the addons, which the other test file of the packages may be doing.
@@ -49,7 +50,9 @@ beforeAll(async () => {
   const build = join(directory, "build");
   await exec(join(root, "packaging/build"), [build], { maxBuffer: 1 << 24 });
   const args = [build, directory, ...(proving ? ["amd64", "arm64"] : [native])];
-  const { stdout } = await exec(join(root, "packaging/build-npm"), args);
+  const { stdout } = await exec(join(root, "packaging/build-npm"), args, {
+    env: { ...process.env, ...compiledAddon },
+  });
   archive = stdout.trim();
   installed = join(directory, "installed");
   await mkdir(installed);
