@@ -457,7 +457,7 @@ export class Ward {
       ...(wrong ? ["the journal is left without an error"] : []),
       ...(stderr.includes(journal) ? [] : [`no file is named: ${stderr}`]),
       ...(/(?:mv|rm) '/.test(stderr) ? [] : [`no command is named: ${stderr}`]),
-      ...(/neither finished nor undone|then stay|may be left|is no longer needed/.test(stderr)
+      ...(/neither finished nor undone|then stay|is no longer needed/.test(stderr)
         ? []
         : [`no risk is named: ${stderr}`]),
     ];
