@@ -128,6 +128,16 @@ export interface BundleDescription {
 }
 
 /**
+ * Returns the name that a bundle or its verification record gets when another file takes its name.
+ *
+ * @param file - the name or path
+ */
+export function supersededName(file: string): string {
+  const now = new Date().toISOString().replaceAll(":", "-").replace(".", "-");
+  return file.replace(/\.bundle(?=\.age(\.proof\.json)?$)/, `.bundle.superseded-${now}`);
+}
+
+/**
  * Returns the recipients of a bundle, sorted; none for a bundle with a passphrase.
  *
  * @throws {@link StoreError} usage - without recipient and passphrase, or for a malformed recipient
@@ -182,7 +192,7 @@ export async function writeBundle(request: BundleRequest): Promise<Bundle> {
         ? { passphrase: request.bundlePassphrase }
         : { identity: verifier };
     await verifyWritten(staged, encrypted, opener, request);
-    await keepEarlier(path);
+    if (await lstatIfExists(path)) await linkOrCopy(path, supersededName(path));
     await nameBundle(staged, path, createVerificationRecord(encrypted, recipients, request.key));
   } catch (error) {
     await rm(staged, { force: true });
@@ -390,14 +400,6 @@ async function isVerifiedFor(
     if (error instanceof StoreError && error.kind !== "io") return false;
     throw error;
   }
-}
-
-/** Gives an existing bundle a second name, with the time of its replacement. */
-async function keepEarlier(path: string): Promise<void> {
-  if (!(await lstatIfExists(path))) return;
-  const now = new Date().toISOString().replaceAll(":", "-").replace(".", "-");
-  const superseded = path.replace(/\.age$/, `.superseded-${now}.age`);
-  await linkOrCopy(path, superseded);
 }
 
 /**

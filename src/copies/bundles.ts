@@ -1,6 +1,7 @@
 /** Copies bundles to a target. */
 import { basename } from "node:path";
 import type { Listing } from "../backup/listing.js";
+import { supersededName } from "../bundle/bundle.js";
 import { verificationRecordPath } from "../bundle/verification-record.js";
 import { StoreError } from "../errors.js";
 import { lstatIfExists, sha256File, statIfExists } from "../fs/read.js";
@@ -76,10 +77,8 @@ async function updateFile(
   const sha256 = await sha256File(path);
   const isPresent = targetFiles.has(file);
   if (isPresent && (await orAbort(target.check(file, sha256), signal))) return undefined;
-  const now = new Date().toISOString().replaceAll(":", "-").replace(".", "-");
-  const superseded = file.replace(/\.bundle\./, `.bundle.superseded-${now}.`);
   const checkedBy = isPresent
-    ? await target.supersede(path, file, superseded, sha256, signal)
+    ? await target.supersede(path, file, supersededName(file), sha256, signal)
     : await target.write(path, file, sha256, signal);
   emitStep("copy.bundle");
   return checkedBy;
