@@ -15,6 +15,7 @@ import { isKind, StoreError } from "../errors.js";
 import { listDirectory, sha256File, statIfExists } from "../fs/read.js";
 import { emitStep } from "../operation/step.js";
 import { orAbort } from "../process/abort.js";
+import { currentInteraction } from "../process/interaction.js";
 import type { Reporter } from "../reporter.js";
 import { shellQuote } from "../text/escape.js";
 import {
@@ -38,7 +39,6 @@ export interface BackupOptions {
   readonly storePath: string;
   /** The path of the backup that was just made. It is copied even if it is not the newest. */
   readonly backup: string;
-  readonly signal?: AbortSignal | undefined;
   readonly reporter: Reporter;
 }
 
@@ -48,8 +48,9 @@ export async function copyMissing(
   { folder, backups }: Listing,
   options: BackupOptions,
 ): Promise<Progress> {
-  const { storePath, signal, reporter } = options;
-  const to = await openDestination(target, signal);
+  const { storePath, reporter } = options;
+  const { signal } = currentInteraction();
+  const to = await openDestination(target);
   const id = (await readStoreId(storePath))?.id;
   const names = backups.map(nameInTarget).flatMap((name) => [name, manifestPath(name)]);
   const markers = backups.flatMap((backup) => markerNames(backup, id));

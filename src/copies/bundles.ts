@@ -7,6 +7,7 @@ import { StoreError } from "../errors.js";
 import { lstatIfExists, sha256File, statIfExists } from "../fs/read.js";
 import { emitStep } from "../operation/step.js";
 import { orAbort } from "../process/abort.js";
+import { currentInteraction } from "../process/interaction.js";
 import {
   type Copied,
   type Destination,
@@ -27,9 +28,8 @@ export async function copyBundles(
   target: Target,
   bundle: string,
   { backups }: Listing,
-  signal: AbortSignal | undefined,
 ): Promise<Progress> {
-  const to = await openDestination(target, signal);
+  const to = await openDestination(target);
   const used = backups.filter(({ mac, present }) => present && mac !== false);
   const paths = new Set(used.flatMap((backup) => backup.bundle ?? []));
   paths.delete(bundle);
@@ -45,7 +45,7 @@ export async function copyBundles(
     try {
       copied.push(...(await copyBundle(to, path, path === bundle)));
     } catch (error) {
-      if (!(error instanceof StoreError) || signal?.aborted) throw error;
+      if (!(error instanceof StoreError) || currentInteraction().signal?.aborted) throw error;
       errors.push(error);
     }
   }
@@ -70,16 +70,17 @@ async function copyBundle(to: Destination, path: string, isCurrent: boolean): Pr
  * @returns undefined if the target has the file already
  */
 async function updateFile(
-  { target, targetFiles, signal }: Destination,
+  { target, targetFiles }: Destination,
   path: string,
 ): Promise<CopyCheck | undefined> {
   const file = basename(path);
   const sha256 = await sha256File(path);
   const isPresent = targetFiles.has(file);
+  const { signal } = currentInteraction();
   if (isPresent && (await orAbort(target.check(file, sha256), signal))) return undefined;
   const checkedBy = isPresent
-    ? await target.supersede(path, file, supersededName(file), sha256, signal)
-    : await target.write(path, file, sha256, signal);
+    ? await target.supersede(path, file, supersededName(file), sha256)
+    : await target.write(path, file, sha256);
   emitStep("copy.bundle");
   return checkedBy;
 }

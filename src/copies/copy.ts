@@ -11,6 +11,7 @@ import type { BundleReport } from "../bundle/bundle.js";
 import { findMissingDirectories, prepareDirectories } from "../config/known-directories.js";
 import { isKind, StoreError, wrap } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
+import { currentInteraction } from "../process/interaction.js";
 import type { Reporter } from "../reporter.js";
 import { copyMissing } from "./backups.js";
 import { copyBundles } from "./bundles.js";
@@ -18,7 +19,7 @@ import { recordCopy } from "./copy-record.js";
 import type { Progress } from "./destination.js";
 import { DirectoryTarget } from "./directory.js";
 import { assertApart } from "./plan.js";
-import type { Location, Target } from "./target.js";
+import type { Target } from "./target.js";
 
 export interface CopyOptions {
   readonly storePath: string;
@@ -32,7 +33,6 @@ export interface CopyOptions {
   readonly bundleTargets: readonly Target[];
   /** Directories named in the settings. A target among them is not created if it is missing. */
   readonly knownDirectories: readonly string[];
-  readonly signal?: AbortSignal | undefined;
   readonly reporter: Reporter;
 }
 
@@ -49,11 +49,11 @@ export interface CopyReport extends Progress {
 /**
  * Copies to each target its missing backups or bundles, and records each copy.
  *
- * @throws {@link StoreError} interrupted - if the signal is aborted. Every other error is in the
- *   report of its target.
+ * @throws {@link StoreError} interrupted - if the operation is interrupted. Every other error is in
+ *   the report of its target.
  */
 export async function copyBackups(options: CopyOptions): Promise<CopyReport[]> {
-  const { storePath, backupTargets, bundleTargets, backup, bundle, signal, reporter } = options;
+  const { storePath, backupTargets, bundleTargets, backup, bundle, reporter } = options;
   const at = new Date();
   const reports: CopyReport[] = [];
   const add = async (report: CopyReport) => {
@@ -76,20 +76,20 @@ export async function copyBackups(options: CopyOptions): Promise<CopyReport[]> {
   try {
     for (const target of backupTargets) {
       const copy = async () => {
-        await assertApart([target], [here.bundles, ...bundleTargets], resolveLocation);
+        await assertApart([target], [here.bundles, ...bundleTargets]);
         return copyMissing(target, await list(), options);
       };
       await add(await copyToTarget(target, "backups", options, copy));
     }
     for (const target of bundleTargets) {
       const copy = async () => {
-        await assertApart([here.backups, ...backupTargets], [target], resolveLocation);
-        return copyBundles(target, bundle.path, await list(), signal);
+        await assertApart([here.backups, ...backupTargets], [target]);
+        return copyBundles(target, bundle.path, await list());
       };
       await add(await copyToTarget(target, "bundle", options, copy));
     }
   } catch (error) {
-    if (!signal?.aborted || !isKind(error, "interrupted")) throw error;
+    if (!currentInteraction().signal?.aborted || !isKind(error, "interrupted")) throw error;
     throw wrap(error, {
       message: `${error.message}: the backup ${backup} is complete, but not every copy of it`,
       hint: "Run the backup again: it copies what the targets miss.",
@@ -117,7 +117,7 @@ async function copyToTarget(
     }
     return { ...head, ...(await copy()), skipped: null, durationMs: elapsed() };
   } catch (error) {
-    if (!(error instanceof StoreError) || options.signal?.aborted) throw error;
+    if (!(error instanceof StoreError) || currentInteraction().signal?.aborted) throw error;
     return { ...head, copied: [], skipped: null, durationMs: elapsed(), errors: [error] };
   }
 }
@@ -142,12 +142,4 @@ async function findMissingReason(
     if (!missing || !isKind(error, "io", "refused")) throw error;
     return missing.message;
   }
-}
-
-/**
- * Returns the location that a remote resolves to: an alias may name the directory of the backups.
- * The planned location stands for that of an unreachable target: the copy fails later anyway.
- */
-function resolveLocation(target: Target): Promise<Location> {
-  return target.location().catch(() => target.planned);
 }

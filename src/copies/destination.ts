@@ -1,13 +1,13 @@
 /** The files of a target during a run, and the writing of missing ones. */
 import { isKind, StoreError } from "../errors.js";
 import { orAbort } from "../process/abort.js";
+import { currentInteraction } from "../process/interaction.js";
 import type { CopyCheck, Target, TargetFiles } from "./target.js";
 
 /** A target, with its files as listed before the run. */
 export interface Destination {
   readonly target: Target;
   readonly targetFiles: TargetFiles;
-  readonly signal: AbortSignal | undefined;
 }
 
 export interface Copied {
@@ -27,11 +27,9 @@ export interface Progress {
 }
 
 /** Lists the files of a target before the first copy. */
-export async function openDestination(
-  target: Target,
-  signal: AbortSignal | undefined,
-): Promise<Destination> {
-  return { target, targetFiles: await orAbort(listFiles(target), signal), signal };
+export async function openDestination(target: Target): Promise<Destination> {
+  const { signal } = currentInteraction();
+  return { target, targetFiles: await orAbort(listFiles(target), signal) };
 }
 
 /** Returns the files of a target. A remote directory need not exist before the first copy. */
@@ -61,10 +59,10 @@ export interface WantedFile {
  * @throws {@link StoreError} refused - if a file with other contents has the name
  */
 export async function ensureCopy(
-  { target, targetFiles, signal }: Destination,
+  { target, targetFiles }: Destination,
   { from, file, sha256, mayReplace }: WantedFile,
 ): Promise<CopyCheck> {
-  const write = () => target.write(from, file, sha256, signal);
+  const write = () => target.write(from, file, sha256);
   const size = targetFiles.get(file);
   if (size === undefined) return await write();
   if (size === 0 && !target.mayLeaveIncomplete) {
@@ -72,7 +70,7 @@ export async function ensureCopy(
     await target.remove(file);
     return await write();
   }
-  const checkedBy = await orAbort(target.check(file, sha256), signal);
+  const checkedBy = await orAbort(target.check(file, sha256), currentInteraction().signal);
   if (checkedBy !== undefined) return checkedBy;
   const path = target.pathOf(file);
   if (!target.mayLeaveIncomplete || !mayReplace) {

@@ -7,6 +7,7 @@ import { assertFreeSpace, copyFile, linkOrCopy } from "../fs/copy.js";
 import { sha256File, statIfExists } from "../fs/read.js";
 import { emitStep } from "../operation/step.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
+import { currentInteraction } from "../process/interaction.js";
 import type { CopyCheck, Location, Target, TargetFiles } from "./target.js";
 
 export class DirectoryTarget implements Target {
@@ -44,25 +45,12 @@ export class DirectoryTarget implements Target {
     }
   }
 
-  async write(
-    from: string,
-    file: string,
-    sha256: string,
-    signal?: AbortSignal,
-  ): Promise<CopyCheck> {
-    return await this.#write(from, file, { sha256, signal }, (staged) =>
-      claimName(staged, this.pathOf(file)),
-    );
+  async write(from: string, file: string, sha256: string): Promise<CopyCheck> {
+    return await this.#write(from, file, sha256, (staged) => claimName(staged, this.pathOf(file)));
   }
 
-  async supersede(
-    from: string,
-    file: string,
-    second: string,
-    sha256: string,
-    signal?: AbortSignal,
-  ): Promise<CopyCheck> {
-    return await this.#write(from, file, { sha256, signal }, async (staged) => {
+  async supersede(from: string, file: string, second: string, sha256: string): Promise<CopyCheck> {
+    return await this.#write(from, file, sha256, async (staged) => {
       await linkOrCopy(this.pathOf(file), this.pathOf(second));
       emitStep("copy.superseded");
       await moveFile(staged, this.pathOf(file));
@@ -74,9 +62,10 @@ export class DirectoryTarget implements Target {
   async #write(
     from: string,
     file: string,
-    { sha256, signal }: { sha256: string; signal: AbortSignal | undefined },
+    sha256: string,
     name: (staged: string) => Promise<void>,
   ): Promise<CopyCheck> {
+    const { signal } = currentInteraction();
     const size = (await statIfExists(from))?.size ?? 0;
     await assertFreeSpace(this.path, size, `the copy of ${file}`, "Free some space there.");
     const staged = stagedName(this.pathOf(file));

@@ -92,9 +92,9 @@ export async function updateMarkers(
 
 /** Copies a backup's manifest to the target under another name. */
 async function writeManifest(
-  { target, signal }: Destination,
+  { target }: Destination,
   { manifest }: ListedBackup,
   file: string,
 ): Promise<void> {
-  await target.write(manifest, file, await sha256File(manifest), signal);
+  await target.write(manifest, file, await sha256File(manifest));
 }

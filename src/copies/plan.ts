@@ -53,18 +53,27 @@ export function parseTarget(text: string): Target {
 /**
  * Refuses a target of bundles equal to, above or below a target of backups.
  *
+ * @param locate - returns where a target's files are; by default, after rclone has resolved aliases
  * @throws {@link StoreError} refused - for such a target
  */
 export async function assertApart(
   backupTargets: readonly Target[],
   bundleTargets: readonly Target[],
-  locate: (target: Target) => Promise<Location>,
+  locate: (target: Target) => Promise<Location> = resolveLocation,
 ): Promise<void> {
   for (const backups of backupTargets) {
     for (const bundles of bundleTargets) {
       await assertLocations(await locate(backups), await locate(bundles));
     }
   }
+}
+
+/**
+ * Returns the location that a remote resolves to: an alias may name the directory of the backups.
+ * The planned location stands for that of an unreachable target: the copy fails later anyway.
+ */
+function resolveLocation(target: Target): Promise<Location> {
+  return target.location().catch(() => target.planned);
 }
 
 async function assertLocations(backups: Location, bundles: Location): Promise<void> {

@@ -5,7 +5,6 @@ import { remotePrefix } from "../config/paths.js";
 import { isKind, StoreError, systemError } from "../errors.js";
 import { stagedName } from "../fs/atomic.js";
 import { emitStep } from "../operation/step.js";
-import { withInteraction } from "../process/interaction.js";
 import * as z from "../schema.js";
 import { type RcloneCall, runRclone } from "./rclone.js";
 import type { CopyCheck, Location, Target, TargetFiles } from "./target.js";
@@ -95,18 +94,7 @@ export class RemoteTarget implements Target {
    * when it is complete, or if renames fail. In the latter case an interruption may leave an
    * incomplete backup, which does not count, because its manifest is uploaded last.
    */
-  async write(
-    from: string,
-    file: string,
-    sha256: string,
-    signal?: AbortSignal,
-  ): Promise<CopyCheck> {
-    return await withInteraction({ ...(signal && { signal }) }, () =>
-      this.#write(from, file, sha256),
-    );
-  }
-
-  async #write(from: string, file: string, sha256: string): Promise<CopyCheck> {
+  async write(from: string, file: string, sha256: string): Promise<CopyCheck> {
     const { BucketBased, Move } = (await this.#readFeatures()).Features;
     this.#refusesRename ??= BucketBased || !Move || !(await this.#removeMarker());
     if (this.#refusesRename) return await this.#upload(from, file, sha256);
@@ -125,19 +113,7 @@ export class RemoteTarget implements Target {
     return checkedBy;
   }
 
-  async supersede(
-    from: string,
-    file: string,
-    second: string,
-    sha256: string,
-    signal?: AbortSignal,
-  ): Promise<CopyCheck> {
-    return await withInteraction({ ...(signal && { signal }) }, () =>
-      this.#supersede(from, file, second, sha256),
-    );
-  }
-
-  async #supersede(from: string, file: string, second: string, sha256: string): Promise<CopyCheck> {
+  async supersede(from: string, file: string, second: string, sha256: string): Promise<CopyCheck> {
     if (!(await this.#removeMarker())) {
       throw new StoreError(
         "io",

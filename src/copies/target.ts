@@ -53,13 +53,12 @@ export interface Target {
    * @param from - path of the file on this machine
    * @param file - the final name; must be free, or hold an incomplete file
    * @param sha256 - of the contents, in hex
-   * @param signal - stops the copying; the promise rejects after the last write
-   * @throws {@link StoreError} interrupted - if the signal is aborted
+   * @throws {@link StoreError} interrupted - if the operation is interrupted; after the last write
    * @throws {@link StoreError} corrupted - if the target returns other bytes than were written
    * @throws {@link StoreError} refused - if a directory has a file with the final name
    * @throws {@link StoreError} io - if the target cannot be written or read
    */
-  write(from: string, file: string, sha256: string, signal?: AbortSignal): Promise<CopyCheck>;
+  write(from: string, file: string, sha256: string): Promise<CopyCheck>;
 
   /**
    * Compares an existing file with a SHA-256.
@@ -76,13 +75,7 @@ export interface Target {
    * @param second - a free name
    * @throws {@link StoreError} as `write`; io - also if the target refuses to rename a file
    */
-  supersede(
-    from: string,
-    file: string,
-    second: string,
-    sha256: string,
-    signal?: AbortSignal,
-  ): Promise<CopyCheck>;
+  supersede(from: string, file: string, second: string, sha256: string): Promise<CopyCheck>;
 
   /** @throws {@link StoreError} io - if the target refuses it */
   remove(file: string): Promise<void>;

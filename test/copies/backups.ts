@@ -15,6 +15,7 @@ import {
 import { verifyBackup } from "../../src/backup/verify.js";
 import { type CopyOptions, type CopyReport, copyBackups } from "../../src/copies/copy.js";
 import { parseTarget } from "../../src/copies/plan.js";
+import { withInteraction } from "../../src/process/interaction.js";
 import { openEncrypted, type StoreKey } from "../../src/store/cipher.js";
 import { root, testProgram } from "../built.js";
 import { Machine } from "../cli/machine.js";
@@ -151,14 +152,14 @@ export class Local {
       ...this.options(run),
       backupTargets: (run.to ?? []).map((text) => parseTarget(text)),
       bundleTargets: (run.bundlesTo ?? []).map((text) => parseTarget(text)),
-      signal: run.signal,
       reporter: {
         notice: (text) => notices.push(text),
         detail: () => undefined,
         confirm: () => Promise.reject(new Error("nobody is asked")),
       },
     };
-    return { reports: await copyBackups(options), notices };
+    const reports = await withInteraction({ signal: run.signal }, () => copyBackups(options));
+    return { reports, notices };
   }
 
   /** Copies in another process, which is killed at a step. Returns its signal. */

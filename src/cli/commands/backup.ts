@@ -132,7 +132,7 @@ async function backupStore(
         online: options.online ?? false,
         ignoreClock: context.yes,
       });
-      return await withCopies(context, destinations, result, signal);
+      return await withCopies(context, destinations, result);
     }).catch((error: unknown) => {
       throw isKind(error, "service") ? addHint(error, onlineHint) : error;
     });
@@ -165,7 +165,7 @@ async function backupPlain(
           knownDirectories: listKnownDirectories(context),
           ignoreClock: yes,
         });
-        return await withCopies(context, destinations, result, signal);
+        return await withCopies(context, destinations, result);
       },
       // The lock is in the directory of the store's path, which may be missing: the hub's database
       // is elsewhere.
@@ -178,12 +178,11 @@ async function withCopies(
   context: Context,
   { backupTargets, bundleTargets }: Destinations,
   result: BackupResult,
-  signal: AbortSignal,
 ): Promise<BackupWithCopies> {
   const { copyBackups } = await import("../../copies/copy.js");
   const { storePath, source, reporter } = context;
   const copies = await copyBackups({
-    ...{ storePath, source, signal, reporter, backupTargets, bundleTargets },
+    ...{ storePath, source, reporter, backupTargets, bundleTargets },
     folder: dirname(result.backup.path),
     backup: result.backup.path,
     bundle: result.bundle,
