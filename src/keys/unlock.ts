@@ -1,5 +1,5 @@
 /** Opens a store with the first passphrase of its source that decrypts it. */
-import { ignoreKind, StoreError } from "../errors.js";
+import { ignoreKind, isKind, StoreError } from "../errors.js";
 import { currentInteraction, withInteraction } from "../process/interaction.js";
 import {
   identify,
@@ -265,4 +265,21 @@ export async function findOpeningPassphrase(
   const { connection, passphrase } = await unlock(storePath, source, { mode: "readwrite" });
   await connection.close();
   return passphrase;
+}
+
+/**
+ * Checks that a passphrase in the keyring opens the store.
+ *
+ * @throws {@link StoreError} wrongPassphrase - if none opens it, or if there is none
+ * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be read
+ */
+export async function assertKeyringOpens(storePath: string): Promise<void> {
+  try {
+    await findOpeningPassphrase({ kind: "keyring" }, storePath);
+  } catch (error) {
+    if (!isNoEntryError(error) && !isKind(error, "wrongPassphrase")) throw error;
+    throw new StoreError("wrongPassphrase", `the keyring has lost the passphrase of ${storePath}`, {
+      cause: error,
+    });
+  }
 }

@@ -191,7 +191,7 @@ export async function recover(lock: OperationLock): Promise<Recovery> {
   const journal = await Journal.read(storePath);
   if (!journal) return { messages: [] };
   const { error, serviceDown, ...done } = await tryRecover(journal, storePath);
-  if (error) throw withGiveUpHint(error, journal);
+  if (error) throw (await journalExists(storePath)) ? withGiveUpHint(error, journal) : error;
   return { ...done, ...(serviceDown && { serviceDown: serviceDownError(journal, serviceDown) }) };
 }
 

@@ -18,6 +18,7 @@ import {
   promotePending,
   restoreKeyring,
 } from "../keys/rotation-plan.js";
+import { assertKeyringOpens } from "../keys/unlock.js";
 import { Journal } from "../operation/journal.js";
 import {
   cleanUp,
@@ -131,9 +132,9 @@ function emit(operation: string, step: AdoptionStep): void {
 }
 
 /**
- * Finishes or undoes an adoption. Abandons it if the keyring is unavailable, because the journal
- * would block every command until the keyring is available again. A remaining `#pending` entry
- * opens the store. Requires the operation lock.
+ * Finishes or undoes an adoption. Abandons it if the keyring is unavailable or has lost the
+ * passphrase, because the journal would block every command until then. A remaining `#pending`
+ * entry opens the store. Requires the operation lock.
  */
 export async function recoverAdoption(journal: Journal, storePath: string): Promise<Recovery> {
   const { step } = journal.entry;
@@ -153,7 +154,12 @@ export async function recoverAdoption(journal: Journal, storePath: string): Prom
   return { messages, cleanupPending };
 }
 
-/** @returns what was done */
+/**
+ * Checks the keyring first: after a power failure it may have lost its last writes, and the
+ * password in `server.json` may be the only one that opens the store.
+ *
+ * @returns what was done
+ */
 async function finishOrAbandon(
   storePath: string,
   data: AdoptionJournal,
@@ -161,10 +167,11 @@ async function finishOrAbandon(
 ): Promise<string> {
   const { operation } = journal.entry;
   try {
+    await assertKeyringOpens(storePath);
     await finish(storePath, data, journal);
     return `finished the interrupted ${operation}: the passphrase is in the keyring`;
   } catch (error) {
-    if (!isKind(error, "passphraseUnavailable")) throw error;
+    if (!isKind(error, "passphraseUnavailable", "wrongPassphrase")) throw error;
     await journal.remove();
     return `the interrupted ${operation} was not finished, because ${error.message}; run it again when the keyring is available`;
   }

@@ -4,7 +4,7 @@
  * Before the commit the swap is undone. After it the swap is finished; if this fails, the old file
  * is put back, unless writes would be lost.
  */
-import { systemError } from "../errors.js";
+import { isKind, systemError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { Downtime } from "../operation/downtime.js";
 import {
@@ -68,7 +68,7 @@ class SwapRecovery {
       return await this.#revert();
     }
     if (!isCommitted) return await this.#undo();
-    if (step === "cleaning") return await this.#complete();
+    if (step === "cleaning") return await this.#continueCleanup();
     return this.#failed ? await this.#revertOrStay(this.#failed.failure) : await this.#finish();
   }
 
@@ -99,16 +99,27 @@ class SwapRecovery {
   async #finish(): Promise<Recovery> {
     const state = this.#state;
     try {
+      await state.assertOpens();
       await state.applyPassphrase();
     } catch (error) {
       // A hub with its passphrase in server.json cannot open the new file yet.
-      if (state.data.server_json) return await this.#revertOrStay(error);
-      return await this.#stay(error);
+      const isUnusable = state.data.server_json !== undefined || isKind(error, "wrongPassphrase");
+      return isUnusable ? await this.#revertOrStay(error) : await this.#stay(error);
     }
     await state.write("starting").catch(() => undefined);
     await this.#start();
     const failure = this.#downtime?.startFailure;
     return failure ? await this.#revertOrStay(failure) : await this.#complete();
+  }
+
+  async #continueCleanup(): Promise<Recovery> {
+    try {
+      await this.#state.assertOpens();
+    } catch (error) {
+      if (!isKind(error, "wrongPassphrase")) throw error;
+      return await this.#revertOrStay(error);
+    }
+    return await this.#complete();
   }
 
   async #complete(): Promise<Recovery> {

@@ -27,7 +27,7 @@ import {
   restoreKeyring,
 } from "../keys/rotation-plan.js";
 import { parseSource } from "../keys/source.js";
-import { findOpeningPassphrase } from "../keys/unlock.js";
+import { assertKeyringOpens, findOpeningPassphrase } from "../keys/unlock.js";
 import type { Journal } from "../operation/journal.js";
 import { cleanUp } from "../operation/recovery.js";
 import { assertNoHolders, stoppedSchema } from "../operation/service.js";
@@ -273,6 +273,21 @@ export class SwapState {
     this.emitStep("settings");
     if (keyring) await promotePending(this.storePath, keyring);
     this.emitStep("promoted");
+  }
+
+  /**
+   * Checks that a passphrase in the keyring opens the new file, as long as there is an old file to
+   * put back. Recovery cannot conclude from a missing `#pending` that it has become current: after
+   * a power failure, the keyring may have lost its last writes, because KWallet writes its file
+   * seconds later.
+   *
+   * @throws {@link StoreError} wrongPassphrase - if none opens it
+   * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be read
+   */
+  async assertOpens(): Promise<void> {
+    const { keyring, aside } = this.#data;
+    if (!keyring?.pending || aside === null || !(await lstatIfExists(aside))) return;
+    await assertKeyringOpens(this.storePath);
   }
 
   /** Restores the old passphrase in `server.json`, the settings and the keyring. */

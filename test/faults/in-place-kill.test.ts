@@ -86,3 +86,13 @@ test.each(["bundled", "taking"])(
     resultOf(await world.run("import-passphrase", more));
   },
 );
+
+test("bundle import killed at taking, and the keyring lost the passphrase: that is reported, and it can be repeated", async () => {
+  const { world, passphrase, more } = await withBundle();
+  await world.run("import-passphrase", more, killedAt("import-passphrase.taking"));
+  expect(await deleteEntry(world.path, "pending")).toBe(true);
+  const { result } = await world.settle();
+  expect(result?.join()).toMatch(/not finished, because the keyring has lost the passphrase of/);
+  resultOf(await world.run("import-passphrase", more));
+  expect(await world.slots()).toEqual({ current: passphrase });
+});

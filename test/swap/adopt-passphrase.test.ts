@@ -72,6 +72,21 @@ test("asked to, it takes the password out of server.json, and leaves everything 
   expect(after).toContain('"name": "clients"');
 });
 
+test("asked to, cut off, and the keyring lost the passphrase: the password stays in server.json", async () => {
+  const { world, serverJson } = await upstream(password);
+  const options = { ...world.withoutService, removePassword: true };
+  await world.run("adopt", options, {
+    NODE_OPTIONS: `--import=${root}test/faults/kill-at-step.mjs`,
+    HIVEMIND_TEST_STEP: "adopt.taking",
+  });
+  expect(await deleteEntry(world.path, "pending")).toBe(true);
+  expect((await world.settle()).result?.join()).toContain("adopt was not finished");
+  expect(await readFile(serverJson, "utf8")).toContain("battery");
+  resultOf(await world.run<AdoptResult>("adopt", options));
+  expect(await readFile(serverJson, "utf8")).not.toContain("battery");
+  expect(await world.slots()).toEqual({ current: password });
+});
+
 test("a hub that would be locked out by that is a refusal", async () => {
   const { world, serverJson } = await upstream(password);
   const ran = await world.run("adopt", {

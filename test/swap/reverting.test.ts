@@ -1,11 +1,12 @@
 /**
  * A swap whose service did not come up, killed while the old file was being put back, and its timer
- * lost: a power cut.
+ * lost: a power cut. And a swap after whose power cut the keyring lacks its last writes.
  */
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
+import { deleteEntry, type Slot } from "../../src/keys/keyring.js";
 import { unlockStore } from "../../src/keys/unlock.js";
 import { identify } from "../../src/store/cipher.js";
 import { root, testProgram } from "../built.js";
@@ -82,3 +83,27 @@ test("the unit itself may settle as it starts, as run does: it is not stopped by
   expect(await world.leftovers()).toEqual([]);
   expect(Object.keys(await world.slots())).toEqual(["current"]);
 });
+
+test.each<[string, Slot]>([
+  ["renamed", "pending"],
+  ["cleaning", "current"],
+])(
+  "encrypt cut off at %s, and the keyring lost the passphrase: the plain store is put back",
+  async (step, lost) => {
+    const world = await World.of("plain-schema1.db");
+    const before = await world.rows();
+    const steps = atStep({ [`encrypt.${step}`]: "kill" });
+    expect((await world.run("encrypt", world.withoutService, steps)).signal).toBe("SIGKILL");
+    expect(await deleteEntry(world.path, lost)).toBe(true);
+
+    const { error } = await world.settle();
+    expect(error).toEqual({
+      kind: "wrongPassphrase",
+      message: expect.stringMatching(/lost the passphrase of .*; the replaced store was put back$/),
+    });
+    expect(await world.rows()).toEqual(before);
+    expect(await world.slots()).toEqual({});
+    expect(await world.leftovers()).toEqual([]);
+    expect((await world.settle()).result).toEqual([]);
+  },
+);
