@@ -1,7 +1,7 @@
 /** The downtime of the store's service during an operation. */
 import { setTimeout as delay } from "node:timers/promises";
 import { type StoreError, systemError } from "../errors.js";
-import { findHolders, findLastingHolders } from "../process/holders.js";
+import { findHolders, findLastingHolders, type Holder } from "../process/holders.js";
 import { listListeningPorts, waitUntilListening } from "../process/ports.js";
 import { listAllProcesses } from "../process/proc.js";
 import { selectService } from "../service/select.js";
@@ -57,8 +57,6 @@ export class Downtime {
   #timer: RestartTimer | undefined;
   /** The name of the timer armed by another process for an earlier stop. It may have fired. */
   #earlierTimer: string | undefined;
-  /** The run of the service before the stop; undefined if its kind does not identify runs. */
-  readonly #invocation: string | undefined;
   /** To be started with the service. */
   #dependents: readonly string[];
   #ports: readonly number[] = [];
@@ -70,7 +68,7 @@ export class Downtime {
     storePath: string,
     stopped: Stopped,
     state: State,
-    { invocation, earlierTimer }: { invocation?: string; earlierTimer?: string | undefined } = {},
+    earlierTimer?: string,
   ) {
     this.#service = service;
     this.#storePath = storePath;
@@ -78,7 +76,6 @@ export class Downtime {
     this.#dependents = stopped.dependents;
     this.#state = state;
     this.#earlierTimer = earlierTimer;
-    this.#invocation = invocation;
   }
 
   /** Prepares the downtime of a service. Returns undefined if it is down and stays down. */
@@ -99,12 +96,12 @@ export class Downtime {
       timer: newRestartName(),
     };
     if (pendingRestart) {
-      const earlierTimer = pendingRestart.stopped.timer;
-      return new Downtime(service, choice.storePath, stopped, "unknown", { earlierTimer });
+      const { timer } = pendingRestart.stopped;
+      return new Downtime(service, choice.storePath, stopped, "unknown", timer);
     }
-    const { invocation } = await service.state();
-    const run = invocation === undefined ? {} : { invocation };
-    const downtime = new Downtime(service, choice.storePath, stopped, "running", run);
+    const invocation = await identifyRun(service, choice.storePath);
+    const running = { ...stopped, ...(invocation !== undefined && { invocation }) };
+    const downtime = new Downtime(service, choice.storePath, running, "running");
     downtime.#ports = await listServicePorts(service, choice.storePath);
     return downtime;
   }
@@ -116,7 +113,7 @@ export class Downtime {
    */
   static async fromJournal(stopped: Stopped, storePath: string): Promise<Downtime> {
     const service = await selectService(toServiceChoice(stopped, storePath));
-    return new Downtime(service, storePath, stopped, "unknown", { earlierTimer: stopped.timer });
+    return new Downtime(service, storePath, stopped, "unknown", stopped.timer);
   }
 
   /** The service's name for messages. */
@@ -185,7 +182,7 @@ export class Downtime {
       // A stop command may fail because the service is down already.
       const isDown = !wasRunning && this.#service.kind === "command" && !(await this.isServiceUp());
       if (isDown) return;
-      if (wasRunning && (await this.#isUntouched())) this.#state = "running";
+      if (await this.#isUntouched()) this.#state = "running";
       throw error;
     }
   }
@@ -196,9 +193,35 @@ export class Downtime {
    * are dependents, because some of them may be stopped.
    */
   async #isUntouched(): Promise<boolean> {
-    if (this.#invocation === undefined || this.stopped.dependents.length > 0) return false;
+    if (this.stopped.invocation === undefined || this.#dependents.length > 0) return false;
     const state = await this.#service.state().catch(() => undefined);
-    return state?.active === true && !state.hasJob && state.invocation === this.#invocation;
+    return state?.active === true && !state.hasJob && state.invocation === this.stopped.invocation;
+  }
+
+  /**
+   * Returns whether the run that a killed process was to stop is still up. Its stop may be in
+   * progress, because a stop survives the process that requested it: Docker reports a container as
+   * running until its processes have ended, and systemd a unit whose stop waits for its dependents.
+   */
+  async #isStillUp(): Promise<boolean> {
+    const { invocation } = this.stopped;
+    if (this.#state !== "unknown" || invocation === undefined) return false;
+    if (this.#service.kind === "command") {
+      const pids = invocation.split(" ").map(Number);
+      const isOfRun = async ({ pid }: Holder) => pids.includes(pid);
+      return (await findLastingHolders(this.#storePath, isOfRun)).holders.length > 0;
+    }
+    const state = await this.#service.state();
+    return state.active && state.invocation === invocation;
+  }
+
+  /** Completes the stop of another process, or repeats it. Returns if it is denied. */
+  async #completeStop(): Promise<void> {
+    try {
+      await this.stop();
+    } catch (error) {
+      if (this.#state !== "running") throw error;
+    }
   }
 
   /**
@@ -221,6 +244,7 @@ export class Downtime {
   }
 
   async #end(restartIfUp: boolean): Promise<Restart> {
+    if (await this.#isStillUp()) await this.#completeStop();
     const isUp =
       this.#state === "running" || (this.#state === "unknown" && (await this.isServiceUp()));
     const dependents = this.#dependents;
@@ -299,6 +323,13 @@ export class Downtime {
     }
     return (await this.#service.state()).active;
   }
+}
+
+/** Returns the {@link Stopped.invocation} of a running service. */
+async function identifyRun(service: Service, storePath: string): Promise<string | undefined> {
+  if (service.kind !== "command") return (await service.state()).invocation;
+  const { holders } = await findHolders(storePath);
+  return holders.length > 0 ? holders.map(({ pid }) => pid).join(" ") : undefined;
 }
 
 /**

@@ -55,6 +55,11 @@ export const stoppedSchema = z.strictObject({
   dependents: z.array(z.string()),
   /** The name of the restart timer. It is journaled before the timer is armed. */
   timer: z.optional(z.string()),
+  /**
+   * The run to be stopped. For a `command` service: the ids of the processes that have the store
+   * open. Absent if the service was down already.
+   */
+  invocation: z.optional(z.string()),
 });
 
 export type Stopped = z.infer<typeof stoppedSchema>;

@@ -14,6 +14,7 @@ import { findPendingRestart, resolveService } from "../../src/operation/service.
 import { findHolders } from "../../src/process/holders.js";
 import { selectService } from "../../src/service/select.js";
 import type { Service } from "../../src/service/service.js";
+import { property, removeUnits, systemctl, uniqueName, writeUnits } from "../service/units.js";
 
 test.skipIf(process.geteuid?.() !== 0)(
   "a hub with commands of its own is started again by an ordinary user too, who cannot look into all processes",
@@ -46,7 +47,7 @@ test.skipIf(process.geteuid?.() !== 0)(
 /**
  * A hub with commands of its own, which runs, and the file that has a line for each of its starts.
  */
-async function hub() {
+async function hub(main = "exec sleep infinity") {
   const folder = mkdtempSync(join(tmpdir(), "hivemind-downtime-"));
   const storePath = join(folder, "clients.db");
   const pid = join(folder, "pid");
@@ -54,7 +55,7 @@ async function hub() {
   writeFileSync(storePath, "");
   const choice = {
     ...({ service: "command", unit: "none", storePath } as const),
-    startCommand: `setsid /bin/sh -c 'exec 3<${storePath}; echo $$ >${pid}; echo $$ >>${starts}; exec sleep infinity' >/dev/null 2>&1 & until test -s ${pid}; do sleep 0.01; done`,
+    startCommand: `setsid /bin/sh -c 'exec 3<${storePath}; echo $$ >${pid}; echo $$ >>${starts}; ${main}' >/dev/null 2>&1 & until test -s ${pid}; do sleep 0.01; done`,
     stopCommand: `kill $(cat ${pid}); rm ${pid}`,
   };
   const service = await selectService(choice);
@@ -66,7 +67,7 @@ async function hub() {
   const startsOf = async () => (await readFile(starts, "utf8")).trim().split("\n").length;
   const downtime = await Downtime.prepare({ service, choice, wasActive: true });
   if (!downtime) throw new Error("the hub runs");
-  return { downtime, service, startsOf };
+  return { downtime, service, startsOf, choice };
 }
 
 test("a hub with commands of its own, which its timer started meanwhile, is not started twice", async () => {
@@ -89,6 +90,38 @@ test("nor does its timer start it, once it was started here", async () => {
   expect(downtimeMs).toBeGreaterThan(0);
   await delay(soonMs + 500);
   expect(await startsOf()).toBe(2);
+});
+
+test("a hub with commands of its own, which is still ending when its stop command was killed, is started again", async () => {
+  const { downtime, startsOf, choice } = await hub(
+    'trap "trap : TERM; sleep 6; exit" TERM; while :; do sleep 0.1; done',
+  );
+  execFileSync("/bin/sh", ["-c", choice.stopCommand]);
+  const next = await Downtime.fromJournal(downtime.stopped, choice.storePath);
+  expect(await next.end()).toMatchObject({ isStarted: true });
+  expect(await startsOf()).toBe(2);
+});
+
+test("a unit that still waits for its dependents when the process that stopped it was killed is started again", async () => {
+  const unit = uniqueName();
+  const units = [`${unit}.service`, `${unit}-slow.service`] as const;
+  onTestFinished(() => removeUnits(...units));
+  await writeUnits({
+    [units[0]]: "[Service]\nExecStart=sleep infinity\n",
+    [units[1]]: `[Unit]\nBindsTo=${units[0]}\nAfter=${units[0]}\n[Service]\nExecStart=sleep infinity\nExecStop=sleep 1\n`,
+  });
+  await systemctl("start", ...units);
+  const storePath = "/nonexistent/clients.db";
+  const choice = { service: "systemd-user", unit, storePath } as const;
+  const service = await selectService(choice);
+  const downtime = await Downtime.prepare({ service, choice, wasActive: true });
+  const { stopped } = downtime ?? {};
+  if (!stopped) throw new Error("the unit runs");
+  await systemctl("stop", "--no-block", unit);
+  const next = await Downtime.fromJournal(stopped, storePath);
+  expect(await next.end()).toMatchObject({ isStarted: true });
+  for (const each of units) expect(await property(each, "ActiveState")).toBe("active");
+  expect(await property(unit, "InvocationID")).not.toBe(stopped.invocation);
 });
 
 test("the ports of other programs are not waited for", async () => {
