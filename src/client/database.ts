@@ -72,6 +72,13 @@ export interface Database extends AsyncDisposable, AsyncIterable<Client> {
    * them.
    */
   readVerifiable?(): Promise<VerifiableRead>;
+  /**
+   * Resolves when every change so far survives a power failure. Optional: for a database that
+   * commits changes in memory and writes them to a disk later.
+   *
+   * @throws {@link StoreError} io - if the database cannot ensure it
+   */
+  persist?(): Promise<void>;
   /** Part of HiveMind's contract. Needed only for a plugin that keeps changes pending. */
   commit(): Promise<void>;
   /** Discards what is cached in memory, so that changes of other programs are read. */

@@ -112,6 +112,15 @@ export class RedisConnection {
       : this.#cluster.sendCommand<unknown>(key, false, command);
   }
 
+  /** Runs `work` on each server: every master of a cluster, or the only server. */
+  async onServers(
+    work: (send: (command: readonly string[]) => Promise<unknown>) => Promise<void>,
+  ): Promise<void> {
+    for (const node of await this.#awaitReply(this.#listNodes())) {
+      await work((command) => this.#awaitReply(node.sendCommand<unknown>(command)));
+    }
+  }
+
   /**
    * Yields all keys that match a pattern, in batches. A key that moves during the scan may appear
    * twice.

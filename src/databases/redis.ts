@@ -42,6 +42,7 @@ import {
   type Write,
   writeRecord,
 } from "./redis-layout.js";
+import { saveToDisk } from "./redis-persistence.js";
 import { hashTag, keyPrefix, type RedisSettings, readRedisSettings } from "./redis-settings.js";
 
 /**
@@ -218,6 +219,10 @@ class RedisDatabase extends BaseDatabase {
   override async sync(): Promise<void> {
     const version = await this.#readKey(this.#layout.schemaVersion);
     this.#shape = readShape(version ?? undefined, this.#connection.url);
+  }
+
+  async persist(): Promise<void> {
+    await this.#connection.onServers(saveToDisk);
   }
 
   override async migrate(fromVersion: number): Promise<void> {

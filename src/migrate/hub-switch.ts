@@ -1,5 +1,7 @@
 /** The switch of the hub to the target of a migration. */
 import type { Endpoint } from "../databases/plugin.js";
+import { DatabaseFactory } from "../databases/registry.js";
+import { isKind } from "../errors.js";
 import { assertReplaceable } from "../fs/atomic.js";
 import { readServerJson, serverJsonPath } from "../hub/server-json.js";
 import { switchModule } from "../hub/server-json-edit.js";
@@ -29,6 +31,8 @@ export interface SwitchOutcome {
   readonly switched: string | null;
   /** The files of the source that were removed. */
   readonly removed: string[];
+  /** Why the source was not removed although this was requested, and what to do. */
+  readonly kept?: string;
 }
 
 export interface HubSwitch {
@@ -63,9 +67,25 @@ export async function planSwitch(options: SwitchOptions): Promise<HubSwitch> {
     if (!options.removeSource) return { switched, removed: [] };
     const target = { from, to, database, copied };
     await assertServedOrSwitchBack(testedHubs, target, before, assertSourceUnchanged);
-    // The source may have the only copy of a client that a hub has added since an earlier attempt.
-    if (copied.keptRevoked.length > 0) return { switched, removed: [] };
+    const kept = await findReasonToKeep(to, copied);
+    if (kept !== undefined) return { switched, removed: [], kept };
     return { switched, removed: await removeSource(from, sum) };
   };
   return { database, run };
+}
+
+/** Returns why the source may have the only copy of a client; undefined if it has not. */
+async function findReasonToKeep(to: Endpoint, copied: CopiedClients): Promise<string | undefined> {
+  // A hub may have added such a client since an earlier attempt.
+  if (copied.keptRevoked.length > 0) {
+    return "it has clients that are revoked in the target. Remove it manually if they should be";
+  }
+  await using target = await DatabaseFactory.create(to.name, to.config, { mode: "readonly" });
+  try {
+    await target.persist?.();
+    return undefined;
+  } catch (error) {
+    if (!isKind(error, "io")) throw error;
+    return `after a power failure the target may lack clients: ${error.message}. Remove it manually when they are on the disk of the target`;
+  }
 }

@@ -593,3 +593,43 @@ test.for(["released", "development"] as const)(
     expect(JSON.parse(await readFile(hub.server, "utf8")).database.module).toBe(redis);
   },
 );
+
+test("the source goes only if the clients are on the disk of the Redis server", async () => {
+  const hub = await jsonHub();
+  const server = await RedisServer.start();
+  server.cli("ACL", "SETUSER", "limited", "on", "nopass", "~*", "&*", "+@all", "-bgsave");
+  const args = [
+    ...["migrate", "--from", json, "--to", redis, "--to-setting", `port=${server.port}`],
+    ...["--switch", "--remove-source", "--hub-python", await python("development"), "--json"],
+  ];
+  // Either user is admitted with any password.
+  const password = hub.machine.path("redis-password");
+  await writeFile(password, "any\n", { mode: 0o600 });
+  const limited = ["--to-setting", "username=limited", "--to-password-source", `file:${password}`];
+  const kept = await hub.machine.run([...args, ...limited]);
+  expect([kept.code, kept.stderr]).toEqual([
+    0,
+    expect.stringMatching(/was not removed: after a power failure the target may lack.*bgsave/),
+  ]);
+  expect(JSON.parse(kept.stdout)).toMatchObject({
+    migrated: { switched: hub.server, removed: [] },
+  });
+
+  const usual = ["--merge", "--to-setting", "username=default"];
+  const done = await hub.machine.run([...args, ...usual]);
+  expect([done.code, done.stderr]).toEqual([0, expect.not.stringContaining("was not removed")]);
+  expect(JSON.parse(done.stdout)).toMatchObject({ migrated: { removed: [hub.clients] } });
+  await server.kill();
+  await server.resume();
+  await using database = await DatabaseFactory.create(redis, { port: server.port });
+  expect(await database.size()).toBe(2);
+});
+
+test("a Redis server with an append-only log syncs it", async () => {
+  const server = await RedisServer.start(["--appendonly", "yes", "--appendfsync", "no"]);
+  await using database = await DatabaseFactory.create(redis, { port: server.port });
+  const rewrites = () => server.cli("INFO", "persistence").match(/aof_rewrites:\d+/)?.[0];
+  const before = rewrites();
+  await database.persist?.();
+  expect([before, rewrites()]).toEqual(["aof_rewrites:0", "aof_rewrites:1"]);
+});

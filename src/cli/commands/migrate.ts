@@ -107,12 +107,9 @@ async function migrateRecovered(context: Context, options: MigrateOptions): Prom
     }),
   ).finally(() => progress.end());
   if (plan && !dryRun) await printNextSteps(context, from, plan);
-  if (removeSource && outcome.switched !== null && migration.keptRevoked.length > 0) {
-    context.output.warning(
-      `${from.name} was not removed: it has clients that are revoked in the target. Remove it manually if they should be`,
-    );
-  }
-  context.output.result({ migrated: { ...migration, ...outcome } }, () => [
+  const { kept, switched, removed } = outcome;
+  if (kept !== undefined) context.output.warning(`${from.name} was not removed: ${kept}`);
+  context.output.result({ migrated: { ...migration, switched, removed } }, () => [
     ...migrationLines(migration),
     ...switchLines(outcome, plan),
   ]);
