@@ -100,7 +100,9 @@ export async function removeDropIn(manager: ServiceName["manager"], path: string
   if (container?.compose) return removeOverride(container.name, container.compose);
   const directory = dirname(path);
   await removeFile(path);
-  if ((await listDirectory(directory))?.length === 0) await rmdir(directory);
-  else await syncDirectory(directory).catch(() => undefined);
+  // The record of setup is removed next: with the drop-in but without it, the hub would not start.
+  const left = await listDirectory(directory);
+  if (left?.length === 0) await rmdir(directory);
+  if (left) await syncDirectory(left.length === 0 ? dirname(directory) : directory);
   await reloadUnits(manager);
 }

@@ -7,7 +7,7 @@ import { dirname, join } from "node:path";
 import type { ComposeService, HubContainer } from "../config/hub-account.js";
 import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
-import { makeDirectory, removeFile, replaceFile } from "../fs/atomic.js";
+import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
 import { readContainerHub } from "../hub/container-hub.js";
 import {
   type ContainerUnit,
@@ -85,10 +85,12 @@ async function assertCopyMounted(name: string, composed: ComposeService): Promis
  */
 export async function removeOverride(name: string, composed: ComposeService): Promise<void> {
   await removeFile(composed.override);
+  await syncDirectory(dirname(composed.override));
   emitStep("undo.override");
   await createAgain(composed, name);
   await callManager(ownManager(), "disable", "--now", copyUnit).catch(() => undefined);
   await removeFile(copyUnitFile());
+  await syncDirectory(dirname(copyUnitFile()));
   await reloadUnits(ownManager());
   await removeFile(copyPath());
   await rmdir(dirname(copyPath())).catch(() => undefined);

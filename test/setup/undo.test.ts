@@ -150,10 +150,16 @@ test("undo moves no file over another, and writes no record again that is gone",
   for i in $(seq 0 60); do
     echo kept >'${machine.store}'.undone.$(date -u -d "@$((now + i))" +%Y-%m-%dT%H-%M-%SZ)
   done`;
+  const trace = machine.path("trace");
   const done = await machine.run([...undo, "--json"], {
     env: atSteps({ "undo.drop-in": takeNames }),
+    before: ["strace", "-f", "-y", "--seccomp-bpf", "-e", "trace=rmdir,fsync", "-o", trace],
   });
   expectDone(done);
+  // After a power failure the drop-in must not be there without its record.
+  expect(await readFile(trace, "utf8")).toMatch(
+    /rmdir\("(.*)\/[^/]*\.service\.d"\)(?:.*\n)*?.*fsync\(\d+<\1>/,
+  );
   const { kept } = JSON.parse(done.stdout).undone;
   expect((await identify(kept.store)).format).toBe("sqlcipher");
   const { stdout } = await exec("sh", ["-c", `cat '${machine.store}'.undone.* | grep -cax kept`]);
