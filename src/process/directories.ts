@@ -10,6 +10,8 @@ import { type Account, type Outcome, run } from "./run.js";
 
 /** The time limit for inspecting, creating or removing a directory by a program. */
 const directoryLimitMs = 60_000;
+/** A slow card may have to write gigabytes of other programs. */
+const syncLimitMs = 600_000;
 /** Adds time for large files. A slow card reads and writes 2 MB/s at the same time. */
 const slowestBytesPerMs = 2_000;
 
@@ -63,6 +65,11 @@ export async function removeDirectoryAs(hub: Account, path: string): Promise<voi
 
 export async function canWriteAs(hub: Account, path: string): Promise<boolean> {
   return (await tryAs(hub, "/", ["test", "-w", path])).code === 0;
+}
+
+/** Syncs the file system of a directory, into which another program has written files. */
+export async function syncFileSystemAs(hub: Account, directory: string): Promise<void> {
+  await runAs(hub, directory, ["sync", "-f", "."], syncLimitMs);
 }
 
 /**

@@ -22,6 +22,7 @@ import { acquireLock } from "../operation/lock.js";
 import { updateSection } from "../operation/settings.js";
 import { emitStep } from "../operation/step.js";
 import { throwIfAborted } from "../process/abort.js";
+import { syncFileSystemAs } from "../process/directories.js";
 import { run } from "../process/run.js";
 import { recoverOnly, withOperation } from "../recovery/recover.js";
 import { assertTrusted } from "../service/compose-trust.js";
@@ -145,17 +146,25 @@ async function assertBlacklistsKept({ found, database }: SetupScope): Promise<vo
   throw new StoreError(finding.kind, finding.problem, { hint: finding.fix });
 }
 
-/** Installs the hub's packages, and inspects them again, because they determine the format. */
+/**
+ * Installs the hub's packages, and inspects them again, because they determine the format.
+ *
+ * The lock on the directory lets pip wait for a pip that a killed setup has left running. Ctrl-C
+ * has an effect when pip has ended: a package in the middle of its replacement would break the hub.
+ */
 async function installPackages({ request, found }: SetupScope): Promise<PackagesSurvey> {
-  const { python } = found.packages ?? {};
-  if (python === undefined) throw new Error("the plan has obstacles");
-  const [program = "", ...args] = pipArguments(python);
+  const { python, directory } = found.packages ?? {};
+  if (python === undefined || directory === undefined) throw new Error("the plan has obstacles");
   request.reporter.notice(`installing packages into ${python}`);
   const account = await resolvePythonAccount(python, currentAccount());
-  const outcome = await run(program, args, { timeoutMs: pipLimitMs, account });
+  const args = [directory, ...pipArguments(python)];
+  const outcome = await run("flock", args, { timeoutMs: pipLimitMs, account });
   const after = await surveyPackages([python], account, { remember: true });
   if (after.canEncrypt) {
+    // pip syncs nothing: after a power failure its new files could be empty.
+    await syncFileSystemAs(account, directory);
     emitStep("setup.packages");
+    throwIfAborted(request.signal);
     return after;
   }
   const line = outcome.stderr.trim().split("\n").at(-1) || after.problem || "pip failed";
