@@ -136,7 +136,10 @@ function readCurrent(
 ): Promise<readonly string[]> {
   switch (source.kind) {
     case "file":
-      return readPassphrasesInFile(source.path, { missing: "passphraseUnavailable" });
+      return readPassphrasesInFile(source.path, {
+        missing: "passphraseUnavailable",
+        isSource: true,
+      });
     case "command":
       return readCommand(source.command);
     case "credential":

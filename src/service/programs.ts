@@ -34,7 +34,9 @@ export async function findUnitPrograms(units: readonly UnitName[]): Promise<Unit
 /** Returns the absolute paths of programs in a command, and whether each is the hub's. */
 function programPaths({ path, args, flags }: UnitCommand): [string, boolean][] {
   if (flags.includes("ignore-failure")) return [];
-  const script = /^(?:node|python[\d.]*)$/.test(basename(path)) ? args[1] : undefined;
+  const script = /^(?:node(?:js)?(?:-?\d+)?|python[\d.]*)$/.test(basename(path))
+    ? args[1]
+    : undefined;
   const separator = args.indexOf("--");
   const isWrapped = separator >= 0;
   const hub = isWrapped ? args[separator + 1] : undefined;

@@ -1,9 +1,9 @@
 /**
  * Finds and loads SQLCipher's native addon.
  *
- * A package has it ready-made in native/, with checksums from its build. A checkout of the
- * repository has no native/ and uses the addon compiled at the installation of
- * @journeyapps/sqlcipher.
+ * A package has it ready-made in native/ for common machines, with checksums from its build. Other
+ * machines, and a checkout of the repository, which has no native/, use the addon compiled at the
+ * installation of @journeyapps/sqlcipher.
  */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
@@ -30,7 +30,8 @@ let loaded: typeof sqlite3 | undefined;
  *   `compiled`
  * @throws {@link StoreError} corrupted - if the ready-made addon differs from the package's
  *   checksum, or the checksums cannot be read
- * @throws {@link StoreError} failed - if there is no addon for this machine, or it cannot be loaded
+ * @throws {@link StoreError} failed - if there is neither a ready-made nor a compiled addon for
+ *   this machine, or it cannot be loaded
  */
 export function loadSqlite(): typeof sqlite3 {
   loaded ??= loadAddon(fileURLToPath(new URL("../../native/", import.meta.url)));
@@ -48,7 +49,7 @@ export function loadAddon(native: string): typeof sqlite3 {
   if (choice !== "" && choice !== "compiled") {
     throw new StoreError("usage", `${choiceVariable} is "${choice}"; the only value is "compiled"`);
   }
-  const isReadyMade = choice === "" && existsSync(`${native}checksums.json`);
+  const isReadyMade = choice === "" && hasReadyMade(native);
   try {
     if (!isReadyMade) return require("@journeyapps/sqlcipher");
     assertUnchanged(native);
@@ -58,16 +59,16 @@ export function loadAddon(native: string): typeof sqlite3 {
   }
 }
 
+/** The ready-made addon of this machine, in native/. */
+const name = `${process.platform}-${process.arch}/node_sqlite3.node`;
+
+/** Returns whether this is a package with an addon for this machine. */
+function hasReadyMade(native: string): boolean {
+  return existsSync(`${native}checksums.json`) && readChecksums(native)[name] !== undefined;
+}
+
 function assertUnchanged(native: string): void {
-  const name = `${process.platform}-${process.arch}/node_sqlite3.node`;
   const expected = readChecksums(native)[name];
-  if (expected === undefined) {
-    throw new StoreError(
-      "failed",
-      `this package has no SQLCipher addon for ${process.platform} on ${process.arch}`,
-      { hint: `${compileHint}; then set ${choiceVariable}=compiled.` },
-    );
-  }
   const path = native + name;
   let contents: Uint8Array;
   try {
@@ -103,7 +104,7 @@ function loadError(error: unknown): StoreError {
   return new StoreError("failed", `cannot load the SQLCipher addon: ${message}`, {
     cause: error,
     hint: isMissing
-      ? `${compileHint}.`
+      ? `There is none for ${process.platform} on ${process.arch}. ${compileHint}.`
       : "Install what is missing: libssl3 (Debian 12) or libssl3t64 (Debian 13, Ubuntu 24.04), libstdc++6; glibc 2.34 or later is needed.",
   });
 }

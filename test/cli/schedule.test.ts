@@ -338,6 +338,16 @@ test("the programs that the scheduled backup needs are known, with those that ar
     { ...unit, path: `${machine.path("no node here")}/node`, isPresent: false, isHub: false },
     { ...unit, path: main, isPresent: true, isHub: false },
   ]);
+  // Fedora's node is a link to node-22.
+  await writeFile(
+    path,
+    text.replace(`${process.execPath}`, "/usr/bin/node-22").replace(main, "/m.js"),
+  );
+  await systemctl("daemon-reload");
+  expect(await findUnitPrograms([unit])).toEqual([
+    { ...unit, path: "/usr/bin/node-22", isPresent: false, isHub: false },
+    { ...unit, path: "/m.js", isPresent: false, isHub: false },
+  ]);
   const packaged = `${machine.path("removed")}/hivemind-sqlcipher`;
   await writeFile(path, text.replace(/^ExecStart=.*$/m, `ExecStart=${packaged} backup`));
   await systemctl("daemon-reload");

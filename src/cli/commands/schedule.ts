@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import { StoreError } from "../../errors.js";
 import type { Schedule, ScheduledJob } from "../../service/schedule.js";
+import { shellQuote } from "../../text/escape.js";
 import { addCommandGroup, finishCommand } from "../command.js";
 import { type Context, ownCommand, withValues } from "../context.js";
 import { findPlainDatabase } from "../open.js";
@@ -84,7 +85,7 @@ async function buildBackupCommand(context: Context): Promise<string[]> {
   if (to === undefined || bundle_to === undefined) {
     const key = to === undefined ? "backup.to" : "backup.bundle_to";
     throw new StoreError("usage", `${settingsPath} has no ${key}, which a scheduled backup needs`, {
-      hint: "Make a backup now, which saves both: hivemind-sqlcipher backup --to DIRECTORY --bundle-to OTHER-DIRECTORY.",
+      hint: `Make a backup now, which saves both: hivemind-sqlcipher backup --db ${shellQuote(storePath)} --to DIRECTORY --bundle-to OTHER-DIRECTORY`,
     });
   }
   const isOnline = isOnlineBackup(await scheduledCommand(storePath, "backup"));
