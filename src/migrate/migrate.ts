@@ -90,7 +90,8 @@ export async function findStores(from: Endpoint, to: Endpoint): Promise<string[]
   return [...new Set(paths.filter((path) => path !== undefined))];
 }
 
-async function findStore({ name, config }: Endpoint): Promise<string | undefined> {
+/** Returns the path of a SQLite store that exists; undefined for another database. */
+export async function findStore({ name, config }: Endpoint): Promise<string | undefined> {
   if (name !== sqlcipherPluginName && name !== sqlitePluginName) return undefined;
   const path = await resolveLocation(name, config);
   // A migration creates a plain store and its directory, but no encrypted store.

@@ -10,6 +10,7 @@
  * The backup is read into memory before the hub is stopped: another user may own its directory, or
  * the disk may be slow.
  */
+import { dirname } from "node:path";
 import { backupDatabase } from "../backup/database-backup.js";
 import { batchesOf } from "../client/batches.js";
 import { type Client, isRevoked, revoked } from "../client/client.js";
@@ -17,9 +18,11 @@ import { isSameRecord } from "../client/compare.js";
 import type { Database } from "../client/database.js";
 import { copyIntoMemory, type LocatedDatabase, readIntoMemory } from "../databases/copy-clients.js";
 import { findGaps, IdSet } from "../databases/id-set.js";
+import { jsonPluginName } from "../databases/json.js";
 import { DatabaseFactory } from "../databases/registry.js";
 import { sqlitePluginName } from "../databases/sqlite.js";
 import { isKind, StoreError } from "../errors.js";
+import { assertReplaceable } from "../fs/atomic.js";
 import { sha256File } from "../fs/read.js";
 import {
   assertNoHolders,
@@ -28,6 +31,7 @@ import {
   type ServiceReport,
 } from "../operation/service.js";
 import { throwIfAborted } from "../process/abort.js";
+import { makeHubDirectory } from "../process/directories.js";
 import { keyIdOf, openImmutable } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import { ClientTable } from "../store/client-table.js";
@@ -110,6 +114,8 @@ interface Plan {
  *
  * @throws {@link StoreError} - what `verifyChosenBackup` and `confirmRestore` throw, before
  *   anything changes
+ * @throws {@link StoreError} refused or io - if the database cannot be written, before the service
+ *   is stopped
  * @throws {@link StoreError} refused - if the hub added a client during the restore, or a client
  *   would gain more than was known before the confirmation
  * @throws {@link StoreError} corrupted - if a client differs after it was written
@@ -132,6 +138,7 @@ export async function restoreInto(options: RestoreIntoOptions): Promise<RestoreI
     ? ({ state: "open", secret: undefined } as const)
     : ({ state: "absent" } as const);
   await confirmRestore(options, database.location, backup, { replaced, differences }, undefined);
+  await assertWritable(database, present !== undefined);
   const service = await resolveService(options.service, reporter);
   await confirmStopped(service, database, reporter);
   const saved = present && (await backUpPresent(options));
@@ -180,6 +187,25 @@ async function readPresent(database: LocatedDatabase): Promise<ClientTable | und
   } catch (error) {
     if (isKind(error, "notFound")) return undefined;
     throw error;
+  }
+}
+
+/**
+ * Tries what the first write needs. A failure while the hub is stopped would be an outage for
+ * nothing.
+ *
+ * @throws {@link StoreError} refused or io - if the file or its directory cannot be written
+ */
+async function assertWritable(
+  { name, config, location }: LocatedDatabase,
+  exists: boolean,
+): Promise<void> {
+  if (name === sqlitePluginName && exists) {
+    await using target = await DatabaseFactory.create(name, config, { mode: "readwrite" });
+    await runInTransaction(target, async () => undefined);
+  } else if (name === sqlitePluginName || name === jsonPluginName) {
+    await makeHubDirectory(dirname(location));
+    await assertReplaceable(location);
   }
 }
 

@@ -110,6 +110,7 @@ function undoJson(request: SetupRequest, record: SetupRecord): UndoStrategy {
       await removeDirectoryAs(currentAccount(), stagingDirectory(database.place));
       if (!(await isHandedOver(storePath))) return;
       await assertReplaceable((await readServerJson(path)).file);
+      await assertReplaceable(database.place);
       const to = { name: jsonModule(record), config: await readStagedConfig(record) };
       await migrate({ from: encryptedStore(request), to, dryRun: true, signal });
     },

@@ -14,6 +14,7 @@ import {
 import { normalizeClient } from "../../src/client/compare.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../../src/databases/sqlite.js";
+import { acquireLock } from "../../src/operation/lock.js";
 import { root } from "../built.js";
 import { RedisServer } from "../databases/redis-server.js";
 import { Machine } from "./machine.js";
@@ -218,6 +219,25 @@ test("a restore into the encrypted store by --into, and one with --to, are refus
     const { code, stderr } = await machine.run(["restore", machine.path("file"), ...options]);
     expect([code, stderr]).toEqual([2, expect.stringMatching(message)]);
   }
+});
+
+test("a restore into a SQLite database other than the store is refused during an operation on it", async () => {
+  await setUp(hubs[1] as Hub);
+  await writeFile(machine.path("file"), "");
+  const target = join(dirname(machine.store), "guest.db");
+  await writeFile(target, "");
+  await using _ = await acquireLock(target);
+  const { code, stderr } = await machine.run([
+    ...[
+      "restore",
+      machine.path("file"),
+      "--into",
+      sqlitePluginName,
+      "--into-setting",
+      "name=guest",
+    ],
+  ]);
+  expect([code, stderr]).toEqual([11, expect.stringContaining(`is running on ${target}`)]);
 });
 
 const killedAt = (step: string) => ({

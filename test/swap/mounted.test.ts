@@ -9,20 +9,15 @@ import { newClient } from "../../src/client/client.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
 import { failingRename } from "../cli/failing-rename.js";
 import { Machine } from "../cli/machine.js";
+import { mounted } from "../cli/mounted.js";
 
-/** Runs a command in a mount namespace in which a file is mounted on itself. */
-const mounted = (path: string) => ({
-  before: [
-    ...["unshare", ...(process.geteuid?.() === 0 ? [] : ["--map-root-user"]), "--mount"],
-    ...["/bin/sh", "-ec", 'mount --bind "$0" "$0"; exec "$@"', path],
-  ],
-});
-
-test("a store that is a bind-mounted file is refused by every swap before the hub is stopped", async () => {
+test("a bind-mounted database is refused by every swap and restore before the hub is stopped", async () => {
   const machine = await Machine.make();
   await machine.init("--to", machine.path("backups"), "--bundle-to", machine.path("bundles"));
   const { document } = await machine.json("backup", "--service", "none");
   const { path: backup } = document.backup as { path: string };
+  const clients = machine.path("data", "hivemind-core", "clients.json");
+  await writeFile(clients, "{}");
   const before = {
     store: await readFile(machine.store),
     names: await readdir(dirname(machine.store)),
@@ -35,12 +30,14 @@ test("a store that is a bind-mounted file is refused by every swap before the hu
     ...["--stop-command", `touch '${machine.path("stopped")}'; kill ${hub.pid}`],
     ...["--start-command", "true"],
   ];
-  for (const args of [
-    ["rotate", "--hub", "none"],
-    ["restore", backup, "--hub", "none"],
-    ["decrypt", "--hub", "none", "--yes"],
-  ]) {
-    const { code, stderr } = await machine.run([...args, ...stop], mounted(machine.store));
+  const into = ["--into", "hivemind-json-db-plugin", "--discard-replaced", "--yes"];
+  for (const [file, ...args] of [
+    [machine.store, "rotate", "--hub", "none"],
+    [machine.store, "restore", backup, "--hub", "none"],
+    [machine.store, "decrypt", "--hub", "none", "--yes"],
+    [clients, "restore", backup, ...into],
+  ] as const) {
+    const { code, stderr } = await machine.run([...args, ...stop], mounted(file));
     expect([args[0], code, stderr]).toEqual([
       args[0],
       17,

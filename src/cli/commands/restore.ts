@@ -9,7 +9,12 @@ import { finishCommand } from "../command.js";
 import { type Context, withValues } from "../context.js";
 import { findOtherDatabase } from "../hub-store.js";
 import { isDefaultStore } from "../open.js";
-import { addSwapOptions, operateWithService, type SwapOptions } from "../operate.js";
+import {
+  addSwapOptions,
+  operateOnStores,
+  operateWithService,
+  type SwapOptions,
+} from "../operate.js";
 import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
 import { listKnownDirectories } from "../options/directories.js";
 import { buildEndpoint, collectSetting, type Setting } from "../options/endpoint.js";
@@ -162,6 +167,7 @@ async function restoreDatabase(
 ): Promise<RestoreIntoResult> {
   const { restoreInto } = await import("../../restore/into.js");
   const { resolveLocation } = await import("../../databases/registry.js");
+  const { findStore } = await import("../../migrate/migrate.js");
   const { sqlcipherPluginName } = await import("../../databases/sqlite.js");
   const { into = "", intoSetting, readmitRevoked = false } = options;
   if (into === sqlcipherPluginName) {
@@ -172,15 +178,19 @@ async function restoreDatabase(
   const { name, config } = await buildEndpoint(context, into, intoSetting);
   const database = { name, config, location: await resolveLocation(name, config) };
   const backupFirst = options.discardReplaced ? undefined : () => resolveBackupTarget(context);
-  return operateWithService(
-    context,
-    options,
-    (operation) =>
-      restoreInto({
-        ...operation,
-        ...{ ...chosen, database, backupFirst, readmitRevoked },
-      }),
-    { makeDirectory: true },
+  const target = await findStore(database);
+  const others = target === undefined || target === context.storePath ? [] : [target];
+  return operateOnStores(context, others, () =>
+    operateWithService(
+      context,
+      options,
+      (operation) =>
+        restoreInto({
+          ...operation,
+          ...{ ...chosen, database, backupFirst, readmitRevoked },
+        }),
+      { makeDirectory: true },
+    ),
   );
 }
 
