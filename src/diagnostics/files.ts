@@ -2,12 +2,17 @@
 import { statfs } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, dirname, join } from "node:path";
+import { dataHome, type Environment } from "../config/paths.js";
 import { isKind } from "../errors.js";
-import { listDirectory, statIfExists } from "../fs/read.js";
+import { listDirectory, realPathIfExists, statIfExists } from "../fs/read.js";
 import { sidecars } from "../fs/sidecars.js";
+import { findHubContainers, readContainerHub } from "../hub/container-hub.js";
+import { findAllHubProcesses } from "../hub/find-hubs.js";
 import { databaseIn, readServerJson, serverJsonPath } from "../hub/server-json.js";
 import { journalPath } from "../operation/journal.js";
 import { lockPath } from "../operation/lock.js";
+import { mountsStore } from "../service/engine.js";
+import { listHubUnits } from "../service/hub-units.js";
 import { identify } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
 import { type Check, checksNamed } from "./check.js";
@@ -116,16 +121,17 @@ export async function checkCopies(locations: StoreLocations): Promise<Check[]> {
   const { plain, encrypted } = await findCopies(locations);
   const directory = dirname(locations.storePath);
   const quoted = (paths: string[]) => paths.map(shellQuote).join(" ");
-  const inUse = (await hubUsesJson()) ? plain.filter((path) => isJsonStore(path, directory)) : [];
-  const left = plain.filter((path) => !inUse.includes(path));
+  const json = plain.filter((path) => isJsonStore(path, directory));
+  const move = json.length > 0 ? await findMoveOfJson(directory) : undefined;
+  const left = move === undefined ? plain : plain.filter((path) => !json.includes(path));
   const plaintext = checksNamed("plaintext");
   const copies = checksNamed("copies");
-  const checks = inUse.map((path) =>
-    plaintext.error(
-      `the hub keeps its clients in plain text: ${path}`,
-      "hivemind-sqlcipher migrate --from hivemind-json-db-plugin --to hivemind-sqlcipher-db-plugin --switch",
-    ),
-  );
+  const checks =
+    move === undefined
+      ? []
+      : json.map((path) =>
+          plaintext.error(`the hub keeps its clients in plain text: ${path}`, move),
+        );
   if (left.length > 0) {
     const fix = `If no hub uses them: shred -u ${quoted(left)}`;
     checks.push(plaintext.error(`credentials in plain text: ${left.join(", ")}`, fix));
@@ -198,17 +204,55 @@ function isJsonStore(path: string, directory: string): boolean {
 }
 
 /**
- * Returns whether a hub may keep its clients in `clients.json`, because `server.json` names the
- * JSON database or leaves the choice to the hub's defaults. Deleting the file would then lose all
- * clients.
+ * Returns the command that moves the clients out of `clients.json`; undefined if no hub uses the
+ * file. Deleting the file of a hub would lose all its clients.
+ *
+ * @param directory - the directory of the file
  */
-async function hubUsesJson(): Promise<boolean> {
+async function findMoveOfJson(directory: string): Promise<string | undefined> {
+  if (await mayUseJson(serverJsonPath())) {
+    return "hivemind-sqlcipher migrate --from hivemind-json-db-plugin --to hivemind-sqlcipher-db-plugin --switch";
+  }
+  for (const serverJson of await findServerJsons(directory)) {
+    if (serverJson === undefined || (await mayUseJson(serverJson))) {
+      return "hivemind-sqlcipher setup";
+    }
+  }
+  return undefined;
+}
+
+/**
+ * Returns whether a hub may use the JSON database, because its `server.json` names it or leaves the
+ * choice to the hub's defaults.
+ */
+async function mayUseJson(serverJson: string): Promise<boolean> {
   try {
-    const { module } = databaseIn(await readServerJson(serverJsonPath()));
+    const { module } = databaseIn(await readServerJson(serverJson));
     return module === undefined || module === "hivemind-json-db-plugin";
   } catch (error) {
     // Without a server.json, no hub has run here. If the file does not parse, the hub uses its
     // defaults.
     return !isKind(error, "notFound");
   }
+}
+
+/**
+ * Returns the `server.json` of each hub of any user whose databases are in a directory; undefined
+ * for a container with it on no volume.
+ */
+async function findServerJsons(directory: string): Promise<(string | undefined)[]> {
+  const hubs = [...(await findAllHubProcesses()), ...(await listHubUnits())];
+  const isThere = (environment: Environment) =>
+    realPathIfExists(join(dataHome(environment), "hivemind-core")) === directory;
+  const containers = await findHubContainers();
+  return [
+    ...hubs
+      .filter(({ environment }) => isThere(environment))
+      .map(({ environment }) => serverJsonPath(environment)),
+    ...(await Promise.all(
+      containers
+        .filter((each) => mountsStore(each, join(directory, "clients.json")))
+        .map(async (each) => (await readContainerHub(each)).serverJson),
+    )),
+  ];
 }

@@ -1,7 +1,9 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { chmod, mkdir, rm, symlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import fc from "fast-check";
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
 import { checkSchedule } from "../../src/diagnostics/backups.js";
 import { checkContainers } from "../../src/diagnostics/containers.js";
@@ -251,6 +253,35 @@ test("a broken symbolic link with the name of a file in plain text is no finding
   await symlink("missing", join(directory, "clients.json"));
   const checks = await checkCopies(locations);
   expect(checks.filter(({ detail }) => detail.includes(directory))).toEqual([]);
+});
+
+test("a JSON database that the hub of another account uses is not to be deleted", async () => {
+  const home = await temporaryFolder();
+  const place = (name: string) => join(home, name, "hivemind-core");
+  await mkdir(place("data"), { recursive: true });
+  await mkdir(place("config"), { recursive: true });
+  await writeFile(join(place("data"), "clients.json"), "{}");
+  const locations = {
+    ...{ storePath: join(place("data"), "clients.db"), settingsPath: join(home, "settings") },
+    ...{ backupFolder: undefined, bundleFolder: undefined },
+  };
+  const fixes = async () =>
+    (await checkCopies(locations)).filter(({ name }) => name === "plaintext").map(({ fix }) => fix);
+  const erase = [expect.stringContaining("shred")];
+  expect(await fixes()).toEqual(erase);
+
+  await writeFile(join(home, "hivemind-core"), "read _\n");
+  const environment = { XDG_DATA_HOME: join(home, "data"), XDG_CONFIG_HOME: join(home, "config") };
+  const env = { ...process.env, ...environment };
+  const hub = spawn("/bin/sh", [join(home, "hivemind-core"), "listen"], { env });
+  onTestFinished(() => void hub.kill("SIGKILL"));
+  await once(hub, "spawn");
+  const setModule = (module: string) =>
+    writeFile(join(place("config"), "server.json"), JSON.stringify({ database: { module } }));
+  await setModule("hivemind-json-db-plugin");
+  expect(await fixes()).toEqual(["hivemind-sqlcipher setup"]);
+  await setModule("hivemind-sqlite-db-plugin");
+  expect(await fixes()).toEqual(erase);
 });
 
 test("a passphrase source in an engine's secrets is a finding", async () => {
