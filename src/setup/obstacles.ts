@@ -236,8 +236,8 @@ function findServerObstacle(survey: Survey): Finding {
   if (server.isWritable || !isChanged) return undefined;
   return refused(
     "server.json-read-only",
-    `${server.path} cannot be changed: it is read-only, as a file that a tool such as Ansible or Nix manages`,
-    'Let that tool write it: "database": {"module": "hivemind-sqlite-db-plugin", "hivemind-sqlite-db-plugin": {"subfolder": "hivemind-core", "name": "clients"}}, after hivemind-sqlcipher migrate (docs/guide/existing-hub.md).',
+    `${server.path} cannot be changed: it is a mount point, or read-only, as a file that a tool such as Ansible or Nix manages`,
+    'Mount its directory instead, or let that tool write it: "database": {"module": "hivemind-sqlite-db-plugin", "hivemind-sqlite-db-plugin": {"subfolder": "hivemind-core", "name": "clients"}}, after hivemind-sqlcipher migrate (docs/guide/existing-hub.md).',
   );
 }
 

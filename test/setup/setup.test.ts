@@ -10,6 +10,7 @@ import { expect, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
 import { identify } from "../../src/store/cipher.js";
+import { mounted } from "../cli/mounted.js";
 import { onTerminal } from "../cli/terminal.js";
 import { proving } from "../prove-report.js";
 import { property, systemctl } from "../service/units.js";
@@ -337,6 +338,8 @@ test("what is in the way is named, and nothing has changed", async () => {
   await chmod(server, 0o444);
   await refuse(17, "server.json cannot be changed", "Ansible or Nix");
   await chmod(server, 0o644);
+  const mount = await machine.run(["setup", ...options, "--dry-run"], mounted(server));
+  expect([mount.code, mount.stdout]).toEqual([17, expect.stringContaining("a mount point")]);
 
   const dropIn = join(process.env.HOME ?? "", ".config/systemd/user", `${unit}.d/other.conf`);
   await mkdir(dirname(dropIn), { recursive: true });
