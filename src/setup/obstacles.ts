@@ -20,6 +20,7 @@ export interface Obstacle {
 }
 
 export interface ObstacleOptions {
+  /** Whether the hub's packages may be installed: by an option, or because the user is asked. */
   readonly installHubPackages: boolean;
   /** Whether the hub must start after a reboot without a login. */
   readonly isHeadless: boolean;
@@ -334,7 +335,7 @@ function findPackageObstacle(
     return refused(
       "packages",
       `the hub in ${packages.python} cannot open an encrypted store: ${packages.problem ?? ignoresPassword}`,
-      `Add --install-hub-packages, or install them: ${pip}`,
+      `Add --install-hub-packages, run setup on a terminal without --yes, or install them: ${pip}`,
     );
   }
   if (packages.isWritable) return undefined;

@@ -139,7 +139,7 @@ function planSteps(
 
 function packagesChange({ packages, hubContainer }: Survey): string {
   return hubContainer === undefined
-    ? `install a SQLite plugin that encrypts into the hub's Python (${packages?.python ?? "?"})`
+    ? `install with pip a SQLite plugin that encrypts into the hub's Python (${packages?.python ?? "?"})`
     : `use a SQLite plugin that encrypts in the container ${hubContainer.name}`;
 }
 

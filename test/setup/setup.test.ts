@@ -404,16 +404,20 @@ test("without --yes and a terminal, and without a place for the recovery key, no
   expect(await digest(hub)).toBe(before);
 }, 240_000);
 
-test("a recovery key that was not written down is not used, and what setup did stays", async () => {
-  const { machine, unit } = await installHub({ layout: "sqlite" });
+test("on a terminal, one confirmation includes the packages; a key that was not written down is not used", async () => {
+  const hub = await installHub({ layout: "sqlite" });
+  const { machine, unit } = hub;
+  const python = await untilPip(hub, 's/"takesPassword": true/"takesPassword": false/');
   const args = [
-    ...["setup", "--unit", unit],
+    ...["setup", "--unit", unit, "--hub-python", python],
     ...["--to", machine.path("backups"), "--bundle-to", machine.path("bundles")],
   ];
   const { code, screen } = await onTerminal(machine, args, [
     ["Continue?", "y\r"],
     ["written it down?", "n\r"],
   ]);
+  expect(screen).toContain("install with pip a SQLite plugin");
+  expect(screen).toContain("installing packages");
   expect(screen).toContain("not confirmed: the recovery key was not written down");
   expect(screen).toContain("discard it");
   expect(screen).not.toContain("nothing changed");

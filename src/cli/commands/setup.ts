@@ -33,6 +33,7 @@ import { assertUnused } from "../options/unused.js";
 import { resolveSetupContext } from "../system-hub.js";
 import { toJson } from "../ui/json.js";
 import { describePassphrase, fieldLines } from "../ui/lines.js";
+import { hasTerminal } from "../ui/prompt.js";
 
 interface SetupOptions extends RecipientCommandOptions {
   dryRun?: boolean;
@@ -74,7 +75,7 @@ export function addCommand(program: Command): void {
       "Inspects the hub's unit, packages, database and server.json, prints a plan, and asks once. Then it creates or converts the store, switches server.json, starts the hub through run by a drop-in, makes and verifies the first backup and its bundle, and installs a daily timer. If it is interrupted, the hub runs, and the same command continues.",
       "Root sets up a system unit that runs as another user: systemd-creds seals the passphrase to this machine, and systemd unseals it for the unit. --headless does so for every system unit, and with systemd 256 or later for a user unit; otherwise it names the commands that unlock the keyring at boot.",
       "For a hub in a container, it writes a drop-in for the quadlet (Podman since 5.0) or an override of the compose file (Docker, Podman; for a project of root as root), and prints the steps for any other container.",
-      "With --yes it needs --recovery-key-file, or --recipient. --undo keeps the clients that were added since, and the encrypted store.",
+      "With --yes it needs --recovery-key-file, or --recipient, and --install-hub-packages if the hub's packages ignore the password; on a terminal, the plan contains their installation. --undo keeps the clients that were added since, and the encrypted store.",
     ],
     examples: [
       "hivemind-sqlcipher setup --dry-run",
@@ -105,7 +106,7 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   const key = await resolveRecoveryKey(found, options);
   const request = (signal: AbortSignal) => buildRequest(context, options, signal, key);
   const plan = planSetup(found, {
-    installHubPackages: options.installHubPackages ?? false,
+    installHubPackages: options.installHubPackages || isPlanConfirmed(context),
     onlineBackups,
     isHeadless: options.headless ?? false,
     scheduledCommand: quoteCommand(...request(new AbortController().signal).backupCommand),
@@ -136,6 +137,11 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   output.result(toJson({ setup: { ...result, findings } }), () =>
     summary(context, found, result, findings, known, program),
   );
+}
+
+/** Returns whether the user sees the plan, with the packages to install, and confirms it. */
+function isPlanConfirmed({ yes, output }: Context): boolean {
+  return !yes && !output.json && hasTerminal();
 }
 
 function buildChoice(context: Context, options: SetupOptions) {
