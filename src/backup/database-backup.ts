@@ -46,7 +46,7 @@ import { nameBackup } from "./name.js";
 import { type BackupDirectories, type DestinationOptions, prepareDestination } from "./prepare.js";
 import { type BackupJournal, emitBackupStep, planFiles, recoverBackup } from "./recover.js";
 import { chooseStoreId } from "./store-id.js";
-import { openBackup, verifyCopy } from "./verify.js";
+import { unlockBackup, verifyCopy } from "./verify.js";
 
 export interface DatabaseBackupOptions extends DestinationOptions {
   /** The database; undefined for the plaintext store at the path of the lock. */
@@ -176,8 +176,7 @@ async function resolveKey(
   const newest = await findNewestBackup(directory, storePath);
   if (newest !== undefined) {
     try {
-      const { connection, key } = await openBackup(newest.path, { passphrase });
-      await connection.close();
+      const { key } = await unlockBackup(newest.path, { passphrase });
       if (key.cipherCompatibility === 4) return key;
     } catch (error) {
       // The newest backup has another passphrase or is damaged: use a new key.

@@ -26,7 +26,7 @@ import {
   verifyManifestMac,
 } from "./manifest.js";
 import type { NamedBackup } from "./name.js";
-import { openBackup } from "./verify.js";
+import { unlockBackup } from "./verify.js";
 
 export interface ListingOptions {
   /** The directory of the backups. */
@@ -227,9 +227,7 @@ class BackupKeys {
     if (failures >= maxKeyFailures) return undefined;
     for (const passphrase of this.#passphrases) {
       try {
-        const { connection, key } = await openBackup(path, { passphrase });
-        await connection.close();
-        return key;
+        return (await unlockBackup(path, { passphrase })).key;
       } catch (error) {
         if (!(error instanceof StoreError)) throw error;
       }

@@ -16,7 +16,7 @@ import { countSharedPages, readCopyIvs, readStoreIvs } from "../store/shared-pag
 import type { BackupFiles } from "./backup-files.js";
 import type { ListedBackup } from "./listing.js";
 import type { Retention } from "./retention.js";
-import { openBackup } from "./verify.js";
+import { unlockBackup } from "./verify.js";
 
 export interface ContentsOptions {
   readonly storePath: string;
@@ -105,9 +105,7 @@ async function deriveAnyKey(
 ): Promise<StoreKey | undefined> {
   for (const { path } of backups) {
     try {
-      const { connection, key } = await openBackup(path, secret);
-      await connection.close();
-      return key;
+      return (await unlockBackup(path, secret)).key;
     } catch (error) {
       if (!(error instanceof StoreError) || error.kind === "io") throw error;
     }

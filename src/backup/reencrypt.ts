@@ -45,7 +45,7 @@ import {
 import { type BackupJournal, commitBackup, recoverBackup } from "./recover.js";
 import {
   type BackupPassphrase,
-  openBackup,
+  unlockBackup,
   type Verification,
   verifyBackup,
   verifyCopy,
@@ -197,7 +197,7 @@ async function resolvePassphrase(
   const { lock, passphrases, source } = options;
   for (const passphrase of passphrases) {
     try {
-      await (await openBackup(path, { passphrase })).connection.close();
+      await unlockBackup(path, { passphrase });
       return { passphrase };
     } catch (error) {
       if (!isKind(error, "wrongPassphrase")) throw error;
@@ -212,8 +212,7 @@ async function reencryptFile(
   to: string,
   { key, signal }: ReencryptOptions,
 ): Promise<void> {
-  const { connection, key: oldKey } = await openBackup(from, secret);
-  await connection.close();
+  const { key: oldKey } = await unlockBackup(from, secret);
   await createFile(to, "");
   if (oldKey.cipherCompatibility !== key.cipherCompatibility) {
     return copyEncrypted({ from, secret: oldKey, to, key, signal });

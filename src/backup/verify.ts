@@ -120,11 +120,9 @@ export async function verifyContents(
   if (format === "unknown") await assertNotAnotherKind(path);
   let verifiedPath = path;
   const open = async () => {
-    const opened = await openBackup(path, secret);
-    if (!makeCopy) return opened;
-    await opened.connection.close();
-    verifiedPath = await makeCopy(path);
-    return { ...opened, ...(await openImmutable(verifiedPath, opened.key)) };
+    const { key, passphrase } = await unlockBackup(path, secret);
+    if (makeCopy) verifiedPath = await makeCopy(path);
+    return { ...(await openImmutable(verifiedPath, key)), passphrase };
   };
   const hash = createHash("sha256");
   const [inspected] =
@@ -188,21 +186,21 @@ async function assertNotAnotherKind(path: string): Promise<void> {
 }
 
 /**
- * Opens a backup as immutable, with the first passphrase to open it. The caller closes the
- * connection.
+ * Returns the first passphrase that opens a backup, and the key.
  *
  * @throws {@link StoreError} wrongPassphrase - if no passphrase opens it
  * @throws {@link StoreError} passphraseUnavailable - if the source has no passphrase
  * @throws {@link StoreError} what `openEncrypted` throws
  */
-export async function openBackup(
+export async function unlockBackup(
   path: string,
   secret: BackupPassphrase,
-): Promise<OpenedStore & { passphrase: string }> {
-  const open = async (passphrase: string) => ({
-    ...(await openImmutable(path, passphrase)),
-    passphrase,
-  });
+): Promise<{ readonly key: StoreKey; readonly passphrase: string }> {
+  const open = async (passphrase: string) => {
+    const { connection, key } = await openImmutable(path, passphrase);
+    await connection.close();
+    return { key, passphrase };
+  };
   if ("passphrase" in secret) return open(secret.passphrase);
   const { source, storePath } = secret;
   const { format, keyId } = await identify(path);

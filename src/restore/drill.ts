@@ -9,7 +9,7 @@ import { lstat, mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { manifestPath } from "../backup/manifest.js";
-import { type BackupPassphrase, openBackup, verifyBackup } from "../backup/verify.js";
+import { type BackupPassphrase, unlockBackup, verifyBackup } from "../backup/verify.js";
 import { isRevoked } from "../client/client.js";
 import { StoreError, systemError } from "../errors.js";
 import { assertFreeSpace, copyFile } from "../fs/copy.js";
@@ -127,8 +127,7 @@ function drillError(backup: string, problem: string): StoreError {
 
 /** Opens the copy for writing, as a hub does, and decodes every client. */
 async function readClients(copy: string, secret: BackupPassphrase) {
-  const { connection, key } = await openBackup(copy, secret);
-  await connection.close();
+  const { key } = await unlockBackup(copy, secret);
   await using store = await ClientStore.open(copy, key, { migrate: false });
   const counts = { active: 0, revoked: 0 };
   for await (const client of store) counts[isRevoked(client) ? "revoked" : "active"] += 1;

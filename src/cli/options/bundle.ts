@@ -180,9 +180,9 @@ function isPassphraseError(error: unknown): error is StoreError {
  * from the present store.
  */
 async function needsBundle(backup: string, context: Context): Promise<boolean> {
-  const { openBackup } = await import("../../backup/verify.js");
+  const { unlockBackup } = await import("../../backup/verify.js");
   try {
-    await (await openBackup(backup, context)).connection.close();
+    await unlockBackup(backup, context);
     return false;
   } catch (failure) {
     return isPassphraseError(failure);
