@@ -21,7 +21,7 @@ import {
 } from "./listing.js";
 import { backupOf, type Manifest, manifestPath, storeNameIn } from "./manifest.js";
 import { hasPart } from "./parts.js";
-import { type BackupPassphrase, verifyBackup } from "./verify.js";
+import { type BackupPassphrase, describeFailedChecks, verifyBackup } from "./verify.js";
 
 /** The files of a target. The manifests of a remote are in a directory on this machine. */
 export interface FleetFiles {
@@ -333,8 +333,7 @@ async function verifyEntry(
   const verify = async (path: string): Promise<Outcome> => {
     try {
       const { ok, checks } = await verifyBackup(path, known.secret);
-      const failed = checks.find((check) => !check.ok);
-      return { ok, problem: failed ? `${failed.name}: ${failed.detail}` : null };
+      return { ok, problem: describeFailedChecks(checks)[0] ?? null };
     } catch (error) {
       if (isKind(error, "wrongPassphrase", "passphraseUnavailable")) {
         return { ok: null, problem: await keys.giveUp(keyId, error) };

@@ -178,6 +178,11 @@ export async function verifyContents(
   return verified(inspected.value);
 }
 
+/** Returns each failed check and its detail, for a message. */
+export function describeFailedChecks(checks: readonly Check[]): string[] {
+  return checks.filter(({ ok }) => !ok).map(({ name, detail }) => `${name}: ${detail}`);
+}
+
 /** Throws if the file is a manifest or a bundle instead of a backup. Damage is only a finding. */
 async function assertNotAnotherKind(path: string): Promise<void> {
   const kind = await recogniseFile(path);

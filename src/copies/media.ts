@@ -10,7 +10,7 @@ import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { formatManifest, type Manifest, manifestPath } from "../backup/manifest.js";
 import { copyToParts, hashParts, planParts } from "../backup/parts.js";
-import { type BackupPassphrase, verifyBackup } from "../backup/verify.js";
+import { type BackupPassphrase, describeFailedChecks, verifyBackup } from "../backup/verify.js";
 import { assertPlacement } from "../bundle/placement.js";
 import { hasCode, isKind, StoreError, systemError, wrap } from "../errors.js";
 import { createFile, makeDirectory, moveFile, stagedName, syncDirectory } from "../fs/atomic.js";
@@ -138,10 +138,9 @@ async function assertUsable(options: MediaOptions): Promise<void> {
 async function verifyAndReadManifest({ backup, secret }: MediaOptions): Promise<Manifest> {
   const { ok, checks, manifest } = await verifyBackup(backup, secret);
   if (ok && manifest !== undefined) return manifest;
-  const failed = checks.filter((check) => !check.ok);
   throw new StoreError(
     "corrupted",
-    `${backup} does not verify: ${failed.map(({ name, detail }) => `${name}: ${detail}`).join("; ")}`,
+    `${backup} does not verify: ${describeFailedChecks(checks).join("; ")}`,
     {
       hint: `Export another backup. See all checks: hivemind-sqlcipher verify ${shellQuote(backup)}`,
     },

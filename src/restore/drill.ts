@@ -9,7 +9,12 @@ import { lstat, mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { manifestPath } from "../backup/manifest.js";
-import { type BackupPassphrase, unlockBackup, verifyBackup } from "../backup/verify.js";
+import {
+  type BackupPassphrase,
+  describeFailedChecks,
+  unlockBackup,
+  verifyBackup,
+} from "../backup/verify.js";
 import { isRevoked } from "../client/client.js";
 import { StoreError, systemError } from "../errors.js";
 import { assertFreeSpace, copyFile } from "../fs/copy.js";
@@ -64,9 +69,7 @@ export async function drill({ backup, secret, signal }: DrillOptions): Promise<D
     throwIfAborted(signal);
     const { ok, checks, manifest } = await verifyBackup(copy, secret);
     if (!ok || manifest === undefined) {
-      const failed = checks.filter((check) => !check.ok);
-      const [first] = failed.map(({ name, detail }) => `${name}: ${detail}`);
-      throw drillError(backup, first ?? "it has no manifest");
+      throw drillError(backup, describeFailedChecks(checks)[0] ?? "it has no manifest");
     }
     throwIfAborted(signal);
     const clients = await readClients(copy, secret);

@@ -1,7 +1,7 @@
 /** Chooses and verifies the backup of a restore, before anything changes. */
 import { findNewestBackup } from "../backup/manifest.js";
 import { findParts } from "../backup/parts.js";
-import { verifyContents } from "../backup/verify.js";
+import { describeFailedChecks, verifyContents } from "../backup/verify.js";
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { readStoreId, recordStoreId } from "../config/store-id.js";
 import { StoreError } from "../errors.js";
@@ -76,7 +76,7 @@ export async function verifyChosenBackup(
     const isSound = !failed.some(({ name }) => essential.has(name));
     throw new StoreError(
       "corrupted",
-      `${path} does not verify: ${refused.map(({ name, detail }) => `${name}: ${detail}`).join("; ")}`,
+      `${path} does not verify: ${describeFailedChecks(refused).join("; ")}`,
       isSound
         ? { hint: "Accept it with --no-manifest if you trust its origin." }
         : { hint: "Use another backup, or another copy of this backup." },
@@ -87,7 +87,7 @@ export async function verifyChosenBackup(
   return {
     path,
     verifiedPath,
-    doubt: ok ? undefined : failed.map(({ name, detail }) => `${name}: ${detail}`).join("; "),
+    doubt: ok ? undefined : describeFailedChecks(checks).join("; "),
     createdAt: ok ? (manifest?.created_at ?? null) : null,
     passphrase,
     key,
