@@ -95,7 +95,7 @@ test("a whole set made by somebody who knows only the recipient is shown and ask
   // To verify it is to see that it fits together, and this is said to be all.
   const verified = await machine.run(["verify", set.backup, ...opener(machine, set.bundle)]);
   expect(verified.code).toBe(0);
-  expect(verified.stderr).toMatch(/no passphrase kept here confirms/);
+  expect(verified.stderr).toMatch(/its passphrase is unknown on this machine/);
   // Without the bundle in hand it is no backup of this store's.
   expect((await machine.run(["verify", set.backup])).code).toBe(12);
   expect((await machine.run(["restore", set.backup, ...alone])).code).toBe(12);
