@@ -12,6 +12,7 @@ export {
 export { generateRecoveryKey } from "./bundle/recovery-key.js";
 export {
   type Client,
+  type ClientCounts,
   clientSchema,
   defaultAllowedTypes,
   deserializeClient,

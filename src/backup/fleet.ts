@@ -5,6 +5,7 @@
  */
 import { basename, join } from "node:path";
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
+import type { ClientCounts } from "../client/client.js";
 import { readStoreId } from "../config/store-id.js";
 import { isKind, StoreError, wrap } from "../errors.js";
 import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
@@ -57,7 +58,7 @@ export interface FleetStore {
     readonly path: string;
     readonly createdAt: string;
     readonly ageSeconds: number;
-    readonly clients: { readonly active: number; readonly revoked: number };
+    readonly clients: ClientCounts;
   };
   /** When the newest of the complete backups was made; null if none is complete. */
   readonly newestCompleteAt: string | null;

@@ -1,6 +1,7 @@
 /** Writes a backup's manifest, and gives both files their final names. */
 import { hostname } from "node:os";
 import { basename } from "node:path";
+import type { ClientCounts } from "../client/client.js";
 import { StoreError } from "../errors.js";
 import { createFile } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
@@ -54,7 +55,7 @@ export interface NamedBackup {
   readonly sha256: string;
   readonly keyId: string;
   readonly schemaVersion: number;
-  readonly clients: { readonly active: number; readonly revoked: number };
+  readonly clients: ClientCounts;
   readonly method: Manifest["method"];
 }
 

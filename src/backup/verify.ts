@@ -7,6 +7,7 @@
  */
 import { createHash, type Hash } from "node:crypto";
 import { basename } from "node:path";
+import type { ClientCounts } from "../client/client.js";
 import { addHint, isKind, StoreError } from "../errors.js";
 import { recogniseFile } from "../fs/file-kind.js";
 import { sha256File, statIfExists } from "../fs/read.js";
@@ -61,7 +62,7 @@ export interface Inspection {
   /** SQLite's messages about damage of the database's structure; empty if it is sound. */
   readonly faults: readonly string[];
   readonly schemaVersion: number;
-  readonly clients: { readonly active: number; readonly revoked: number };
+  readonly clients: ClientCounts;
   readonly pageSize: number;
 }
 

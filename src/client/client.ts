@@ -115,6 +115,19 @@ export function isRevoked(client: Pick<Client, "api_key">): boolean {
   return client.api_key === revokedApiKey;
 }
 
+/** The numbers of clients in a database. */
+export interface ClientCounts {
+  readonly active: number;
+  readonly revoked: number;
+}
+
+/** Reads every client and counts it. */
+export async function countClients(clients: AsyncIterable<Client>): Promise<ClientCounts> {
+  const counts = { active: 0, revoked: 0 };
+  for await (const client of clients) counts[isRevoked(client) ? "revoked" : "active"] += 1;
+  return counts;
+}
+
 /** Splits the crypto key off `metadata`, where HiveMind 5 stores it. */
 export function splitCryptoKey(stored: JsonObject): {
   crypto_key: string | null;

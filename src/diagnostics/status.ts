@@ -2,7 +2,7 @@
 import { type Drill, readDrills } from "../backup/drill-record.js";
 import { findNewestBackup } from "../backup/manifest.js";
 import { findLastRestoreTests, type RestoreTest } from "../backup/restore-test.js";
-import { isRevoked } from "../client/client.js";
+import { type ClientCounts, countClients } from "../client/client.js";
 import { type ConfiguredTarget, type CopyState, readCopyStates } from "../copies/copy-record.js";
 import { type LocatedDatabase, openToRead } from "../databases/copy-clients.js";
 import { StoreError } from "../errors.js";
@@ -35,7 +35,7 @@ export interface StoreStatus {
   readonly cipherCompatibility: CipherCompatibility | null;
   readonly keyId: string | null;
   readonly schemaVersion: number | null;
-  readonly clients: { readonly active: number; readonly revoked: number } | null;
+  readonly clients: ClientCounts | null;
   /** The hub's database, if there is no store and the hub uses another database. */
   readonly database: { readonly module: string; readonly location: string } | null;
   readonly service: {
@@ -86,7 +86,7 @@ export async function readStoreStatus(options: StatusOptions): Promise<StoreStat
       ? await attempt(() => inspectStore(storePath, options.source, identity.format))
       : null;
   const hubDatabase = await attempt(options.findHubDatabase);
-  const counted = hubDatabase && (await attempt(() => countClients(hubDatabase)));
+  const counted = hubDatabase && (await attempt(() => countHubClients(hubDatabase)));
   const service = await attempt(async () => {
     const found = await selectService(options.service);
     const { active, restarting = false } = await found.state();
@@ -133,11 +133,9 @@ function toBackupTest(test: RestoreTest | undefined): BackupTest | null {
   return test ? { at: test.at, backup: test.backup } : null;
 }
 
-async function countClients(database: LocatedDatabase) {
+async function countHubClients(database: LocatedDatabase) {
   await using clients = await openToRead(database);
-  const counts = { active: 0, revoked: 0 };
-  for await (const client of clients) counts[isRevoked(client) ? "revoked" : "active"] += 1;
-  return counts;
+  return await countClients(clients);
 }
 
 /** How long `status` waits for a running operation before it reports that the store is in use. */

@@ -1,6 +1,6 @@
 /** Checks every record of the source against the target before anything is written. */
 import { batchesOf } from "../client/batches.js";
-import { type Client, isRevoked } from "../client/client.js";
+import { type Client, type ClientCounts, isRevoked } from "../client/client.js";
 import { isSameExceptLastSeen } from "../client/compare.js";
 import type { Database, IdBatch } from "../client/database.js";
 import { findGaps, IdSet } from "../databases/id-set.js";
@@ -18,11 +18,6 @@ interface CheckOptions {
   /** The note of an interrupted migration. */
   readonly note: MigrationNote | undefined;
   readonly report: (done: number, total: number) => void;
-}
-
-export interface ClientCounts {
-  readonly active: number;
-  readonly revoked: number;
 }
 
 export interface Checked {

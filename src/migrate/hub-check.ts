@@ -7,7 +7,7 @@
  */
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { isRevoked } from "../client/client.js";
+import { type ClientCounts, isRevoked } from "../client/client.js";
 import type { JsonObject } from "../client/json.js";
 import { hubEnvironment } from "../config/hub-account.js";
 import {
@@ -66,7 +66,6 @@ import { systemctlLine } from "../service/systemctl.js";
 import { identify } from "../store/cipher.js";
 import { counted } from "../text/count.js";
 import { shellQuote } from "../text/escape.js";
-import type { ClientCounts } from "./check.js";
 import type { HubDatabase } from "./switch.js";
 
 export interface HubCheckOptions {

@@ -18,13 +18,14 @@
 import { constants } from "node:fs";
 import { access } from "node:fs/promises";
 import { dirname } from "node:path";
+import type { ClientCounts } from "../client/client.js";
 import type { Endpoint } from "../databases/plugin.js";
 import { DatabaseFactory, resolveLocation } from "../databases/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
 import { addHint, hasCode, isKind, StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import { emitStep } from "../operation/step.js";
-import { type ClientCounts, checkSource, type KnownClients } from "./check.js";
+import { checkSource, type KnownClients } from "./check.js";
 import { compareWithTarget } from "./compare.js";
 import { copyMissing, fillGaps } from "./copy.js";
 import { MigrationNote } from "./note.js";

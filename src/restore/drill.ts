@@ -15,7 +15,7 @@ import {
   unlockBackup,
   verifyBackup,
 } from "../backup/verify.js";
-import { isRevoked } from "../client/client.js";
+import { type ClientCounts, countClients } from "../client/client.js";
 import { StoreError, systemError } from "../errors.js";
 import { assertFreeSpace, copyFile } from "../fs/copy.js";
 import { statIfExists } from "../fs/read.js";
@@ -40,7 +40,7 @@ export interface DrillResult {
   readonly size: number;
   readonly schemaVersion: number;
   /** The clients that were read from the restored copy. */
-  readonly clients: { readonly active: number; readonly revoked: number };
+  readonly clients: ClientCounts;
 }
 
 /**
@@ -132,7 +132,5 @@ function drillError(backup: string, problem: string): StoreError {
 async function readClients(copy: string, secret: BackupPassphrase) {
   const { key } = await unlockBackup(copy, secret);
   await using store = await ClientStore.open(copy, key, { migrate: false });
-  const counts = { active: 0, revoked: 0 };
-  for await (const client of store) counts[isRevoked(client) ? "revoked" : "active"] += 1;
-  return counts;
+  return await countClients(store);
 }

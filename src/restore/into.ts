@@ -13,7 +13,7 @@
 import { dirname } from "node:path";
 import { backupDatabase } from "../backup/database-backup.js";
 import { batchesOf } from "../client/batches.js";
-import { type Client, isRevoked, revoked } from "../client/client.js";
+import { type Client, type ClientCounts, isRevoked, revoked } from "../client/client.js";
 import { isSameRecord } from "../client/compare.js";
 import type { Database } from "../client/database.js";
 import { copyIntoMemory, type LocatedDatabase, readIntoMemory } from "../databases/copy-clients.js";
@@ -75,7 +75,7 @@ export interface RestoreIntoResult {
     /** When the backup was made; null without a valid manifest. */
     readonly createdAt: string | null;
     readonly keyId: string;
-    readonly clients: { readonly active: number; readonly revoked: number };
+    readonly clients: ClientCounts;
     /** The backup of the replaced clients; null with `discardReplaced` or without a database. */
     readonly replaced: string | null;
     /** As in `Differences.stayRevoked`; empty with `readmitRevoked`. */
@@ -91,7 +91,7 @@ const clientBudgetMs = 5;
 
 /** The contents of the database after the restore. */
 interface Written {
-  readonly clients: { readonly active: number; readonly revoked: number };
+  readonly clients: ClientCounts;
   readonly stayedRevoked: readonly number[];
 }
 

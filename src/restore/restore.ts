@@ -1,6 +1,7 @@
 /** `restore`: replaces the store with a backup, or restores to another path. */
 import { dirname } from "node:path";
 import { type BundleReport, bundleReport } from "../bundle/bundle.js";
+import type { ClientCounts } from "../client/client.js";
 import { realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { moveFile, replacedName, syncDirectory } from "../fs/atomic.js";
@@ -78,7 +79,7 @@ export interface RestoreResult {
     readonly createdAt: string | null;
     readonly keyId: string;
     readonly schemaVersion: number;
-    readonly clients: { readonly active: number; readonly revoked: number };
+    readonly clients: ClientCounts;
     /** The path of the replaced store; null if there was none or it was discarded. */
     readonly replaced: string | null;
     /** As in `Differences.stayRevoked`; empty with `readmitRevoked`. */

@@ -10,7 +10,7 @@
  * during the downtime.
  */
 import { isWal, pin } from "../backup/warm-copy.js";
-import { revoked } from "../client/client.js";
+import { type ClientCounts, revoked } from "../client/client.js";
 import { isKind } from "../errors.js";
 import { syncFile } from "../fs/copy.js";
 import { throwIfAborted } from "../process/abort.js";
@@ -27,7 +27,7 @@ import { openTable, readTable } from "./present-store.js";
 
 /** The contents of the restored store. */
 export interface Completed {
-  readonly clients: { readonly active: number; readonly revoked: number };
+  readonly clients: ClientCounts;
   /** As in `Differences.stayRevoked`; empty with `readmitRevoked`. */
   readonly stayedRevoked: number[];
 }

@@ -3,6 +3,7 @@ import { findNewestBackup } from "../backup/manifest.js";
 import { findParts } from "../backup/parts.js";
 import { describeFailedChecks, verifyContents } from "../backup/verify.js";
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
+import type { ClientCounts } from "../client/client.js";
 import { readStoreId, recordStoreId } from "../config/store-id.js";
 import { StoreError } from "../errors.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
@@ -29,7 +30,7 @@ export interface VerifiedBackup {
   readonly passphrase: string;
   readonly key: StoreKey;
   readonly schemaVersion: number;
-  readonly clients: { active: number; revoked: number };
+  readonly clients: ClientCounts;
   readonly admins: string[];
   /**
    * The checksum of the verified file, in hex, because another user of its directory may replace

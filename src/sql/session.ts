@@ -2,6 +2,7 @@
  * Runs SQL on the store: queries with `query_only`, and changes in a single transaction, which a
  * dry run rolls back.
  */
+import type { ClientCounts } from "../client/client.js";
 import { JsonNumber } from "../client/json.js";
 import { isKind, StoreError, wrap } from "../errors.js";
 import { findHolders } from "../process/holders.js";
@@ -21,18 +22,13 @@ export interface Rows {
   readonly rows: readonly (readonly Cell[])[];
 }
 
-export interface Counts {
-  readonly active: number;
-  readonly revoked: number;
-}
-
 /** The effect of statements, or of their dry run. */
 export interface Effect {
   /** The rows of each statement that has a result. */
   readonly results: readonly Rows[];
   /** The number of rows changed by each changing statement. */
   readonly changes: readonly { readonly text: string; readonly rows: number }[];
-  readonly clients: { readonly before: Counts; readonly after: Counts };
+  readonly clients: { readonly before: ClientCounts; readonly after: ClientCounts };
 }
 
 /** Time limit of a transaction while another process has the store open. */

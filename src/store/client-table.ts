@@ -6,7 +6,7 @@
  * formatting.
  */
 import { createHash } from "node:crypto";
-import { type Client, revoked, revokedApiKey } from "../client/client.js";
+import { type Client, type ClientCounts, revoked, revokedApiKey } from "../client/client.js";
 import {
   type Database,
   type IdBatch,
@@ -196,8 +196,8 @@ export class ClientTable implements Database {
     return row?.size ?? 0;
   }
 
-  async counts(): Promise<{ active: number; revoked: number }> {
-    const [row] = await this.#reader.all<{ active: number; revoked: number }>(
+  async counts(): Promise<ClientCounts> {
+    const [row] = await this.#reader.all<ClientCounts>(
       `SELECT count(*) FILTER (WHERE api_key <> ?1) AS active,
         count(*) FILTER (WHERE api_key = ?1) AS revoked FROM clients`,
       [revokedApiKey],

@@ -1,4 +1,5 @@
 /** Formats the parts of results as lines of text. */
+import type { ClientCounts } from "../../client/client.js";
 import type { ServiceReport } from "../../operation/service.js";
 import type { LastRun } from "../../service/schedule.js";
 
@@ -20,7 +21,7 @@ export function fieldLines(
   );
 }
 
-export function formatCounts({ active, revoked }: { active: number; revoked: number }): string {
+export function formatCounts({ active, revoked }: ClientCounts): string {
   return `${active} active, ${revoked} revoked`;
 }
 
