@@ -15,6 +15,7 @@ import { bundleName } from "../keys/bundle-name.js";
 import { type KeptPassphrase, type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { noneOpensError } from "../keys/unlock.js";
 import {
+  type Identity,
   identify,
   type OpenedStore,
   openImmutable,
@@ -107,76 +108,143 @@ export async function verifyContents(
   secret: BackupPassphrase,
   makeCopy?: (path: string) => Promise<string>,
 ): Promise<OpenedVerification> {
-  const size = await readBackupSize(path);
-  const checks: Check[] = [];
-  const check = (name: string, ok: boolean, good: string, bad: string) => {
-    checks.push({ name, ok, detail: ok ? good : bad });
-    return ok;
-  };
-  const compare = (name: string, found: string | number, expected: string | number) =>
-    check(name, found === expected, `${found}`, `${found}, but ${expected} in the manifest`);
-
-  const manifest = await checkManifest(path, checks);
-  const { format, keyId } = await identify(path);
-  if (format === "unknown") await assertNotAnotherKind(path);
-  let verifiedPath = path;
-  const open = async () => {
-    const { key, passphrase } = await unlockBackup(path, secret);
-    if (makeCopy) verifiedPath = await makeCopy(path);
-    return { ...(await openImmutable(verifiedPath, key)), passphrase };
-  };
-  const hash = createHash("sha256");
-  const [inspected] =
-    format === "sqlcipher" ? await Promise.allSettled([openAndInspect(open, hash)]) : [];
-  if (inspected?.status === "rejected" && !isKind(inspected.reason, ...damageKinds)) {
-    throw inspected.reason;
-  }
-  const sha256 =
-    inspected?.status === "fulfilled" ? hash.digest("hex") : await sha256File(verifiedPath);
-  const verified = (opened?: VerifiedContents) => ({
+  const findings = await examine(path, secret, makeCopy);
+  const checks = evaluate(findings);
+  const { manifest, sha256, contents } = findings;
+  return {
     verification: { path, ok: checks.every(({ ok }) => ok), checks, sha256, manifest },
-    opened,
-  });
-  if (manifest) {
-    const file = basename(path);
-    compare("file", isNamedBy(file, manifest) ? manifest.file : file, manifest.file);
-    compare("size", size, manifest.size);
-    compare("sha256", sha256, manifest.sha256);
-  }
-  const isUnchanged = checks.every(({ ok }) => ok);
-  check("encrypted", inspected !== undefined, "SQLCipher", `${format}, not SQLCipher`);
-  if (inspected === undefined) return verified();
-  if (manifest) compare("key_id", keyId ?? "", manifest.key_id);
+    opened: contents instanceof StoreError ? undefined : contents,
+  };
+}
 
-  if (inspected.status === "rejected") {
-    const error: StoreError = inspected.reason;
-    // A file that differs from its manifest fails the check "opens". An unchanged file is not
-    // damaged, so the passphrase that was tried is wrong.
-    if (error.kind === "wrongPassphrase" && isUnchanged) throw error;
-    check("opens", false, "", error.message);
-    return verified();
+/** What was read of a backup, before it is judged. */
+interface Findings extends Identity {
+  readonly path: string;
+  readonly size: number;
+  readonly manifest: Manifest | undefined;
+  /** Whether the manifest could be read. */
+  readonly manifestCheck: Check;
+  /** The error if the file does not open or is damaged; undefined if it is not encrypted. */
+  readonly contents: VerifiedContents | StoreError | undefined;
+  readonly sha256: string;
+}
+
+/** Reads a backup and its manifest. Damage is only a finding. */
+async function examine(
+  path: string,
+  secret: BackupPassphrase,
+  makeCopy: ((path: string) => Promise<string>) | undefined,
+): Promise<Findings> {
+  const size = await readBackupSize(path);
+  const { manifest, check: manifestCheck } = await checkManifest(path);
+  const identity = await identify(path);
+  if (identity.format === "unknown") await assertNotAnotherKind(path);
+  const contents =
+    identity.format === "sqlcipher"
+      ? await examineContents(path, secret, makeCopy)
+      : { contents: undefined, sha256: await sha256File(path) };
+  return { ...identity, path, size, manifest, manifestCheck, ...contents };
+}
+
+async function examineContents(
+  path: string,
+  secret: BackupPassphrase,
+  makeCopy: ((path: string) => Promise<string>) | undefined,
+): Promise<Pick<Findings, "contents" | "sha256">> {
+  const unlocked = await unlockBackup(path, secret).catch(toDamage);
+  if (unlocked instanceof StoreError) {
+    return { contents: unlocked, sha256: await sha256File(path) };
   }
-  const { key, badPages, inspection } = inspected.value;
-  check("opens", true, `with its passphrase, format ${key.cipherCompatibility}`, "");
-  if (manifest) {
-    const isSigned = verifyManifestMac(manifest, key);
-    check("mac", isSigned, "the manifest is unchanged", "the manifest was altered");
+  const { key, passphrase } = unlocked;
+  const verifiedPath = makeCopy ? await makeCopy(path) : path;
+  const hash = createHash("sha256");
+  const inspected = await openImmutable(verifiedPath, key)
+    .then((opened) => inspectPages(opened, hash))
+    .catch(toDamage);
+  if (inspected instanceof StoreError) {
+    return { contents: inspected, sha256: await sha256File(verifiedPath) };
   }
-  check("pages", badPages.length === 0, "every page is authentic", quote(badPages));
-  if (inspection instanceof StoreError) {
-    check("structure", false, "", inspection.message);
-    return verified(inspected.value);
-  }
+  return { contents: { ...inspected, path: verifiedPath, passphrase }, sha256: hash.digest("hex") };
+}
+
+/** Returns the error of a damaged file, and throws any other error. */
+function toDamage(error: unknown): StoreError {
+  if (isKind(error, ...damageKinds)) return error;
+  throw error;
+}
+
+/**
+ * Checks the findings against each other.
+ *
+ * @throws {@link StoreError} wrongPassphrase - if no passphrase opens the file, although it is
+ *   unchanged
+ */
+function evaluate(findings: Findings): Check[] {
+  const { format, keyId = "", manifest, contents } = findings;
+  const file = checkFile(findings);
+  const isUnchanged = file.every(({ ok }) => ok);
+  // A file that differs from its manifest fails the check "opens". An unchanged file is not
+  // damaged, so the passphrase that was tried is wrong.
+  if (isUnchanged && isKind(contents, "wrongPassphrase")) throw contents;
+  const isEncrypted = contents !== undefined;
+  const encrypted = check("encrypted", isEncrypted, "SQLCipher", `${format}, not SQLCipher`);
+  if (!isEncrypted) return [...file, encrypted];
+  const key = manifest ? [compare("key_id", keyId, manifest.key_id)] : [];
+  return [...file, encrypted, ...key, ...checkContents(contents, manifest)];
+}
+
+function checkFile({ path, size, sha256, manifest, manifestCheck }: Findings): Check[] {
+  if (!manifest) return [manifestCheck];
+  const file = basename(path);
+  return [
+    manifestCheck,
+    compare("file", isNamedBy(file, manifest) ? manifest.file : file, manifest.file),
+    compare("size", size, manifest.size),
+    compare("sha256", sha256, manifest.sha256),
+  ];
+}
+
+function checkContents(
+  contents: VerifiedContents | StoreError,
+  manifest: Manifest | undefined,
+): Check[] {
+  if (contents instanceof StoreError) return [check("opens", false, "", contents.message)];
+  const { key, badPages, inspection } = contents;
+  return [
+    check("opens", true, `with its passphrase, format ${key.cipherCompatibility}`, ""),
+    ...(manifest ? [checkMac(manifest, key)] : []),
+    check("pages", badPages.length === 0, "every page is authentic", quote(badPages)),
+    ...checkDatabase(inspection, manifest),
+  ];
+}
+
+function checkMac(manifest: Manifest, key: StoreKey): Check {
+  const isSigned = verifyManifestMac(manifest, key);
+  return check("mac", isSigned, "the manifest is unchanged", "the manifest was altered");
+}
+
+function checkDatabase(
+  inspection: Inspection | StoreError,
+  manifest: Manifest | undefined,
+): Check[] {
+  if (inspection instanceof StoreError) return [check("structure", false, "", inspection.message)];
   const { faults, clients, schemaVersion } = inspection;
-  check("structure", faults.length === 0, "sound", quote(faults));
-  const counts = (n: typeof clients) => `${n.active} active, ${n.revoked} revoked`;
-  if (manifest) {
-    compare("clients", counts(clients), counts(manifest.clients));
-    compare("schema", schemaVersion, manifest.schema_version);
-  } else {
-    check("clients", true, counts(clients), "");
-  }
-  return verified(inspected.value);
+  const structure = check("structure", faults.length === 0, "sound", quote(faults));
+  const counts = (n: ClientCounts) => `${n.active} active, ${n.revoked} revoked`;
+  if (!manifest) return [structure, check("clients", true, counts(clients), "")];
+  return [
+    structure,
+    compare("clients", counts(clients), counts(manifest.clients)),
+    compare("schema", schemaVersion, manifest.schema_version),
+  ];
+}
+
+function check(name: string, ok: boolean, good: string, bad: string): Check {
+  return { name, ok, detail: ok ? good : bad };
+}
+
+function compare(name: string, found: string | number, expected: string | number): Check {
+  return check(name, found === expected, `${found}`, `${found}, but ${expected} in the manifest`);
 }
 
 /** Returns each failed check and its detail, for a message. */
@@ -263,15 +331,6 @@ interface VerifiedContents extends InspectedCopy {
   readonly passphrase: string;
 }
 
-async function openAndInspect(
-  open: () => Promise<OpenedStore & { passphrase: string }>,
-  hash: Hash,
-): Promise<VerifiedContents> {
-  const opened = await open();
-  const { passphrase, connection } = opened;
-  return { ...(await inspectPages(opened, hash)), path: connection.path, passphrase };
-}
-
 /**
  * Checks every page of an opened copy. At the same time SQLite, in its own thread, reads the copy
  * as a database. Closes the copy.
@@ -315,16 +374,16 @@ export async function verifyCopy(opened: OpenedStore, hash?: Hash): Promise<Insp
   );
 }
 
-/** Reads a backup's manifest and adds the check. Returns undefined if it is missing or damaged. */
-async function checkManifest(path: string, checks: Check[]): Promise<Manifest | undefined> {
+/** Reads a backup's manifest. It is undefined if it is missing or damaged. */
+async function checkManifest(
+  path: string,
+): Promise<{ readonly manifest: Manifest | undefined; readonly check: Check }> {
   try {
     const manifest = await readManifest(manifestPath(path));
-    checks.push({ name: "manifest", ok: true, detail: `made ${manifest.created_at}` });
-    return manifest;
+    return { manifest, check: check("manifest", true, `made ${manifest.created_at}`, "") };
   } catch (error) {
     if (!isKind(error, "notFound", "corrupted")) throw error;
-    checks.push({ name: "manifest", ok: false, detail: error.message });
-    return undefined;
+    return { manifest: undefined, check: check("manifest", false, "", error.message) };
   }
 }
 
