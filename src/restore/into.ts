@@ -46,9 +46,7 @@ import {
   verifyChosenBackup,
 } from "./verified-backup.js";
 
-export interface RestoreIntoOptions
-  extends Omit<OperationOptions, "hub">,
-    Omit<BackupToVerify, "storePath"> {
+export interface RestoreIntoOptions extends Omit<OperationOptions, "hub">, BackupToVerify {
   readonly database: LocatedDatabase;
   readonly readmitRevoked: boolean;
   /**
@@ -123,13 +121,7 @@ interface Plan {
  */
 export async function restoreInto(options: RestoreIntoOptions): Promise<RestoreIntoResult> {
   const { lock, database, readmitRevoked, reporter, signal } = options;
-  const backup = await verifyChosenBackup({
-    storePath: lock.storePath,
-    backup: options.backup,
-    source: options.source,
-    bundle: options.bundle,
-    noManifest: options.noManifest,
-  });
+  const backup = await verifyChosenBackup(lock.storePath, options);
   throwIfAborted(signal);
   await using older = await readVerifiedClients(backup);
   await using present = await readPresent(database);

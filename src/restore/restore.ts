@@ -60,7 +60,7 @@ import {
   verifyChosenBackup,
 } from "./verified-backup.js";
 
-export interface RestoreOptions extends OperationOptions, Omit<BackupToVerify, "storePath"> {
+export interface RestoreOptions extends OperationOptions, BackupToVerify {
   /**
    * Restores to this absolute path, which must not exist. The store and its service stay unchanged.
    */
@@ -169,14 +169,7 @@ async function restoreTo(options: RestoreOptions, target: Target): Promise<Resto
     return staged;
   };
   const verifyAndReplace = async () => {
-    const chosen = {
-      storePath: options.lock.storePath,
-      backup: options.backup,
-      source,
-      bundle: options.bundle,
-      noManifest: options.noManifest,
-    };
-    const backup = await verifyChosenBackup(chosen, copy);
+    const backup = await verifyChosenBackup(options.lock.storePath, options, copy);
     await synced;
     if (!begun) throw new Error("the backup was not copied");
     begun.emitStep("verified");

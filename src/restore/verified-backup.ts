@@ -42,7 +42,6 @@ export interface VerifiedBackup {
 }
 
 export interface BackupToVerify {
-  readonly storePath: string;
   readonly backup: BackupChoice;
   readonly source: PassphraseSource;
   /** The bundle with the passphrase. Without it, the passphrase is read from the store's source. */
@@ -54,6 +53,7 @@ export interface BackupToVerify {
 /**
  * Chooses the backup and verifies it completely.
  *
+ * @param storePath - the store that was backed up
  * @param copy - copies the backup when its passphrase is known, and returns the path of the private
  *   copy. Only the copy is then verified: see `verifyContents`.
  * @throws {@link StoreError} notFound - if there is no such backup
@@ -62,12 +62,13 @@ export interface BackupToVerify {
  * @throws {@link StoreError} - what `readBundle` and `verifyBackup` throw
  */
 export async function verifyChosenBackup(
+  storePath: string,
   options: BackupToVerify,
   copy?: (path: string) => Promise<string>,
 ): Promise<VerifiedBackup> {
-  const path = await chooseBackup(options.backup, options.storePath);
+  const path = await chooseBackup(options.backup, storePath);
   const bundle = await readMatchingBundle(path, options);
-  const secret = bundle ?? { source: options.source, storePath: options.storePath };
+  const secret = bundle ?? { source: options.source, storePath };
   const { verification, opened } = await verifyContents(path, secret, copy);
   const { ok, checks, sha256, manifest } = verification;
   const failed = checks.filter((check) => !check.ok);
