@@ -1,28 +1,16 @@
 /**
- * Lists and verifies the backups of a fleet: all stores in a target shared by several hubs.
+ * Lists the stores of a fleet: all stores with backups in a target shared by several hubs.
  *
  * A target may have tens of thousands of backups, so only a summary of each store stays in memory.
  */
-import { basename, join } from "node:path";
-import { type BundleOpener, readBundle } from "../bundle/bundle.js";
+import { join } from "node:path";
+import { inBatches } from "../client/batches.js";
 import type { ClientCounts } from "../client/client.js";
 import { readStoreId } from "../config/store-id.js";
-import { isKind, StoreError, wrap } from "../errors.js";
-import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
-import { bundleName } from "../keys/bundle-name.js";
-import { orAbort, throwIfAborted } from "../process/abort.js";
-import { mapInGroups } from "../process/groups.js";
-import { counted } from "../text/count.js";
-import {
-  describeFailure,
-  type FileProblem,
-  type ListingOptions,
-  readNamedManifest,
-  readsAtOnce,
-} from "./listing.js";
+import { StoreError } from "../errors.js";
+import { listDirectory, statIfExists } from "../fs/read.js";
+import { describeFailure, type FileProblem, readNamedManifest, readsAtOnce } from "./listing.js";
 import { backupOf, type Manifest, manifestPath, storeNameIn } from "./manifest.js";
-import { hasPart } from "./parts.js";
-import { type BackupPassphrase, describeFailedChecks, verifyBackup } from "./verify.js";
 
 /** The files of a target. The manifests of a remote are in a directory on this machine. */
 export interface FleetFiles {
@@ -81,6 +69,7 @@ export interface FleetListing {
 }
 
 const maxOthers = 100;
+
 /**
  * Returns the files of a directory on this machine.
  *
@@ -105,15 +94,14 @@ export function directoryFiles(folder: string): FleetFiles {
   };
 }
 
-interface FleetEntry {
+export interface FleetEntry {
   /** The backup's name in the target. */
   readonly file: string;
   readonly manifest: Manifest;
 }
 
 /**
- * Lists the stores with backups in a target. Reads only manifests and does not authenticate
- * them.
+ * Lists the stores with backups in a target. Reads only manifests and does not authenticate them.
  *
  * @param storePath - the command's own store
  * @throws {@link StoreError} notFound, io - if the target does not exist or cannot be read
@@ -125,18 +113,16 @@ export async function listFleet(files: FleetFiles, storePath: string): Promise<F
   const others: FileProblem[] = [];
   let othersCount = 0;
   let unreadableManifests = 0;
-  await mapInGroups(await files.names(), readsAtOnce, async (name) => {
-    const entry = await readListed(name, files).catch(describeFailure(folder, name));
-    if (entry === undefined) return;
-    if ("problem" in entry) {
-      othersCount += 1;
-      if (name.endsWith(".manifest.json")) unreadableManifests += 1;
-      if (others.length < maxOthers) others.push(entry);
-      return;
+  for await (const names of inBatches(await files.names(), readsAtOnce)) {
+    for (const listed of await Promise.all(names.map((name) => readListed(name, files)))) {
+      if (listed === undefined) continue;
+      if ("problem" in listed) {
+        othersCount += 1;
+        if (listed.path.endsWith(".manifest.json")) unreadableManifests += 1;
+        if (others.length < maxOthers) others.push(listed);
+      } else addToSummary(summaries, listed);
     }
-    const isComplete = (await files.sizeOf(entry.file)) === entry.manifest.size;
-    addToSummary(summaries, entry, isComplete);
-  });
+  }
   const stores = [...summaries.values()].map((summary) => toFleetStore(summary, folder, own?.id));
   stores.sort(
     (a, b) => compareTexts(a.name, b.name) || compareTexts(b.newest.createdAt, a.newest.createdAt),
@@ -145,8 +131,23 @@ export async function listFleet(files: FleetFiles, storePath: string): Promise<F
   return { folder, stores, others, othersCount, unreadableManifests };
 }
 
-/** Reads a manifest, or reports a backup without a manifest. */
+interface ListedEntry extends FleetEntry {
+  /** Whether the backup exists with the size in its manifest. */
+  readonly isComplete: boolean;
+}
+
+/** Reads a backup's manifest, or reports why the file is left out. */
 async function readListed(
+  name: string,
+  files: FleetFiles,
+): Promise<ListedEntry | FileProblem | undefined> {
+  const entry = await readNamed(name, files).catch(describeFailure(files.folder, name));
+  if (entry === undefined || "problem" in entry) return entry;
+  return { ...entry, isComplete: (await files.sizeOf(entry.file)) === entry.manifest.size };
+}
+
+/** Reads a manifest, or reports a backup without a manifest. */
+async function readNamed(
   name: string,
   files: FleetFiles,
 ): Promise<FleetEntry | FileProblem | undefined> {
@@ -161,7 +162,7 @@ async function readListed(
  * @returns undefined for any other file
  * @throws {@link StoreError} corrupted, newerVersion, io - from `readNamedManifest`
  */
-async function readEntry(name: string, files: FleetFiles): Promise<FleetEntry | undefined> {
+export async function readEntry(name: string, files: FleetFiles): Promise<FleetEntry | undefined> {
   if (storeNameIn(name) === undefined || !name.endsWith(".manifest.json")) return undefined;
   const found = await readNamedManifest(files.folder, name);
   return found && { file: backupOf(name), manifest: found.manifest };
@@ -181,16 +182,12 @@ interface Summary {
 }
 
 /** Returns the key of a store in a map of summaries or verdicts. */
-function summaryKey(storeId: string | null, keyId: string | null, name: string): string {
+export function summaryKey(storeId: string | null, keyId: string | null, name: string): string {
   return storeId ?? `${keyId} ${name}`;
 }
 
-function addToSummary(
-  summaries: Map<string, Summary>,
-  entry: FleetEntry,
-  isComplete: boolean,
-): void {
-  const { file, manifest } = entry;
+function addToSummary(summaries: Map<string, Summary>, entry: ListedEntry): void {
+  const { file, manifest, isComplete } = entry;
   const { store_id: storeId = null } = manifest;
   const name = storeNameIn(file) ?? "";
   const key = summaryKey(storeId, manifest.key_id, name);
@@ -233,218 +230,6 @@ function toFleetStore(summary: Summary, folder: string, ownId: string | undefine
   };
 }
 
-function compareTexts(a: string, b: string): number {
+export function compareTexts(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0;
-}
-
-export interface FleetSecrets extends Omit<ListingOptions, "folder"> {
-  /** Opens the bundles; undefined if no key was given. */
-  readonly opener: BundleOpener | undefined;
-}
-
-export interface FleetVerification {
-  readonly path: string;
-  /** Null for a backup of an earlier version, and if the manifest cannot be read. */
-  readonly storeId: string | null;
-  /** Null if the manifest cannot be read. */
-  readonly keyId: string | null;
-  /**
-   * Null if no known passphrase opens the backup, if it cannot be read, or if a newer version made
-   * it.
-   */
-  readonly ok: boolean | null;
-  /** The first failed check, or why the backup was not opened; null if it is intact. */
-  readonly problem: string | null;
-}
-
-/**
- * Verifies the backups of all stores in a target, as `verifyBackup` does. Skips a `.db` file
- * without a manifest: another hub may be copying it.
- *
- * @throws {@link StoreError} notFound, io - if the target does not exist or cannot be read
- * @throws {@link StoreError} io - after the last result, if backups cannot be read
- * @throws {@link StoreError} failed, usage - if rclone is not installed or does not know the remote
- * @throws {@link StoreError} interrupted - if the signal is aborted
- */
-export async function* verifyStores(
-  files: FleetFiles,
-  secrets: FleetSecrets,
-  signal?: AbortSignal,
-): AsyncGenerator<FleetVerification> {
-  const keys = new FleetKeys(secrets);
-  const unread: StoreError[] = [];
-  for (const name of await files.names()) {
-    throwIfAborted(signal);
-    const entry = await readEntry(name, files).catch(toOutcome);
-    if (entry === undefined) continue;
-    const isRead = "manifest" in entry;
-    const outcome = isRead ? await verifyEntry(entry, files, keys, signal) : entry;
-    if (outcome === undefined) continue;
-    const { ok, problem, error } = outcome;
-    if (error) unread.push(error);
-    const storeId = isRead ? (entry.manifest.store_id ?? null) : null;
-    const keyId = isRead ? entry.manifest.key_id : null;
-    yield { path: join(files.folder, backupOf(name)), storeId, keyId, ok, problem };
-  }
-  const [first] = unread;
-  if (first === undefined) return;
-  const message = `${counted(unread.length, "backup")} could not be read: ${first.message}`;
-  throw wrap(first, { message });
-}
-
-interface Outcome extends Pick<FleetVerification, "ok" | "problem"> {
-  /** The error if the backup cannot be read. The backup need not be damaged. */
-  readonly error?: StoreError;
-}
-
-/**
- * Returns the outcome for a backup that cannot be verified. It is damaged, unless it cannot be read
- * by this user, on this disk or by this version.
- */
-function toOutcome(error: unknown): Outcome {
-  if (!(error instanceof StoreError)) throw error;
-  const { message: problem } = error;
-  if (error.kind === "io") return { ok: null, problem, error };
-  return { ok: error.kind === "newerVersion" ? null : false, problem };
-}
-
-/** @returns undefined if another hub has removed the backup */
-async function verifyEntry(
-  { file, manifest }: FleetEntry,
-  files: FleetFiles,
-  keys: FleetKeys,
-  signal: AbortSignal | undefined,
-): Promise<Outcome | undefined> {
-  const keyId = manifest.key_id;
-  if ((await files.sizeOf(file)) === undefined) {
-    const isGone = (await files.sizeOf(manifestPath(file))) === undefined;
-    if (isGone) return undefined;
-    return hasPart(await files.names(), file)
-      ? { ok: null, problem: "it is in parts: verify it by its name, without --all" }
-      : { ok: false, problem: "its file is missing" };
-  }
-  const known = await keys.findSecret(keyId);
-  if ("reason" in known) return { ok: null, problem: known.reason };
-  try {
-    await files.assertFits(file);
-  } catch (error) {
-    if (!isKind(error, "io")) throw error;
-    return toOutcome(error);
-  }
-  const verify = async (path: string): Promise<Outcome> => {
-    try {
-      const { ok, checks } = await verifyBackup(path, known.secret);
-      return { ok, problem: describeFailedChecks(checks)[0] ?? null };
-    } catch (error) {
-      if (isKind(error, "wrongPassphrase", "passphraseUnavailable")) {
-        return { ok: null, problem: await keys.giveUp(keyId, error) };
-      }
-      return toOutcome(error);
-    }
-  };
-  try {
-    return await orAbort(files.withFile(file, verify), signal);
-  } catch (error) {
-    throwIfAborted(signal);
-    // Any other error, such as an unreachable remote or a full disk, would occur again.
-    if (!isKind(error, "notFound")) throw error;
-    return { ok: false, problem: error.message };
-  }
-}
-
-type FleetSecret = { readonly secret: BackupPassphrase } | { readonly reason: string };
-
-/**
- * The passphrases of a fleet, from bundles or the store's own source. If a backup does not open,
- * its key_id is not tried again: each attempt derives a key, which takes 200 ms or more.
- */
-class FleetKeys {
-  readonly #known = new Map<string, FleetSecret>();
-  readonly #secrets: FleetSecrets;
-
-  constructor(secrets: FleetSecrets) {
-    this.#secrets = secrets;
-  }
-
-  async findSecret(keyId: string): Promise<FleetSecret> {
-    const secret = this.#known.get(keyId) ?? (await this.#resolveSecret(keyId));
-    this.#known.set(keyId, secret);
-    return secret;
-  }
-
-  /** Marks a key_id as not to be tried again, and returns the reason. */
-  async giveUp(keyId: string, error: StoreError): Promise<string> {
-    const bundle = this.#secrets.opener ? undefined : await this.#findBundle(keyId);
-    const why =
-      error.kind === "wrongPassphrase" ? "the known passphrases do not open it" : error.message;
-    const reason = bundle
-      ? `${why}; to use its bundle ${bundle}, add --identity FILE`
-      : error.message;
-    this.#known.set(keyId, { reason });
-    return reason;
-  }
-
-  async #resolveSecret(keyId: string): Promise<FleetSecret> {
-    const { opener, source, storePath } = this.#secrets;
-    const bundle = opener && (await this.#findBundle(keyId));
-    if (opener === undefined || bundle === undefined) return { secret: { source, storePath } };
-    try {
-      const { passphrase } = await readBundle(bundle, opener);
-      return { secret: { passphrase } };
-    } catch (error) {
-      if (!(error instanceof StoreError)) throw error;
-      return { reason: error.message };
-    }
-  }
-
-  async #findBundle(keyId: string): Promise<string | undefined> {
-    const { bundleFolder } = this.#secrets;
-    if (bundleFolder === undefined) return undefined;
-    const path = join(bundleFolder, bundleName(keyId));
-    return (await lstatIfExists(path)) ? path : undefined;
-  }
-}
-
-export interface StoreVerdict {
-  /** Null for backups of earlier versions, and for unreadable manifests. */
-  readonly storeId: string | null;
-  /** The name of the store's file without `.db`. */
-  readonly name: string;
-  readonly intact: number;
-  readonly damaged: number;
-  readonly notOpened: number;
-  /** Why the first backup was not opened; null if all were opened. */
-  readonly reason: string | null;
-}
-
-/** Counts the results for the backups of a fleet, by store. */
-export class FleetVerdicts {
-  readonly #stores = new Map<
-    string,
-    { -readonly [Key in keyof StoreVerdict]: StoreVerdict[Key] }
-  >();
-
-  add({ path, storeId, keyId, ok, problem }: FleetVerification): void {
-    const name = storeNameIn(basename(path)) ?? "";
-    const key = summaryKey(storeId, keyId, name);
-    const counts = { intact: 0, damaged: 0, notOpened: 0, reason: null };
-    const verdict = this.#stores.get(key) ?? { storeId, name, ...counts };
-    this.#stores.set(key, verdict);
-    if (ok === null) {
-      verdict.notOpened += 1;
-      verdict.reason ??= problem;
-    } else if (ok) verdict.intact += 1;
-    else verdict.damaged += 1;
-  }
-
-  /** Returns the stores, by name and id. */
-  get stores(): StoreVerdict[] {
-    return [...this.#stores.values()].sort(
-      (a, b) => compareTexts(a.name, b.name) || compareTexts(a.storeId ?? "", b.storeId ?? ""),
-    );
-  }
-
-  sum(count: "intact" | "damaged" | "notOpened"): number {
-    return [...this.#stores.values()].reduce((sum, store) => sum + store[count], 0);
-  }
 }

@@ -11,7 +11,8 @@ import {
 } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { directoryFiles, verifyStores } from "../../src/backup/fleet.js";
+import { directoryFiles } from "../../src/backup/fleet.js";
+import { verifyStores } from "../../src/backup/fleet-verify.js";
 import {
   formatManifest,
   manifestPath,

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import type { FleetVerdicts } from "../../backup/fleet.js";
+import type { FleetVerdicts } from "../../backup/fleet-verify.js";
 import { expandTarget } from "../../config/paths.js";
 import { exitCodes, StoreError } from "../../errors.js";
 import { orAbort } from "../../process/abort.js";
@@ -93,7 +93,7 @@ async function verifyAll(context: Context, target: string, options: VerifyOption
       hint: "Name the directory of the bundles: --bundle-to DIRECTORY",
     });
   }
-  const { verifyStores } = await import("../../backup/fleet.js");
+  const { verifyStores } = await import("../../backup/fleet-verify.js");
   const { withFleet } = await import("../../copies/view.js");
   const { printVerifications } = await import("../ui/verifications.js");
   const { folder, ...secrets } = resolveListing(context, target, options);

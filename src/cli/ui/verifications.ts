@@ -1,5 +1,9 @@
 /** Prints the results of `verify --all` while the backups are verified. */
-import { FleetVerdicts, type FleetVerification, type StoreVerdict } from "../../backup/fleet.js";
+import {
+  FleetVerdicts,
+  type FleetVerification,
+  type StoreVerdict,
+} from "../../backup/fleet-verify.js";
 import type { View } from "../../copies/view.js";
 import { counted } from "../../text/count.js";
 import type { Context } from "../context.js";

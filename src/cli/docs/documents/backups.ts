@@ -1,6 +1,7 @@
 /** The documents of the commands for backups and bundles. */
 import type { BackupResult } from "../../../backup/backup.js";
-import type { FleetListing, FleetVerification, StoreVerdict } from "../../../backup/fleet.js";
+import type { FleetListing } from "../../../backup/fleet.js";
+import type { FleetVerification, StoreVerdict } from "../../../backup/fleet-verify.js";
 import type { FileProblem, Listing } from "../../../backup/listing.js";
 import type { PruneResult } from "../../../backup/prune.js";
 import type { Verification } from "../../../backup/verify.js";
