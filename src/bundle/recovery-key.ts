@@ -30,6 +30,11 @@ export async function generateRecoveryKey(): Promise<RecoveryKey> {
   return { identity, recipient: await identityToRecipient(identity) };
 }
 
+/** Returns the first lines of a recovery key file, up to the place of the recipient. */
+export function formatRecoveryKeyHeading(storePath: string): string {
+  return `# Recovery key of the HiveMind store ${storePath}\n# Opens its passphrase bundles: age -d -i THIS-FILE clients.….bundle.age\n# public key: `;
+}
+
 /**
  * Returns a recipient in canonical form (trimmed, lower case).
  *

@@ -13,6 +13,7 @@ import { recordRun } from "../operation/run-record.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
 import { readSetupRecord, updateSetupRecord } from "./record.js";
+import { readRecoveryKey } from "./recovery-key-file.js";
 import type { FirstBackup, SetupScope } from "./request.js";
 import { operationOptions, readPassphrase, recipientOptions } from "./store.js";
 
@@ -41,10 +42,11 @@ export async function makeFirstBackup(
 
 async function makeBackupWithKeys(scope: SetupScope): Promise<BackupFiles> {
   const { settingsPath, storePath, recoveryKeyFile } = scope.request;
+  const { path } = recoveryKeyFile;
   const plan = await planRecipients(recipientOptions(scope));
   // After a kill, the next setup finds the path in the record.
-  if ((await readSetupRecord(settingsPath, storePath)) && recoveryKeyFile !== undefined) {
-    const change = () => ({ recovery_key_file: recoveryKeyFile });
+  if ((await readSetupRecord(settingsPath, storePath)) && path !== undefined) {
+    const change = () => ({ recovery_key_file: path });
     await updateSetupRecord(settingsPath, storePath, change);
   }
   return plan.use(scope.found.directories.bundles, (recipients) => makeBackup(scope, recipients));
@@ -88,7 +90,7 @@ async function verifyWithBundle(
   path: string,
   bundle: string,
 ): Promise<boolean> {
-  const identity = recoveryKey.identity() ?? (await request.readRecoveryKey());
+  const identity = recoveryKey.identity() ?? (await readRecoveryKey(request.recoveryKeyFile));
   if (identity === undefined) {
     await assertIntact(path, await readPassphrase(request));
     return false;

@@ -6,6 +6,7 @@ import { type ServiceName, shortUnitName } from "../service/systemctl.js";
 import { formerKind } from "./facts.js";
 import type { HubSurvey } from "./hub-survey.js";
 import type { Plan } from "./plan.js";
+import type { RecoveryKeyFile } from "./recovery-key-file.js";
 import type { Outage } from "./serving.js";
 import type { DatabaseSurvey, SetupChoice, Survey } from "./survey.js";
 
@@ -15,11 +16,7 @@ export interface SetupRequest extends SetupChoice {
   /** age recipients that the user named. */
   readonly recipients: readonly string[];
   readonly recoveryKey: RecoveryKeyDelivery;
-  readonly recoveryKeyFile: string | undefined;
-  /** Reads the recovery key of this setup from its file, if it has one. */
-  readonly readRecoveryKey: () => Promise<string | undefined>;
-  /** Removes a recovery key file without the whole key. Nothing is encrypted to its key. */
-  readonly removeIncompleteKey: () => Promise<void>;
+  readonly recoveryKeyFile: RecoveryKeyFile;
   /** Returns the command line of this program for the store, with the settings file. */
   readonly ownCommand: (...args: string[]) => string[];
   /** The command line of `run` with a credential, for a system unit. */

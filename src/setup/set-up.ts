@@ -49,6 +49,7 @@ import {
   updateSetupRecord,
   writeSetupRecord,
 } from "./record.js";
+import { removeIncompleteKey } from "./recovery-key-file.js";
 import {
   choiceOfUnit,
   createScope,
@@ -82,7 +83,7 @@ export async function setUp(
   await using _ = await acquireLock(setupRecordPath(settingsPath, storePath));
   await assertSameRecord(settingsPath, storePath, found.record);
   if ((await isHandedOver(storePath)) !== found.isHandedOver) throw outdatedPlanError();
-  await request.removeIncompleteKey();
+  await removeIncompleteKey(request.recoveryKeyFile);
   const scope = await prepareHub(planned, needed);
   const outage = await moveHub(scope, needed).catch((error: unknown) =>
     removeBrokenDropIn(error, scope, needed),
@@ -311,7 +312,7 @@ async function beginRecord(scope: SetupScope): Promise<void> {
     drop_in: hub.dropIn,
     ...recordedContainer(),
     database,
-    recovery_key_file: request.recoveryKeyFile ?? null,
+    recovery_key_file: request.recoveryKeyFile.path ?? null,
   });
   emitStep("setup.recorded");
 }

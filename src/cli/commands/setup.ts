@@ -7,6 +7,7 @@ import { describeSource, formatSource, parseSource } from "../../keys/source.js"
 import { isManager, type Manager } from "../../service/systemctl.js";
 import type { Obstacle } from "../../setup/obstacles.js";
 import type { Plan, PlanStep } from "../../setup/plan.js";
+import type { RecoveryKeyFile } from "../../setup/recovery-key-file.js";
 import type { SetupRequest, SetupResult } from "../../setup/request.js";
 import type { Outage } from "../../setup/serving.js";
 import type { Survey } from "../../setup/survey.js";
@@ -96,6 +97,9 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   const { survey } = await import("../../setup/survey.js");
   const { keepsHubRunning } = await import("../../setup/facts.js");
   const { isFinished, planSetup } = await import("../../setup/plan.js");
+  const { readRecoveryKey, resolveRecoveryKeyFile } = await import(
+    "../../setup/recovery-key-file.js"
+  );
   const { quoteCommand } = await import("../../service/unit-file.js");
   const { output } = context;
   // A killed setup may have left the hub stopped.
@@ -103,16 +107,19 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   const found = await survey(buildChoice(context, given));
   const onlineBackups = keepsHubRunning(found, given.onlineBackups ?? false);
   const options = { ...given, onlineBackups };
-  const key = await resolveRecoveryKey(found, options);
+  const key = await resolveRecoveryKeyFile(found, {
+    path: options.recoveryKeyFile,
+    recipients: options.recipient ?? [],
+  });
   const request = (signal: AbortSignal) => buildRequest(context, options, signal, key);
   const plan = planSetup(found, {
     installHubPackages: options.installHubPackages || isPlanConfirmed(context),
     onlineBackups,
     isHeadless: options.headless ?? false,
     scheduledCommand: quoteCommand(...request(new AbortController().signal).backupCommand),
-    recoveryKeyFile: key.isTaken ? options.recoveryKeyFile : key.options.recoveryKeyFile,
+    recoveryKeyFile: key.isTaken ? key.path : key.newKeyPath,
     isRecoveryKeyFileTaken: key.isTaken,
-    hasRecipient: key.options.recipient !== undefined && key.options.recipient.length > 0,
+    hasRecipient: key.recipients.length > 0,
   });
   if (options.dryRun) return showPlan(context, found, plan);
   if (plan.obstacles.length > 0) throw obstacleError(plan.obstacles);
@@ -130,10 +137,9 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   const result = await abortOnSignal((signal) => setUp(request(signal), found, plan));
   const program = programLine(command, context);
   const findings = await diagnose(await resolveSetupContext(command, options), options, program);
-  const { recoveryKeyFile: file } = options;
   // The file of this setup, or of an earlier one; not another key, nor a file that was not needed.
-  const isFileInUse = !key.isTaken && (await readRecoveryKey(file)) !== undefined;
-  const known = { onlineBackups, recoveryKeyFile: isFileInUse ? file : undefined };
+  const isFileInUse = (await readRecoveryKey(key)) !== undefined;
+  const known = { onlineBackups, recoveryKeyFile: isFileInUse ? key.path : undefined };
   output.result(toJson({ setup: { ...result, findings } }), () =>
     summary(context, found, result, findings, known, program),
   );
@@ -165,10 +171,13 @@ function buildRequest(
   context: Context,
   options: SetupOptions,
   signal: AbortSignal,
-  key: KeyState = noKey,
+  recoveryKeyFile: RecoveryKeyFile,
 ): SetupRequest {
   const { source, reporter, settingsInFile } = context;
-  const { recipients, recoveryKey } = buildRecipientOptions(context, key.options);
+  const { recipients, recoveryKey } = buildRecipientOptions(context, {
+    recoveryKeyFile: recoveryKeyFile.newKeyPath,
+    recipient: recoveryKeyFile.recipients,
+  });
   // The unit and the timer read the settings that setup saves first.
   const passphrase_source = formatSource(source);
   const saved = withValues(context, {
@@ -177,11 +186,7 @@ function buildRequest(
   return {
     ...buildChoice(context, options),
     backupCommand: ownCommand(saved, "backup", ...(options.onlineBackups ? ["--online"] : [])),
-    ...{ recipients, recoveryKey },
-    recoveryKeyFile: options.recoveryKeyFile,
-    readRecoveryKey: async () =>
-      key.isTaken ? undefined : readRecoveryKey(options.recoveryKeyFile),
-    removeIncompleteKey: key.removeIncomplete,
+    ...{ recipients, recoveryKey, recoveryKeyFile },
     ownCommand: (...args) => ownCommand(saved, ...args),
     // The hub's user cannot read the settings of root.
     preparation: ownCommand(
@@ -193,77 +198,11 @@ function buildRequest(
   };
 }
 
-/** The state of the recovery key file. */
-interface KeyState {
-  /** Whether a file exists that setup must not use: another key, or no recovery key. */
-  readonly isTaken: boolean;
-  /** Whether a killed setup has left the file without the whole key. */
-  readonly isIncomplete: boolean;
-  /** The recipients, and the file for a new key. */
-  readonly options: RecipientCommandOptions;
-  /** Removes an incomplete file. Nothing is encrypted to its key. */
-  readonly removeIncomplete: () => Promise<void>;
-}
-
-const noKey: KeyState = {
-  ...{ isTaken: false, isIncomplete: false, options: {} },
-  removeIncomplete: async () => undefined,
-};
-
-/**
- * Inspects the recovery key file. If an interrupted setup has created it, setup uses its key
- * instead of a new one.
- */
-async function resolveRecoveryKey(
-  { record, recipients, storePath }: Survey,
-  { recoveryKeyFile: file, recipient = [] }: SetupOptions,
-): Promise<KeyState> {
-  const { lstatIfExists } = await import("../../fs/read.js");
-  if (!file) return { ...noKey, options: { recipient } };
-  const isNew = !(await lstatIfExists(file));
-  if (isNew) return { ...noKey, options: { recipient, recoveryKeyFile: file } };
-  if (record?.recovery_key_file !== file)
-    return { ...noKey, isTaken: true, options: { recipient } };
-  const identity = await readRecoveryKey(file);
-  if (identity !== undefined) {
-    const { identityToRecipient } = await import("age-encryption");
-    const own = await identityToRecipient(identity);
-    return { ...noKey, options: { recipient: [...recipient, own] } };
-  }
-  if (recipients.length > 0) return { ...noKey, options: { recipient } };
-  if (!(await isIncompleteKey(file, storePath)))
-    return { ...noKey, isTaken: true, options: { recipient } };
-  const { removeFile } = await import("../../fs/atomic.js");
-  return {
-    isTaken: false,
-    isIncomplete: true,
-    options: { recipient, recoveryKeyFile: file },
-    removeIncomplete: () => removeFile(file),
-  };
-}
-
-/** Returns whether a recovery key file of this program was not written completely. */
-async function isIncompleteKey(file: string, storePath: string): Promise<boolean> {
-  const { readFile } = await import("node:fs/promises");
-  const { formatRecoveryKeyHeading } = await import("../options/recovery-key.js");
-  const heading = formatRecoveryKeyHeading(storePath);
-  const text = await readFile(file, "utf8");
-  const isPartOfKey = /^(?:age1[a-z0-9]*(?:\n[A-Z0-9-]*)?)?$/.test(text.slice(heading.length));
-  return heading.startsWith(text.slice(0, heading.length)) && isPartOfKey;
-}
-
-/** Reads the recovery key; undefined if the file has none. */
-async function readRecoveryKey(file: string | undefined): Promise<string | undefined> {
-  if (!file) return undefined;
-  const { readIdentityFile } = await import("../../bundle/recovery-key.js");
-  return readIdentityFile(file).catch(() => undefined);
-}
-
 /** @throws {@link StoreError} usage - if a new recovery key is needed and cannot be delivered */
 async function assertKeyDelivery(
   { yes }: Context,
   found: Survey,
-  { isIncomplete }: KeyState,
+  { isIncomplete }: RecoveryKeyFile,
   { recipients, recoveryKey }: SetupRequest,
 ): Promise<void> {
   const { needsKeys } = await import("../../setup/facts.js");
@@ -422,13 +361,15 @@ async function assertUndoOptions(
 async function runUndo(context: Context, options: SetupOptions): Promise<void> {
   await assertUndoOptions(context, options);
   const { abortOnSignal } = await import("../../process/signals.js");
+  const { noRecoveryKeyFile } = await import("../../setup/recovery-key-file.js");
   const { planUndo, undoSetup } = await import("../../setup/undo.js");
   const { output, storePath } = context;
   // A killed undo may have left the hub stopped.
   if (!options.dryRun) await recoverFirst(context);
   // The record names the unit. The settings may name another service by now.
   const ofRecord: SetupOptions = { ...options, service: "auto" };
-  const request = (signal: AbortSignal) => buildRequest(context, ofRecord, signal);
+  const request = (signal: AbortSignal) =>
+    buildRequest(context, ofRecord, signal, noRecoveryKeyFile);
   const { steps, record } = await planUndo(request(new AbortController().signal));
   if (options.dryRun) {
     const plan = {

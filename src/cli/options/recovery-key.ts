@@ -24,20 +24,17 @@ export function addRecipientOptions(command: Command): Command {
 
 export function buildRecipientOptions(
   context: Context,
-  options: RecipientCommandOptions,
+  {
+    recoveryKeyFile: file,
+    recipient = [],
+  }: { recoveryKeyFile?: string | undefined; recipient?: readonly string[] },
 ): RecipientOptions {
-  const file = options.recoveryKeyFile;
   return {
     settings: context.settingsSection,
-    recipients: options.recipient ?? [],
+    recipients: recipient,
     recoveryKey:
       file === undefined ? deliverByTerminal(context) : deliverByFile(context, expandPath(file)),
   };
-}
-
-/** Returns the first lines of a recovery key file, up to the place of the recipient. */
-export function formatRecoveryKeyHeading(storePath: string): string {
-  return `# Recovery key of the HiveMind store ${storePath}\n# Opens its passphrase bundles: age -d -i THIS-FILE clients.….bundle.age\n# public key: `;
 }
 
 function deliverByFile({ output, storePath }: Context, path: string): RecoveryKeyDelivery {
@@ -51,6 +48,7 @@ function deliverByFile({ output, storePath }: Context, path: string): RecoveryKe
       });
     },
     deliver: async (identity, recipient) => {
+      const { formatRecoveryKeyHeading } = await import("../../bundle/recovery-key.js");
       const { createFile } = await import("../../fs/atomic.js");
       await createFile(path, `${formatRecoveryKeyHeading(storePath)}${recipient}\n${identity}\n`);
       isCreated = true;
