@@ -1,18 +1,14 @@
-import { homedir } from "node:os";
 import { type Command, Option } from "commander";
 import { hubContainer } from "../../config/hub-account.js";
 import { expandIfGiven } from "../../config/paths.js";
 import { exitCodes, StoreError } from "../../errors.js";
-import { describeSource, formatSource, parseSource } from "../../keys/source.js";
+import { formatSource, parseSource } from "../../keys/source.js";
 import { isManager, type Manager } from "../../service/systemctl.js";
 import type { Obstacle } from "../../setup/obstacles.js";
-import type { Plan, PlanStep } from "../../setup/plan.js";
+import type { Plan } from "../../setup/plan.js";
 import type { RecoveryKeyFile } from "../../setup/recovery-key-file.js";
-import type { SetupRequest, SetupResult } from "../../setup/request.js";
-import type { Outage } from "../../setup/serving.js";
+import type { SetupRequest } from "../../setup/request.js";
 import type { Survey } from "../../setup/survey.js";
-import type { UndoResult } from "../../setup/undo.js";
-import { counted } from "../../text/count.js";
 import { addHelp } from "../command.js";
 import {
   addGlobalOptions,
@@ -33,8 +29,8 @@ import { resolveServiceChoice } from "../options/service.js";
 import { assertUnused } from "../options/unused.js";
 import { resolveSetupContext } from "../system-hub.js";
 import { toJson } from "../ui/json.js";
-import { describePassphrase, fieldLines } from "../ui/lines.js";
 import { hasTerminal } from "../ui/prompt.js";
+import { obstacleLines, planLines, setupLines, undoLines, undoStepLines } from "../ui/setup.js";
 
 interface SetupOptions extends RecipientCommandOptions {
   dryRun?: boolean;
@@ -141,7 +137,7 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   const isFileInUse = (await readRecoveryKey(key)) !== undefined;
   const known = { onlineBackups, recoveryKeyFile: isFileInUse ? key.path : undefined };
   output.result(toJson({ setup: { ...result, findings } }), () =>
-    summary(context, found, result, findings, known, program),
+    setupLines(context, found, result, findings, known, program),
   );
 }
 
@@ -234,101 +230,12 @@ function showPlan({ output }: Context, found: Survey, plan: Plan): void {
   if (first !== undefined) process.exitCode = exitCodes[first.kind];
 }
 
-function planLines({ hubs, storePath }: Survey, { steps, notices }: Plan): string[] {
-  const [hub] = hubs;
-  if (hub === undefined || steps.length === 0) return [`No plan for ${storePath} yet:`];
-  return [
-    `Plan for ${hub.name} (${hub.manager}):`,
-    ...stepLines(steps),
-    "",
-    ...notices.map((notice) => `note: ${abbreviateHome(notice)}`),
-  ];
-}
-
-function stepLines(steps: readonly PlanStep[]): string[] {
-  return steps.flatMap(({ changes, undo, state }, index) => {
-    const text = `${index + 1}. ${state === "done" ? "done: " : ""}${abbreviateHome(changes)}`;
-    return state === "done" ? [`  ${text}`] : [`  ${text}`, `     undo: ${undo}`];
-  });
-}
-
-/** Returns the steps of an undo, without the way to undo them: setup. */
-function undoStepLines(steps: readonly PlanStep[]): string[] {
-  return steps.map(({ changes }, index) => `  ${index + 1}. ${abbreviateHome(changes)}`);
-}
-
-/** Shortens paths for a terminal: a plan names a dozen in the home directory. */
-function abbreviateHome(text: string): string {
-  return text.replaceAll(`${homedir()}/`, "~/");
-}
-
-function obstacleLines({ problem, fix }: Obstacle): string[] {
-  return [`obstacle: ${problem}`, ...fix.split("\n").map((line) => `  ${line}`)];
-}
-
 function obstacleError(obstacles: readonly Obstacle[]): StoreError {
   const [first] = obstacles;
   const problems = obstacles.map(({ problem }) => problem).join("; ");
   return new StoreError(first?.kind ?? "refused", `setup cannot begin: ${problems}`, {
     hint: obstacles.map(({ fix }) => fix).join("\n"),
   });
-}
-
-/** Returns the paths, and what belongs into a safe: at most 15 lines. */
-function summary(
-  { source }: Context,
-  found: Survey,
-  result: SetupResult,
-  findings: readonly { name: string }[],
-  known: { onlineBackups: boolean; recoveryKeyFile: string | undefined },
-  program: string,
-): string[] {
-  const { outage, backup } = result;
-  const { backups, bundles } = found.directories;
-  const names = findings.map(({ name }) => name).join(", ");
-  return [
-    `${result.unit} runs on the encrypted store ${result.store}`,
-    ...fieldLines({ passphrase: describePassphrase(describeSource(source)) }),
-    ...outageLines(outage),
-    `  backups     ${backups}${result.schedule === null ? "" : `, ${describeTimes(found)}${known.onlineBackups ? ", without stopping the hub" : ""}`}`,
-    ...(backup === null
-      ? []
-      : [
-          `  verified    ${backup.path}${backup.tested ? ", with its bundle and the recovery key" : ""}`,
-        ]),
-    `  bundles     ${bundles}`,
-    `  undo        ${program} setup --undo`,
-    ...(result.plainCopy === null
-      ? []
-      : [`  plain text  ${result.plainCopy} was kept: it has changed`]),
-    "Put into a safe, in different places:",
-    `  the recovery key${recoveryKeyLine(result, known.recoveryKeyFile)}`,
-    `  a copy of the bundle${backup === null ? "" : ` ${backup.bundle}`}`,
-    findings.length === 0
-      ? "doctor found no problems."
-      : `doctor: ${counted(findings.length, "finding")} (${names}); ${program} doctor has the fixes.`,
-  ];
-}
-
-function recoveryKeyLine({ recoveryKey }: SetupResult, file: string | undefined): string {
-  if (file !== undefined) return `, ${file}: move it off this machine`;
-  return recoveryKey === "new" ? " that you have written down" : " in use";
-}
-
-/** Returns the times of the timer: an active timer keeps its times. */
-function describeTimes({ schedule }: Survey): string {
-  const { active, onCalendar } = schedule ?? {};
-  return !active || !onCalendar || onCalendar === "*-*-* 00:00:00" ? "daily" : `at ${onCalendar}`;
-}
-
-function outageLines(outage: Outage | null): string[] {
-  if (outage === null) return [];
-  const { stoppedMs: stopped, listeningMs: listening } = outage;
-  const again =
-    listening === null ? "" : `; listened again after ${(listening / 1000).toFixed(1)} s`;
-  return [
-    `  outage      stopped for ${stopped} ms${again}; satellites reconnect some seconds later`,
-  ];
 }
 
 /** The options that `--undo` does not read. */
@@ -396,16 +303,4 @@ async function runUndo(context: Context, options: SetupOptions): Promise<void> {
   await context.reporter.confirm("The clients' keys will be in plain text again. Continue?");
   const undone = await abortOnSignal((signal) => undoSetup(request(signal), record));
   output.result(toJson({ undone }), () => undoLines(undone));
-}
-
-function undoLines({ unit, database, kept, outage }: UndoResult): string[] {
-  return [
-    outage === null
-      ? `${unit}, which does not run, uses ${database} again`
-      : `${unit} runs on ${database} again`,
-    ...outageLines(outage),
-    ...(kept.backup === null ? [] : [`  backup      ${kept.backup}`]),
-    ...(kept.store === null ? [] : [`  encrypted   ${kept.store}`]),
-    "The settings, the passphrase, backups and bundles stay.",
-  ];
 }
