@@ -10,7 +10,7 @@ import { isAbsolute, join } from "node:path";
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../client/json.js";
 import { hubContainer, hubDataHome, hubEnvironment, toMachine } from "../config/hub-account.js";
 import { configHome, dataHome, type Environment, realPath } from "../config/paths.js";
-import { addHint, hasCode, StoreError, systemError } from "../errors.js";
+import { addHint, hasCode, isKind, StoreError, systemError } from "../errors.js";
 import { detectEncoding } from "../fs/encoding.js";
 import { recogniseContent, withFileKind } from "../fs/file-kind.js";
 import { shellQuote } from "../text/escape.js";
@@ -114,6 +114,20 @@ export function databaseIn({ path, settings }: ServerJson): {
   const database = blockAt(settings, "database", path);
   const module = textAt(database, "module", path);
   return { module, settings: module === undefined ? {} : blockAt(database, module, path) };
+}
+
+/**
+ * Returns the settings of Redis in a `server.json`; undefined if the hub uses another database, or
+ * the file does not exist.
+ */
+export async function readRedisSettings(path = serverJsonPath()): Promise<JsonObject | undefined> {
+  try {
+    const { module, settings } = databaseIn(await readServerJson(path));
+    return module === redisModule ? settings : undefined;
+  } catch (error) {
+    if (isKind(error, "notFound")) return undefined;
+    throw error;
+  }
 }
 
 /** Returns the password in `server.json` for a database module; undefined if there is none. */

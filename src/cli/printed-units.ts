@@ -1,0 +1,170 @@
+/** `run --print-unit`: units and drop-ins that start the hub through `run`. */
+import { expandPath } from "../config/paths.js";
+import { StoreError } from "../errors.js";
+import { engineSecretError, formatSource, isEngineSecret, parseSource } from "../keys/source.js";
+import { type Context, ownCommand } from "./context.js";
+import { type ContainerOptions, renderComposeUnit, renderQuadletUnit } from "./hub-container.js";
+
+export interface UnitOptions extends ContainerOptions {
+  privateConfig?: boolean;
+  hubPython?: string;
+  redisPasswordSource?: string;
+  printUnit?: "user" | "system" | "keyring" | "dropin" | "quadlet" | "compose";
+  unit?: string;
+  user?: string;
+}
+
+/** Prints the unit or drop-in of `--print-unit`. */
+export async function printUnit(
+  context: Context,
+  args: string[],
+  options: UnitOptions,
+): Promise<void> {
+  if (isEngineSecret(context.source) && options.credentialFile === undefined) {
+    throw engineSecretError();
+  }
+  const print = {
+    user: renderUserUnit,
+    system: renderSystemUnit,
+    keyring: renderUnlockUnit,
+    dropin: renderHubDropIn,
+    quadlet: renderQuadletUnit,
+    compose: renderComposeUnit,
+  };
+  const kind = options.printUnit ?? "user";
+  const unit = await print[kind](context, args, options);
+  if (kind === "user" || kind === "system") await warnOfSecondUnit(context);
+  if (context.output.json) context.output.result({ unit }, () => []);
+  else context.output.line(unit.trimEnd());
+}
+
+/** Prints a notice if a unit starts the hub already: two hubs on one store lose data. */
+async function warnOfSecondUnit({ output }: Context): Promise<void> {
+  const { findHubUnits } = await import("../hub/find-hubs.js");
+  const { serverJsonPath } = await import("../hub/server-json.js");
+  const units = (await findHubUnits(serverJsonPath())).filter(({ isTemplate }) => !isTemplate);
+  const [unit] = units;
+  if (unit === undefined) return;
+  output.notice(
+    `${unit.name} starts the hub already, and another unit would start a second hub on its store; change ${unit.name} with --print-unit dropin, or replace its file with the printed unit`,
+  );
+}
+
+async function renderUserUnit(
+  context: Context,
+  args: string[],
+  options: UnitOptions,
+): Promise<string> {
+  const { renderUnit } = await import("../hub/units.js");
+  const run = await buildUserRun(context, options);
+  return renderUnit({ kind: "user", run, hub: await resolveHubCommand(context, args) });
+}
+
+/** Returns the command line of `run` for a user unit. */
+async function buildUserRun(context: Context, options: UnitOptions): Promise<string[]> {
+  const { privateConfig, redisPasswordSource } = options;
+  return ownCommand(
+    context,
+    "run",
+    ...(await buildHubPythonOption(options)),
+    ...(privateConfig ? ["--private-config"] : []),
+    ...(redisPasswordSource === undefined
+      ? []
+      : ["--redis-password-source", formatSource(parseSource(redisPasswordSource))]),
+  );
+}
+
+async function renderSystemUnit(
+  context: Context,
+  args: string[],
+  options: UnitOptions,
+): Promise<string> {
+  const { renderUnit } = await import("../hub/units.js");
+  return renderUnit(
+    await buildSystemParts(context, await resolveHubCommand(context, args), options),
+  );
+}
+
+/**
+ * Returns a drop-in for the hub's unit. Without `args`, the hub's command is read from the unit.
+ */
+async function renderHubDropIn(
+  context: Context,
+  args: string[],
+  options: UnitOptions,
+): Promise<string> {
+  const { dropInPath, findHubUnit, readHubCommand } = await import("../hub/existing-unit.js");
+  const { renderDropIn } = await import("../hub/units.js");
+  const unit = await findHubUnit(options.unit);
+  const hub = args.length > 0 ? await resolveHubCommand(context, args) : await readHubCommand(unit);
+  const text = renderDropIn(
+    unit.manager === "systemd"
+      ? await buildSystemParts(context, hub, options)
+      : { kind: "user", run: await buildUserRun(context, options), hub },
+  );
+  return `# ${await dropInPath(unit)}\n${text}`;
+}
+
+async function buildSystemParts(context: Context, hub: string[], options: UnitOptions) {
+  const { readRedisSettings, readServerJson, serverJsonPath } = await import(
+    "../hub/server-json.js"
+  );
+  const hubPython = await buildHubPythonOption(options);
+  const credential = resolveCredential(options, "hivemind-sqlcipher");
+  const { file } = await readServerJson(serverJsonPath());
+  // The unit may run as another user without this settings file.
+  const own = { ...context, settingsInFile: undefined };
+  const run =
+    (await readRedisSettings()) === undefined
+      ? ownCommand({ ...own, source: parseSource("credential") }, "run", ...hubPython)
+      : ownCommand(own, "run", ...hubPython, "--redis-password-source", "credential");
+  const user = options.user === undefined ? {} : { user: options.user };
+  return { kind: "system" as const, run, hub, serverJson: file, credential, ...user };
+}
+
+/**
+ * Returns the unit that unlocks the keyring at boot: with --user a system unit, else a user unit.
+ */
+async function renderUnlockUnit(
+  _: Context,
+  _args: string[],
+  options: UnitOptions,
+): Promise<string> {
+  const { renderKeyringUnit } = await import("../hub/units.js");
+  const credential = resolveCredential(options, "hivemind-keyring");
+  const { user } = options;
+  const owner = user === undefined ? undefined : { user, uid: await findUserId(user) };
+  return renderKeyringUnit({ credential, owner });
+}
+
+/** Returns the hub's command for a unit, with the absolute path of its program. */
+async function resolveHubCommand(context: Context, args: string[]): Promise<string[]> {
+  const { findProgram } = await import("../hub/interpreter.js");
+  const { escapeVariables } = await import("../service/unit-file.js");
+  const [name = "", ...rest] = args.length > 0 ? args : ["hivemind-core", "listen"];
+  const found = await findProgram(name);
+  if (found === undefined) {
+    context.output.notice(`${name} is not on PATH; correct its path in the unit`);
+  }
+  return [found ?? `/usr/local/bin/${name}`, ...rest].map(escapeVariables);
+}
+
+async function buildHubPythonOption({ hubPython }: UnitOptions): Promise<string[]> {
+  if (hubPython === undefined) return [];
+  const { resolveHubPython } = await import("../hub/interpreter.js");
+  return ["--hub-python", await resolveHubPython(hubPython)];
+}
+
+function resolveCredential({ credentialFile }: UnitOptions, name: string): string {
+  if (credentialFile !== undefined) return expandPath(credentialFile);
+  throw new StoreError("usage", "this unit needs a sealed credential", {
+    hint: `Seal the secret with systemd-creds encrypt --name=${name} - FILE, and add --credential-file FILE.`,
+  });
+}
+
+async function findUserId(user: string): Promise<number> {
+  const { run } = await import("../process/run.js");
+  const { code, stdout } = await run("id", ["-u", "--", user], { timeoutMs: 10_000 });
+  if (code !== 0) throw new StoreError("usage", `no such user: ${user}`);
+  return Number(stdout);
+}
