@@ -5,10 +5,11 @@ import {
   isKeyCacheOff,
   mergeServiceSettings,
   omitUndefined,
+  type ResolvedSettings,
   resolveSettings,
   type ServiceSettings,
 } from "../config/settings.js";
-import type { Settings, SettingsSection } from "../config/settings-file.js";
+import type { OnProblem, Settings, SettingsSection } from "../config/settings-file.js";
 import { StoreError } from "../errors.js";
 import { isRoot } from "../fs/user.js";
 import {
@@ -123,78 +124,85 @@ function canCreateStore(command: Command): boolean {
  */
 export async function contextOf(command: Command, found: Found = {}): Promise<Context> {
   const options = globalOptionsOf(command);
-  const { name, subfolder } = options;
   const output = outputOf(command);
+  const isTolerant = toleratingCommands.has(command.name());
   const settingsProblems: StoreError[] = [];
-  const toleratesProblems = toleratingCommands.has(command.name());
-  const passphraseSource = options.passphraseSource ?? found.passphraseSource;
-  const resolve = (onProblem: (problem: StoreError) => void) =>
-    resolveSettings(
-      {
-        store: omitUndefined({ path: options.db ?? found.store, name, subfolder }),
-        ...omitUndefined({ passphrase_source: passphraseSource }),
-      },
-      {
-        config: options.config,
-        defaultStore: () => findHubStore(command.name()),
-        isNewStore: canCreateStore(command),
-        ...(toleratesProblems && { onProblem }),
-      },
-    );
-  let resolved = await resolve((problem) => settingsProblems.push(problem));
-  const { storePath, path, section, missing } = resolved;
-  if (missing && !canCreateStore(command)) {
-    const problem = new StoreError(
-      "notFound",
-      `cannot read the settings file ${path}: no such file or directory`,
-      { hint: await missingSettingsHint(storePath, options.config !== undefined) },
-    );
-    if (!toleratesProblems) throw problem;
+  const onProblem = (problem: StoreError) => {
+    if (!isTolerant) throw problem;
     settingsProblems.push(problem);
+  };
+  let resolved = await resolveCommandSettings(command, found, isTolerant ? onProblem : undefined);
+  const { storePath, path, section } = resolved;
+  if (resolved.missing && !canCreateStore(command)) {
+    onProblem(await missingSettingsError(path, storePath, options.config !== undefined));
   }
-  if (command.name() === "run") {
-    for (const { message } of settingsProblems) output.warning(message);
-  }
+  const isRun = command.name() === "run";
+  if (isRun) for (const { message } of settingsProblems) output.warning(message);
   const keyCache = options.keyCache ?? !isKeyCacheOff();
   const sourceOf = ({ passphrase_source: text = "keyring" }: Settings) =>
     keyCache ? parseSource(text) : withoutKeyCache(parseSource(text));
-  if (command.name() !== "run") {
+  if (!isRun) {
     const hub = findHubService(command, resolved.settings);
     const source = sourceOf(resolved.settings);
     await workForHub(hub, storePath, source).catch((error: unknown) => {
       if (!(error instanceof StoreError)) throw error;
-      if (toleratesProblems) settingsProblems.push(error);
-      else if (hub.isUsed) throw error;
+      if (isTolerant || hub.isUsed) onProblem(error);
       else output.notice(error.message);
     });
   }
   const yes = options.yes ?? false;
   return {
     storePath,
+    settingsPath: path,
+    settingsSection: section,
+    settingsProblems,
     get settings() {
       return resolved.settings;
     },
-    settingsPath: path,
-    settingsSection: section,
     get settingsInFile() {
       return resolved.inFile;
     },
-    settingsProblems,
     get source() {
       return sourceOf(resolved.settings);
     },
     refreshSettings: async () => {
       // The problems have been collected already.
-      resolved = await resolve(() => undefined);
+      const ignore = isTolerant ? () => undefined : undefined;
+      resolved = await resolveCommandSettings(command, found, ignore);
     },
     output,
     yes,
-    reporter: {
-      notice: (text) => output.notice(text),
-      detail: (text) => output.detail(text),
-      confirm: (question) => confirm(question, yes),
-      confirmOnTerminal: (question) => confirm(question, false),
+    reporter: buildReporter(output, yes),
+  };
+}
+
+/** @param onProblem - receives each error; undefined for a command that fails at the first */
+function resolveCommandSettings(
+  command: Command,
+  found: Found,
+  onProblem: OnProblem | undefined,
+): Promise<ResolvedSettings> {
+  const { db, name, subfolder, config, passphraseSource } = globalOptionsOf(command);
+  return resolveSettings(
+    {
+      store: omitUndefined({ path: db ?? found.store, name, subfolder }),
+      ...omitUndefined({ passphrase_source: passphraseSource ?? found.passphraseSource }),
     },
+    {
+      config,
+      defaultStore: () => findHubStore(command.name()),
+      isNewStore: canCreateStore(command),
+      onProblem,
+    },
+  );
+}
+
+function buildReporter(output: Output, yes: boolean): Reporter {
+  return {
+    notice: (text) => output.notice(text),
+    detail: (text) => output.detail(text),
+    confirm: (question) => confirm(question, yes),
+    confirmOnTerminal: (question) => confirm(question, false),
   };
 }
 
@@ -253,12 +261,21 @@ async function workForHub(
 }
 
 /** @param isOption - whether --config names the file; otherwise the environment does */
-async function missingSettingsHint(storePath: string, isOption: boolean): Promise<string> {
+async function missingSettingsError(
+  path: string,
+  storePath: string,
+  isOption: boolean,
+): Promise<StoreError> {
   const { isStoreKnown } = await import("../keys/moved-store.js");
   const useDefault = `${isOption ? "Leave --config out" : "Unset HIVEMIND_SQLCIPHER_CONFIG"} to use the default path`;
-  return (await isStoreKnown(storePath))
+  const hint = (await isStoreKnown(storePath))
     ? `${useDefault}, or name the settings file of this store.`
     : `${useDefault}, or create the file and the store with hivemind-sqlcipher init.`;
+  return new StoreError(
+    "notFound",
+    `cannot read the settings file ${path}: no such file or directory`,
+    { hint },
+  );
 }
 
 /**
