@@ -243,7 +243,16 @@ async function verifyAndName(job: Job, { at }: Copied): Promise<NamedBackup> {
   const contents = await orAbort(inspected, signal);
   emitBackupStep("backup.verified");
   return await nameBackup({
-    ...{ directory, storePath, at, journal, files, key },
-    ...{ ...finished, contents, unit: service.service.name, method, storeId },
+    directory,
+    storePath,
+    at,
+    journal,
+    files,
+    key,
+    ...finished,
+    contents,
+    unit: service.service.name,
+    method,
+    storeId,
   });
 }

@@ -216,8 +216,18 @@ async function copyAndName(job: Job): Promise<BackupResult> {
   });
   emitBackupStep("backup.bundled");
   const backup = await nameBackup({
-    ...{ directory, storePath, at, journal, files, key },
-    ...{ size, sha256, contents, unit: null, method: "online", storeId },
+    directory,
+    storePath,
+    at,
+    journal,
+    files,
+    key,
+    size,
+    sha256,
+    contents,
+    unit: null,
+    method: "online",
+    storeId,
   });
   return {
     backup,

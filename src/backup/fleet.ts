@@ -192,10 +192,13 @@ function addToSummary(summaries: Map<string, Summary>, entry: ListedEntry): void
   const name = storeNameIn(file) ?? "";
   const key = summaryKey(storeId, manifest.key_id, name);
   const summary = summaries.get(key) ?? {
-    ...{ storeId, name },
+    storeId,
+    name,
     keyIds: new Set<string>(),
     hostnames: new Set<string>(),
-    ...{ backups: 0, incomplete: 0, size: 0 },
+    backups: 0,
+    incomplete: 0,
+    size: 0,
     oldest: manifest.created_at,
     newest: entry,
     newestCompleteAt: null,
@@ -219,7 +222,10 @@ function toFleetStore(summary: Summary, folder: string, ownId: string | undefine
   const { storeId, newest, keyIds, hostnames, ...others } = summary;
   const { created_at: createdAt, clients } = newest.manifest;
   return {
-    ...{ storeId, ...others, keyIds: [...keyIds].sort(), hostnames: [...hostnames].sort() },
+    storeId,
+    ...others,
+    keyIds: [...keyIds].sort(),
+    hostnames: [...hostnames].sort(),
     newest: {
       path: join(folder, newest.file),
       createdAt,

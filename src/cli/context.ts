@@ -291,8 +291,10 @@ export function ownCommand(
   const wanted = formatSource(source);
   const inFile = formatSource(parseSource(settingsInFile?.passphrase_source ?? "keyring"));
   return [
-    ...[...findOwnProgram(), ...args],
-    ...["--db", storePath],
+    ...findOwnProgram(),
+    ...args,
+    "--db",
+    storePath,
     ...(settingsInFile === undefined ? [] : ["--config", settingsPath]),
     ...(wanted === inFile ? [] : ["--passphrase-source", wanted]),
     ...(source.kind === "keyring" && source.withoutKeyCache ? ["--no-key-cache"] : []),

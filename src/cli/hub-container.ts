@@ -42,7 +42,9 @@ export async function prepareForContainer(
   const owner = named ?? (isRoot() ? await statIfExists(storePath) : undefined);
   await prepareCopy(
     {
-      ...{ serverJson, container, secret },
+      serverJson,
+      container,
+      secret,
       ...(owner && { owner: { uid: owner.uid, gid: owner.gid } }),
       onNotice: (text: string) => output.notice(text),
     },
@@ -97,7 +99,9 @@ async function buildUnitParts(context: Context, options: ContainerOptions): Prom
     kind: isRoot() ? "system" : "user",
     run: ownCommand({ ...context, source }, "run"),
     inside: container?.path ?? "/home/hivemind/.config/hivemind-core/server.json",
-    ...{ serverJson, credential, owner: options.owner },
+    serverJson,
+    credential,
+    owner: options.owner,
     dockerContainer: isDocker ? name : undefined,
     isDockerRootless: isDocker && (await isRootlessDocker()),
   };

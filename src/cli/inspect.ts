@@ -27,7 +27,9 @@ export async function readWithNewestSource<Result>(
 export function buildStatusOptions(context: Context): StatusOptions {
   const { storePath, source, settings, settingsProblems } = context;
   return {
-    ...{ storePath, source, settingsProblems },
+    storePath,
+    source,
+    settingsProblems,
     service: resolveServiceChoice(context, {}),
     backupFolder: settings.backup?.to,
     copyTargets: listCopyTargets(settings),
@@ -41,7 +43,10 @@ export function buildDoctorOptions(
 ): DoctorOptions {
   const { storePath, settingsPath, settingsProblems, settings, source } = context;
   return {
-    ...{ storePath, settingsPath, settingsProblems, source },
+    storePath,
+    settingsPath,
+    settingsProblems,
+    source,
     backupFolder: settings.backup?.to,
     bundleFolder: settings.backup?.bundle_to,
     copyTargets: listCopyTargets(settings),

@@ -280,7 +280,8 @@ function withAbsolutePaths(settings: Settings, environment: Environment): Settin
     backup: {
       ...backup,
       ...omitUndefined({
-        ...{ to: absolute(backup?.to), bundle_to: absolute(backup?.bundle_to) },
+        to: absolute(backup?.to),
+        bundle_to: absolute(backup?.bundle_to),
         copies: absoluteTargets(backup?.copies),
       }),
     },
@@ -290,8 +291,10 @@ function withAbsolutePaths(settings: Settings, environment: Environment): Settin
     }),
     ...(hooks && {
       hooks: omitUndefined({
-        ...{ before: absoluteProgram(before), success: absoluteProgram(success) },
-        ...{ failure: absoluteProgram(failure), ping: hooks.ping },
+        before: absoluteProgram(before),
+        success: absoluteProgram(success),
+        failure: absoluteProgram(failure),
+        ping: hooks.ping,
       }),
     }),
   };

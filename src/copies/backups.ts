@@ -143,7 +143,10 @@ async function copyBackup(to: Destination, backup: ListedBackup): Promise<Copied
   });
   emitStep("copy.backup");
   await ensureCopy(to, {
-    ...{ from: manifest, file: manifestFile, sha256: await sha256File(manifest), mayReplace: true },
+    from: manifest,
+    file: manifestFile,
+    sha256: await sha256File(manifest),
+    mayReplace: true,
   });
   emitStep("copy.manifest");
   return { path: to.target.pathOf(file), size, checkedBy };

@@ -41,8 +41,12 @@ export interface ConfiguredTarget {
 export type CopyState = Omit<Attempt, "at"> & { readonly at: string | null };
 
 const neverTried = {
-  ...{ at: null, succeeded_at: null, skipped: null, error: null },
-  ...{ duration_ms: null, size: null },
+  at: null,
+  succeeded_at: null,
+  skipped: null,
+  error: null,
+  duration_ms: null,
+  size: null,
 };
 
 /**
@@ -58,7 +62,12 @@ export async function recordCopy(storePath: string, report: CopyReport, at: Date
   const error = report.errors[0]?.message ?? null;
   const isComplete = skipped === null && error === null && postponed === 0;
   const attempt: Attempt = {
-    ...{ target, contents, at: at.toISOString(), skipped, error, duration_ms: durationMs },
+    target,
+    contents,
+    at: at.toISOString(),
+    skipped,
+    error,
+    duration_ms: durationMs,
     succeeded_at: isComplete ? at.toISOString() : (last?.succeeded_at ?? null),
     size: copied.at(-1)?.size ?? last?.size ?? null,
   };

@@ -102,7 +102,11 @@ export async function exportToMedia(options: MediaOptions): Promise<MediaExport>
     await assertComplete(path, files);
     await syncDirectory(directory);
     return {
-      ...{ path, backup, files, parts: names.length, deviceLabel: deviceLabel ?? null },
+      path,
+      backup,
+      files,
+      parts: names.length,
+      deviceLabel: deviceLabel ?? null,
       createdAt: manifest.created_at,
       keyId: manifest.key_id,
       size: manifest.size,

@@ -93,7 +93,9 @@ export async function runRclone(
   throwIfAborted(signal);
   const outcome = await run("rclone", [...args.slice(0, 1), ...flags, ...args.slice(1)], {
     timeoutMs,
-    ...{ stdout, input, signal },
+    stdout,
+    input,
+    signal,
   });
   throwIfAborted(signal);
   if (outcome.code === 0) return outcome.stdout;

@@ -166,8 +166,12 @@ export class Bus implements AsyncDisposable {
   async callBus(member: string, arg: string, replySignature: string): Promise<readonly unknown[]> {
     return await this.call(
       {
-        ...{ destination: busName, path: busPath, interface: busName, member },
-        ...{ signature: "s", args: [arg] },
+        destination: busName,
+        path: busPath,
+        interface: busName,
+        member,
+        signature: "s",
+        args: [arg],
       },
       replySignature,
     );

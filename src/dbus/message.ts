@@ -138,8 +138,13 @@ export function encodeCall(serial: number, call: Call): Buffer {
   }
   const message = new Writer();
   message.values("yyyyuua(yv)", [
-    ...[littleEndian, messageType.call, 0, protocolVersion],
-    ...[body.length, serial, fields],
+    littleEndian,
+    messageType.call,
+    0,
+    protocolVersion,
+    body.length,
+    serial,
+    fields,
   ]);
   message.align(8);
   message.append(body);

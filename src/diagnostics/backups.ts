@@ -245,10 +245,14 @@ export async function checkRestoreTest(
   }
   return [
     checkTest("restore-tried", "restore test", {
-      ...{ test: last, keyId, fix: "hivemind-sqlcipher drill" },
+      test: last,
+      keyId,
+      fix: "hivemind-sqlcipher drill",
     }),
     checkTest("bundle-tried", "test with the bundle and its recovery key", {
-      ...{ test: withBundle, keyId, fix: withKey },
+      test: withBundle,
+      keyId,
+      fix: withKey,
     }),
   ];
 }

@@ -31,7 +31,13 @@ export function judgeFleet(listing: FleetListing, maxAgeSeconds: number): FleetS
   const problems = stores.filter(({ problem }) => problem !== null).length;
   const { folder, others, othersCount, unreadableManifests } = listing;
   return {
-    ...{ folder, maxAgeSeconds, stores, problems, others, othersCount, unreadableManifests },
+    folder,
+    maxAgeSeconds,
+    stores,
+    problems,
+    others,
+    othersCount,
+    unreadableManifests,
     ok: stores.length > 0 && problems === 0 && unreadableManifests === 0,
   };
 }

@@ -76,8 +76,13 @@ export async function resolvePythonAccount(python: string, hub: Account): Promis
   if (!isRoot() || (hub.uid ?? 0) !== 0) return hub;
   const { HOME, PYTHONHOME, PYTHONUSERBASE, PYTHONPATH, VIRTUAL_ENV } = hub.environment;
   const paths = [
-    ...[python, ...(await packageDirectories(python))],
-    ...[HOME, PYTHONHOME, PYTHONUSERBASE, VIRTUAL_ENV, ...(PYTHONPATH ?? "").split(":")],
+    python,
+    ...(await packageDirectories(python)),
+    HOME,
+    PYTHONHOME,
+    PYTHONUSERBASE,
+    VIRTUAL_ENV,
+    ...(PYTHONPATH ?? "").split(":"),
   ];
   for (const path of paths) {
     const owner = path ? await findOtherOwner(path) : undefined;

@@ -49,7 +49,8 @@ export async function readContainerHub(container: Container): Promise<ContainerH
   const isCopy = mounted !== undefined && (await isInMemory(mounted).catch(() => false));
   const directory = toHost(container, dirname(path));
   return {
-    ...{ container, path },
+    container,
+    path,
     serverJson:
       mounted === undefined || isCopy ? directory && join(directory, "server.json") : mounted,
     copy: isCopy ? mounted : undefined,

@@ -159,7 +159,8 @@ async function runProbe(
   let outcome: Outcome;
   try {
     outcome = await run(interpreter, [...options, "-c", prelude + program, home], {
-      ...{ timeoutMs, input },
+      timeoutMs,
+      input,
       account: hub,
     });
   } finally {

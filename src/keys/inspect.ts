@@ -63,7 +63,9 @@ async function inspect(service: SecretService, storePath: string): Promise<Keyri
   if (!isLocked && !isLost) return await reportUsable(provider);
   const isOther = collection !== defaultCollection;
   const problem = keyringError(isLost ? "session-collection" : "locked", {
-    ...{ provider, collection: await service.readLabel(collection), isOther },
+    provider,
+    collection: await service.readLabel(collection),
+    isOther,
   });
   const report = reportUnusable(problem, provider);
   return { ...report, isLocked: !isLost && !isOther };

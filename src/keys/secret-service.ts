@@ -220,8 +220,11 @@ export class SecretService implements AsyncDisposable {
       );
       await bus.subscribe(
         {
-          ...{ sender: busName, path: "/org/freedesktop/DBus", interface: busName },
-          ...{ member: "NameOwnerChanged", arg0: serviceName },
+          sender: busName,
+          path: "/org/freedesktop/DBus",
+          interface: busName,
+          member: "NameOwnerChanged",
+          arg0: serviceName,
         },
         () => reject(new ProviderEndedError("the keyring's program ended")),
       );

@@ -52,7 +52,10 @@ export async function planSwitch(options: SwitchOptions): Promise<HubSwitch> {
     options.hub === "none"
       ? []
       : await assertHubCanSwitch({
-          ...{ from, to, database, hubPython },
+          from,
+          to,
+          database,
+          hubPython,
           removeSource: options.removeSource,
         });
   const sum = dryRun ? undefined : await checksumSource(from);

@@ -153,15 +153,25 @@ async function copyAndCompare(options: MigrateOptions): Promise<Compared> {
   await using origin = await DatabaseFactory.create(from.name, from.config, { mode: "readonly" });
   const interrupted = await MigrationNote.read(source, target);
   const checked = await checkSource(origin, {
-    ...{ from: from.name, to, merge, note: interrupted },
+    from: from.name,
+    to,
+    merge,
+    note: interrupted,
     report: (done, total) => report("checking", done, total),
   });
   const { clients, gaps, others } = checked;
   const describe = (known: KnownClients, copied: number, filledGaps: number) => ({
     migration: {
-      ...{ from: source, to: target, clients, copied, unchanged: known.unchanged, filledGaps },
-      ...{ keptRevoked: known.keptRevoked, resumed: interrupted !== undefined },
-      ...{ dryRun, verified: !dryRun },
+      from: source,
+      to: target,
+      clients,
+      copied,
+      unchanged: known.unchanged,
+      filledGaps,
+      keptRevoked: known.keptRevoked,
+      resumed: interrupted !== undefined,
+      dryRun,
+      verified: !dryRun,
     },
     inTarget: {
       active: clients.active - known.keptRevoked.length + others.active,
@@ -181,7 +191,9 @@ async function copyAndCompare(options: MigrateOptions): Promise<Compared> {
   const filled = await fillGaps(destination, gaps);
   await destination.commit();
   await compareWithTarget(origin, destination, {
-    ...{ checked, copied, merge },
+    checked,
+    copied,
+    merge,
     report: (done) => report("comparing", done, total),
   });
   emitStep("migrate.compared");

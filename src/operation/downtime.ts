@@ -256,8 +256,12 @@ export class Downtime {
       await this.#cancelTimer();
       const listeningMs = Promise.resolve(undefined);
       return {
-        ...{ isStarted: false, wasUp: false, timerFired: false, downtimeMs: 0 },
-        ...{ ports: [], listeningMs },
+        isStarted: false,
+        wasUp: false,
+        timerFired: false,
+        downtimeMs: 0,
+        ports: [],
+        listeningMs,
       };
     }
     // The timer is cancelled first: its start command and the start below could start two hubs.

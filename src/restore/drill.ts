@@ -84,7 +84,9 @@ export async function drill({ backup, secret, signal }: DrillOptions): Promise<D
       );
     }
     return {
-      ...{ backup, size, clients },
+      backup,
+      size,
+      clients,
       createdAt: manifest.created_at,
       keyId: manifest.key_id,
       schemaVersion: manifest.schema_version,

@@ -135,7 +135,10 @@ export async function restoreInto(options: RestoreIntoOptions): Promise<RestoreI
   await confirmStopped(service, database, reporter);
   const saved = present && (await backUpPresent(options));
   const { result: written, report } = await writeWhileStopped({
-    ...{ lock, service, reporter, signal },
+    lock,
+    service,
+    reporter,
+    signal,
     database: database.location,
     recoveryCommand: options.recoveryCommand,
     budgetMs: clientBudgetMs * ((await older.size()) + ((await present?.size()) ?? 0)),
@@ -224,7 +227,10 @@ async function backUpPresent(options: RestoreIntoOptions): Promise<string | unde
   const { backup } = await backupDatabase({
     ...backupFirst(),
     database: isStore ? undefined : database,
-    ...{ lock, source, reporter, signal },
+    lock,
+    source,
+    reporter,
+    signal,
   });
   return backup.path;
 }

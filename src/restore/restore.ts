@@ -207,7 +207,9 @@ async function replaceWith(
     : await withSealed(
         source,
         {
-          ...{ storePath, settingsPath: settingsSection.path, next: backup.passphrase },
+          storePath,
+          settingsPath: settingsSection.path,
+          next: backup.passphrase,
           // The kept store needs its passphrase.
           former: keepReplacedAs === undefined ? present.passphrase : undefined,
         },
@@ -293,7 +295,10 @@ async function replaceStore(
   const { present, service, delivery } = plan;
   const { replaced } = present;
   await using copy = new StagedCopy({
-    ...{ storePath, replaced, readmitRevoked, signal },
+    storePath,
+    replaced,
+    readmitRevoked,
+    signal,
     clients: backup.clients,
     confirmed: present.differences,
   });

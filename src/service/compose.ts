@@ -127,7 +127,8 @@ export async function createAgain(composed: ComposeService, name: string): Promi
   const { COMPOSE_FILE: _, COMPOSE_ENV_FILES: __, ...others } = process.env;
   const environment = { ...others, ...engineVariables(composed) };
   const outcome = await run(program, [...first, ...args], {
-    ...{ timeoutMs: createLimitMs, account: { environment } },
+    timeoutMs: createLimitMs,
+    account: { environment },
     // The compose file may use every variable, such as TZ, and the environment overrides `.env`.
     outputVariables: {},
   });

@@ -250,7 +250,9 @@ function toComposeLabels(labels: Readonly<Record<string, string>>): ComposeLabel
   const list = (name: string) =>
     (labels[`com.docker.compose.project.${name}`] ?? "").split(",").filter(Boolean);
   return {
-    ...{ project, directory, service },
+    project,
+    directory,
+    service,
     files: list("config_files"),
     environmentFiles: list("environment_file"),
     isImitated: labels["io.podman.compose.project"] !== undefined,

@@ -56,8 +56,15 @@ async function listUnitsOf(manager: Manager): Promise<HubUnit[]> {
   const names = await listServices(manager);
   if (names.length === 0) return [];
   const properties = [
-    ...["Id", "ActiveState", "UnitFileState", "ControlGroup", "User"],
-    ...["Environment", "EnvironmentFiles", "ExecStartPre", "ExecStart"],
+    "Id",
+    "ActiveState",
+    "UnitFileState",
+    "ControlGroup",
+    "User",
+    "Environment",
+    "EnvironmentFiles",
+    "ExecStartPre",
+    "ExecStart",
   ];
   const units = new Map<string, HubUnit>();
   const inherited = await readManagerEnvironment(manager);

@@ -199,9 +199,16 @@ export async function readSchedule(
   const [clock = {}, main = {}] = await show(
     manager,
     [
-      ...["ActiveState", "UnitFileState", "DropInPaths", "TimersCalendar"],
-      ...["NextElapseUSecRealtime", "LastTriggerUSec"],
-      ...["Result", "ExecMainStatus", "ExecMainStartTimestamp", "ExecMainExitTimestamp"],
+      "ActiveState",
+      "UnitFileState",
+      "DropInPaths",
+      "TimersCalendar",
+      "NextElapseUSecRealtime",
+      "LastTriggerUSec",
+      "Result",
+      "ExecMainStatus",
+      "ExecMainStartTimestamp",
+      "ExecMainExitTimestamp",
     ],
     [timer, service],
   );

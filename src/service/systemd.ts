@@ -288,7 +288,12 @@ const watchedProperties = [
 async function templateError({ manager, name }: UnitName): Promise<StoreError> {
   const stem = name.replace(template, "@");
   const { stdout } = await systemctl(manager, [
-    ...["list-units", "--all", "--plain", "--no-legend", "--full", `${stem}*.service`],
+    "list-units",
+    "--all",
+    "--plain",
+    "--no-legend",
+    "--full",
+    `${stem}*.service`,
   ]);
   const instances = stdout.match(/^\S+(?=\.service )/gm) ?? [];
   const names = instances.length > 0 ? instances : [`${stem}INSTANCE`];

@@ -59,7 +59,11 @@ async function toContainerUnit(
   const isDocker = unit.manager === "docker";
   return {
     kind: (isUnit(unit) ? unit.manager : ownManager()) === "systemd" ? "system" : "user",
-    ...{ run: ownCommand("run"), serverJson, inside, owner: undefined, credential: undefined },
+    run: ownCommand("run"),
+    serverJson,
+    inside,
+    owner: undefined,
+    credential: undefined,
     dockerContainer: isDocker ? name : undefined,
     isDockerRootless: isDocker && (await isRootlessDocker()),
   };

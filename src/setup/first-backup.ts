@@ -65,15 +65,21 @@ async function makeBackup(
   const { backup: made, bundle } = await withOperation(storePath, reporter, (lock) =>
     backup({
       ...operationOptions(scope, lock),
-      ...{ to, bundleTo, knownDirectories: [to, bundleTo], recipients },
+      to,
+      bundleTo,
+      knownDirectories: [to, bundleTo],
+      recipients,
       // Another stop would disconnect the satellites, which have just reconnected.
       online: true,
     }),
   );
   // Without a recorded success, later failures are not recorded.
   await recordRun(storePath, "backup", {
-    ...{ at, duration_ms: Math.round(performance.now() - start), exit_code: 0 },
-    ...{ stopped_ms: null, size: made.size },
+    at,
+    duration_ms: Math.round(performance.now() - start),
+    exit_code: 0,
+    stopped_ms: null,
+    size: made.size,
   });
   emitStep("setup.backed-up");
   return { path: made.path, bundle: bundle.path };

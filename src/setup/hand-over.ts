@@ -66,8 +66,13 @@ export async function restartOnStore(
   const change = await planChange(scope, isPasswordRemoved);
   return withOperation(storePath, reporter, (lock) =>
     withHubStopped({
-      ...{ lock, service: choiceOfUnit(storePath, hub), recoveryCommand, reporter, signal },
-      ...{ createContainer, ...change },
+      lock,
+      service: choiceOfUnit(storePath, hub),
+      recoveryCommand,
+      reporter,
+      signal,
+      createContainer,
+      ...change,
       waitUntilServing: (service) => waitUntilServing(service, storePath, hub),
       mayBeStopped: false,
     }),

@@ -128,7 +128,10 @@ async function surveyComposed(hub: ServiceName, storePath: string): Promise<HubS
   return {
     ...hub,
     state: containerState(container?.status),
-    ...{ otherUser: undefined, systemUser: undefined, otherDropIn: undefined, command: [] },
+    otherUser: undefined,
+    systemUser: undefined,
+    otherDropIn: undefined,
+    command: [],
     startsByRun: (await isStartedByRun(hub)) && existsSync(override),
     isServing: await isHubServing(hub, storePath),
     dropIn: override,
@@ -153,8 +156,14 @@ async function surveyUnit(unit: UnitName, storePath: string): Promise<HubSurvey 
     return {
       ...common,
       state: "masked",
-      ...{ otherUser: undefined, systemUser: undefined, otherDropIn: undefined, command: [] },
-      ...{ startsByRun: false, isServing: false, dropIn: "", isDropInWritable: false },
+      otherUser: undefined,
+      systemUser: undefined,
+      otherDropIn: undefined,
+      command: [],
+      startsByRun: false,
+      isServing: false,
+      dropIn: "",
+      isDropInWritable: false,
       isDropInOutdated: false,
     };
   }
@@ -258,7 +267,8 @@ export async function findOtherRun(unit: UnitName, dropIn: string): Promise<stri
   const quadlet = hubContainer() && (await findQuadlet(unit));
   const found = new Map<string, string>();
   for (const { file, key, value } of await readCommandLines(unit, {
-    ...{ without: dropIn, file: quadlet?.file },
+    without: dropIn,
+    file: quadlet?.file,
   })) {
     if (value === "") found.delete(key);
     else if (startsByRun(value.replaceAll(/["']/g, ""))) found.set(key, file);

@@ -58,7 +58,9 @@ function findAllObstacles(survey: Survey, options: ObstacleOptions): Finding[] {
     findRecoveryKeyObstacle(survey, options),
     findDirectoriesObstacle(survey),
     survey.spaceProblem && {
-      ...{ id: "room", kind: "io", problem: survey.spaceProblem.message },
+      id: "room",
+      kind: "io",
+      problem: survey.spaceProblem.message,
       fix: survey.spaceProblem.hint ?? "Free some space.",
     },
   ];
@@ -102,12 +104,15 @@ function findHubChoiceObstacle(survey: Survey): Obstacle {
   }
   if (wantedUnit !== undefined) {
     return {
-      ...{ id: "no-hub", kind: "notFound", problem: `there is no unit or container ${wantedUnit}` },
+      id: "no-hub",
+      kind: "notFound",
+      problem: `there is no unit or container ${wantedUnit}`,
       fix: "List the units: systemctl --user list-units --type=service, and without --user.",
     };
   }
   return {
-    ...{ id: "no-hub", kind: "notFound" },
+    id: "no-hub",
+    kind: "notFound",
     problem: otherHub?.message ?? `no unit starts hivemind-core listen with ${server.path}`,
     fix:
       otherHub?.hint ??
@@ -325,7 +330,9 @@ function findPackageObstacle(
   if (packages === undefined) {
     if (hubs.length !== 1 || hubs[0]?.state === "masked") return undefined;
     return {
-      ...{ id: "python", kind: "notFound", problem: "the Python of the hub was not found" },
+      id: "python",
+      kind: "notFound",
+      problem: "the Python of the hub was not found",
       fix: "Name it: --hub-python PATH",
     };
   }
@@ -340,7 +347,8 @@ function findPackageObstacle(
   }
   if (packages.isWritable) return undefined;
   return {
-    ...{ id: "packages-directory", kind: "io" },
+    id: "packages-directory",
+    kind: "io",
     problem: `the hub's packages in ${packages.directory ?? packages.python} cannot be written by the hub's user`,
     fix: `Let the owner of that directory install them: ${pip}`,
   };
@@ -412,7 +420,9 @@ function findKeysObstacle({ keysProblem, source, hubContainer, hubs }: Survey): 
   if (keysProblem === undefined) return undefined;
   const other = "Or keep the passphrase in a file: --passphrase-source file:PATH";
   return {
-    ...{ id: "keys", kind: "passphraseUnavailable", problem: keysProblem.message },
+    id: "keys",
+    kind: "passphraseUnavailable",
+    problem: keysProblem.message,
     fix: [keysProblem.hint, source.kind === "keyring" ? other : undefined]
       .filter(Boolean)
       .join("\n"),

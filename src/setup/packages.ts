@@ -57,8 +57,11 @@ export async function surveyPackages(
     (error: unknown): HubPackages => {
       const problem = systemError(error, "the interpreter does not answer", "failed").message;
       const unknown = {
-        ...{ pluginManager: null, sqlitePlugin: null, schemaVersion: null },
-        ...{ writtenSchema: null, cipherVersion: null },
+        pluginManager: null,
+        sqlitePlugin: null,
+        schemaVersion: null,
+        writtenSchema: null,
+        cipherVersion: null,
       };
       return { ...unknown, takesPassword: false, problem };
     },

@@ -71,7 +71,10 @@ function planSteps(
   const kind = formerKind(survey);
   const copy = (isHandedOver ? survey.record?.database.place : undefined) ?? database.place;
   const step = (id: StepId, isDone: boolean, changes: string, undo: string): PlanStep => ({
-    ...{ id, state: isDone ? "done" : "needed", changes, undo },
+    id,
+    state: isDone ? "done" : "needed",
+    changes,
+    undo,
   });
   return [
     step(

@@ -20,8 +20,11 @@ export interface RecoveryKeyFile {
 }
 
 export const noRecoveryKeyFile: RecoveryKeyFile = {
-  ...{ path: undefined, isTaken: false, isIncomplete: false },
-  ...{ newKeyPath: undefined, recipients: [] },
+  path: undefined,
+  isTaken: false,
+  isIncomplete: false,
+  newKeyPath: undefined,
+  recipients: [],
 };
 
 /**

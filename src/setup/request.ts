@@ -73,7 +73,9 @@ export function createScope(request: SetupRequest, found: Survey, plan: Plan): S
   const { database } = found;
   if (hub === undefined || database === undefined) throw new Error("the plan has obstacles");
   return {
-    ...{ found, hub, database },
+    found,
+    hub,
+    database,
     former: formerKind(found),
     request: { ...request, reporter: deduplicateNotices(request.reporter, plan.notices) },
     recoveryKey: rememberKey(request.recoveryKey),

@@ -105,7 +105,10 @@ export async function setUp(
     formerDatabase: record?.database.place ?? scope.database.place,
     settings: settingsPath,
     recoveryKey: scope.recoveryKey.identity() === undefined ? "kept" : "new",
-    ...{ backup, outage, schedule: schedule?.unit ?? null, plainCopy: kept },
+    backup,
+    outage,
+    schedule: schedule?.unit ?? null,
+    plainCopy: kept,
   };
 }
 
@@ -185,7 +188,10 @@ function buildSettings({ request, found, hub }: SetupScope, saved: Settings | un
     passphrase_source: formatSource(source),
     backup: {
       ...saved?.backup,
-      ...{ to: backups, bundle_to: bundles, service, unit },
+      to: backups,
+      bundle_to: bundles,
+      service,
+      unit,
     },
   };
 }
@@ -246,8 +252,15 @@ async function createWhileStopped(
   const nothing = async () => undefined;
   await withOperation(storePath, reporter, (lock) =>
     withHubStopped({
-      ...{ lock, service: choiceOfUnit(storePath, hub), recoveryCommand, reporter, signal },
-      ...{ createContainer, work: nothing, revert: nothing, mayBeStopped: false },
+      lock,
+      service: choiceOfUnit(storePath, hub),
+      recoveryCommand,
+      reporter,
+      signal,
+      createContainer,
+      work: nothing,
+      revert: nothing,
+      mayBeStopped: false,
       waitUntilServing: watchUntilListening,
     }),
   );

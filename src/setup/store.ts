@@ -52,7 +52,11 @@ export async function createEncryptedStore(scope: SetupScope, settings: Settings
   // A killed setup has left the store without a bundle, or in a format that the hub cannot read.
   if (found.store !== "absent") await removeOwnStore(request);
   await initStore({
-    ...{ storePath, source, reporter, recipients, settings: section },
+    storePath,
+    source,
+    reporter,
+    recipients,
+    settings: section,
     recoveryKey: scope.recoveryKey.delivery,
     changeSettings: (present) => ({ ...present, ...settings }),
     backupDirectory: settings.backup?.to,
@@ -102,7 +106,10 @@ export async function encryptStore(scope: SetupScope): Promise<Outage | null> {
     withOperation(storePath, reporter, (lock) =>
       encrypt({
         ...operationOptions(scope, lock),
-        ...{ bundleTo, backupDirectory, recipients, cipherCompatibility },
+        bundleTo,
+        backupDirectory,
+        recipients,
+        cipherCompatibility,
       }),
     ),
   );
@@ -141,7 +148,10 @@ export async function adoptStore(scope: SetupScope): Promise<void> {
   await withOperation(storePath, reporter, (lock) =>
     adopt({
       ...operationOptions(scope, lock),
-      ...{ bundleTo, backupDirectory, recipientPlan, removePassword: true },
+      bundleTo,
+      backupDirectory,
+      recipientPlan,
+      removePassword: true,
     }),
   );
   emitStep("setup.stored");
@@ -151,7 +161,11 @@ export async function adoptStore(scope: SetupScope): Promise<void> {
 export function operationOptions({ request, hub }: SetupScope, lock: OperationLock) {
   const { storePath, source, section, recoveryCommand, reporter, signal } = request;
   return {
-    ...{ lock, source, recoveryCommand, reporter, signal },
+    lock,
+    source,
+    recoveryCommand,
+    reporter,
+    signal,
     settingsSection: section,
     service: choiceOfUnit(storePath, hub),
     hub: "auto",
@@ -187,7 +201,13 @@ export async function decryptStore(request: SetupRequest, service: ServiceChoice
   const reporter = { ...request.reporter, confirm: async () => undefined };
   await withOperation(storePath, reporter, (lock) =>
     decrypt({
-      ...{ lock, source, settingsSection: section, service, recoveryCommand, reporter, signal },
+      lock,
+      source,
+      settingsSection: section,
+      service,
+      recoveryCommand,
+      reporter,
+      signal,
       // A quadlet's unit writes the copy at each start. No unit starts a container of compose.
       ...(hubContainer()?.compose ? { hub: "auto", clearsCopy: true } : { hub: "none" }),
     }),

@@ -284,8 +284,12 @@ async function readServerJsonIfValid(): Promise<{
 async function surveyDatabase(file: ServerJson, storePath: string): Promise<DatabaseSurvey> {
   const { module = jsonPluginName, settings } = databaseIn(file);
   const none = {
-    ...{ module, clientCount: undefined, hasBlacklists: undefined },
-    ...{ size: 0, hasPassword: false, problem: undefined },
+    module,
+    clientCount: undefined,
+    hasBlacklists: undefined,
+    size: 0,
+    hasPassword: false,
+    problem: undefined,
   };
   const problem = findVolumeProblem(storePath);
   if (problem !== undefined) return { ...none, kind: "other", place: module, problem };

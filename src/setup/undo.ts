@@ -62,7 +62,10 @@ export async function planUndo(request: SetupRequest): Promise<UndoPlan> {
   await assertNoOtherRun(record);
   const { unit, database, drop_in: dropIn } = record;
   const step = (id: PlanStep["id"], changes: string): PlanStep => ({
-    ...{ id, state: "needed", changes, undo: "run setup again" },
+    id,
+    state: "needed",
+    changes,
+    undo: "run setup again",
   });
   const back = {
     json: `write ${database.place} with the clients of the encrypted store, in plain text, and move the store aside`,
@@ -113,7 +116,10 @@ export async function undoSetup(request: SetupRequest, found: SetupRecord): Prom
   await removeSetupRecord(settingsPath, storePath);
   const { unit, database } = record;
   return {
-    ...{ changed: true, unit: unit.name, database: database.place, outage },
+    changed: true,
+    unit: unit.name,
+    database: database.place,
+    outage,
     kept: { backup: last, store: kept },
   };
 }
@@ -149,10 +155,18 @@ async function backUp(request: SetupRequest, { unit }: SetupRecord): Promise<str
   }
   const made = await withOperation(storePath, reporter, (lock) =>
     backup({
-      ...{ lock, source, to, bundleTo, knownDirectories: [to, bundleTo], recipients },
+      lock,
+      source,
+      to,
+      bundleTo,
+      knownDirectories: [to, bundleTo],
+      recipients,
       // The hub is restarted only once, on its former database.
-      ...{ service: choiceOfUnit(storePath, unit), online: true },
-      ...{ recoveryCommand, signal, reporter },
+      service: choiceOfUnit(storePath, unit),
+      online: true,
+      recoveryCommand,
+      signal,
+      reporter,
     }),
   );
   emitStep("undo.backed-up");
@@ -173,7 +187,11 @@ async function returnHub(
   }
   return withOperation(storePath, reporter, (lock) =>
     withHubStopped({
-      ...{ lock, service: choiceOfUnit(storePath, unit), recoveryCommand, reporter, signal },
+      lock,
+      service: choiceOfUnit(storePath, unit),
+      recoveryCommand,
+      reporter,
+      signal,
       work: async () => {
         await strategy.work?.();
         await removeDropIn(unit.manager, dropIn);

@@ -83,7 +83,11 @@ export async function withHubStopped(window: HubWindow): Promise<Outage | null> 
   const journal = await Journal.begin(storePath, setupOperation, "stopping", mark);
   const { result: downtime, restart } = await withServiceStopped(
     {
-      ...{ service, budgetMs, recoveryCommand, reporter, signal },
+      service,
+      budgetMs,
+      recoveryCommand,
+      reporter,
+      signal,
       // If something else has started the hub during `work`, it may use its former database.
       restartIfUp: true,
       journalStop: async (stopped) => {

@@ -147,8 +147,10 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   const outcome = await withSealed(
     source,
     {
-      ...{ storePath, settingsPath: options.settingsSection.path },
-      ...{ next: passphrase, former: oldPassphrase },
+      storePath,
+      settingsPath: options.settingsSection.path,
+      next: passphrase,
+      former: oldPassphrase,
     },
     replaceFile,
   );

@@ -126,7 +126,8 @@ async function backupStore(
     operate(context, async (lock, signal) => {
       const result = await backup({
         ...buildOperationOptions(context, options, lock, signal),
-        ...{ to, bundleTo },
+        to,
+        bundleTo,
         knownDirectories: listKnownDirectories(context),
         recipients,
         online: options.online ?? false,
@@ -160,7 +161,13 @@ async function backupPlain(
       context,
       async (lock, signal) => {
         const result = await backupDatabase({
-          ...{ to, bundleTo, lock, database, recipients, signal, reporter },
+          to,
+          bundleTo,
+          lock,
+          database,
+          recipients,
+          signal,
+          reporter,
           source: context.source,
           knownDirectories: listKnownDirectories(context),
           ignoreClock: yes,
@@ -182,7 +189,11 @@ async function withCopies(
   const { copyBackups } = await import("../../copies/copy.js");
   const { storePath, source, reporter } = context;
   const copies = await copyBackups({
-    ...{ storePath, source, reporter, backupTargets, bundleTargets },
+    storePath,
+    source,
+    reporter,
+    backupTargets,
+    bundleTargets,
     folder: dirname(result.backup.path),
     backup: result.backup.path,
     bundle: result.bundle,

@@ -60,7 +60,10 @@ async function runExport(
       withBundle(context, options, local, async (given) => {
         const bundle = given && (await readBundle(given.path, given.opener));
         const exported = await exportToMedia({
-          ...{ backup: local, directory, partBytes, signal },
+          backup: local,
+          directory,
+          partBytes,
+          signal,
           reporter: createTargetReporter(reporter, { translatePaths }),
           secret: bundle ?? context,
           bundleDirectories: listBundleDirectories(context),

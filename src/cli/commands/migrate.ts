@@ -99,7 +99,11 @@ async function migrateRecovered(context: Context, options: MigrateOptions): Prom
   const progress = new Progress(context.output);
   const migration = await abortOnSignal((signal) =>
     migrate({
-      ...{ from, to, merge, dryRun, signal },
+      from,
+      to,
+      merge,
+      dryRun,
+      signal,
       onProgress: ({ phase, done, total }) => progress.show(phase, done, total),
       beforeEnd: async ({ keptRevoked }, inTarget) => {
         if (plan) outcome = await plan.run({ keptRevoked, inTarget });

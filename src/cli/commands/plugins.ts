@@ -24,7 +24,11 @@ async function listPlugins(
   const { ownPluginNames, findOtherPlugins } = await import("../../databases/registry.js");
   const version = command.parent?.version() ?? "";
   const own = ownPluginNames.map((name) => ({
-    ...{ name, package: "hivemind-sqlcipher", version, folder: null, problem: null },
+    name,
+    package: "hivemind-sqlcipher",
+    version,
+    folder: null,
+    problem: null,
   }));
   const others = await findOtherPlugins();
   const known = [...own, ...others].map(({ name }) => name);
@@ -35,8 +39,11 @@ async function listPlugins(
     });
   }
   const checked = others.map(async (plugin) => ({
-    ...{ name: plugin.name, package: plugin.package, version: plugin.version },
-    ...{ folder: plugin.folder, problem: await findProblem(plugin, names.includes(plugin.name)) },
+    name: plugin.name,
+    package: plugin.package,
+    version: plugin.version,
+    folder: plugin.folder,
+    problem: await findProblem(plugin, names.includes(plugin.name)),
   }));
   const plugins = [...own, ...(await Promise.all(checked))];
   if (plugins.some(({ name, problem }) => problem !== null && names.includes(name))) {

@@ -82,7 +82,9 @@ async function pruneTarget(
     // A recovery may have changed the source of the passphrase.
     const listing = resolveListing(context, directory, options);
     return prune({
-      ...{ ...listing, folder: view.folder, files: view.files },
+      ...listing,
+      folder: view.folder,
+      files: view.files,
       keep: {
         last: options.keepLast ?? keep.last,
         daily: options.keepDaily ?? keep.daily,

@@ -187,7 +187,10 @@ async function restoreDatabase(
       (operation) =>
         restoreInto({
           ...operation,
-          ...{ ...chosen, database, backupFirst, readmitRevoked },
+          ...chosen,
+          database,
+          backupFirst,
+          readmitRevoked,
         }),
       { makeDirectory: true },
     ),

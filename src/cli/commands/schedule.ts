@@ -55,7 +55,9 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
   const request = { storePath, job: "backup", command, onCalendar, randomDelay } as const;
   const drillTime = options.drill ?? (await scheduledTimes(storePath, "drill"))?.onCalendar;
   const drillRequest = drillTime && {
-    ...{ ...request, job: "drill" as const, onCalendar: drillTime },
+    ...request,
+    job: "drill" as const,
+    onCalendar: drillTime,
     command: ownCommand(context, "drill"),
   };
   await assertSchedulable(request);

@@ -156,9 +156,16 @@ function buildChoice(context: Context, options: SetupOptions) {
     });
   }
   return {
-    ...{ storePath, settings, settingsPath, section: settingsSection, source, unit },
+    storePath,
+    settings,
+    settingsPath,
+    section: settingsSection,
+    source,
+    unit,
     manager: isManager(service) ? service : undefined,
-    ...{ hubPython: options.hubPython, to: options.to, bundleTo: options.bundleTo },
+    hubPython: options.hubPython,
+    to: options.to,
+    bundleTo: options.bundleTo,
     isHeadless: options.headless ?? false,
   };
 }
@@ -182,7 +189,9 @@ function buildRequest(
   return {
     ...buildChoice(context, options),
     backupCommand: ownCommand(saved, "backup", ...(options.onlineBackups ? ["--online"] : [])),
-    ...{ recipients, recoveryKey, recoveryKeyFile },
+    recipients,
+    recoveryKey,
+    recoveryKeyFile,
     ownCommand: (...args) => ownCommand(saved, ...args),
     // The hub's user cannot read the settings of root.
     preparation: ownCommand(
@@ -190,7 +199,8 @@ function buildRequest(
       "run",
     ),
     recoveryCommand: recoveryCommand(saved),
-    ...{ reporter, signal },
+    reporter,
+    signal,
   };
 }
 
@@ -240,9 +250,15 @@ function obstacleError(obstacles: readonly Obstacle[]): StoreError {
 
 /** The options that `--undo` does not read. */
 const optionsOfSetup = [
-  ...(["service", "to", "bundleTo", "onlineBackups"] as const),
-  ...(["installHubPackages", "recoveryKeyFile", "recipient", "headless"] as const),
-];
+  "service",
+  "to",
+  "bundleTo",
+  "onlineBackups",
+  "installHubPackages",
+  "recoveryKeyFile",
+  "recipient",
+  "headless",
+] as const;
 
 /** @throws {@link StoreError} usage - if an option contradicts an undo */
 async function assertUndoOptions(
@@ -282,7 +298,9 @@ async function runUndo(context: Context, options: SetupOptions): Promise<void> {
     const plan = {
       unit: record?.unit.name ?? null,
       store: storePath,
-      ...{ steps, obstacles: [], notices: [] },
+      steps,
+      obstacles: [],
+      notices: [],
     };
     output.result({ plan }, () => [
       `Plan to undo the setup of ${storePath}:`,

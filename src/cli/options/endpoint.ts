@@ -62,7 +62,12 @@ async function buildStoreConfig(
 
 /** Settings whose value is always text, even if it looks like a number. */
 const nameSettings: ReadonlySet<string> = new Set([
-  ...["name", "subfolder", "host", "username", "index_prefix", "cluster_hash_tag"],
+  "name",
+  "subfolder",
+  "host",
+  "username",
+  "index_prefix",
+  "cluster_hash_tag",
 ]);
 
 /** Parses a value as JSON. Returns invalid JSON and the values of `nameSettings` as text. */

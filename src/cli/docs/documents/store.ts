@@ -47,8 +47,15 @@ import {
 const planSteps = list({
   id: choice(
     [
-      ...["packages", "keys", "drop-in", "store", "server.json"],
-      ...["restart", "backup", "plain-copy", "schedule"],
+      "packages",
+      "keys",
+      "drop-in",
+      "store",
+      "server.json",
+      "restart",
+      "backup",
+      "plain-copy",
+      "schedule",
     ] as const,
     "The step",
   ),
