@@ -1,9 +1,9 @@
 /** The processes of a control group, their arguments and their open stores. */
-import { readdirSync, readFileSync } from "node:fs";
+import { type BigIntStats, readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { hasCode } from "../errors.js";
+import { hasCode, systemError } from "../errors.js";
 import { realPathIfExists } from "../fs/read.js";
-import { listOpenFiles, readProc } from "./proc.js";
+import { listDescriptors, readOpenFile, readProc, statOpenFile } from "./proc.js";
 
 /** systemd's hierarchy on a unified, a hybrid and a legacy system. */
 const groupRoots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"];
@@ -50,12 +50,45 @@ export function isInGroup(pid: number, group: string): boolean {
   );
 }
 
-/** Returns the path of an open file of these processes whose base name is one of `names`. */
-export function findOpenStore(
-  pids: readonly number[],
-  names: readonly string[],
-): string | undefined {
-  return pids.flatMap(listOpenFiles).find((path) => names.includes(basename(path)));
+/** An open store of a process. */
+export interface OpenStore {
+  /** Its path as the process sees it: for a process in a container, a path there. */
+  readonly path: string;
+  /** Whether it is another file than the store of this operation. */
+  readonly isOther: boolean;
+}
+
+/**
+ * Returns the open store of these processes, found by its base name. Prefers `storePath`,
+ * recognised by its inode: in a container, the same file has another path.
+ *
+ * @throws {@link StoreError} io - if the store's files cannot be examined
+ */
+export function findOpenStore(pids: readonly number[], storePath: string): OpenStore | undefined {
+  const own = statStore(storePath);
+  const names = storeNames(storePath);
+  const found = pids.flatMap((pid) =>
+    listDescriptors(pid).flatMap((fd) => {
+      const path = readOpenFile(pid, fd);
+      if (path === undefined || !names.includes(basename(path))) return [];
+      const stats = statOpenFile(pid, fd);
+      return stats ? [{ path, isOther: stats.dev !== own?.dev || stats.ino !== own.ino }] : [];
+    }),
+  );
+  return found.find(({ isOther }) => !isOther) ?? found[0];
+}
+
+function statStore(storePath: string): BigIntStats | undefined {
+  try {
+    return statSync(storePath, { bigint: true, throwIfNoEntry: false });
+  } catch (error) {
+    throw systemError(error, `cannot access ${storePath}`);
+  }
+}
+
+/** Returns the usual names of a hub's store. */
+function storeNames(storePath: string): string[] {
+  return [basename(storePath), "clients.db"];
 }
 
 /**
@@ -66,12 +99,12 @@ export function findOpenStore(
 export function findOtherDefaultStore(
   pid: number | undefined,
   storePath: string,
-  names: readonly string[],
 ): string | undefined {
   const dataHome = /(?:^|\0)XDG_DATA_HOME=([^\0]+)/.exec(readProc(pid ?? 0, "environ"))?.[1];
   if (!dataHome || `${realPathIfExists(storePath)}/`.startsWith(`${realPathIfExists(dataHome)}/`))
     return undefined;
   const directories = [basename(dirname(storePath)), "hivemind-core"];
+  const names = storeNames(storePath);
   const paths = directories.flatMap((name) => names.map((file) => join(dataHome, name, file)));
   // Operators may move a store and put a symbolic link at its old path.
   if (paths.some((path) => realPathIfExists(path) === realPathIfExists(storePath)))

@@ -10,7 +10,7 @@ import { basename } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { hasCode, systemError } from "../errors.js";
 import { sidecars } from "../fs/sidecars.js";
-import { listAllProcesses, readOpenFile, readProc } from "./proc.js";
+import { listAllProcesses, readOpenFile, readProc, statOpenFile } from "./proc.js";
 
 export interface Holder {
   readonly pid: number;
@@ -113,31 +113,17 @@ function hasAnyOpen(
   paths: ReadonlySet<string>,
   inodes: ReadonlySet<string>,
 ): boolean | undefined {
-  const directory = `/proc/${pid}/fd`;
   try {
-    for (const fd of readdirSync(directory)) {
+    for (const fd of readdirSync(`/proc/${pid}/fd`)) {
       const target = readOpenFile(pid, fd);
       if (!target?.startsWith("/") || devices.test(target)) continue;
       if (deletedMark.test(target) && paths.has(target.replace(deletedMark, ""))) return true;
-      const inode = readOpenInode(`${directory}/${fd}`);
-      if (inode !== undefined && inodes.has(inode)) return true;
+      const stats = statOpenFile(pid, fd);
+      if (stats !== undefined && inodes.has(formatInode(stats))) return true;
     }
     return false;
   } catch (error) {
     return hasCode(error, "EACCES", "EPERM") ? undefined : false;
-  }
-}
-
-/**
- * Returns the inode of an open file; undefined if it was closed, or is on a file system that does
- * not respond, such as a stale NFS mount. The store's file system has responded before.
- */
-function readOpenInode(descriptor: string): string | undefined {
-  try {
-    const stats = statSync(descriptor, { bigint: true, throwIfNoEntry: false });
-    return stats && formatInode(stats);
-  } catch {
-    return undefined;
   }
 }
 

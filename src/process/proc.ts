@@ -1,5 +1,5 @@
 /** Finds processes, and reads their files and links in `/proc`. */
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { type BigIntStats, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { hasCode } from "../errors.js";
 
 /** Returns whether there is a process with this id. It may belong to another user. */
@@ -34,8 +34,13 @@ export function listAllProcesses(): number[] {
  * another user.
  */
 export function listOpenFiles(pid: number): string[] {
+  return listDescriptors(pid).flatMap((fd) => readOpenFile(pid, fd) ?? []);
+}
+
+/** Returns the descriptors of a process; none if it has ended or belongs to another user. */
+export function listDescriptors(pid: number): string[] {
   try {
-    return readdirSync(`/proc/${pid}/fd`).flatMap((fd) => readOpenFile(pid, fd) ?? []);
+    return readdirSync(`/proc/${pid}/fd`);
   } catch {
     return [];
   }
@@ -45,6 +50,18 @@ export function listOpenFiles(pid: number): string[] {
 export function readOpenFile(pid: number, fd: string): string | undefined {
   try {
     return readlinkSync(`/proc/${pid}/fd/${fd}`);
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * Returns the metadata of an open file; undefined if it was closed, or is on a file system that
+ * does not respond, such as a stale NFS mount.
+ */
+export function statOpenFile(pid: number, fd: string): BigIntStats | undefined {
+  try {
+    return statSync(`/proc/${pid}/fd/${fd}`, { bigint: true, throwIfNoEntry: false });
   } catch {
     return undefined;
   }

@@ -1,16 +1,15 @@
 /** Checks in advance whether a container can be stopped and started again, and uses the store. */
 import { readFileSync } from "node:fs";
-import { basename } from "node:path";
 import { StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
-import { findOpenStore, listGroupProcesses } from "../process/cgroup.js";
+import { findOpenStore } from "../process/cgroup.js";
 import { findHolders } from "../process/holders.js";
 import { shellQuote } from "../text/escape.js";
 import {
   type Container,
   type ContainerName,
-  findGroups,
   isContainerActive,
+  listContainerProcesses,
   mountsStore,
 } from "./engine.js";
 import { findUnitOfContainer } from "./find-container.js";
@@ -124,15 +123,14 @@ function isInside(pid: number, { engine, id }: Container): boolean {
  */
 async function checkStore(container: Container, storePath: string): Promise<string[]> {
   const { engine, name } = container;
-  const pids = findGroups(container).flatMap(listGroupProcesses);
-  const other = findOpenStore(pids, [basename(storePath), "clients.db"]);
+  const open = findOpenStore(listContainerProcesses(container), storePath);
   // The hub may have opened the store since `checkContainer` searched for its holders.
-  if (other !== undefined && (await holdsStore(container, storePath))) return [];
-  if (other !== undefined || !mountsStore(container, storePath)) {
+  if (open?.isOther === false) return [];
+  if (open !== undefined || !mountsStore(container, storePath)) {
     const fault =
-      other === undefined
+      open === undefined
         ? `does not mount the directory of ${storePath}`
-        : `uses another store, the file ${other} inside the container, not ${storePath}`;
+        : `uses another store, the file ${open.path} inside the container, not ${storePath}`;
     throw new StoreError("refused", `the container ${name} ${fault}`, {
       hint: `Name another container with --unit (${engine} ps --all lists them), or use --service none if nothing uses this store.`,
     });

@@ -7,7 +7,7 @@ import { dataHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { realPathIfExists } from "../fs/read.js";
 import { isRoot } from "../fs/user.js";
-import { parseGroups, readGroups } from "../process/cgroup.js";
+import { listGroupProcesses, parseGroups, readGroups } from "../process/cgroup.js";
 import { type Outcome, run } from "../process/run.js";
 import * as z from "../schema.js";
 import { shellQuote } from "../text/escape.js";
@@ -117,6 +117,11 @@ type Inspected = z.infer<typeof inspectedSchema>[number];
 export function findGroups({ id, pid }: Pick<Container, "id" | "pid">): string[] {
   if (pid === 0) return [];
   return parseGroups(readGroups(pid)).filter((group) => group.includes(id));
+}
+
+/** Returns the processes of a container; none if it does not run. */
+export function listContainerProcesses(container: Pick<Container, "id" | "pid">): number[] {
+  return findGroups(container).flatMap(listGroupProcesses);
 }
 
 /** Runs an engine. No argument may be a secret. */

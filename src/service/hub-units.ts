@@ -196,9 +196,7 @@ export function mayUseStore({ environment }: HubUnit, storePath: string): boolea
 
 /** Returns whether the unit runs and has another store open. */
 export function usesOtherStore({ controlGroup }: HubUnit, storePath: string): boolean {
-  const names = [basename(storePath), "clients.db"];
-  const other = findOpenStore(listGroupProcesses(controlGroup), names);
-  return other !== undefined && other !== storePath;
+  return findOpenStore(listGroupProcesses(controlGroup), storePath)?.isOther === true;
 }
 
 async function readManagerEnvironment(manager: Manager): Promise<Environment> {

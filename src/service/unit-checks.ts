@@ -1,6 +1,5 @@
 /** Checks in advance whether a unit can be stopped and started again, and belongs to the store. */
 import { statSync } from "node:fs";
-import { basename } from "node:path";
 import { StoreError } from "../errors.js";
 import { isRoot } from "../fs/user.js";
 import {
@@ -239,14 +238,14 @@ async function checkStore(
 ): Promise<string[]> {
   if (isLauncher(properties)) return checkLauncher(unit, storePath);
   const pids = listGroupProcesses(properties.ControlGroup ?? "");
-  const names = [basename(storePath), "clients.db"];
+  const open = findOpenStore(pids, storePath);
+  // The unit may have opened the store since `checkUnit` searched for its holders.
+  if (open?.isOther === false) return [];
   const other =
-    findOpenStore(pids, names) ??
+    open?.path ??
     (startsContainers(properties)
       ? undefined
-      : findOtherDefaultStore(Number(properties.MainPID) || pids[0], storePath, names));
-  // The unit may have opened the store since `checkUnit` searched for its holders.
-  if (other === storePath && (await holdsStore(properties, storePath))) return [];
+      : findOtherDefaultStore(Number(properties.MainPID) || pids[0], storePath));
   const { name } = unit;
   if (other === undefined) {
     if (isRestarting(properties)) return [`${name} is in a restart loop`];
