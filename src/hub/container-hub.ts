@@ -10,18 +10,17 @@ import { dirname, join } from "node:path";
 import { type HubAccount, type HubContainer, throughMounts } from "../config/hub-account.js";
 import { isKind } from "../errors.js";
 import { isRoot } from "../fs/user.js";
-import { argsOf, listGroupProcesses } from "../process/cgroup.js";
+import { argsOf } from "../process/cgroup.js";
 import {
   type Container,
   engines,
-  findGroups,
   inspectContainer,
   isEngine,
   listContainers,
   mayHaveContainers,
   runEngine,
 } from "../service/engine.js";
-import { runsHub } from "../service/hub-units.js";
+import { containsHub, findHubProcess } from "../service/find-container.js";
 import { type ServiceName, show, type UnitName } from "../service/systemctl.js";
 import { findContainersOf } from "../service/unit-containers.js";
 import { shellQuote } from "../text/escape.js";
@@ -125,21 +124,9 @@ export async function findHubContainers(): Promise<Container[]> {
       if (isKind(error, "service")) return [];
       throw error;
     });
-    found.push(...containers.filter(isHub));
+    found.push(...containers.filter(containsHub));
   }
   return found;
-}
-
-function isHub(container: Container): boolean {
-  return runsHub(container.args) || findHubProcess(container) !== undefined;
-}
-
-/** Returns the hub's process in a container; undefined unless the hub runs. */
-export function findHubProcess(container: Container): number | undefined {
-  if (container.status !== "running") return undefined;
-  return findGroups(container)
-    .flatMap(listGroupProcesses)
-    .find((pid) => runsHub(argsOf(pid)));
 }
 
 /**
@@ -181,8 +168,8 @@ export async function findContainerOfUnit({
  * the hub runs.
  */
 export function findContainerPython(container: Container): HubPython | undefined {
-  const { engine, id } = container;
-  const pid = findHubProcess(container);
+  const { engine, id, status } = container;
+  const pid = status === "running" ? findHubProcess(container) : undefined;
   const [program = ""] = pid === undefined ? [] : argsOf(pid);
   if (!isPython(program)) return undefined;
   const python = shellQuote(program);

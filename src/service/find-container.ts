@@ -1,7 +1,7 @@
 /** Finds the container of the hub that uses a store, or the systemd unit that starts it. */
 import { basename } from "node:path";
 import { ignoreKind, StoreError } from "../errors.js";
-import { argsOf, readGroups } from "../process/cgroup.js";
+import { argsOf, findOpenStore, readGroups } from "../process/cgroup.js";
 import type { Holder } from "../process/holders.js";
 import { readProc } from "../process/proc.js";
 import {
@@ -10,6 +10,7 @@ import {
   engines,
   inspectContainer,
   isContainerActive,
+  listContainerProcesses,
   listContainers,
   mayHaveContainers,
   mountsStore,
@@ -64,23 +65,52 @@ function readParent(pid: number): number {
   return Number(/^PPid:\s*(\d+)$/m.exec(readProc(pid, "status"))?.[1] ?? 0);
 }
 
+/** Returns the hub's process in a container; undefined unless the hub runs. It may be paused. */
+export function findHubProcess(container: Container): number | undefined {
+  return listContainerProcesses(container).find((pid) => runsHub(argsOf(pid)));
+}
+
+/** Returns whether a container is a hub's, by its command or a process in it. */
+export function containsHub(container: Container): boolean {
+  return runsHub(container.args) || findHubProcess(container) !== undefined;
+}
+
+/** The candidates for the hub of a store. */
+export interface ConfiguredContainers {
+  /** Running and paused hubs without another open store. */
+  readonly running: readonly Container[];
+  /**
+   * Includes containers about to be restarted by their engine. If there are hubs among them, omits
+   * all others.
+   */
+  readonly stopped: readonly Container[];
+}
+
 /**
- * Returns the stopped containers with a mount of the store. A container about to be restarted by
- * its engine counts as stopped. If the commands of some of them start a hub, returns only those.
- * Otherwise omits containers with the command `sleep`, because they only serve `exec`.
+ * Finds the containers with a mount of the store. A running hub need not have the store open: a hub
+ * on JSON opens its file only to write, and any hub needs seconds until it has opened its store.
+ * Without a hub among the stopped containers, omits those with the command `sleep`, because they
+ * only serve `exec`.
  */
-export async function findStoppedContainers(
+export async function findConfiguredContainers(
   storePath: string,
   searched: readonly Engine[],
-): Promise<Container[]> {
+): Promise<ConfiguredContainers> {
   const found: Container[] = [];
   for (const engine of searched.filter((each) => mayHaveContainers(each))) {
     const list = listContainers(engine, { all: true });
     const containers = await list.catch(ignoreKind("service", []));
-    found.push(...containers.filter((each) => !isRunning(each) && mountsStore(each, storePath)));
+    found.push(...containers.filter((each) => mountsStore(each, storePath)));
   }
-  const hubs = found.filter(({ args }) => runsHub(args));
-  return hubs.length > 0 ? hubs : found.filter(({ args }) => basename(args[0] ?? "") !== "sleep");
+  const usesOtherStore = (container: Container) =>
+    findOpenStore(listContainerProcesses(container), storePath)?.isOther === true;
+  const stopped = found.filter((each) => !isRunning(each));
+  const hubs = stopped.filter(containsHub);
+  return {
+    running: found.filter((each) => isRunning(each) && containsHub(each) && !usesOtherStore(each)),
+    stopped:
+      hubs.length > 0 ? hubs : stopped.filter(({ args }) => basename(args[0] ?? "") !== "sleep"),
+  };
 }
 
 const isRunning = ({ status }: Container) => status === "running" || status === "paused";

@@ -4,15 +4,15 @@ import { argsOf } from "../process/cgroup.js";
 import { findHolders, findLastingHolders, formatHolders, type Holder } from "../process/holders.js";
 import { CommandService } from "./command.js";
 import { ContainerService } from "./container.js";
-import { type ContainerName, type Engine, engines } from "./engine.js";
+import { type Container, type ContainerName, type Engine, engines, isEngine } from "./engine.js";
 import {
+  findConfiguredContainers,
   findContainerOf,
   findNamedContainers,
-  findStoppedContainers,
   findUnitOfContainer,
   isHubOfContainer,
 } from "./find-container.js";
-import { listHubUnits, mayUseStore, runsHub, usesOtherStore } from "./hub-units.js";
+import { type HubUnit, listHubUnits, mayUseStore, runsHub, usesOtherStore } from "./hub-units.js";
 import { noService } from "./none.js";
 import { findOrigin, findUnitOf } from "./origin.js";
 import { defaultUnit, type Service, type ServiceKind } from "./service.js";
@@ -49,8 +49,8 @@ type FoundService = UnitName | ContainerName;
 
 /**
  * Returns the service of a store. `auto` selects, in this order: the operator's commands; the named
- * unit or container; the unit or container of the process that has the store open; the stopped unit
- * or container that is configured for the store; the default unit; no service.
+ * unit or container; the unit or container of the process that has the store open; the unit or
+ * container configured for the store; the default unit; no service.
  *
  * @throws {@link StoreError} usage - if a command is missing, or the name cannot be a unit's
  * @throws {@link StoreError} notFound - if no container of the chosen engine uses the store
@@ -138,21 +138,19 @@ async function findNamedContainer(name: string): Promise<ContainerService | unde
 }
 
 /**
- * Finds the unit or container of the hub that uses the store, by its processes or, if it is
- * stopped, by the unit's file or the container's mounts. Falls back to the default unit if that is
+ * Finds the unit or container of the hub that uses the store, by the processes that have it open,
+ * else by the unit's file or the container's mounts. Falls back to the default unit if that is
  * installed.
  */
 async function findService(
   storePath: string,
   kinds: readonly (Manager | Engine)[],
 ): Promise<Service | undefined> {
-  const searched = kinds.filter(isManager);
   const found =
     assertAtMostOne(await findServicesOfHolders(storePath, kinds), storePath) ??
-    (await findConfiguredUnit(storePath, searched)) ??
-    (await findConfiguredContainer(storePath, kinds));
+    (await findConfiguredService(storePath, kinds));
   if (found !== undefined) return toService(found);
-  for (const manager of searched) {
+  for (const manager of kinds.filter(isManager)) {
     const unit = await SystemdUnit.find(manager, defaultUnit).catch(
       ignoreKind("service", undefined),
     );
@@ -209,11 +207,33 @@ async function isHubOf({ manager, name }: UnitName, { pid }: Holder): Promise<bo
   return unit.MainPID === `${pid}` && unit.Type !== "oneshot";
 }
 
+/**
+ * Finds the unit or container configured for the store. Prefers a running hub: the store would
+ * otherwise be replaced under it. If none runs, prefers the unit.
+ */
+async function findConfiguredService(
+  storePath: string,
+  kinds: readonly (Manager | Engine)[],
+): Promise<FoundService | undefined> {
+  const unit = await findConfiguredUnit(storePath, kinds.filter(isManager));
+  if (unit?.isActive) return unit;
+  const { running, stopped } = await findConfiguredContainers(storePath, kinds.filter(isEngine));
+  const choose = async (containers: readonly Container[]) => {
+    const found = await Promise.all(
+      containers.map(async (container) => (await findUnitOfContainer(container)) ?? container),
+    );
+    const usable = found.filter((service) => kinds.includes(kindOf(service)));
+    const distinct = new Map(usable.map((service) => [optionsOf(service), service]));
+    return assertAtMostOne([...distinct.values()], storePath);
+  };
+  return (await choose(running)) ?? unit ?? (await choose(stopped));
+}
+
 /** Finds the hub's unit that is configured for the store. Prefers active, then enabled units. */
 async function findConfiguredUnit(
   storePath: string,
   kinds: readonly Manager[],
-): Promise<UnitName | undefined> {
+): Promise<HubUnit | undefined> {
   const units = (await listHubUnits(kinds)).filter(
     (unit) => !unit.isTemplate && mayUseStore(unit, storePath) && !usesOtherStore(unit, storePath),
   );
@@ -221,21 +241,6 @@ async function findConfiguredUnit(
     if (preferred.length === 1) return preferred[0];
   }
   return assertAtMostOne(units, storePath);
-}
-
-/** Finds the stopped container with a mount of the store, or the unit of such a container. */
-async function findConfiguredContainer(
-  storePath: string,
-  kinds: readonly (Manager | Engine)[],
-): Promise<FoundService | undefined> {
-  const searched = engines.filter((engine) => kinds.includes(engine));
-  const containers = await findStoppedContainers(storePath, searched);
-  const found = await Promise.all(
-    containers.map(async (container) => (await findUnitOfContainer(container)) ?? container),
-  );
-  const usable = found.filter((service) => kinds.includes(kindOf(service)));
-  const distinct = new Map(usable.map((service) => [optionsOf(service), service]));
-  return assertAtMostOne([...distinct.values()], storePath);
 }
 
 const isActive = (unit: { isActive: boolean }) => unit.isActive;

@@ -3,17 +3,13 @@ import { existsSync } from "node:fs";
 import { userInfo } from "node:os";
 import { dirname } from "node:path";
 import type { ComposeService } from "../config/hub-account.js";
-import {
-  copyOutLine,
-  findHubProcess,
-  findLosableIdentity,
-  readContainerHub,
-} from "../hub/container-hub.js";
+import { copyOutLine, findLosableIdentity, readContainerHub } from "../hub/container-hub.js";
 import { readProc } from "../process/proc.js";
 import { run } from "../process/run.js";
 import { findComposeProgram, findOverride, podmanSocket } from "../service/compose.js";
 import { assertTrusted } from "../service/compose-trust.js";
 import { type Container, engineLine, isRootlessDocker, listDependents } from "../service/engine.js";
+import { findHubProcess } from "../service/find-container.js";
 import { isLingerEnabled, lingerCommand } from "../service/schedule.js";
 import {
   formatFailure,

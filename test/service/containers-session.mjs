@@ -577,6 +577,41 @@ while True:
     remove("hub");
   },
 
+  /**
+   * A hub on a JSON file, which has no file open. Only its process names it, as with the image of
+   * HiveMind. A unit and a container are left from earlier.
+   */
+  closed() {
+    create("earlier", `: hivemind-core listen; ${waiting}`);
+    containers("stop", "earlier");
+    const unit = "/etc/systemd/system/earlier.service";
+    writeFileSync(
+      unit,
+      `[Service]\nEnvironment=HOME=${home}\nExecStart=/bin/hivemind-core listen\n`,
+    );
+    call("systemctl", "daemon-reload");
+    writeFileSync(`${share}/hivemind-core`, waiting);
+    writeFileSync(`${share}/entrypoint`, "exec sh /data/hivemind-core listen");
+    create("closed", "exec sh /data/entrypoint");
+    forget();
+    const made = readdirSync(`${home}/backups`).filter((name) => name.endsWith(".db"));
+    const newest = `${home}/backups/${made.sort().at(-1)}`;
+    const into = ["--into", "hivemind-json-db-plugin", "--discard-replaced"];
+    const before = startedAt("closed");
+    const restored = command(["restore", newest, "--yes", ...into]);
+    const isRestarted = startedAt("closed") !== before;
+    containers("pause", "closed");
+    forget();
+    const paused = command(backup);
+    containers("unpause", "closed");
+    seen.closed = { restored, isRestarted, isRunning: isRunning("closed"), paused };
+    forget();
+    remove("closed", "earlier");
+    for (const name of ["hivemind-core", "entrypoint", "clients.json"]) rmSync(`${share}/${name}`);
+    rmSync(unit);
+    call("systemctl", "daemon-reload");
+  },
+
   refusals() {
     hub("volatile", "--rm");
     hub("paused");

@@ -42,6 +42,7 @@ interface Seen {
   schedule: object;
   stranger: Ran & { isUntouched: boolean };
   stopped: Ran;
+  closed: object;
   refusals: Record<string, Ran>;
   denied: object;
   quadlet: UnitRan;
@@ -204,6 +205,14 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
   test("a stopped container is found by its mounts and stays stopped", () => {
     expect(seen.stopped).toMatchObject({ code: 0, isRunning: false });
     expect(seen.stopped.stderr).toContain(`is the container hub (${engine})`);
+  });
+
+  test("a hub that runs without the store open is stopped, and never taken for no hub", () => {
+    expect(seen.closed).toMatchObject({
+      restored: { code: 0, stderr: expect.stringContaining(`is the container closed (${engine})`) },
+      ...{ isRestarted: true, isRunning: true },
+      paused: { code: 17, stderr: expect.stringContaining("closed is paused") },
+    });
   });
 
   test.each([
