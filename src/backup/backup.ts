@@ -200,9 +200,11 @@ async function copyWhileStopped({
       await journal.write("backup.finishing" satisfies BackupStep, files);
       emitBackupStep("backup.finishing");
       await copy.unpin();
-      reporter.detail(
-        `${name} was stopped for ${restart?.downtimeMs} ms, in which ${copy.written - writtenBefore} bytes were copied`,
-      );
+      if (restart) {
+        reporter.detail(
+          `${name} was stopped for ${restart.downtimeMs} ms, in which ${copy.written - writtenBefore} bytes were copied`,
+        );
+      }
       return { at, restart };
     },
     // With the downtime, the recovery knows that the service was started already.

@@ -78,14 +78,20 @@ export class Downtime {
     this.#earlierTimer = earlierTimer;
   }
 
-  /** Prepares the downtime of a service. Returns undefined if it is down and stays down. */
+  /**
+   * Prepares the downtime of a service. Returns undefined if it is down and stays down.
+   *
+   * Reads the state again, because a copy or a question may have taken minutes since the service
+   * was resolved: a service stopped by the operator since then stays down, and a service started
+   * since then is stopped.
+   */
   static async prepare({
     service,
     choice,
     wasActive,
     pendingRestart,
   }: ResolvedService): Promise<Downtime | undefined> {
-    if (!wasActive && !pendingRestart) return undefined;
+    if (!pendingRestart && !(await mustStop(service, wasActive))) return undefined;
     const earlier = pendingRestart?.stopped.dependents ?? [];
     const stopped: Stopped = {
       service: service.kind,
@@ -327,6 +333,16 @@ export class Downtime {
     }
     return (await this.#service.state()).active;
   }
+}
+
+/**
+ * Returns whether the service runs, or a start of it is queued. The hub of a `command` service may
+ * have the store closed at this moment, so `wasActive` is returned.
+ */
+async function mustStop(service: Service, wasActive: boolean): Promise<boolean> {
+  if (service.kind === "command") return wasActive;
+  const { active, hasJob = false } = await service.state();
+  return active || hasJob;
 }
 
 /** Returns the {@link Stopped.invocation} of a running service. */

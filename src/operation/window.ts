@@ -67,12 +67,13 @@ export async function withServiceStopped<Result>(
 }
 
 /**
- * Waits until the service listens on its ports again, and returns the report about it.
+ * Waits until the service listens on its ports again, and returns the report about it. Without a
+ * downtime, the service was down.
  *
  * Call it when the operation is complete: a hub takes seconds until it listens.
  */
 export async function reportService(
-  { service, wasActive, pendingRestart }: Omit<ResolvedService, "choice">,
+  { service, wasActive }: Pick<ResolvedService, "service" | "wasActive">,
   restart: Restart | undefined,
   reporter: Pick<Reporter, "notice">,
 ): Promise<ServiceReport> {
@@ -88,7 +89,7 @@ export async function reportService(
   return {
     unit: service.name,
     wasActive,
-    active: wasActive || pendingRestart !== undefined,
+    active: restart !== undefined,
     stoppedMs: restart?.downtimeMs ?? null,
     listeningMs: listeningMs ?? null,
   };

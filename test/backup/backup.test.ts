@@ -8,7 +8,7 @@ import { readBundle } from "../../src/bundle/bundle.js";
 import { setEntry } from "../../src/keys/keyring.js";
 import { waitUntilListening } from "../../src/process/ports.js";
 import { openEncrypted } from "../../src/store/cipher.js";
-import { testProgram } from "../built.js";
+import { root, testProgram } from "../built.js";
 import { freePort } from "../databases/redis-server.js";
 import { holding, property, systemctl, until } from "../service/units.js";
 import { copyOfFixture, fixturePassphrases } from "../store/temporary.js";
@@ -118,6 +118,23 @@ test("a unit that is not running is not started", async () => {
   const copied = await idsIn(backup.path);
   expect((await committed(hub)).filter((id) => !copied.has(id))).toEqual([]);
   expect(copied).toEqual(await idsIn(hub.path));
+});
+
+test("a unit that is stopped while it is copied stays down", async () => {
+  const hub = await hubStore();
+  await startWriter(hub);
+  const { service } = resultOf(
+    await runJob(hub, {
+      env: {
+        NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
+        HIVEMIND_TEST_AT_STEP: JSON.stringify({
+          "backup.warm": `systemctl --user stop ${hub.unit}`,
+        }),
+      },
+    }),
+  );
+  expect(service).toMatchObject({ wasActive: true, active: false, stoppedMs: null });
+  expect(await isActive(hub)).toBe(false);
 });
 
 /** A hub listens only some time after its start. Its satellites are cut off until then. */

@@ -14,7 +14,14 @@ import { findPendingRestart, resolveService } from "../../src/operation/service.
 import { findHolders } from "../../src/process/holders.js";
 import { selectService } from "../../src/service/select.js";
 import type { Service } from "../../src/service/service.js";
-import { property, removeUnits, systemctl, uniqueName, writeUnits } from "../service/units.js";
+import {
+  property,
+  removeUnits,
+  systemctl,
+  temporaryFolder,
+  uniqueName,
+  writeUnits,
+} from "../service/units.js";
 
 test.skipIf(process.geteuid?.() !== 0)(
   "a hub with commands of its own is started again by an ordinary user too, who cannot look into all processes",
@@ -143,6 +150,39 @@ test("a journal that names a service of an earlier version, launchd, is refused 
     kind: "corrupted",
     message: expect.stringMatching(/clients\.db\.journal\.json .* stopped\.service: .*"systemd"/),
   });
+});
+
+test("a service stopped since it was resolved stays down; one started or about to start is stopped", async () => {
+  const folder = temporaryFolder();
+  const unit = uniqueName();
+  const files = [`${unit}.service`, `${unit}-first.service`];
+  onTestFinished(async () => {
+    await removeUnits(...files);
+    await rm(folder, { recursive: true });
+  });
+  const sleep = "ExecStart=/bin/sleep infinity\n";
+  await writeUnits({
+    [`${unit}.service`]: `[Unit]\nAfter=${unit}-first.service\n[Service]\n${sleep}`,
+    [`${unit}-first.service`]: `[Service]\nType=oneshot\n${sleep}`,
+  });
+  const storePath = join(folder, "clients.db");
+  const choice = { service: "systemd-user", unit, storePath } as const;
+  const reporter = { notice: () => {}, detail: () => {}, confirm: async () => {} };
+  const resolve = () => resolveService(choice, reporter);
+
+  const stopped = await resolve();
+  expect(stopped.wasActive).toBe(false);
+  await systemctl("start", unit);
+  expect(await Downtime.prepare(stopped)).toBeDefined();
+
+  const running = await resolve();
+  expect(running.wasActive).toBe(true);
+  await systemctl("stop", unit);
+  expect(await Downtime.prepare(running)).toBeUndefined();
+
+  await systemctl("start", "--no-block", ...files);
+  expect((await running.service.state()).active).toBe(false);
+  expect(await Downtime.prepare(stopped)).toBeDefined();
 });
 
 /** A system unit, which the manager does not let this user manage. */
