@@ -239,7 +239,7 @@ export class SystemdUnit implements Service {
           : `it is ${own.ActiveState} (${own.SubState}), result ${own.Result}, exit status ${own.ExecMainStatus}`;
         throw this.#error(`${this.name} started but did not stay up: ${how}`);
       }
-      const down = states.find((unit) => !isUp(unit) && unit.Type !== "oneshot");
+      const down = states.find((unit) => !isUp(unit) && !hasEnded(unit));
       if (down) {
         throw this.#error(`${this.name} is up, but ${down.Id} did not stay up with it`, down.Id);
       }
@@ -271,6 +271,15 @@ export class SystemdUnit implements Service {
   #error(message: string, unit = this.name): StoreError {
     return unitError(this.kind, message, unit);
   }
+}
+
+/**
+ * Returns whether a unit is down as intended: a dependent may end after its work, also without
+ * `Type=oneshot`.
+ */
+function hasEnded({ Type, ActiveState, Result }: Properties): boolean {
+  const isEnding = ActiveState === "inactive" || ActiveState === "deactivating";
+  return Type === "oneshot" || (isEnding && Result === "success");
 }
 
 const watchedProperties = [

@@ -241,6 +241,20 @@ describe("dependents", () => {
     }
   });
 
+  test("a dependent that ends normally within the watch is none that did not stay up", async () => {
+    const part = `${unit}-part.service`;
+    const service = await running(holding(store), {
+      [part]: `[Unit]\nPartOf=${unit}.service\n[Service]\nExecStart=/bin/sleep infinity\n`,
+    });
+    const dependents = await service.prepareStop();
+    await service.stop();
+    await writeUnits({
+      [part]: `[Unit]\nPartOf=${unit}.service\n[Service]\nExecStart=/bin/true\n`,
+    });
+    await service.start(dependents);
+    expect(await property(part, "ActiveState")).toBe("inactive");
+  });
+
   test("a dependent that does not start again is an error that names it", async () => {
     const bound = `${unit}-bound.service`;
     const service = await running(holding(store), {
