@@ -142,6 +142,17 @@ export function indexOfHub(words: readonly string[]): number {
   );
 }
 
+/**
+ * Returns whether the arguments of a process start this program, by any path. Excludes `run`, which
+ * starts the hub.
+ */
+export function isOwnCommand(args: readonly string[]): boolean {
+  const program = args.findIndex((arg) =>
+    /(?:^|\/)(?:hivemind-sqlcipher(?:\.[cm]?js)?|cli\/main\.js)$/.test(arg),
+  );
+  return program >= 0 && !args.includes("run", program);
+}
+
 /** Returns whether a unit starts its hub in a container. */
 export function startsEngine({ command: [program = ""] }: HubUnit): boolean {
   return isEngine(basename(program));

@@ -12,7 +12,14 @@ import {
   findUnitOfContainer,
   isHubOfContainer,
 } from "./find-container.js";
-import { type HubUnit, listHubUnits, mayUseStore, runsHub, usesOtherStore } from "./hub-units.js";
+import {
+  type HubUnit,
+  isOwnCommand,
+  listHubUnits,
+  mayUseStore,
+  runsHub,
+  usesOtherStore,
+} from "./hub-units.js";
 import { noService } from "./none.js";
 import { findOrigin, findUnitOf } from "./origin.js";
 import { defaultUnit, type Service, type ServiceKind } from "./service.js";
@@ -181,9 +188,10 @@ async function findServicesOfHolders(
 
 /**
  * Returns the unit or container of a process, if the process is its hub. Returns undefined for
- * another program, such as a cron job.
+ * another program, such as a cron job, or a timer's unit that runs `hivemind-sqlcipher metrics`.
  */
 async function findServiceOf(holder: Holder): Promise<FoundService | undefined> {
+  if (isOwnCommand(argsOf(holder.pid))) return undefined;
   const container = await findContainerOf(holder.pid);
   if (container !== undefined) {
     if (!isHubOfContainer(holder, container)) return undefined;

@@ -111,6 +111,18 @@ describe("a hub that runs", () => {
     });
   });
 
+  test("is not a unit that runs a command of this program, unless it is run", async () => {
+    const own = program("hivemind-sqlcipher", `exec 3<"${store}"; while :; do sleep 1; done`);
+    await write({ [`${unit}.service`]: `[Service]\nExecStart=${own} metrics\n` });
+    await start();
+    const find = () => select({ service: "systemd-user" });
+    expect(await find()).toMatchObject({ name: "hivemind-core" });
+    await write({ [`${unit}.service`]: `[Service]\nExecStart=${own} run -- /srv/hub\n` });
+    await systemctl("restart", unit);
+    await until(isOpen);
+    expect(await find()).toMatchObject({ name: unit });
+  });
+
   test("is refused if two units have the store open, and both are named", async () => {
     const other = `${unit}-b`;
     await write({ [`${unit}.service`]: holding(store), [`${other}.service`]: holding(store) });
