@@ -174,8 +174,8 @@ async function assertPermitted(
 }
 
 /**
- * Compares the unit's user with the owner of a store that no process of the unit has open. The user
- * of a container's hub is not known: a user namespace may map it to any owner.
+ * Compares the unit's users with the owner of a store that no process of the unit has open. The
+ * user of a container's hub is not known: a user namespace may map it to any owner.
  */
 async function assertSameUser(
   unit: UnitName,
@@ -183,27 +183,36 @@ async function assertSameUser(
   storePath: string,
 ): Promise<void> {
   const owner = statSync(storePath, { throwIfNoEntry: false })?.uid;
-  const user = await findUser(unit, properties);
-  if (owner === undefined || user === undefined || owner === user) return;
+  const users = await findUsers(unit, properties);
+  if (owner === undefined || users.length === 0 || users.includes(owner)) return;
   // Only the system manager can start a process as another user.
   const fix =
     unit.manager === "systemd" ? `Set User= in ${unit.name}` : `Run this as user ${owner}`;
   throw new StoreError(
     "refused",
-    `${unit.name} runs as user ${user}, but ${storePath} belongs to user ${owner}`,
+    `${unit.name} runs as user ${users[0]}, but ${storePath} belongs to user ${owner}`,
     {
       hint: `${fix}, name the store of this unit with --db, or use --service none if nothing uses ${storePath}.`,
     },
   );
 }
 
-/** Returns the unit's user id; undefined for a stopped DynamicUser unit or an unknown user. */
-async function findUser(unit: UnitName, properties: Properties): Promise<number | undefined> {
+/**
+ * Returns the ids of the user of the main process and of the unit's user. They differ if the
+ * process changes its user, as every process does right after systemd has forked it.
+ */
+async function findUsers(unit: UnitName, properties: Properties): Promise<number[]> {
   const pid = Number(properties.MainPID);
-  if (pid > 0) {
-    const uid = statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid;
-    if (uid !== undefined) return uid;
-  }
+  const stats = pid > 0 ? statSync(`/proc/${pid}`, { throwIfNoEntry: false }) : undefined;
+  const configured = await findConfiguredUser(unit, properties);
+  return [stats?.uid, configured].filter((uid) => uid !== undefined);
+}
+
+/** Returns the user id in the unit's file; undefined for DynamicUser or an unknown user. */
+async function findConfiguredUser(
+  unit: UnitName,
+  properties: Properties,
+): Promise<number | undefined> {
   if (unit.manager === "systemd-user") return process.geteuid?.();
   if (properties.DynamicUser === "yes") return undefined;
   const user = properties.User || "root";

@@ -111,7 +111,12 @@ test("a unit's User is compared with the store's owner, whether it runs or not",
     chownSync(storePath, 0, 0);
     const holder = await refusal();
     systemctl("stop", "hub");
-    report({ stopped, own, running, holder, foreign: await refusal() });`);
+    const foreign = await refusal();
+    // As in the moment after systemd's fork, the main process is root's.
+    unit("hub.service", "[Service]\\nExecStart=+/bin/sleep infinity\\nUser=nobody\\n");
+    systemctl("start", "hub");
+    chownSync(storePath, 65534, 65534);
+    report({ stopped, own, running, holder, foreign, forked: await refusal() });`);
   const refusal = `refused: hub runs as user 65534, but ${home}/clients.db belongs to user 0`;
   expect(seen).toEqual({
     stopped: refusal,
@@ -119,6 +124,7 @@ test("a unit's User is compared with the store's owner, whether it runs or not",
     running: "none",
     holder: "none",
     foreign: refusal,
+    forked: "none",
   });
 });
 
