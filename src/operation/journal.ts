@@ -123,22 +123,13 @@ export class Journal {
    */
   static async read(storePath: string): Promise<Journal | undefined> {
     const path = journalPath(storePath);
-    let text: string;
-    try {
-      await using file = await open(
-        path,
-        constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK,
-      );
-      const { uid } = await file.stat();
-      if (uid !== 0 && uid !== process.geteuid?.()) {
-        throw new StoreError("refused", `${path} belongs to user ${uid}`, {
-          hint: "Run hivemind-sqlcipher list-clients on this store as that user, to finish or undo the operation.",
-        });
-      }
-      text = await file.readFile("utf8");
-    } catch (error) {
-      if (hasCode(error, "ENOENT")) return undefined;
-      throw systemError(error, `cannot read ${path}`);
+    const file = await readJournalFile(path);
+    if (file === undefined) return undefined;
+    const { uid, text } = file;
+    if (uid !== 0 && uid !== process.geteuid?.()) {
+      throw new StoreError("refused", `${path} belongs to user ${uid}`, {
+        hint: "Run hivemind-sqlcipher list-clients on this store as that user, to finish or undo the operation.",
+      });
     }
     return new Journal(path, parseEntry(path, text));
   }
@@ -204,6 +195,32 @@ export class Journal {
  */
 async function isInOthersDirectory(path: string): Promise<boolean> {
   return isRoot() && (await stat(dirname(path))).uid !== 0;
+}
+
+/**
+ * Returns what a journal contains, to name the operation or to wait for it; undefined if there is
+ * none. It may be another user's, so it must not be recovered.
+ *
+ * @throws {@link StoreError} newerVersion, corrupted - as {@link Journal.read}
+ */
+export async function readJournalEntry(storePath: string): Promise<JournalEntry | undefined> {
+  const path = journalPath(storePath);
+  const file = await readJournalFile(path);
+  return file && parseEntry(path, file.text);
+}
+
+async function readJournalFile(path: string): Promise<{ uid: number; text: string } | undefined> {
+  try {
+    await using file = await open(
+      path,
+      constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK,
+    );
+    const { uid } = await file.stat();
+    return { uid, text: await file.readFile("utf8") };
+  } catch (error) {
+    if (hasCode(error, "ENOENT")) return undefined;
+    throw systemError(error, `cannot read ${path}`);
+  }
 }
 
 function parseEntry(path: string, text: string): JournalEntry {

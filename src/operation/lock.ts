@@ -14,7 +14,7 @@ import { isRoot } from "../fs/user.js";
 import { missingStoreError } from "../keys/moved-store.js";
 import { findHolders, formatHolders } from "../process/holders.js";
 import { Connection } from "../store/connection.js";
-import { Journal } from "./journal.js";
+import { readJournalEntry } from "./journal.js";
 
 /**
  * The stores locked by this process. POSIX locks belong to the process: a second attempt would
@@ -114,11 +114,11 @@ async function ensureLockFile(path: string, lockedPath: string): Promise<void> {
 }
 
 async function heldLockError(storePath: string): Promise<StoreError> {
-  const journal = await Journal.read(storePath).catch(() => undefined);
+  const entry = await readJournalEntry(storePath).catch(() => undefined);
   const message = `another operation is running on ${storePath}`;
   const hint = "Try again when it has finished.";
-  if (journal) {
-    const { operation, pid, started_at: since } = journal.entry;
+  if (entry) {
+    const { operation, pid, started_at: since } = entry;
     const which = `${operation}, process ${pid}, since ${since}`;
     return new StoreError("inUse", `${message} (${which})`, { hint });
   }

@@ -12,7 +12,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { BackupStep } from "../backup/recover.js";
 import { StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
-import { Journal, type JournalEntry } from "../operation/journal.js";
+import { type JournalEntry, readJournalEntry } from "../operation/journal.js";
 import { isAlive } from "../process/proc.js";
 import * as z from "../schema.js";
 import { fullUnitName } from "../service/systemctl.js";
@@ -84,13 +84,13 @@ async function waitUntilAllowed(storePath: string, deadline: number): Promise<vo
 
 /** Returns the journal of a running operation of another process, if it is in an exclusive step. */
 async function findBlockingOperation(storePath: string): Promise<JournalEntry | undefined> {
-  // The next operation reports an unreadable journal.
-  const journal = await Journal.read(storePath).catch(() => undefined);
-  if (!journal) return undefined;
-  const { step, pid, data } = journal.entry;
+  // The next operation reports an unreadable journal. Root may use the store of another user.
+  const entry = await readJournalEntry(storePath).catch(() => undefined);
+  if (!entry) return undefined;
+  const { step, pid, data } = entry;
   // A killed operation is not waited for: the next command recovers it.
   const isExclusive = exclusiveSteps.includes(step) && pid !== process.pid && isAlive(pid);
-  return isExclusive && !(await mayBelongToService(data, step)) ? journal.entry : undefined;
+  return isExclusive && !(await mayBelongToService(data, step)) ? entry : undefined;
 }
 
 const dataSchema = z.looseObject({

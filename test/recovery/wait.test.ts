@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { rename, rm, writeFile } from "node:fs/promises";
+import { chown, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
 import { journalPath } from "../../src/operation/journal.js";
@@ -76,6 +76,22 @@ test.each([
   await waitForOperation(storePath, open);
   expect(counts).toEqual({ opened: 1, closed: 0 });
 });
+
+test.skipIf(process.geteuid?.() !== 0)(
+  "root waits for the operation of the store's user, and learns its name",
+  async () => {
+    await writeFile(storePath, "");
+    await using _atWork = await acquireLock(storePath);
+    await journal("rotate", "committing", {});
+    await chown(journalPath(storePath), 65534, 65534);
+    const { open } = counted();
+    const message = expect.stringContaining(`rotate (process ${other.pid})`);
+    await expect(waitForOperation(storePath, open, 100)).rejects.toMatchObject({ message });
+    await expect(acquireLock(storePath)).rejects.toMatchObject({
+      message: expect.stringContaining(`(rotate, process ${other.pid}`),
+    });
+  },
+);
 
 test("what a killed operation left is not waited for", async () => {
   await journal("rotate", "committing", {});
