@@ -5,10 +5,12 @@
  * over the hub's own file. `run --prepare` writes the copy. `rotate` and other changes of the
  * passphrase write it, too, before they start the container.
  */
+import type { Stats } from "node:fs";
 import { stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type HubAccount, type HubContainer, throughMounts } from "../config/hub-account.js";
 import { isKind } from "../errors.js";
+import { statIfExists } from "../fs/read.js";
 import { isRoot } from "../fs/user.js";
 import { argsOf } from "../process/cgroup.js";
 import {
@@ -110,10 +112,8 @@ export async function copyOutLine(
   const { engine, name } = container;
   const from = shellQuote(`${name}:${directory}/.`);
   const copy = `mkdir -m 700 ${target} && ${engine} cp ${from} ${target}`;
-  const pid = findHubProcess(container);
-  if (pid === undefined || !isRoot()) return copy;
-  const { uid, gid } = await stat(`/proc/${pid}`);
-  return uid === 0 ? copy : `${copy} && chown -R ${uid}:${gid} ${target}`;
+  const hub = isRoot() ? await statHubProcess(container) : undefined;
+  return hub?.uid ? `${copy} && chown -R ${hub.uid}:${hub.gid} ${target}` : copy;
 }
 
 /** Returns the containers of hubs, by their command or a process in them, of all engines. */
@@ -138,9 +138,15 @@ export async function findContainerAccount({
   serverJson,
 }: HubContainer): Promise<HubAccount> {
   const container = await findContainerOfService(unit);
-  const pid = container && findHubProcess(container);
-  const { uid, gid } = await stat(pid === undefined ? serverJson : `/proc/${pid}`);
+  const hub = container && (await statHubProcess(container));
+  const { uid, gid } = hub ?? (await stat(serverJson));
   return { uid, gid, environment: process.env };
+}
+
+/** Returns the owner of the hub's process; undefined unless the hub runs. */
+async function statHubProcess(container: Container): Promise<Stats | undefined> {
+  const pid = findHubProcess(container);
+  return pid === undefined ? undefined : statIfExists(`/proc/${pid}`);
 }
 
 /** Returns the container of a service: the running container of a unit, or the named container. */
