@@ -100,7 +100,7 @@ export async function prepareBackup(options: BackupOptions): Promise<Prepared> {
 
   const service: ResolvedService = online
     ? { service: noService(), choice: options.service, wasActive: false }
-    : await resolveService(options.service, reporter);
+    : await resolveService({ ...options.service, storePath }, reporter);
   const method = online || mayBeInUse(service, wal, reporter) ? "online" : "stopped";
   if (!wal && service.wasActive) {
     const name = service.service.name ?? "the service";

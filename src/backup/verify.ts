@@ -8,6 +8,7 @@
 import { createHash, type Hash } from "node:crypto";
 import { basename } from "node:path";
 import type { ClientCounts } from "../client/client.js";
+import { realPath } from "../config/paths.js";
 import { addHint, isKind, StoreError } from "../errors.js";
 import { recogniseFile } from "../fs/file-kind.js";
 import { sha256File, statIfExists } from "../fs/read.js";
@@ -276,7 +277,8 @@ export async function unlockBackup(
     return { key, passphrase };
   };
   if ("passphrase" in secret) return open(secret.passphrase);
-  const { source, storePath } = secret;
+  const { source } = secret;
+  const storePath = await realPath(secret.storePath);
   const { format, keyId } = await identify(path);
   if (format === "sqlcipher" && keyId === undefined) throw await plaintextHeaderError(path);
   const bundle = keyId === undefined ? "FILE" : bundleName(keyId);

@@ -20,6 +20,7 @@ import {
   generateX25519Identity,
   identityToRecipient,
 } from "age-encryption";
+import { realPath } from "../config/paths.js";
 import { readStoreId, storeIdSchema } from "../config/store-id.js";
 import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import {
@@ -328,15 +329,16 @@ export async function readBundleFile(
 }
 
 async function buildContents(request: BundleRequest, keyId: string): Promise<BundleContents> {
-  const { passphrase, key, storePath, database } = request;
-  const storeId = request.storeId ?? (await readStoreId(database ?? storePath))?.id;
+  const { passphrase, key } = request;
+  const database = request.database ?? (await realPath(request.storePath));
+  const storeId = request.storeId ?? (await readStoreId(database))?.id;
   return {
     format,
     version,
     key_id: keyId,
     passphrase,
     cipher_compatibility: key.cipherCompatibility,
-    database: database ?? storePath,
+    database,
     created_at: new Date().toISOString(),
     ...(storeId !== undefined && { store_id: storeId }),
     how_to_open: formatInstructions(

@@ -2,6 +2,7 @@
 import { dirname } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { recoverBackup } from "../backup/recover.js";
+import { realPath } from "../config/paths.js";
 import { isKind, StoreError, systemError, withLine, wrap } from "../errors.js";
 import { removePartials } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
@@ -56,15 +57,18 @@ export interface OperationRequirements {
 /**
  * Runs an operation under the store's lock, after the recovery of an interrupted operation.
  *
+ * Resolves symbolic links in the path: the lock, the journal and SQLite's log are next to the file.
+ *
  * @throws {@link StoreError} inUse - if another operation is running
  * @throws {@link StoreError} - what the recovery and `body` throw
  */
 export async function withOperation<Result>(
-  storePath: string,
+  path: string,
   reporter: Pick<Reporter, "notice">,
   body: (lock: OperationLock) => Promise<Result>,
   requirements: OperationRequirements = {},
 ): Promise<Result> {
+  const storePath = await realPath(path);
   if (requirements.makeDirectory) await makeHubDirectory(dirname(storePath));
   await using lock = await acquireLockWithRetry(storePath);
   return await withDerivedKeys(async () => {

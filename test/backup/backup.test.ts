@@ -5,9 +5,11 @@ import { expect, onTestFinished, test } from "vitest";
 import { readManifest } from "../../src/backup/manifest.js";
 import { verifyBackup } from "../../src/backup/verify.js";
 import { readBundle } from "../../src/bundle/bundle.js";
+import { newClient } from "../../src/client/client.js";
 import { setEntry } from "../../src/keys/keyring.js";
 import { waitUntilListening } from "../../src/process/ports.js";
 import { openEncrypted } from "../../src/store/cipher.js";
+import { ClientStore } from "../../src/store/client-store.js";
 import { root, testProgram } from "../built.js";
 import { freePort } from "../databases/redis-server.js";
 import { holding, property, systemctl, until } from "../service/units.js";
@@ -77,6 +79,17 @@ test("a unit that writes all the time is backed up: every commit before its stop
 
   const { passphrase } = await readBundle(bundle.path, { identity: hub.recoveryKey.identity });
   expect(await verifyBackup(backup.path, { passphrase })).toMatchObject({ ok: true });
+});
+
+test("a store that a link names is backed up with its log, and locked under its own path", async () => {
+  const hub = await hubStore();
+  await using store = await ClientStore.open(hub.path, testPassphrase);
+  await store.addItem(newClient({ client_id: 101, api_key: "only in the log" }));
+  const link = join(hub.folder, "clients.db");
+  await symlink(hub.path, link);
+  const { backup } = resultOf(await runJob({ ...hub, path: link }, { online: true }));
+  expect(await idsIn(backup.path)).toContain(101);
+  expect(filesIn(hub.folder)).not.toContain("clients.db.lock");
 });
 
 test("the copy is byte for byte what stop, cp and start give", async () => {

@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { chmod, copyFile, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { chmod, copyFile, readFile, rm, symlink, truncate, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import fc from "fast-check";
 import { expect, test } from "vitest";
@@ -72,6 +72,9 @@ test("the passphrase may come from what is kept for the store", async () => {
   await setEntry(hub.path, "current", testPassphrase);
   const kept = { source: { kind: "keyring" }, storePath: hub.path } as const;
   expect(await verifyBackup(path, kept)).toMatchObject({ ok: true });
+  const storePath = join(hub.folder, "link.db");
+  await symlink(hub.path, storePath);
+  expect(await verifyBackup(path, { ...kept, storePath })).toMatchObject({ ok: true });
 });
 
 test("a passphrase that is another's is that, and no damage", async () => {

@@ -1,4 +1,4 @@
-import { access, copyFile, writeFile } from "node:fs/promises";
+import { access, copyFile, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { listEntries, setEntry } from "../../src/keys/keyring.js";
@@ -8,7 +8,7 @@ import { unlock, unlockStore } from "../../src/keys/unlock.js";
 import { withInteraction } from "../../src/process/interaction.js";
 import { identify } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
-import { fixtures, temporaryFolder } from "../store/temporary.js";
+import { fixturePassphrases, fixtures, temporaryFolder } from "../store/temporary.js";
 import { OwnBus } from "./own-keyring.js";
 
 const keyring = { kind: "keyring" } as const;
@@ -84,6 +84,15 @@ test("a moved store's passphrase that another process stores during the question
   await using _connection = unlocked.connection;
   const slots = (await listEntries(store)).map(({ slot }) => slot);
   expect(slots.filter((slot) => !slot.startsWith("derived:"))).toEqual(["current"]);
+});
+
+test("a store opens by a link to it with the passphrase of its own path", async () => {
+  await fixture("sqlcipher4-schema2.db");
+  await setEntry(store, "current", fixturePassphrases["sqlcipher4-schema2.db"]);
+  const link = join(folder, "link.db");
+  await symlink(store, link);
+  await using opened = await unlockStore(link, keyring, readonly);
+  expect(opened.connection.path).toBe(store);
 });
 
 test("a store of the older format opens too, and is not migrated", async () => {
