@@ -55,6 +55,32 @@ export const clientSchema = z.object({
 
 export type Client = z.infer<typeof clientSchema>;
 
+/** Accepts a missing field, but not undefined, which would erase the field's value. */
+const changesSchema = z.exactPartial(clientSchema);
+
+/**
+ * @throws {@link StoreError} refused - if a field is missing or invalid; the message names the
+ *   field
+ */
+export function assertValidClient(client: Client): void {
+  assertValid(clientSchema, client);
+}
+
+/** @throws {@link StoreError} refused - if a field is invalid; the message names the field */
+export function assertValidChanges(changes: Partial<Client>): void {
+  assertValid(changesSchema, changes);
+}
+
+function assertValid(schema: z.ZodMiniType, value: unknown): void {
+  const checked = schema.safeParse(value);
+  if (checked.success) return;
+  const problem = checked.error.issues[0];
+  throw new StoreError(
+    "refused",
+    `not a valid client: ${problem?.path.join(".")}: ${problem?.message}`,
+  );
+}
+
 /** Message types allowed to a new client by default. */
 export const defaultAllowedTypes: readonly string[] = [
   "recognizer_loop:utterance",

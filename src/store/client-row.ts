@@ -2,7 +2,6 @@
 import {
   blacklistKeys,
   type Client,
-  clientSchema,
   foldBlacklists,
   type StoredBlacklists,
   splitCryptoKey,
@@ -10,7 +9,6 @@ import {
 } from "../client/client.js";
 import { formatJson, type JsonObject, sameJson } from "../client/json.js";
 import { StoreError } from "../errors.js";
-import * as z from "../schema.js";
 import type { SqlValue } from "./connection.js";
 import {
   type Column,
@@ -128,21 +126,6 @@ export function findChangedColumns(row: Row, client: Client, schema: Schema): Va
     if (!isSame) changed[column] = value;
   }
   return changed;
-}
-
-const changesSchema = z.partial(clientSchema);
-
-/**
- * @throws {@link StoreError} refused - if a field has an invalid value; the message names the field
- */
-export function assertValidClient(changes: Partial<Client>): void {
-  const checked = changesSchema.safeParse(changes);
-  if (checked.success) return;
-  const problem = checked.error.issues[0];
-  throw new StoreError(
-    "refused",
-    `not a valid client: ${problem?.path.join(".")}: ${problem?.message}`,
-  );
 }
 
 /**

@@ -6,7 +6,14 @@
  * formatting.
  */
 import { createHash } from "node:crypto";
-import { type Client, type ClientCounts, revoked, revokedApiKey } from "../client/client.js";
+import {
+  assertValidChanges,
+  assertValidClient,
+  type Client,
+  type ClientCounts,
+  revoked,
+  revokedApiKey,
+} from "../client/client.js";
 import {
   type Database,
   type IdBatch,
@@ -16,7 +23,6 @@ import {
 import { BatchLoader, type StatementQueue } from "./batch-loader.js";
 import { insertRows, writeInBatches } from "./batch-writer.js";
 import {
-  assertValidClient,
   decodeRow,
   decodeText,
   encodeRow,
@@ -125,17 +131,19 @@ export class ClientTable implements Database {
   }
 
   async updateItem(client: Client): Promise<void> {
+    assertValidClient(client);
     await this.updateClient(client.client_id, client);
   }
 
   /**
-   * Changes fields of a client, and returns the changed client.
+   * Changes fields of a client, and returns the changed client. A field that `changes` does not
+   * have keeps its value.
    *
    * @throws {@link StoreError} notFound - if there is no such client
-   * @throws {@link StoreError} refused - if a change is invalid
+   * @throws {@link StoreError} refused - if a change is invalid, as undefined is for every field
    */
   async updateClient(clientId: number, changes: Partial<Client>): Promise<Client> {
-    assertValidClient(changes);
+    assertValidChanges(changes);
     return this.transaction(async () => {
       const row = await this.#rowById(clientId);
       if (row === undefined) throw noSuchClient(clientId);

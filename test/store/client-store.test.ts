@@ -574,6 +574,22 @@ describe("the contract of a database", () => {
     expect(await table.size()).toBe(0);
   });
 
+  test.each(["password", "is_admin", "metadata"] as const)(
+    "a change to an undefined %s is refused, and erases nothing",
+    async (field) => {
+      const table = await tableOf(2);
+      await table.addItem(kitchen);
+      const change: Partial<Record<keyof Client, unknown>> = { [field]: undefined };
+      const changed = { ...kitchen, ...change } as Client;
+      const refused = { kind: "refused", message: expect.stringContaining(field) };
+      const update = table.updateClient(1, change as Partial<Client>);
+      await expect(update).rejects.toMatchObject(refused);
+      await expect(table.updateItem(changed)).rejects.toMatchObject(refused);
+      await expect(table.addItem(changed)).rejects.toMatchObject(refused);
+      expect(await table.getClientById(1)).toEqual(kitchen);
+    },
+  );
+
   test("any client is read back as it was written, over any other, one by one or many at once", async () => {
     const text = fc.string({ unit: "binary" }).filter((value) => !/\p{Surrogate}/u.test(value));
     const list = fc.array(text, { maxLength: 3 });
