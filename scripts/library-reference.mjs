@@ -46,13 +46,20 @@ function text(doc) {
     const name = tag.getTagName();
     const subject = Node.isJSDocParameterTag(tag) ? ` \`${tag.getName()}\`` : "";
     const comment = links(tag.getCommentText() ?? "").replace(/^- /, "");
-    if (name === "example") return [`\n\`\`\`ts\n${comment.trim()}\n\`\`\``];
+    if (name === "example") return ["", fenced(comment.trim())];
     // TypeScript splits `@throws {@link StoreError} kind` into an empty tag and a tag "link".
     if (name === "throws" && comment === "") return [];
     if (name === "link") return [item("throws", comment.replace(/^(\w+)\}/, "`$1`"))];
     return [item(name, comment, subject)];
   });
-  return [links(doc.getDescription().trim()), ...(tags.length === 0 ? [] : ["", ...tags])];
+  return [links(doc.getDescription().trim()), ...(tags.length === 0 ? [] : ["", ...tags])].filter(
+    (line, index, lines) => line !== "" || lines[index - 1] !== "",
+  );
+}
+
+/** An example may have its own fence. */
+function fenced(example) {
+  return example.startsWith("```") ? example : `\`\`\`ts\n${example}\n\`\`\``;
 }
 
 function item(name, comment, subject = "") {
@@ -63,22 +70,33 @@ function links(comment) {
   return comment.replace(/\{@link (\w+)\}/g, "`$1`");
 }
 
-/** Returns the declaration without docstrings, bodies and private members. */
+/**
+ * Returns the declaration without bodies and private members. Its members keep their docstrings.
+ */
 function signature(declaration) {
   if (Node.isClassDeclaration(declaration)) {
-    const members = declaration
-      .getMembers()
-      .filter((member) => !/^(?:#|private |static \{)/.test(withoutDocs(member)))
-      .map((member) => `  ${withoutBody(member)}`);
+    const members = publicMembers(declaration).map(
+      (member) => `  ${withoutBody(member, member.getText(true))}`,
+    );
     return [`class ${declaration.getName()} {`, ...members, "}"].join("\n");
   }
   const whole = statementOf(declaration);
-  const code = withoutBody(whole).replace(/^export /, "");
-  return code.length > 2_000 ? `${code.slice(0, 2_000)} …` : code;
+  return withoutBody(whole, withoutDocs(whole)).replace(/^export /, "");
 }
 
-function withoutBody(node) {
-  const code = withoutDocs(node);
+/** Returns the members of a class and of its base classes, which the library does not export. */
+function publicMembers(declaration) {
+  const base = declaration.getBaseClass();
+  const inherited = base === undefined ? [] : publicMembers(base);
+  const own = declaration
+    .getMembers()
+    .filter((member) => !/^(?:private |static \{)/.test(withoutDocs(member)))
+    .filter((member) => !member.getName?.().startsWith("#"));
+  return [...inherited.filter((member) => !Node.isConstructorDeclaration(member)), ...own];
+}
+
+function withoutBody(node, text) {
+  const code = text.trim();
   const body = node.getBody?.()?.getText();
   return body === undefined ? code : `${code.slice(0, code.length - body.length).trim()};`;
 }

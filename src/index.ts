@@ -42,4 +42,5 @@ export type { ServiceReport } from "./operation/service.js";
 export { recover, withOperation } from "./recovery/recover.js";
 export type { Reporter } from "./reporter.js";
 export { deriveKey, identify, StoreKey } from "./store/cipher.js";
-export { ClientStore } from "./store/client-store.js";
+export { ClientStore, type CreateOptions, type StoreOpenOptions } from "./store/client-store.js";
+export type { ConnectionOptions } from "./store/connection.js";

@@ -79,7 +79,7 @@ export const sqlcipherPlugin: DatabasePlugin = {
       await makeHubDirectory(dirname(path));
       return ClientStore.create(path, settings.password);
     }
-    return ClientStore.open(path, settings.password, { mode: "readwrite", migrate: false });
+    return ClientStore.open(path, settings.password);
   },
 };
 

@@ -133,6 +133,6 @@ function drillError(backup: string, problem: string): StoreError {
 /** Opens the copy for writing, as a hub does, and decodes every client. */
 async function readClients(copy: string, secret: BackupPassphrase) {
   const { key } = await unlockBackup(copy, secret);
-  await using store = await ClientStore.open(copy, key, { migrate: false });
+  await using store = await ClientStore.open(copy, key);
   return await countClients(store);
 }

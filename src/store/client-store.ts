@@ -14,10 +14,11 @@ import { ClientTable } from "./client-table.js";
 import type { ConnectionOptions } from "./connection.js";
 import { createSchema, newestSchema, readSchema, type Schema } from "./schema.js";
 
-export interface OpenOptions extends Partial<ConnectionOptions> {
+/** How to open a store. The default mode is `readwrite`. */
+export interface StoreOpenOptions extends Partial<ConnectionOptions> {
   /**
-   * Whether to migrate a store of schema 0 or 1 to 2. Default: true. Use false if HiveMind 4 reads
-   * the store, because it would no longer enforce the blacklists.
+   * Whether to migrate a store of schema 0 or 1 to 2, as a hub of HiveMind 5 does. Default: false,
+   * because HiveMind 4 does not enforce the blacklists of a store of schema 2.
    */
   migrate?: boolean;
 }
@@ -33,7 +34,7 @@ export interface CreateOptions {
  *
  * @example
  * ```ts
- * await using store = await ClientStore.open(path, passphrase, { migrate: false });
+ * await using store = await ClientStore.open(path, passphrase);
  * for await (const client of store) console.log(client.client_id, client.name);
  * ```
  */
@@ -49,7 +50,7 @@ export class ClientStore extends ClientTable {
   }
 
   /**
-   * Opens a store, by default for writing, and migrates it to the newest schema.
+   * Opens a store, by default for writing. Does not migrate its schema unless `options` say so.
    *
    * Mode `create` creates a store at the newest schema if there is none; `secret` must then be a
    * passphrase.
@@ -59,9 +60,9 @@ export class ClientStore extends ClientTable {
   static async open(
     path: string,
     secret: string | StoreKey,
-    options: OpenOptions = {},
+    options: StoreOpenOptions = {},
   ): Promise<ClientStore> {
-    const { migrate = true, mode = "readwrite", ...rest } = options;
+    const { migrate = false, mode = "readwrite", ...rest } = options;
     if (mode === "create" && (await identify(path)).format === "absent") {
       if (typeof secret === "string") return ClientStore.create(path, secret);
       throw new StoreError(
@@ -105,7 +106,7 @@ export class ClientStore extends ClientTable {
       await connection.get("PRAGMA journal_mode = WAL");
       return created.key;
     });
-    return ClientStore.open(path, key, { migrate: false });
+    return ClientStore.open(path, key);
   }
 
   /**

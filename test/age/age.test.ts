@@ -80,7 +80,7 @@ describe.each(withPart("stores"))("stores of %s", (commit) => {
     ["schema-0.db", 4, 0],
   ])("%s opens, holds every client as it was, and can be written", async (name, format, schema) => {
     const path = join(await copyOf(commit, "stores"), name);
-    await using store = await ClientStore.open(path, passphrase, { migrate: false });
+    await using store = await ClientStore.open(path, passphrase);
     expect(store.key.cipherCompatibility).toBe(format);
     expect(store.schemaVersion).toBe(schema);
     expect(await recordsIn(store)).toEqual(sampleClients().map(serializeClient));
@@ -175,7 +175,7 @@ describe.each(withPart("backups"))("backups of %s", (commit) => {
     expect(stderr).not.toMatch(/^error/m);
     expect(code).toBe(0);
     expect(await getEntry(machine.store, "current")).toBe(passphrase);
-    await using store = await ClientStore.open(machine.store, passphrase, { migrate: false });
+    await using store = await ClientStore.open(machine.store, passphrase);
     expect(await recordsIn(store)).toEqual(sampleClients().map(serializeClient));
   });
 });
@@ -350,6 +350,6 @@ async function putIntoKeyring(path: string, folder: string): Promise<void> {
 }
 
 async function expectToOpen(path: string, passphrase: string): Promise<void> {
-  await using store = await ClientStore.open(path, passphrase, { migrate: false });
+  await using store = await ClientStore.open(path, passphrase);
   expect(await recordsIn(store)).toEqual(sampleClients().map(serializeClient));
 }

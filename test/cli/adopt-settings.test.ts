@@ -56,7 +56,7 @@ test.each([
     expect([adopted.code, adopted.stderr]).toEqual([0, expect.any(String)]);
     expect(await clients()).toMatchObject([{ client_id: 1, name: "kitchen" }]);
     // The hub's own library opens it with the same password, at its defaults.
-    await using store = await ClientStore.open(machine.store, passphrase, { migrate: false });
+    await using store = await ClientStore.open(machine.store, passphrase);
     expect(store.key.cipherCompatibility).toBe(4);
     expect(store.schemaVersion).toBe(0);
   },

@@ -322,7 +322,7 @@ test.each([
     expect((await own.run(["add-client"])).code).toBe(0);
     const old = await made();
     // A process that keeps the store open, like a hub, keeps the change in the log.
-    await using hub = await ClientStore.open(own.store, passphrase, { migrate: false });
+    await using hub = await ClientStore.open(own.store, passphrase);
     expect((await own.run(change)).code).toBe(0);
     const newest = await made();
     const dated = await madeAt(newest, own.store, "2019-01-01T00:00:30.000Z");

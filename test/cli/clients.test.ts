@@ -106,7 +106,7 @@ test("a list is one JSON document, or with --jsonl a record a line, whatever its
   const { newClient } = await import("../../src/client/client.js");
   const passphrase = (await getEntry(machine.store, "current")) as string;
   {
-    await using store = await ClientStore.open(machine.store, passphrase, { migrate: false });
+    await using store = await ClientStore.open(machine.store, passphrase);
     await store.addItems(
       Array.from({ length: 2500 }, (_, index) =>
         newClient({

@@ -45,7 +45,7 @@ test("every finding has a fix, and is gone after it", async () => {
   await machine.init("--to", machine.path("backups"), "--bundle-to", bundles);
   {
     const passphrase = (await getEntry(machine.store, "current")) ?? "";
-    await using store = await ClientStore.open(machine.store, passphrase, { migrate: false });
+    await using store = await ClientStore.open(machine.store, passphrase);
     await store.addItems([1, 4].map((id) => newClient({ client_id: id, api_key: `key ${id}` })));
   }
   const plain = `${dirname(machine.store)}/clients.json`;

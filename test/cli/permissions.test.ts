@@ -10,7 +10,7 @@ import { onTerminal } from "./terminal.js";
 
 async function opened(machine: Machine): Promise<ClientStore> {
   const passphrase = (await getEntry(machine.store, "current")) as string;
-  return ClientStore.open(machine.store, passphrase, { migrate: false });
+  return ClientStore.open(machine.store, passphrase);
 }
 
 async function withClients(): Promise<Machine> {

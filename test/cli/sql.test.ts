@@ -11,7 +11,7 @@ async function withClients(): Promise<Machine> {
   const machine = await Machine.make();
   await machine.init();
   const passphrase = (await getEntry(machine.store, "current")) as string;
-  await using store = await ClientStore.open(machine.store, passphrase, { migrate: false });
+  await using store = await ClientStore.open(machine.store, passphrase);
   await store.addItems([
     newClient({ client_id: 1, api_key: "your-key", name: "kitchen, 1st", is_admin: true }),
     newClient({ client_id: 2, api_key: "k2", name: "hall" }),

@@ -59,7 +59,7 @@ test("the hub overwrites the predicted client, and none after the gaps are fille
     expect(await fillIdGaps(store)).toBe(0);
   }
   expect(hubAdds(home, 3)).toEqual([]);
-  await using store = await ClientStore.open(path, passphrase, { migrate: false });
+  await using store = await ClientStore.open(path, passphrase);
   expect((await store.getClientById(7))?.api_key).toBe("key 7");
   expect(await store.counts()).toEqual({ active: 8, revoked: 2 });
 });

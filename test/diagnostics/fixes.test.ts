@@ -104,7 +104,7 @@ class Site {
   }
 
   async open(): Promise<ClientStore> {
-    return ClientStore.open(this.machine.store, await this.passphrase(), { migrate: false });
+    return ClientStore.open(this.machine.store, await this.passphrase());
   }
 
   async passphrase(): Promise<string> {

@@ -111,7 +111,7 @@ describe("the development line's plugin, with a password", () => {
     });
     expect(version).toBe(2);
 
-    await using theirs = await ClientStore.open(path, password, { migrate: false });
+    await using theirs = await ClientStore.open(path, password);
     await using ours = await ClientStore.create(join(home, "ours.db"), password);
     expect(await ours.addItems(clients)).toBe(clients.length);
     const columns = await columnsOf(theirs.connection);

@@ -28,7 +28,7 @@ test("a pending passphrase that opens the present store is not overwritten: the 
   expect(Object.values(slots)).toContain(rotated);
   expect(Object.values(slots)).toContain("something else");
   expect(slots).not.toHaveProperty("pending");
-  await (await ClientStore.open(restored.replaced ?? "", rotated, { migrate: false })).close();
+  await (await ClientStore.open(restored.replaced ?? "", rotated)).close();
 });
 
 test("--to by way of a link: the keyring has the passphrase under the name that the next command looks for", async () => {

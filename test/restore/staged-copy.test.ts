@@ -160,7 +160,7 @@ describe("under the lock, in a store with many clients", () => {
 test("an interrupted restore stops copying the backup, and leaves nothing", async () => {
   const { store } = await twoBackups(await temporaryFolder());
   const directory = dirname(store);
-  const opened = await ClientStore.open(store, passphrase, { migrate: false });
+  const opened = await ClientStore.open(store, passphrase);
   await opened.updateClient(3, { description: "d".repeat(24 << 20) });
   const { path, bytes } = await backUp(opened, directory, "2026-11-26T18-50-00Z");
   await opened.updateClient(3, { description: "" });

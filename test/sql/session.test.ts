@@ -117,7 +117,7 @@ describe("a query", () => {
     await store.close();
     const before = await bytesBelow(dirname(path));
     {
-      await using again = await ClientStore.open(path, key, { migrate: false });
+      await using again = await ClientStore.open(path, key);
       const session = await SqlSession.on(again);
       for (const sql of [
         "SELECT * FROM clients",

@@ -778,17 +778,21 @@ describe("an encrypted store of clients", () => {
     expect(second.keyId).toBe(first.keyId);
   });
 
-  test("is migrated when a hub opens it, and not when a command does", async () => {
+  test("is migrated only if that is asked for, as by a hub", async () => {
     const path = join(await temporaryFolder(), "clients.db");
     const made = await ClientStore.create(path, "p", { schemaVersion: 0 });
     await made.addItem({ ...kitchen, metadata: { skill_blacklist: ["s"] } });
     await made.close();
-    for (const options of [{ migrate: false }, { mode: "readonly" } as const]) {
+    for (const options of [
+      {},
+      { mode: "readwrite" },
+      { mode: "readonly", migrate: true },
+    ] as const) {
       await using store = await ClientStore.open(path, made.key, options);
       expect(store.schemaVersion).toBe(0);
       expect((await bytesOfRow(store, 1)).skill_blacklist).toBe(`'["s"]'`);
     }
-    await using hub = await ClientStore.open(path, made.key);
+    await using hub = await ClientStore.open(path, made.key, { migrate: true });
     expect(hub.schemaVersion).toBe(2);
     expect((await bytesOfRow(hub, 1)).skill_blacklist).toBe("NULL");
     expect(await hub.getClientById(1)).toEqual({

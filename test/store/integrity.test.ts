@@ -25,7 +25,7 @@ test("an index that misses a client is found, although the store opens and the c
     );
     return row;
   });
-  await using without = await ClientStore.open(path, "p", { migrate: false });
+  await using without = await ClientStore.open(path, "p");
   await without.addItem(newClient({ client_id: 1, api_key: "key of 1" }));
   await without.connection.exec("PRAGMA writable_schema = ON");
   await without.connection.run(

@@ -94,7 +94,7 @@ test.runIf(process.platform === "linux")(
       await store.close();
       let fewest = Number.POSITIVE_INFINITY;
       for (let turn = 0; turn < 3; turn++) {
-        await using cold = await ClientStore.open(path, store.key, { migrate: false });
+        await using cold = await ClientStore.open(path, store.key);
         const before = await readCalls();
         expect(await cold.getClientByApiKey(`key ${count - 7}`)).toBeDefined();
         fewest = Math.min(fewest, (await readCalls()) - before);

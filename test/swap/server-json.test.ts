@@ -144,7 +144,7 @@ test("a passphrase that only server.json has is back there when a restore is und
   expect(failed.error?.kind).toBe("service");
   expect(await world.isActive).toBe(true);
   expect(await readFile(serverJson, "utf8")).toBe(text);
-  await (await ClientStore.open(world.path, "in server.json alone", { migrate: false })).close();
+  await (await ClientStore.open(world.path, "in server.json alone")).close();
 });
 
 test("a passphrase file of two lines, whose whole text opens the store, is adopted, restored with, and not mistaken for its first line when a rotation is undone", async () => {

@@ -69,7 +69,7 @@ async function restoreInto(
 async function withQuestion(): Promise<TwoBackups> {
   const folder = await temporaryFolder();
   const backups = await twoBackups(folder);
-  await using store = await ClientStore.open(backups.store, passphrase, { migrate: false });
+  await using store = await ClientStore.open(backups.store, passphrase);
   await store.updateClient(3, { can_broadcast: false });
   return backups;
 }
@@ -89,7 +89,7 @@ test("another file in the backup's place at the time of the question is not rest
       await writeFile(newer.path, mixed);
     },
     "a later state, made with the same key": async ({ store, newer }) => {
-      await using opened = await ClientStore.open(store, passphrase, { migrate: false });
+      await using opened = await ClientStore.open(store, passphrase);
       await opened.addItem(newClient({ client_id: 7, api_key: "seven", is_admin: true }));
       const later = await backUp(opened, join(store, ".."), "2026-11-27T18-50-00Z");
       await copyFile(later.path, newer.path);
@@ -113,13 +113,13 @@ test("what would widen only since the question was asked is not restored without
   const backups = await withQuestion();
   const { questions, outcome } = await restoreInto(backups, {
     meanwhile: async () => {
-      await using store = await ClientStore.open(backups.store, passphrase, { migrate: false });
+      await using store = await ClientStore.open(backups.store, passphrase);
       await store.updateClient(4, { can_propagate: false });
     },
   });
   expect(questions.join()).not.toMatch(/propagate/);
   expect(outcome).toBe("refused");
-  await using store = await ClientStore.open(backups.store, passphrase, { migrate: false });
+  await using store = await ClientStore.open(backups.store, passphrase);
   expect((await store.getClientById(4))?.can_propagate).toBe(false);
 }, 180_000);
 
