@@ -6,6 +6,7 @@
  * another process. A running hub does not notice a change by this program, and a hub of HiveMind 4
  * overwrites it: stop the hub first.
  */
+import { hash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { batchesOf } from "../client/batches.js";
@@ -72,7 +73,8 @@ class JsonDatabase extends BaseDatabase {
   #records: Records = new Map();
   #shape: RecordShape = "HiveMind 4";
   #lastChange: Promise<unknown> = Promise.resolve();
-  #loads = 0;
+  /** The digest of the file when it was last read. */
+  #digest = "";
 
   private constructor(files: JsonFiles, password: string | undefined) {
     super();
@@ -158,10 +160,11 @@ class JsonDatabase extends BaseDatabase {
     for (const record of this.#sortedRecords()) yield deserializeClient(record);
   }
 
-  /** The records in memory change only after a load. */
+  /** Reads the file again for `isUnchanged`: a hub may have replaced it since. */
   async readVerifiable(): Promise<VerifiableRead> {
-    const loads = this.#loads;
-    return { batches: batchesOf(this), isUnchanged: async () => this.#loads === loads };
+    const digest = this.#digest;
+    const isUnchanged = async () => digestOf(await readTextIfExists(this.#files.store)) === digest;
+    return { batches: batchesOf(this), isUnchanged };
   }
 
   override async sync(): Promise<void> {
@@ -212,9 +215,9 @@ class JsonDatabase extends BaseDatabase {
   /** Returns whether the file exists. */
   async #load(): Promise<boolean> {
     const { store, version } = this.#files;
-    this.#loads += 1;
     this.#shape = readShape(await readTextIfExists(version), version);
     const text = await readTextIfExists(store);
+    this.#digest = digestOf(text);
     this.#records = indexById(text === undefined ? {} : this.#parse(text), store);
     return text !== undefined;
   }
@@ -277,6 +280,10 @@ function decodeRecord(record: JsonObject, key: string, path: string): Client {
     if (!(error instanceof StoreError)) throw error;
     throw new StoreError(error.kind, `${path}: "${key}": ${error.message}`);
   }
+}
+
+function digestOf(text = ""): string {
+  return hash("sha256", text);
 }
 
 function parseText(text: string, path: string) {

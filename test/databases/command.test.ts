@@ -319,7 +319,7 @@ test("the password of a Redis server with TLS comes from the keyring, and goes n
   );
 });
 
-test("a JSON store that a hub wrote to after it was read is not removed, and the hub not pointed elsewhere", async () => {
+test("a JSON store that a hub wrote to after it was compared is not removed, and the hub not pointed elsewhere", async () => {
   const { machine, server, clients } = await jsonHub();
   await machine.init();
   const own = (await readFile(server, "utf8")).replace(/"password": "[^"]*"/, "");
@@ -336,7 +336,7 @@ test("a JSON store that a hub wrote to after it was read is not removed, and the
   const refused = await machine.run(args, {
     env: {
       NODE_OPTIONS: `--import=${root}test/faults/at-step.mjs`,
-      HIVEMIND_TEST_AT_STEP: JSON.stringify({ "migrate.copied": `cp ${written} ${clients}` }),
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({ "migrate.compared": `cp ${written} ${clients}` }),
     },
   });
   expect(refused.code).toBe(17);

@@ -1,6 +1,6 @@
 import { execFileSync } from "node:child_process";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { chown, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
@@ -363,6 +363,32 @@ test("a difference found in the comparison is said, and nothing is taken for don
   });
   expect(await notes(home)).toHaveLength(1);
 });
+
+test.each([
+  [json, sqlite, "from"],
+  [sqlite, json, "to"],
+] as const)(
+  "from %s to %s, the JSON file that a hub changes during the copy is compared",
+  async (...names) => {
+    const home = await ownDataHome();
+    const [source, target, side] = names;
+    const from = end(source, { subfolder: join(home, "from") });
+    const to = end(target, { subfolder: join(home, "to") });
+    await fill(from, many(3));
+    const path = join(home, side, "clients.json");
+    const revokeFirst = () => {
+      const records = JSON.parse(readFileSync(path, "utf8"));
+      records[1].api_key = "revoked";
+      writeFileSync(path, JSON.stringify(records));
+    };
+    subscribe(stepChannelName, revokeFirst);
+    onTestFinished(() => void unsubscribe(stepChannelName, revokeFirst));
+    await expect(migrate({ from, to })).rejects.toMatchObject({
+      kind: "failed",
+      message: expect.stringContaining("clients 1 differ from the source"),
+    });
+  },
+);
 
 describe("every record is compared with digests", () => {
   const places: [string, string, () => Promise<JsonObject>][] = [
