@@ -59,26 +59,28 @@ export type Client = z.infer<typeof clientSchema>;
 const changesSchema = z.exactPartial(clientSchema);
 
 /**
- * @throws {@link StoreError} refused - if a field is missing or invalid; the message names the
- *   field
+ * Checks a client before a database writes it, because TypeScript does not check the clients of a
+ * program in JavaScript or of a plugin.
+ *
+ * @throws {@link StoreError} refused - if a field is missing or invalid; the message contains the
+ *   id and the field's name
  */
 export function assertValidClient(client: Client): void {
-  assertValid(clientSchema, client);
+  assertValid(clientSchema, client, `client ${client.client_id} is not valid`);
 }
 
-/** @throws {@link StoreError} refused - if a field is invalid; the message names the field */
+/**
+ * @throws {@link StoreError} refused - if a field is invalid; the message contains the field's name
+ */
 export function assertValidChanges(changes: Partial<Client>): void {
-  assertValid(changesSchema, changes);
+  assertValid(changesSchema, changes, "not a valid change of a client");
 }
 
-function assertValid(schema: z.ZodMiniType, value: unknown): void {
+function assertValid(schema: z.ZodMiniType, value: unknown, message: string): void {
   const checked = schema.safeParse(value);
   if (checked.success) return;
   const problem = checked.error.issues[0];
-  throw new StoreError(
-    "refused",
-    `not a valid client: ${problem?.path.join(".")}: ${problem?.message}`,
-  );
+  throw new StoreError("refused", `${message}: ${problem?.path.join(".")}: ${problem?.message}`);
 }
 
 /** Message types allowed to a new client by default. */

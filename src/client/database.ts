@@ -4,6 +4,8 @@ import type { Client } from "./client.js";
 /**
  * HiveMind's database plugin contract (`AbstractDB`), implemented by every database. A change is
  * committed when the promise of its method resolves, without a call of `commit`.
+ *
+ * The databases of this package throw `refused` for a client that `clientSchema` does not accept.
  */
 export interface Database extends AsyncDisposable, AsyncIterable<Client> {
   /** The number of clients that a copy should write at once. Default: 1,000. */

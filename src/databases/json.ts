@@ -10,7 +10,13 @@ import { hash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { batchesOf } from "../client/batches.js";
-import { type Client, deserializeClient, revoked, revokedApiKey } from "../client/client.js";
+import {
+  assertValidClient,
+  type Client,
+  deserializeClient,
+  revoked,
+  revokedApiKey,
+} from "../client/client.js";
 import { noSuchClient, type VerifiableRead } from "../client/database.js";
 import { formatJson, isJsonObject, type JsonObject, parseJson } from "../client/json.js";
 import { fileOfHub } from "../config/hub-account.js";
@@ -181,6 +187,7 @@ class JsonDatabase extends BaseDatabase {
   }
 
   #put(records: Records, client: Client): void {
+    assertValidClient(client);
     const { client_id: id } = client;
     const record = records.get(id);
     const shape = this.#shape;

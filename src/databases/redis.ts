@@ -8,6 +8,7 @@ import { hash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { inBatches, readAhead } from "../client/batches.js";
 import {
+  assertValidClient,
   blacklistKeys,
   type Client,
   deserializeClient,
@@ -123,6 +124,7 @@ class RedisDatabase extends BaseDatabase {
    * and the call can be repeated.
    */
   override async replaceItem(old: Client, replacement: Client): Promise<void> {
+    assertValidClient(replacement);
     const [from, to] = [old.client_id, replacement.client_id];
     const decide: Decide = (id, before) => {
       if (id === from && before === undefined) throw noSuchClient(id);
@@ -137,6 +139,7 @@ class RedisDatabase extends BaseDatabase {
   }
 
   override async updateItem(client: Client): Promise<void> {
+    assertValidClient(client);
     await this.#change([client.client_id], (id, before) => {
       if (before === undefined) throw noSuchClient(id);
       return { client };
@@ -255,6 +258,7 @@ class RedisDatabase extends BaseDatabase {
    * because the scripts report existing records: reading takes as long as writing.
    */
   async #put(clients: readonly Client[]): Promise<Written> {
+    for (const client of clients) assertValidClient(client);
     // The later of two clients with the same id wins.
     const byId = new Map(clients.map((client) => [client.client_id, ensureName(client)]));
     const writes: Write[] = [];

@@ -1,6 +1,6 @@
 /** Checks every record of the source against the target before anything is written. */
 import { batchesOf } from "../client/batches.js";
-import { type Client, type ClientCounts, isRevoked } from "../client/client.js";
+import { assertValidClient, type Client, type ClientCounts, isRevoked } from "../client/client.js";
 import { isSameExceptLastSeen } from "../client/compare.js";
 import type { Database, IdBatch } from "../client/database.js";
 import { findGaps, IdSet } from "../databases/id-set.js";
@@ -86,6 +86,7 @@ export async function checkSource(origin: Database, options: CheckOptions): Prom
   const conflicts: number[] = [];
   async function* compareBatches(): AsyncGenerator<IdBatch> {
     for await (const batch of batchesOf(origin)) {
+      for (const client of batch) assertValidClient(client);
       const found = await findExisting(batch, isEmpty ? undefined : target);
       known.count(batch, found);
       const differing = batch.filter((client, index) => isConflict(client, found[index], holders));

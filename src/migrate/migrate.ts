@@ -111,7 +111,7 @@ async function isReadOnly(directory: string): Promise<boolean> {
  *
  * @throws {@link StoreError} refused - if the target is not empty, if clients differ under the same
  *   id or key, if the target has active clients unknown to the source, if the counter of the target
- *   is wrong, or if too many ids are unused
+ *   is wrong, if a client of the source is not valid, or if too many ids are unused
  * @throws {@link StoreError} corrupted - if two records of the source have the same id
  * @throws {@link StoreError} failed - if the comparison found a difference
  * @throws {@link StoreError} usage - if source and target are the same database

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
-import type { Client } from "../../src/client/client.js";
+import { type Client, newClient } from "../../src/client/client.js";
 import type { JsonObject } from "../../src/client/json.js";
 import { BaseDatabase, matches, type SearchValue } from "../../src/databases/base-database.js";
 import { conformance, type OpenNew, runConformance } from "../../src/databases/conformance.js";
@@ -48,6 +48,25 @@ const backends: [string, OpenNew][] = [
 
 describe.each(backends)("%s", (_name, place) => {
   test.each(conformance)("$name", ({ run }) => run(place));
+
+  test("what is no client is refused, and the others stay readable", async () => {
+    await using database = await (await place())();
+    const client = newClient({ client_id: 1, api_key: "k" });
+    await database.addItem(client);
+    for (const change of [{ is_admin: 0 }, { password: undefined }, { last_seen: Number.NaN }]) {
+      const wrong = { ...client, ...change } as unknown as Client;
+      const refused = {
+        kind: "refused",
+        message: expect.stringContaining(`${Object.keys(change)}`),
+      };
+      await expect(database.addItem(wrong)).rejects.toMatchObject(refused);
+      await expect(database.addItems([wrong])).rejects.toMatchObject(refused);
+      await expect(database.updateItem(wrong)).rejects.toMatchObject(refused);
+      await expect(database.replaceItem(client, wrong)).rejects.toMatchObject(refused);
+    }
+    await database.sync();
+    expect(await Array.fromAsync(database)).toEqual([client]);
+  });
 });
 
 describe("hivemind-redis-db-plugin on a cluster", () => {

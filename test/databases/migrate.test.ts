@@ -13,9 +13,11 @@ import {
 } from "../../src/client/client.js";
 import { normalizeClient } from "../../src/client/compare.js";
 import type { JsonObject } from "../../src/client/json.js";
+import { BaseDatabase } from "../../src/databases/base-database.js";
 import { awkwardClients } from "../../src/databases/conformance.js";
 import type { Endpoint } from "../../src/databases/plugin.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
+import { checkSource } from "../../src/migrate/check.js";
 import { migrate } from "../../src/migrate/migrate.js";
 import { stepChannelName } from "../../src/operation/step.js";
 import { temporaryFolder } from "../store/temporary.js";
@@ -160,6 +162,30 @@ describe("a target that is not empty", () => {
       message: expect.stringContaining(`differ in clients ${named},`),
     });
     expect((await contents(to)).map(fingerprint)).toEqual([fingerprint(client)]);
+  });
+});
+
+test("a client that a plugin returns in another form is refused before anything is written", async () => {
+  const home = await ownDataHome();
+  const to = end(json, { subfolder: join(home, "to") });
+  const [first, second] = many(2);
+  /** A plugin that keeps SQLite's 0 and 1. */
+  class Numeric extends BaseDatabase {
+    async addItem(): Promise<void> {}
+    async searchByValue(): Promise<Client[]> {
+      return [];
+    }
+    async size(): Promise<number> {
+      return 2;
+    }
+    async *[Symbol.asyncIterator](): AsyncGenerator<Client> {
+      yield* [first, { ...second, is_admin: 0 }] as Client[];
+    }
+  }
+  const options = { from: "numeric", to, merge: true, note: undefined, report: () => undefined };
+  await expect(checkSource(new Numeric(), options)).rejects.toMatchObject({
+    kind: "refused",
+    message: expect.stringMatching(/^client 2 is not valid: is_admin: /),
   });
 });
 
