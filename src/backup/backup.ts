@@ -13,6 +13,7 @@ import { type OperationFailure, orRecover, withRecovery } from "../operation/rec
 import { assertNoHolders, type ServiceReport } from "../operation/service.js";
 import { reportService, withServiceStopped } from "../operation/window.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
+import { withSignal } from "../process/interaction.js";
 import { openImmutable } from "../store/cipher.js";
 import { type NamedBackup, nameBackup } from "./name.js";
 import { type BackupOptions, type Prepared, prepareBackup } from "./prepare.js";
@@ -69,7 +70,7 @@ interface Copied {
  *   that the backup exists.
  */
 export async function backup(options: BackupOptions): Promise<BackupResult> {
-  const prepared = await prepareBackup(options);
+  const prepared = await withSignal(options.signal, () => prepareBackup(options));
   const { storePath, key } = prepared;
   const files = planFiles(prepared);
   const storeId = await chooseStoreId(prepared);

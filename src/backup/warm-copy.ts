@@ -45,6 +45,7 @@ import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { StoreError, systemError } from "../errors.js";
+import { throwIfAborted } from "../process/abort.js";
 import { openEncrypted, type StoreKey } from "../store/cipher.js";
 import type { Connection } from "../store/connection.js";
 import { LockedStore } from "../store/locked-store.js";
@@ -233,7 +234,7 @@ export class WarmCopy implements AsyncDisposable {
   async #catchUp(signal: AbortSignal | undefined): Promise<number> {
     let began = 0;
     for (let round = 0; round < maxRounds; round++) {
-      signal?.throwIfAborted();
+      throwIfAborted(signal);
       began = performance.now();
       const { pages, lost } = await this.#request({ do: "catchUp" });
       if (lost) await this.#copyWhole();

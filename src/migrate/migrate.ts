@@ -25,6 +25,8 @@ import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
 import { addHint, hasCode, isKind, StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import { emitStep } from "../operation/step.js";
+import { throwIfAborted } from "../process/abort.js";
+import { withSignal } from "../process/interaction.js";
 import { checkSource, type KnownClients } from "./check.js";
 import { compareWithTarget } from "./compare.js";
 import { copyMissing, fillGaps } from "./copy.js";
@@ -47,6 +49,7 @@ export interface MigrateOptions {
   /** Whether to report the result without writing. */
   readonly dryRun?: boolean;
   readonly onProgress?: (progress: Progress) => void;
+  /** Interrupts the copy. The same call continues it later. */
   readonly signal?: AbortSignal;
   /**
    * The last work of the migration, with both databases closed; not called in a dry run. If it
@@ -115,10 +118,13 @@ async function isReadOnly(directory: string): Promise<boolean> {
  * @throws {@link StoreError} corrupted - if two records of the source have the same id
  * @throws {@link StoreError} failed - if the comparison found a difference
  * @throws {@link StoreError} usage - if source and target are the same database
+ * @throws {@link StoreError} interrupted - if `signal` is aborted, unless its reason is a StoreError
  * @throws {@link StoreError} what `beforeEnd` throws
  */
 export async function migrate(options: MigrateOptions): Promise<Migration> {
-  const { migration, inTarget, note } = await copyAndCompare(options);
+  const { migration, inTarget, note } = await withSignal(options.signal, () =>
+    copyAndCompare(options),
+  );
   if (note === undefined) return migration;
   try {
     await options.beforeEnd?.(migration, inTarget);
@@ -148,7 +154,7 @@ async function copyAndCompare(options: MigrateOptions): Promise<Compared> {
   }
   const report = (phase: Progress["phase"], done: number, total: number) => {
     options.onProgress?.({ phase, done, total });
-    options.signal?.throwIfAborted();
+    throwIfAborted(options.signal);
   };
   await using origin = await DatabaseFactory.create(from.name, from.config, { mode: "readonly" });
   const interrupted = await MigrationNote.read(source, target);

@@ -20,6 +20,11 @@ export function withInteraction<Result>(interaction: Interaction, work: () => Re
   return storage.run({ ...storage.getStore(), ...interaction }, work);
 }
 
+/** Runs work that `signal` aborts, too, where it waits for the user. */
+export function withSignal<Result>(signal: AbortSignal | undefined, work: () => Result): Result {
+  return signal === undefined ? work() : withInteraction({ signal }, work);
+}
+
 /**
  * Runs work that an interruption must not stop: the recovery of an operation, and the work after
  * its commit. With an aborted signal, it could not read the keyring.

@@ -2,12 +2,14 @@ import { type ChildProcess, execFileSync, spawn, spawnSync } from "node:child_pr
 import { lstat, mkdir, readFile, realpath, stat, symlink, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
+import { backup as backUp } from "../../src/backup/backup.js";
 import { readManifest } from "../../src/backup/manifest.js";
 import { verifyBackup } from "../../src/backup/verify.js";
 import { readBundle } from "../../src/bundle/bundle.js";
 import { newClient } from "../../src/client/client.js";
 import { setEntry } from "../../src/keys/keyring.js";
 import { waitUntilListening } from "../../src/process/ports.js";
+import { withOperation } from "../../src/recovery/recover.js";
 import { openEncrypted } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { root, testProgram } from "../built.js";
@@ -90,6 +92,21 @@ test("a store that a link names is backed up with its log, and locked under its 
   const { backup } = resultOf(await runJob({ ...hub, path: link }, { online: true }));
   expect(await idsIn(backup.path)).toContain(101);
   expect(filesIn(hub.folder)).not.toContain("clients.db.lock");
+});
+
+test("an aborted backup does not wait for the keyring", async () => {
+  const hub = await hubStore();
+  await setEntry(hub.path, "current", testPassphrase);
+  const reporter = { notice() {}, detail() {}, confirm: () => Promise.reject(new Error("asked")) };
+  const aborted = withOperation(hub.path, reporter, (lock) =>
+    backUp({
+      ...{ lock, to: hub.to, bundleTo: hub.bundleTo, recipients: [hub.recoveryKey.recipient] },
+      ...{ source: { kind: "keyring" }, service: { service: "none", storePath: hub.path } },
+      ...{ recoveryCommand: ["false"], reporter, signal: AbortSignal.abort() },
+    }),
+  );
+  await expect(aborted).rejects.toMatchObject({ kind: "interrupted" });
+  await expect(lstat(hub.to)).rejects.toThrow("ENOENT");
 });
 
 test("the copy is byte for byte what stop, cp and start give", async () => {
