@@ -24,6 +24,7 @@ import { DatabaseFactory, resolveLocation } from "../databases/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
 import { addHint, hasCode, isKind, StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
+import { journalExists } from "../operation/journal.js";
 import { emitStep } from "../operation/step.js";
 import { throwIfAborted } from "../process/abort.js";
 import { withSignal } from "../process/interaction.js";
@@ -98,8 +99,10 @@ export async function findStores(from: Endpoint, to: Endpoint): Promise<string[]
 export async function findStore({ name, config }: Endpoint): Promise<string | undefined> {
   if (name !== sqlcipherPluginName && name !== sqlitePluginName) return undefined;
   const path = await resolveLocation(name, config);
-  // A migration creates a plain store and its directory, but no encrypted store.
-  return name === sqlcipherPluginName || (await lstatIfExists(path)) ? path : undefined;
+  // A migration creates such a store and its directory, in which the lock file would be.
+  const canBeCreated = name === sqlitePluginName || config.password !== undefined;
+  const exists = (await lstatIfExists(path)) !== undefined || (await journalExists(path));
+  return exists || !canBeCreated ? path : undefined;
 }
 
 async function isReadOnly(directory: string): Promise<boolean> {
@@ -110,7 +113,8 @@ async function isReadOnly(directory: string): Promise<boolean> {
 }
 
 /**
- * Copies every client. Writes nothing before every record of the source has been checked.
+ * Copies every client. Writes nothing before every record of the source has been checked. The
+ * caller must hold the locks of `findStores`.
  *
  * @throws {@link StoreError} refused - if the target is not empty, if clients differ under the same
  *   id or key, if the target has active clients unknown to the source, if the counter of the target

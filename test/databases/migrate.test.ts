@@ -17,9 +17,12 @@ import { BaseDatabase } from "../../src/databases/base-database.js";
 import { awkwardClients } from "../../src/databases/conformance.js";
 import type { Endpoint } from "../../src/databases/plugin.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
+import type { StoreError } from "../../src/errors.js";
 import { checkSource } from "../../src/migrate/check.js";
 import { migrate } from "../../src/migrate/migrate.js";
+import { acquireLock } from "../../src/operation/lock.js";
 import { stepChannelName } from "../../src/operation/step.js";
+import { migrate as migrateUnderLocks } from "../../src/recovery/migrate.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { clusterIsUp, RedisServer, startCluster } from "./redis-server.js";
 
@@ -369,6 +372,26 @@ test("a cluster's node is killed in mid-migration: nothing is lost, and the next
   expect(migration.copied + migration.unchanged).toBe(3_000);
   expect(migration.unchanged).toBeGreaterThanOrEqual(200);
   expect((await contents(to)).map(fingerprint)).toEqual(many(3_000).map(fingerprint));
+});
+
+test("the library's migrate holds the lock of each store, unless its caller does", async () => {
+  const home = await ownDataHome();
+  const from = end(sqlite, { subfolder: join(home, "from") });
+  // The directory is created, and so has no lock file before.
+  const to = end(sqlcipher, { db_path: join(home, "to", "clients.db"), password: "it's" });
+  await fill(from, many(3));
+  const store = join(home, "from", "clients.db");
+  const attempts: Promise<unknown>[] = [];
+  const onProgress = () => {
+    attempts.push(acquireLock(store).catch((error: StoreError) => error.kind));
+  };
+  expect(await migrateUnderLocks({ from, to, onProgress })).toMatchObject({ verified: true });
+  expect(new Set(await Promise.all(attempts))).toEqual(new Set(["inUse"]));
+
+  await using lock = await acquireLock(store);
+  const again = { from, to, merge: true };
+  await expect(migrateUnderLocks(again)).rejects.toMatchObject({ kind: "inUse" });
+  expect(await migrateUnderLocks({ ...again, locks: [lock] })).toMatchObject({ unchanged: 3 });
 });
 
 test("a difference found in the comparison is said, and nothing is taken for done", async () => {

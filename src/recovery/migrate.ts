@@ -1,0 +1,66 @@
+/** Migrates clients under the locks of the stores: the `migrate` of the library. */
+import {
+  findStores,
+  type Migration,
+  migrate as migrateUnlocked,
+  type MigrateOptions as UnlockedOptions,
+} from "../migrate/migrate.js";
+import type { OperationLock } from "../operation/lock.js";
+import type { Reporter } from "../reporter.js";
+import { recoverIfNeeded, withOperation } from "./recover.js";
+
+export interface MigrateOptions extends UnlockedOptions {
+  /** The locks of the two databases' stores that the caller holds, from `withOperation`. */
+  readonly locks?: readonly OperationLock[];
+  /** Receives what the recovery of an interrupted operation has done. Default: discards it. */
+  readonly reporter?: Pick<Reporter, "notice">;
+}
+
+const silent: Pick<Reporter, "notice"> = { notice: () => undefined };
+
+/**
+ * Copies every client from one database to another, and compares the two. Writes nothing before
+ * every client of the source has been checked.
+ *
+ * Holds the operation lock of each SQLite store, after the recovery of an interrupted operation: an
+ * operation that replaces the file of a store would lose the copied clients. A dry run needs no
+ * lock.
+ *
+ * @throws {@link StoreError} inUse - if another operation is running on a store
+ * @throws {@link StoreError} refused - if the target is not empty, if clients differ under the same
+ *   id or key, if the target has active clients unknown to the source, if the counter of the target
+ *   is wrong, if a client of the source is not valid, or if too many ids are unused
+ * @throws {@link StoreError} corrupted - if two records of the source have the same id
+ * @throws {@link StoreError} failed - if the comparison found a difference
+ * @throws {@link StoreError} usage - if source and target are the same database
+ * @throws {@link StoreError} interrupted - if `signal` is aborted, unless its reason is a StoreError
+ * @throws {@link StoreError} what the recovery and `beforeEnd` throw
+ *
+ * @example
+ * ```ts
+ * const from = { name: "hivemind-json-db-plugin", config: {} };
+ * const to = { name: "hivemind-sqlcipher-db-plugin", config: { password_source: "keyring" } };
+ * const { copied } = await migrate({ from, to });
+ * ```
+ */
+export async function migrate(options: MigrateOptions): Promise<Migration> {
+  const { from, to, dryRun = false, locks = [], reporter = silent } = options;
+  const held = new Set(locks.map(({ storePath }) => storePath));
+  const stores = (await findStores(from, to)).filter((path) => !held.has(path));
+  if (!dryRun) return withOperations(stores, reporter, () => migrateUnlocked(options));
+  for (const path of stores) {
+    for (const message of await recoverIfNeeded(path)) reporter.notice(message);
+  }
+  return migrateUnlocked(options);
+}
+
+async function withOperations<Result>(
+  [storePath, ...others]: readonly string[],
+  reporter: Pick<Reporter, "notice">,
+  work: () => Promise<Result>,
+): Promise<Result> {
+  if (storePath === undefined) return work();
+  return withOperation(storePath, reporter, () => withOperations(others, reporter, work), {
+    whileServiceDown: "open-only",
+  });
+}
