@@ -68,7 +68,8 @@ export class DatabaseFactory {
   /**
    * Opens a database. By default creates it if it does not exist, as HiveMind's own plugins do. An
    * encrypted store is created only with `password` in `config`: `hivemind-sqlcipher init` creates
-   * it with a passphrase in a source.
+   * it with a passphrase in a source. Does not wait for an operation on the store: `unlockStore`
+   * does.
    *
    * @param name - the plugin's name
    * @param config - `database.<name>` of `server.json`. Instead of `password`, it may have

@@ -1,5 +1,4 @@
 /** Opens a store with the first passphrase of its source that decrypts it. */
-import { realPath } from "../config/paths.js";
 import { ignoreKind, isKind, StoreError } from "../errors.js";
 import { currentInteraction, withInteraction } from "../process/interaction.js";
 import {
@@ -157,17 +156,14 @@ async function readKeyId(path: string): Promise<string> {
  * Opens a client store like `unlock`, or with its derived key in the keyring. Writes a missing or
  * outdated derived key. Leaves the schema unchanged.
  *
- * Resolves symbolic links in the path: the keyring has the passphrase under the path of the file.
- *
  * @throws {@link StoreError} newerVersion - if this version does not know the schema
  * @throws {@link StoreError} what `unlock` throws
  */
 export async function unlockStore(
-  storePath: string,
+  path: string,
   source: PassphraseSource,
   options: ConnectionOptions,
 ): Promise<ClientStore> {
-  const path = await realPath(storePath);
   const usesCache = source.kind === "keyring" && !source.withoutKeyCache;
   let opened = usesCache ? await openWithCachedKey(path, options) : undefined;
   if (opened === undefined) {

@@ -50,7 +50,8 @@ export class ClientStore extends ClientTable {
   }
 
   /**
-   * Opens a store, by default for writing. Does not migrate its schema unless `options` say so.
+   * Opens a store, by default for writing. Does not migrate its schema unless `options` say so, and
+   * does not wait for an operation on the store: `unlockStore` does.
    *
    * Mode `create` creates a store at the newest schema if there is none; `secret` must then be a
    * passphrase.

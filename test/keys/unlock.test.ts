@@ -6,6 +6,7 @@ import { generatePassphrase } from "../../src/keys/passphrase.js";
 import type { PassphraseSource } from "../../src/keys/source.js";
 import { unlock, unlockStore } from "../../src/keys/unlock.js";
 import { withInteraction } from "../../src/process/interaction.js";
+import { unlockStore as unlockStoreOfProgram } from "../../src/recovery/unlock-store.js";
 import { identify } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { fixturePassphrases, fixtures, temporaryFolder } from "../store/temporary.js";
@@ -91,7 +92,7 @@ test("a store opens by a link to it with the passphrase of its own path", async 
   await setEntry(store, "current", fixturePassphrases["sqlcipher4-schema2.db"]);
   const link = join(folder, "link.db");
   await symlink(store, link);
-  await using opened = await unlockStore(link, keyring, readonly);
+  await using opened = await unlockStoreOfProgram(link, keyring, readonly);
   expect(opened.connection.path).toBe(store);
 });
 

@@ -6,7 +6,9 @@ import { beforeEach, expect, onTestFinished, test } from "vitest";
 import { journalPath } from "../../src/operation/journal.js";
 import { acquireLock } from "../../src/operation/lock.js";
 import { withOperation } from "../../src/recovery/recover.js";
+import { unlockStore } from "../../src/recovery/unlock-store.js";
 import { waitForOperation } from "../../src/recovery/wait.js";
+import { ClientStore } from "../../src/store/client-store.js";
 import { temporaryFolder } from "../store/temporary.js";
 
 let storePath: string;
@@ -110,6 +112,22 @@ test("a store that was opened just when an operation began is closed, and opened
   });
   await waitForOperation(storePath, open);
   expect(counts).toEqual({ opened: 2, closed: 1 });
+});
+
+test("the library opens a store only when the operation that replaces its file has ended", async () => {
+  const path = join(await temporaryFolder(), "passphrase");
+  await writeFile(path, "words", { mode: 0o600 });
+  await (await ClientStore.create(storePath, "words")).close();
+  await journal("rotate", "committing", {});
+  let hasEnded = false;
+  setTimeout(async () => {
+    await rm(journalPath(storePath));
+    hasEnded = true;
+  }, 300);
+  // The operation holds the lock, so this process does not recover it.
+  await using _lock = await acquireLock(storePath);
+  await using _store = await unlockStore(storePath, { kind: "file", path }, { mode: "readwrite" });
+  expect(hasEnded).toBe(true);
 });
 
 test("what went wrong because the file was just being replaced is tried again; anything else is told", async () => {
