@@ -153,10 +153,18 @@ export class ClientTable implements Database {
     });
   }
 
+  /**
+   * Writes the replacement at once, or before it revokes `old`: a lookup on this connection sees
+   * each statement of the transaction, and would find neither client in between.
+   */
   async replaceItem(old: Client, replacement: Client): Promise<void> {
+    assertValidClient(replacement);
+    const { client_id: id } = replacement;
     await this.transaction(async () => {
+      if ((await this.#rowById(old.client_id)) === undefined) throw noSuchClient(old.client_id);
+      if (id === old.client_id) return this.#update(id, encodeRow(replacement, this.#schema));
+      await this.#put([replacement]);
       await this.deleteItem(old.client_id);
-      await this.addItem(replacement);
     });
   }
 

@@ -533,6 +533,19 @@ describe("the contract of a database", () => {
     expect(all).not.toHaveBeenCalled();
   });
 
+  test.each([1, 2])("a lookup during a replacement by id %i finds one of the two", async (id) => {
+    const table = await tableOf(2);
+    await table.addItem(kitchen);
+    const replacement = { ...kitchen, client_id: id, name: "renewed" };
+    let isReplaced = false;
+    const replacing = table.replaceItem(kitchen, replacement).then(() => {
+      isReplaced = true;
+    });
+    while (!isReplaced) expect(await table.getClientByApiKey(kitchen.api_key)).toBeDefined();
+    await replacing;
+    expect(await table.getClientByApiKey(kitchen.api_key)).toEqual(replacement);
+  });
+
   test("a lookup is prepared once", async () => {
     const table = await tableOf(2);
     await table.addItem(kitchen);
