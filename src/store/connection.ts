@@ -204,6 +204,8 @@ export class Connection implements AsyncDisposable {
 
   async #close(): Promise<void> {
     await this.#lastTransaction;
+    // Node.js 22 would copy the storage at each await of the program, even after this.
+    this.#transaction.disable();
     for (const statement of this.#statements) await statement.finalize();
     await new Promise<void>((done, failed) => {
       this.#database.close((error) => (error ? failed(this.toStoreError(error)) : done()));

@@ -1,9 +1,11 @@
+import { execFileSync } from "node:child_process";
 import { chmod, readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { StoreError } from "../../src/errors.js";
 import { createEncrypted, openEncrypted } from "../../src/store/cipher.js";
 import { Connection } from "../../src/store/connection.js";
+import { root } from "../built.js";
 import { copyOfFixture, temporaryFolder } from "./temporary.js";
 
 const fast = { mode: "create", busyTimeoutMs: 20 } as const;
@@ -20,6 +22,24 @@ describe("a connection", () => {
       }),
     ).rejects.toThrow("changed my mind");
     expect(await connection.all("SELECT v FROM t")).toEqual([{ v: 1 }]);
+  });
+
+  test("leaves no storage for asynchronous contexts, which slows every await in Node.js 22", async () => {
+    const program = `
+      import { executionAsyncResource } from "node:async_hooks";
+      import { Connection } from "${root}dist/store/connection.js";
+      // With a storage in use, Node.js gives an id to each promise that is awaited.
+      const hasIds = async () => {
+        await null;
+        const symbols = Object.getOwnPropertySymbols(executionAsyncResource());
+        return symbols.map(String).includes("Symbol(async_id_symbol)");
+      };
+      const connection = await Connection.open(":memory:", { mode: "create" });
+      const during = await connection.transaction(hasIds);
+      await connection.close();
+      console.log(during, await hasIds());`;
+    const args = ["--no-async-context-frame", "--input-type=module", "--eval", program];
+    expect(execFileSync(process.execPath, args, { encoding: "utf8" })).toBe("true false\n");
   });
 
   test("runs transactions one after the other, and one inside another as a part of it", async () => {
