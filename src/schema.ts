@@ -6,7 +6,8 @@
 import { config } from "zod/mini";
 import english from "zod/v4/locales/en.js";
 
-config(english());
+// The configuration is that of the whole process: a program that uses zod keeps its language.
+if (config().localeError === undefined) config(english());
 
 export * from "zod/mini";
 

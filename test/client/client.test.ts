@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { inspect } from "node:util";
 import { describe, expect, test } from "vitest";
 import {
@@ -12,6 +13,7 @@ import {
 } from "../../src/client/client.js";
 import { parseJson, sameJson } from "../../src/client/json.js";
 import { StoreError } from "../../src/errors.js";
+import { root } from "../built.js";
 
 function kindOf(action: () => unknown): string {
   try {
@@ -22,6 +24,17 @@ function kindOf(action: () => unknown): string {
   }
   return "none";
 }
+
+test("a program that imports the library keeps its own messages of zod", () => {
+  const program = `
+    import { config, number } from "zod/mini";
+    config({ localeError: () => "keine Zahl" });
+    await import("./dist/schema.js");
+    console.log(number().safeParse("1").error.issues[0].message);`;
+  const args = ["--input-type=module", "--eval", program];
+  const output = execFileSync(process.execPath, args, { cwd: root, encoding: "utf8" });
+  expect(output).toBe("keine Zahl\n");
+});
 
 describe("a client's record", () => {
   test("a new client gets HiveMind's defaults, and lists of its own", () => {
