@@ -122,7 +122,8 @@ async function isReadOnly(directory: string): Promise<boolean> {
  * @throws {@link StoreError} corrupted - if two records of the source have the same id
  * @throws {@link StoreError} failed - if the comparison found a difference
  * @throws {@link StoreError} usage - if source and target are the same database
- * @throws {@link StoreError} interrupted - if `signal` is aborted, unless its reason is a StoreError
+ * @throws {@link StoreError} interrupted - if `signal` is aborted, or its reason if that is a
+ *   StoreError
  * @throws {@link StoreError} what `beforeEnd` throws
  */
 export async function migrate(options: MigrateOptions): Promise<Migration> {

@@ -1,4 +1,4 @@
-/** Migrates clients under the locks of the stores: the `migrate` of the library. */
+/** The `migrate` of the library. */
 import {
   findStores,
   type Migration,
@@ -33,7 +33,8 @@ const silent: Pick<Reporter, "notice"> = { notice: () => undefined };
  * @throws {@link StoreError} corrupted - if two records of the source have the same id
  * @throws {@link StoreError} failed - if the comparison found a difference
  * @throws {@link StoreError} usage - if source and target are the same database
- * @throws {@link StoreError} interrupted - if `signal` is aborted, unless its reason is a StoreError
+ * @throws {@link StoreError} interrupted - if `signal` is aborted, or its reason if that is a
+ *   StoreError
  * @throws {@link StoreError} what the recovery and `beforeEnd` throw
  *
  * @example

@@ -1,4 +1,4 @@
-/** Opens a store after the recovery, when no operation blocks it: the `unlockStore` of the library. */
+/** The `unlockStore` of the library. */
 import { realPath } from "../config/paths.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlockStore as openStore } from "../keys/unlock.js";
