@@ -1,6 +1,7 @@
 /**
- * Copies every client of an encrypted store into HiveMind's JSON database and compares both. The
- * database is the file SUBFOLDER/clients.json in $XDG_DATA_HOME, or in ~/.local/share.
+ * Copies every client of an encrypted store into HiveMind's JSON database and compares both, under
+ * the operation lock of the store. The database is the file SUBFOLDER/clients.json in
+ * $XDG_DATA_HOME, or in ~/.local/share.
  *
  *   node copy-to-json.mjs STORE SUBFOLDER
  */

@@ -22,9 +22,9 @@ const silent: Pick<Reporter, "notice"> = { notice: () => undefined };
  * Copies every client from one database to another, and compares the two. Writes nothing before
  * every client of the source has been checked.
  *
- * Holds the operation lock of each SQLite store, after the recovery of an interrupted operation: an
- * operation that replaces the file of a store would lose the copied clients. A dry run needs no
- * lock.
+ * Recovers an interrupted operation on each SQLite store first, and holds the store's operation
+ * lock: an operation that replaces the file of a store would lose the copied clients. A dry run
+ * recovers, too, but needs no lock.
  *
  * @throws {@link StoreError} inUse - if another operation is running on a store
  * @throws {@link StoreError} refused - if the target is not empty, if clients differ under the same
