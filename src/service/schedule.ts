@@ -37,6 +37,11 @@ import { escapeSetting, keyringUnit, quoteCommand } from "./unit-file.js";
 const mark = "# Made by hivemind-sqlcipher schedule install";
 const header = `${mark}, which replaces this file each time.`;
 
+/** What a scheduled backup means for satellites, for the user who installs the timer. */
+export const outageNote =
+  "Each backup stops the hub for about two seconds, and satellites reconnect after about seven.";
+export const outageAdvice = `${outageNote} With --online-backups, backups do not stop the hub.`;
+
 export type ScheduledJob = "backup" | "drill";
 
 const jobs: readonly ScheduledJob[] = ["backup", "drill"];
@@ -114,8 +119,12 @@ function resolveUnits(storePath: string, job: ScheduledJob): ScheduleUnits {
  *   did not write an existing unit of this name
  * @throws {@link StoreError} service - if there is no user manager
  */
-export async function assertSchedulable(request: ScheduleRequest): Promise<void> {
-  const { storePath, job, onCalendar, randomDelay } = request;
+export async function assertSchedulable({
+  storePath,
+  job,
+  onCalendar,
+  randomDelay,
+}: Omit<ScheduleRequest, "command">): Promise<void> {
   const { manager, directory, timer, service } = resolveUnits(storePath, job);
   await assertUnitDirectory(manager, directory);
   const example = "--on-calendar daily, or 'Mon *-*-* 03:30'";

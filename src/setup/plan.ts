@@ -1,4 +1,5 @@
 /** Plans the steps of a setup from a survey. Pure. */
+import { outageAdvice } from "../service/schedule.js";
 import { isUnit } from "../service/systemctl.js";
 import { counted } from "../text/count.js";
 import { formerKind, isSealedUnit, isStored, needsKeys } from "./facts.js";
@@ -224,9 +225,7 @@ function findNotices(survey: Survey, options: PlanOptions): string[] {
     recoveryKeyFile !== undefined &&
       !needsKeys(survey) &&
       `no recovery key is made in ${recoveryKeyFile}: bundles are encrypted to the recovery key in use`,
-    onlineBackups
-      ? "Backups do not stop the hub."
-      : "Each backup stops the hub: it is away for about two seconds, and a satellite reconnects after about seven; --online-backups does not stop it.",
+    onlineBackups ? "Backups do not stop the hub." : outageAdvice,
   ];
   return notices.filter((notice) => notice !== false);
 }

@@ -237,7 +237,7 @@ export async function survey(choice: SetupChoice): Promise<Survey> {
     scheduleProblem: (
       await findProblem(async () => {
         const times = await resolveBackupTimes(storePath);
-        await assertSchedulable({ storePath, job: "backup", command: [], ...times });
+        await assertSchedulable({ storePath, job: "backup", ...times });
       })
     )?.message,
     lastBackup: await findLastBackup(identity.keyId, directories, choice),

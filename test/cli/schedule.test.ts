@@ -16,6 +16,7 @@ import {
   writeUnits,
 } from "../service/units.js";
 import { Machine } from "./machine.js";
+import { onTerminal } from "./terminal.js";
 
 interface Schedule {
   unit: string;
@@ -159,6 +160,39 @@ test("installed again, backups keep their times, and still leave the hub running
     /^OnCalendar=Mon \*-\*-\* 03:30\nRandomizedDelaySec=1h$/m,
   );
   expect(await readFile(service, "utf8")).toMatch(/^ExecStart=.* backup --online /m);
+});
+
+test("backups stop the hub or not, as the option or the answer on a terminal says", async () => {
+  const { machine, here } = await withSchedule();
+  const settingsFile = machine.path("settings.json");
+  const settings = JSON.parse(await readFile(settingsFile, "utf8"));
+  const { service: _none, ...backup } = settings.backup;
+  const commands = { stop_command: "true", start_command: "true" };
+  await writeFile(
+    settingsFile,
+    JSON.stringify({ ...settings, backup: { ...backup, ...commands } }),
+  );
+  const install = ["schedule", "install", ...here];
+  const note = "satellites reconnect after about seven. With --online-backups, backups do not";
+  const first = await machine.run([...install, "--json"], usual);
+  expect(first.stderr).toContain(note);
+  const { service } = (JSON.parse(first.stdout) as { schedule: Schedule }).schedule;
+  const command = () => readFile(join(unitFolder, service), "utf8");
+  expect(await command()).toMatch(/ backup --db /);
+  // An installed timer is not asked about.
+  const again = await onTerminal(machine, install, [], usual.env);
+  expect(again.screen).toContain(note);
+
+  await machine.run(["schedule", "remove", ...here], usual);
+  const question = "without stopping the hub instead? [y/N]";
+  const asked = await onTerminal(machine, install, [[question, "y\r"]], usual.env);
+  expect(asked.screen).not.toContain(note);
+  expect(await command()).toMatch(/ backup --online /);
+
+  await machine.run(["schedule", "remove", ...here], usual);
+  const online = await machine.run([...install, "--online-backups"], usual);
+  expect(online.stderr).not.toContain("satellites");
+  expect(await command()).toMatch(/ backup --online /);
 });
 
 test("a file of somebody else's is neither replaced nor removed", async () => {

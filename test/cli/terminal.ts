@@ -14,12 +14,16 @@ export function onTerminal(
   machine: Machine,
   args: string[],
   steps: [wait: string, type: string][],
+  env: NodeJS.ProcessEnv = {},
 ): Promise<{ code: number; screen: string }> {
   return new Promise((done) => {
     execFile(
       "python3",
       [driver, JSON.stringify(steps), process.execPath, `${root}dist/cli/main.js`, ...args],
-      { env: { ...machine.environment, TERM: "xterm", LC_ALL: "C.UTF-8" }, encoding: "utf8" },
+      {
+        env: { ...machine.environment, TERM: "xterm", LC_ALL: "C.UTF-8", ...env },
+        encoding: "utf8",
+      },
       (error, stdout, stderr) => {
         const code = error === null ? 0 : Number(error.code);
         done({ code, screen: stdout + stderr });

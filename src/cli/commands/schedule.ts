@@ -9,6 +9,7 @@ import { buildOperationOptions, operate } from "../operate.js";
 import { listKnownDirectories } from "../options/directories.js";
 import { addServiceOptions, type ServiceOptions, saveService } from "../options/service.js";
 import { fieldLines, formatLastRun } from "../ui/lines.js";
+import { askYesNo, hasTerminal } from "../ui/prompt.js";
 
 export function addCommand(program: Command): void {
   const group = addCommandGroup(program, "schedule", "Schedule backups with a systemd user timer");
@@ -19,6 +20,7 @@ export function addCommand(program: Command): void {
 
 interface InstallOptions extends ServiceOptions {
   drill?: string;
+  onlineBackups?: boolean;
   onCalendar?: string;
   randomDelay?: string;
 }
@@ -30,12 +32,13 @@ function addInstall(group: Command): void {
       .description("Install a timer that backs up this store")
       .option("--on-calendar <time>", "Run at this time, as in systemd.time(7) (default: daily)")
       .option("--random-delay <span>", "Delay each run by up to this long (default: 15min)")
-      .option("--drill <time>", "Run a restore drill at this time, too, such as monthly"),
+      .option("--drill <time>", "Run a restore drill at this time, too, such as monthly")
+      .option("--online-backups", "Back up without stopping the hub"),
   );
   finishCommand(command, runInstall, {
     details: [
       "Each run reads the directories, the service and the passphrase's source from the settings file, where this command saves its options for the service. The backup's requirements are checked before the timer is installed. For a notification of failures, add OnFailure= in a drop-in with systemctl edit UNIT, with --user for a user timer; drop-ins are never changed.",
-      "An installed timer keeps its times without these options, and its backups still leave the hub running if setup --online-backups installed it. Without --drill, a drill that is scheduled already stays scheduled. To begin again, run schedule remove first.",
+      "On a terminal, asks once whether backups stop the hub, unless --online-backups is given; otherwise, and with --yes, they stop it. An installed timer keeps its times without these options, and its backups still leave the hub running if they did. Without --drill, a drill that is scheduled already stays scheduled. To begin again, run schedule remove first.",
     ],
     examples: [
       "hivemind-sqlcipher schedule install",
@@ -49,23 +52,24 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
     "../../service/schedule.js"
   );
   const { storePath, output } = context;
+  assertDirectoriesSaved(context);
   const installed = await resolveBackupTimes(storePath);
   const { onCalendar = installed.onCalendar, randomDelay = installed.randomDelay } = options;
-  const command = await buildBackupCommand(context);
-  const request = { storePath, job: "backup", command, onCalendar, randomDelay } as const;
+  const request = { storePath, job: "backup", onCalendar, randomDelay } as const;
   const drillTime = options.drill ?? (await scheduledTimes(storePath, "drill"))?.onCalendar;
-  const drillRequest = drillTime && {
-    ...request,
-    job: "drill" as const,
-    onCalendar: drillTime,
-    command: ownCommand(context, "drill"),
-  };
+  const drillRequest = drillTime && { ...request, job: "drill" as const, onCalendar: drillTime };
   await assertSchedulable(request);
   if (drillRequest) await assertSchedulable(drillRequest);
-  await assertBackupPossible(context, options);
+  const isOnline = await resolveOnline(context, options);
   await saveService(context, options);
-  const schedule = await installSchedule(request);
-  const drill = drillRequest ? await installSchedule(drillRequest) : null;
+  const command = (...args: string[]) => ownCommand(context, ...args);
+  const schedule = await installSchedule({
+    ...request,
+    command: command("backup", ...(isOnline ? ["--online"] : [])),
+  });
+  const drill = drillRequest
+    ? await installSchedule({ ...drillRequest, command: command("drill") })
+    : null;
   const lines = [
     "Scheduled backups",
     ...(await scheduleLines(storePath, "backup", schedule)),
@@ -76,28 +80,50 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
 }
 
 /**
- * Returns the command line of the scheduled backup, which leaves the hub running if the installed
- * command does. A timer has neither this shell's options nor its environment, so both directories
- * must be in the settings file.
+ * Checks that the settings file has both directories: a timer has neither this shell's options nor
+ * its environment.
+ *
+ * @throws {@link StoreError} usage - if a directory is missing there
  */
-async function buildBackupCommand(context: Context): Promise<string[]> {
-  const { isOnlineBackup, scheduledCommand } = await import("../../service/schedule.js");
-  const { storePath, settingsPath, settingsInFile } = context;
+function assertDirectoriesSaved({ storePath, settingsPath, settingsInFile }: Context): void {
   const { to, bundle_to } = settingsInFile?.backup ?? {};
-  if (to === undefined || bundle_to === undefined) {
-    const key = to === undefined ? "backup.to" : "backup.bundle_to";
-    throw new StoreError("usage", `${settingsPath} has no ${key}, which a scheduled backup needs`, {
-      hint: `Make a backup now, which saves both: hivemind-sqlcipher backup --db ${shellQuote(storePath)} --to DIRECTORY --bundle-to OTHER-DIRECTORY`,
-    });
+  if (to !== undefined && bundle_to !== undefined) return;
+  const key = to === undefined ? "backup.to" : "backup.bundle_to";
+  throw new StoreError("usage", `${settingsPath} has no ${key}, which a scheduled backup needs`, {
+    hint: `Make a backup now, which saves both: hivemind-sqlcipher backup --db ${shellQuote(storePath)} --to DIRECTORY --bundle-to OTHER-DIRECTORY`,
+  });
+}
+
+/**
+ * Checks the scheduled backup's requirements. Returns whether its backups leave the hub running: by
+ * the option, like the installed timer's, or as the user answers on a terminal.
+ */
+async function resolveOnline(context: Context, options: InstallOptions): Promise<boolean> {
+  const { isOnlineBackup, outageAdvice, outageNote, scheduledCommand } = await import(
+    "../../service/schedule.js"
+  );
+  const { storePath, yes, output } = context;
+  const installed = await scheduledCommand(storePath, "backup");
+  const isOnline = options.onlineBackups ?? isOnlineBackup(installed);
+  const { stopsHub } = await assertBackupPossible(context, options, isOnline);
+  if (!stopsHub) return isOnline;
+  if (installed === undefined && !yes && hasTerminal()) {
+    return askYesNo(`${outageNote} Back up without stopping the hub instead?`);
   }
-  const isOnline = isOnlineBackup(await scheduledCommand(storePath, "backup"));
-  return ownCommand(context, "backup", ...(isOnline ? ["--online"] : []));
+  output.notice(outageAdvice);
+  return false;
 }
 
 /**
  * Checks the scheduled backup's requirements with the options and the settings of the timer's run.
+ *
+ * @returns whether each backup stops a hub that it could leave running
  */
-async function assertBackupPossible(context: Context, options: InstallOptions): Promise<void> {
+async function assertBackupPossible(
+  context: Context,
+  options: InstallOptions,
+  online: boolean,
+): Promise<{ stopsHub: boolean }> {
   const { prepareBackup } = await import("../../backup/prepare.js");
   const { prepareDatabaseBackup } = await import("../../backup/database-backup.js");
   const { resolveSettings } = await import("../../config/settings.js");
@@ -116,12 +142,17 @@ async function assertBackupPossible(context: Context, options: InstallOptions): 
     bundleTo,
     recipients: settings.recipients ?? [],
   };
-  await operate<unknown>(
+  return operate(
     context,
-    (lock, signal) =>
-      plain
-        ? prepareDatabaseBackup({ ...common, ...plain, lock, source, signal, reporter })
-        : prepareBackup({ ...buildOperationOptions(scheduled, options, lock, signal), ...common }),
+    async (lock, signal) => {
+      if (plain) {
+        await prepareDatabaseBackup({ ...common, ...plain, lock, source, signal, reporter });
+        return { stopsHub: false };
+      }
+      const operation = buildOperationOptions(scheduled, options, lock, signal);
+      const { service, isWal } = await prepareBackup({ ...operation, ...common, online });
+      return { stopsHub: isWal && service.service.kind !== "none" };
+    },
     { makeDirectory: plain !== undefined },
   );
 }

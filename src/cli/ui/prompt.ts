@@ -91,10 +91,18 @@ export async function confirm(question: string, yes: boolean): Promise<void> {
       },
     );
   }
-  const answer = await ask(`${question} [y/N] `);
-  if (!/^y(es)?$/i.test(answer.trim())) {
+  if (!(await askYesNo(question))) {
     throw new StoreError("refused", "not confirmed; nothing changed");
   }
+}
+
+/**
+ * Asks a yes-or-no question on the terminal; the default is no.
+ *
+ * @throws {@link StoreError} interrupted - at Ctrl-C and at the end of input
+ */
+export async function askYesNo(question: string): Promise<boolean> {
+  return /^y(es)?$/i.test((await ask(`${question} [y/N] `)).trim());
 }
 
 /**
