@@ -14,8 +14,9 @@ import {
 import { type ConfiguredTarget, type CopyState, readCopyStates } from "../copies/copy-record.js";
 import { exitCodes, isKind, StoreError } from "../errors.js";
 import { statIfExists } from "../fs/read.js";
+import { findNamedSource } from "../hub/password-delivery.js";
 import { bundleName } from "../keys/bundle-name.js";
-import type { PassphraseSource } from "../keys/source.js";
+import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import { type Run, readRuns } from "../operation/run-record.js";
 import { findUnitPrograms } from "../service/programs.js";
 import {
@@ -28,6 +29,7 @@ import {
   scheduledService,
 } from "../service/schedule.js";
 import { journalctlLine, systemctlLine, type UnitName } from "../service/systemctl.js";
+import { readCommands } from "../service/unit-commands.js";
 import type { StoreKey } from "../store/cipher.js";
 import { escapeControlCharacters, shellQuote } from "../text/escape.js";
 import { type Check, checksNamed } from "./check.js";
@@ -312,13 +314,16 @@ function checkCopy({
  * Checks the timers of `schedule install`: their programs, times and states; and the last runs of
  * the operations that run regularly, also by another scheduler.
  */
-export async function checkSchedule(storePath: string): Promise<Check | Check[]> {
+export async function checkSchedule(
+  storePath: string,
+  source: PassphraseSource,
+): Promise<Check | Check[]> {
   const { good, warning } = checksNamed("schedule");
   const schedule = await readSchedule(storePath, "backup");
   const drill = schedule && (await readSchedule(storePath, "drill"));
   const runs = await readRuns(storePath);
   const found = [
-    ...(schedule ? await checkTimers(storePath, schedule, drill) : []),
+    ...(schedule ? await checkTimers(storePath, source, schedule, drill) : []),
     ...checkLastRun("backup", runs.backup, toTimerRun(storePath, "backup", schedule)),
     ...checkLastRun("drill", runs.drill, toTimerRun(storePath, "drill", drill)),
     ...checkLastRun("prune", runs.prune),
@@ -334,23 +339,27 @@ export async function checkSchedule(storePath: string): Promise<Check | Check[]>
 
 async function checkTimers(
   storePath: string,
+  source: PassphraseSource,
   schedule: Schedule,
   drill: Schedule | undefined,
 ): Promise<Check[]> {
   // `schedule install` also installs the drill's timer again, without changing its time.
   const install = `hivemind-sqlcipher schedule install${timeOption(schedule)}`;
   return [
-    ...(await checkTimer(storePath, "backup", schedule, install)),
-    ...(drill ? await checkTimer(storePath, "drill", drill, install) : []),
+    ...(await checkTimer(storePath, "backup", schedule, { install, source })),
+    ...(drill ? await checkTimer(storePath, "drill", drill, { install, source }) : []),
   ];
 }
 
-/** @param install - the command that installs the timer again */
+/**
+ * @param options.install - the command that installs the timer again
+ * @param options.source - the source of the store's passphrase
+ */
 async function checkTimer(
   storePath: string,
   job: ScheduledJob,
   schedule: Schedule,
-  install: string,
+  { install, source }: { install: string; source: PassphraseSource },
 ): Promise<Check[]> {
   const { unit, service, active, enabled } = schedule;
   const name = scheduledService(storePath, job);
@@ -361,6 +370,14 @@ async function checkTimer(
   if (gone.length > 0) {
     const paths = gone.map(({ path }) => path).join(", ");
     add(`${service} names a program that is gone or cannot be executed: ${paths}`, install);
+  }
+  const args = (await readCommands(name)).flatMap((command) => command.args);
+  const { source: named = source } = findNamedSource({ args, environment: {} });
+  if (formatSource(named) !== formatSource(source)) {
+    add(
+      `${service} reads the passphrase from ${describeSource(named)}, not from ${describeSource(source)}`,
+      install,
+    );
   }
   if (hasExpired(schedule)) {
     const dropIn = schedule.dropIns.find((path) => path.includes(`/${unit}.d/`));

@@ -101,7 +101,7 @@ async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
     ["directories", () => checkDirectories(options)],
     ["last-backup", () => checkLastBackup(options)],
     ["copy-targets", () => checkCopyTargets(storePath, options.copyTargets)],
-    ["schedule", () => checkSchedule(storePath)],
+    ["schedule", () => checkSchedule(storePath, source)],
     ["bundle", () => checkBundle(options, keyId, opened.key)],
     ["restore-tried", () => checkRestoreTest(options, keyId)],
   ];

@@ -88,8 +88,8 @@ async function findSourceOfCopyUnit(): Promise<{ source?: PassphraseSource }> {
   return findNamedSource({ args: expandScripts(commands), environment: {} });
 }
 
-/** Returns the passphrase source that the arguments or the environment of `run` name. */
-function findNamedSource({ args, environment }: Pick<ServiceHub, "args" | "environment">): {
+/** Returns the passphrase source that the arguments or the environment of a unit name. */
+export function findNamedSource({ args, environment }: Pick<ServiceHub, "args" | "environment">): {
   source?: PassphraseSource;
 } {
   const option = args.indexOf("--passphrase-source");

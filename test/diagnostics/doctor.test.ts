@@ -298,7 +298,8 @@ test("a failed backup, drill or prune is a finding by its record until one succe
   const run = { at: "2026-11-24T18:50:00Z", duration_ms: 1, stopped_ms: null, size: null };
   const record = (operation: string, exit_code: number) =>
     recordRun(store, operation, { ...run, exit_code });
-  const failures = async () => [await checkSchedule(store)].flat().filter(({ ok }) => !ok);
+  const failures = async () =>
+    [await checkSchedule(store, parseSource("keyring"))].flat().filter(({ ok }) => !ok);
   for (const operation of ["rotate", "backup", "drill", "prune"]) {
     await record(operation, 0);
     await record(operation, 18);

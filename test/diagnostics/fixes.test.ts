@@ -430,6 +430,15 @@ const scheduleRows: (Row & { finding: "schedule" })[] = [
     },
   },
   {
+    problem: "a timer with a former passphrase source",
+    finding: "schedule",
+    detail: /reads the passphrase from file:\/old, not from keyring/,
+    arrange: async (site) => {
+      const { service } = await readSchedule(site);
+      await edit(service, " backup ", " backup --passphrase-source file:/old ");
+    },
+  },
+  {
     problem: "a scheduled backup that failed",
     finding: "schedule",
     detail: /the last scheduled backup failed .* exit code 18/,

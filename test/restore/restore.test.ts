@@ -384,7 +384,7 @@ test.each(["11.12.2026", "2026-02-31", "5", "03/04/2026", "2026-11-24T25:00Z", "
   },
 );
 
-test("after the recovery of a rotation, restore uses the new passphrase file", async () => {
+test("restore uses the new passphrase file after the recovery of a rotation, and saves the file of an option", async () => {
   const machine = await Machine.make();
   const [old, next] = [machine.path("old"), machine.path("next")];
   await writeFile(old, "the old passphrase", { mode: 0o600 });
@@ -406,6 +406,11 @@ test("after the recovery of a rotation, restore uses the new passphrase file", a
   const { code, stderr } = await machine.run(["restore", path, "--yes", ...none]);
   expect([code, stderr]).toEqual([12, expect.stringContaining(`file:${next} does not open`)]);
   expect((await machine.run(["list-clients"])).code).toBe(0);
+  // The settings follow the source of the restored passphrase.
+  const source = ["--passphrase-source", `file:${old}`];
+  const restored = await machine.run(["restore", path, "--yes", ...source, ...none]);
+  expect(restored).toMatchObject({ code: 0 });
+  expect(await machine.run(["list-clients"])).toMatchObject({ code: 0 });
 });
 
 test("a folder without a backup that is old enough, one that is not there, and one that cannot be read are told apart", async () => {

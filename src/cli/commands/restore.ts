@@ -18,6 +18,7 @@ import {
 import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
 import { listKnownDirectories } from "../options/directories.js";
 import { buildEndpoint, collectSetting, type Setting } from "../options/endpoint.js";
+import { rememberSource } from "../options/remember.js";
 import { assertUnused } from "../options/unused.js";
 import { describeDowntime, fieldLines, formatCounts } from "../ui/lines.js";
 
@@ -150,6 +151,8 @@ async function restoreStore(
     // The lock is in the store's directory, which does not exist yet on a new machine.
     { makeDirectory: true, whileServiceDown: "restart" },
   );
+  const { path, passphraseSource } = result.restored;
+  if (path === context.storePath) await rememberSource(context, passphraseSource);
   const other =
     options.to === undefined ? await findOtherDatabase().catch(() => undefined) : undefined;
   if (other && (await isDefaultStore(context))) {

@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { StoreError } from "../../errors.js";
+import { formatSource } from "../../keys/source.js";
 import type { Schedule, ScheduledJob } from "../../service/schedule.js";
 import { shellQuote } from "../../text/escape.js";
 import { addCommandGroup, finishCommand } from "../command.js";
@@ -7,6 +8,7 @@ import { type Context, ownCommand, withValues } from "../context.js";
 import { findPlainDatabase } from "../open.js";
 import { buildOperationOptions, operate } from "../operate.js";
 import { listKnownDirectories } from "../options/directories.js";
+import { rememberSource } from "../options/remember.js";
 import { addServiceOptions, type ServiceOptions, saveService } from "../options/service.js";
 import { fieldLines, formatLastRun } from "../ui/lines.js";
 import { askYesNo, hasTerminal } from "../ui/prompt.js";
@@ -37,7 +39,7 @@ function addInstall(group: Command): void {
   );
   finishCommand(command, runInstall, {
     details: [
-      "Each run reads the directories, the service and the passphrase's source from the settings file, where this command saves its options for the service. The backup's requirements are checked before the timer is installed. For a notification of failures, add OnFailure= in a drop-in with systemctl edit UNIT, with --user for a user timer; drop-ins are never changed.",
+      "Each run reads the directories, the service and the passphrase's source from the settings file, where this command saves its options for the service and the source. The backup's requirements are checked before the timer is installed. For a notification of failures, add OnFailure= in a drop-in with systemctl edit UNIT, with --user for a user timer; drop-ins are never changed.",
       "On a terminal, asks once whether backups stop the hub, unless --online-backups is given; otherwise, and with --yes, they stop it. An installed timer keeps its times without these options, and its backups still leave the hub running if they did. Without --drill, a drill that is scheduled already stays scheduled. To begin again, run schedule remove first.",
     ],
     examples: [
@@ -62,6 +64,8 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
   if (drillRequest) await assertSchedulable(drillRequest);
   const isOnline = await resolveOnline(context, options);
   await saveService(context, options);
+  await rememberSource(context, formatSource(context.source));
+  await context.refreshSettings();
   const command = (...args: string[]) => ownCommand(context, ...args);
   const schedule = await installSchedule({
     ...request,

@@ -4,8 +4,12 @@ import { formatSource, parseSource } from "../../keys/source.js";
 import type { Context } from "../context.js";
 import { toStoreError } from "../ui/output.js";
 
-/** Saves the passphrase source of a store encrypted by this command. */
+/**
+ * Saves the source of a passphrase that this command has stored, or opened the store with. Does not
+ * save a credential, which only a unit has.
+ */
 export async function rememberSource(context: Context, source: string): Promise<void> {
+  if (parseSource(source).kind === "credential") return;
   await remember(context, "the passphrase source", (settings) => {
     const saved = formatSource(parseSource(settings.passphrase_source ?? "keyring"));
     return saved === source ? settings : { ...settings, passphrase_source: source };
