@@ -93,7 +93,7 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     expect(seen.rotate).toMatchObject({ code: 0, isRunning: true, isRestarted: true });
   });
 
-  // Both engines mount the copy alike: scripts/test tries one of them.
+  // Both engines mount the copy alike, and are searched alike: scripts/test tries one of them.
   if (engine === "podman" || proving) {
     test("run --prepare writes a copy with the password for a container that does not exist yet", () => {
       expect(seen.delivered.first).toMatchObject({ code: 0, stderr: "", hasPassword: true });
@@ -172,6 +172,17 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
       });
     });
 
+    test("a hub that runs without the store open is stopped, and never taken for no hub", () => {
+      expect(seen.closed).toMatchObject({
+        restored: {
+          code: 0,
+          stderr: expect.stringContaining(`is the container closed (${engine})`),
+        },
+        ...{ isRestarted: true, isRunning: true },
+        paused: { code: 17, stderr: expect.stringContaining("closed is paused") },
+      });
+    });
+
     test("run refuses to start an engine, whose containers would not get the passphrase", () => {
       expect(seen.engine).toMatchObject({
         ...{ code: 17, stderr: expect.stringContaining("--print-unit compose") },
@@ -205,14 +216,6 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
   test("a stopped container is found by its mounts and stays stopped", () => {
     expect(seen.stopped).toMatchObject({ code: 0, isRunning: false });
     expect(seen.stopped.stderr).toContain(`is the container hub (${engine})`);
-  });
-
-  test("a hub that runs without the store open is stopped, and never taken for no hub", () => {
-    expect(seen.closed).toMatchObject({
-      restored: { code: 0, stderr: expect.stringContaining(`is the container closed (${engine})`) },
-      ...{ isRestarted: true, isRunning: true },
-      paused: { code: 17, stderr: expect.stringContaining("closed is paused") },
-    });
   });
 
   test.each([
