@@ -77,12 +77,11 @@ export function containsHub(container: Container): boolean {
 
 /** The candidates for the hub of a store. */
 export interface ConfiguredContainers {
-  /** Running and paused hubs without another open store. */
-  readonly running: readonly Container[];
   /**
-   * Includes containers about to be restarted by their engine. If there are hubs among them, omits
-   * all others.
+   * Hubs without another open store, also those paused or about to be restarted by their engine.
    */
+  readonly active: readonly Container[];
+  /** The containers without a running process: of hubs only, if there are any. */
   readonly stopped: readonly Container[];
 }
 
@@ -107,7 +106,9 @@ export async function findConfiguredContainers(
   const stopped = found.filter((each) => !isRunning(each));
   const hubs = stopped.filter(containsHub);
   return {
-    running: found.filter((each) => isRunning(each) && containsHub(each) && !usesOtherStore(each)),
+    active: found.filter(
+      (each) => isContainerActive(each) && containsHub(each) && !usesOtherStore(each),
+    ),
     stopped:
       hubs.length > 0 ? hubs : stopped.filter(({ args }) => basename(args[0] ?? "") !== "sleep"),
   };

@@ -225,7 +225,7 @@ async function findConfiguredService(
 ): Promise<FoundService | undefined> {
   const unit = await findConfiguredUnit(storePath, kinds.filter(isManager));
   if (unit?.isActive) return unit;
-  const { running, stopped } = await findConfiguredContainers(storePath, kinds.filter(isEngine));
+  const { active, stopped } = await findConfiguredContainers(storePath, kinds.filter(isEngine));
   const choose = async (containers: readonly Container[]) => {
     const found = await Promise.all(
       containers.map(async (container) => (await findUnitOfContainer(container)) ?? container),
@@ -234,7 +234,7 @@ async function findConfiguredService(
     const distinct = new Map(usable.map((service) => [optionsOf(service), service]));
     return assertAtMostOne([...distinct.values()], storePath);
   };
-  return (await choose(running)) ?? unit ?? (await choose(stopped));
+  return (await choose(active)) ?? unit ?? (await choose(stopped));
 }
 
 /** Finds the hub's unit that is configured for the store. Prefers active, then enabled units. */
