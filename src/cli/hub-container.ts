@@ -1,5 +1,5 @@
 /** `run --prepare` and `run --print-unit` for a hub in a container. */
-import { basename } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { isRoot } from "../fs/user.js";
@@ -72,8 +72,19 @@ export const renderQuadletUnit: RenderUnit = async (context, _args, options) => 
 /** Returns a systemd unit that writes the copy, and the lines for a compose file. */
 export const renderComposeUnit: RenderUnit = async (context, _args, options) => {
   const { renderCompose } = await import("../hub/container-units.js");
-  return renderCompose(await buildUnitParts(context, options));
+  const { copyUnitOf } = await import("../service/copy-unit.js");
+  const unit = copyUnitOf(context.storePath);
+  const directory = (await findCopyDirectory(options)) ?? unit.directory;
+  return renderCompose(await buildUnitParts(context, options), { ...unit, directory });
 };
+
+/** Returns the directory of the copy that the container mounts already, if a unit can write it. */
+async function findCopyDirectory(options: ContainerOptions): Promise<string | undefined> {
+  const { runtimeDirectory } = await import("../service/systemctl.js");
+  const { copy = "" } = (await resolveContainer(options)).container ?? {};
+  const isOfUnit = copy === join(runtimeDirectory(), basename(dirname(copy)), "server.json");
+  return isOfUnit ? basename(dirname(copy)) : undefined;
+}
 
 async function buildUnitParts(context: Context, options: ContainerOptions): Promise<ContainerUnit> {
   const { serverJsonPath } = await import("../hub/server-json.js");

@@ -9,8 +9,8 @@ import type { Stats } from "node:fs";
 import { stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type HubAccount, type HubContainer, throughMounts } from "../config/hub-account.js";
-import { isKind } from "../errors.js";
-import { statIfExists } from "../fs/read.js";
+import { ignoreKind, StoreError } from "../errors.js";
+import { realPathIfExists, statIfExists } from "../fs/read.js";
 import { isRoot } from "../fs/user.js";
 import { argsOf } from "../process/cgroup.js";
 import {
@@ -118,15 +118,39 @@ export async function copyOutLine(
 
 /** Returns the containers of hubs, by their command or a process in them, of all engines. */
 export async function findHubContainers(): Promise<Container[]> {
+  return (await listAllContainers()).filter(containsHub);
+}
+
+/** Returns the containers of all engines, also stopped ones. Omits an unusable engine. */
+async function listAllContainers(): Promise<Container[]> {
   const found: Container[] = [];
   for (const engine of engines.filter((each) => mayHaveContainers(each))) {
-    const containers = await listContainers(engine, { all: true }).catch((error: unknown) => {
-      if (isKind(error, "service")) return [];
-      throw error;
-    });
-    found.push(...containers.filter(containsHub));
+    const containers = listContainers(engine, { all: true });
+    found.push(...(await containers.catch(ignoreKind("service", []))));
   }
   return found;
+}
+
+/**
+ * Checks that no container of another hub mounts the file at the path of a copy: it would start
+ * with the settings and the password of this hub.
+ *
+ * @throws {@link StoreError} refused - if one does
+ */
+export async function assertOwnCopy(
+  { container, serverJson }: ContainerHub,
+  path: string,
+): Promise<void> {
+  const target = realPathIfExists(path);
+  for (const other of await listAllContainers()) {
+    if (other.id === container.id) continue;
+    if (other.mounts.every(({ source }) => source !== target)) continue;
+    // Another container of the same hub, such as hivemind_cli, may use the same copy.
+    if ((await readContainerHub(other)).serverJson === serverJson) continue;
+    throw new StoreError("refused", `the container ${other.name} mounts ${path} for another hub`, {
+      hint: `Name a file of its own for ${container.name}, in another directory in memory.`,
+    });
+  }
 }
 
 /**

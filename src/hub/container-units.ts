@@ -4,7 +4,8 @@
  *
  * Neither names the container: at that time it may not exist.
  */
-import { copyUnit } from "../service/copy-unit.js";
+import type { CopyUnit } from "../service/copy-unit.js";
+import { systemctlLine } from "../service/systemctl.js";
 import { escapeSetting, keyringUnit, quoteCommand } from "../service/unit-file.js";
 import { restartSettings } from "./units.js";
 
@@ -27,8 +28,6 @@ export interface ContainerUnit {
   readonly isDockerRootless?: boolean;
 }
 
-const composeDirectory = "hivemind-sqlcipher";
-
 /** Several quadlets on a machine must not share a directory. */
 const quadletDirectory = "hivemind-sqlcipher-%N";
 
@@ -50,16 +49,17 @@ ${preparation(unit, quadletDirectory)}ExecStartPre=${prepareLine(unit, quadletDi
 }
 
 /** Returns a unit for the hub of a compose file, and the lines of that file. */
-export function renderCompose(unit: ContainerUnit): string {
+export function renderCompose(unit: ContainerUnit, copy: CopyUnit): string {
   const [path, runtime] =
     unit.kind === "system"
       ? ["/etc/systemd/system", "/run"]
       : ["~/.config/systemd/user", "$" + "{XDG_RUNTIME_DIR}"];
-  return `# ${path}/${copyUnit}
-${renderCopyUnit(unit)}
+  return `# ${path}/${copy.name}
+# then: ${systemctlLine(copy.manager, `enable --now ${copy.name}`)}
+${renderCopyUnit(unit, copy)}
 # In the compose file, for the hub's service:
 #
-${renderVolume(`${runtime}/${composeDirectory}/server.json`, unit.inside).replace(/^(?=.)/gm, "# ")}`;
+${renderVolume(`${runtime}/${copy.directory}/server.json`, unit.inside).replace(/^(?=.)/gm, "# ")}`;
 }
 
 /** Returns the compose file that adds the copy to a service, at its path on this machine. */
@@ -84,7 +84,10 @@ function renderVolume(source: string, target: string): string {
 }
 
 /** Returns a unit that writes the copy before the engines start their containers. */
-export function renderCopyUnit(unit: ContainerUnit): string {
+export function renderCopyUnit(
+  unit: ContainerUnit,
+  { directory }: Pick<CopyUnit, "directory">,
+): string {
   const { kind } = unit;
   const target = kind === "system" ? "multi-user.target" : "default.target";
   return `[Unit]
@@ -100,7 +103,7 @@ RemainAfterExit=yes
 # the keyring may be locked until a login
 ${restartSettings}# the container mounts the copy for as long as it runs
 RuntimeDirectoryPreserve=yes
-${preparation(unit, composeDirectory)}ExecStart=${prepareLine(unit, composeDirectory)}
+${preparation(unit, directory)}ExecStart=${prepareLine(unit, directory)}
 ${startLines(unit)}
 [Install]
 WantedBy=${target}

@@ -2,7 +2,6 @@
  * Determines how the hub receives the store's passphrase. A change of the passphrase needs this
  * first, because the hub must receive the new one.
  */
-import { join } from "node:path";
 import { hubContainer, hubEnvironment } from "../config/hub-account.js";
 import type { Environment } from "../config/paths.js";
 import { ignoreKind, isKind, StoreError } from "../errors.js";
@@ -15,16 +14,10 @@ import {
 } from "../keys/source.js";
 import type { ResolvedService } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
-import { copyUnit } from "../service/copy-unit.js";
+import { copyUnitOf } from "../service/copy-unit.js";
 import { type Container, inspectContainer, isEngine } from "../service/engine.js";
 import { expandScripts } from "../service/hub-units.js";
-import {
-  isManager,
-  ownManager,
-  runtimeDirectory,
-  systemctlLine,
-  type UnitName,
-} from "../service/systemctl.js";
+import { isManager, systemctlLine, type UnitName } from "../service/systemctl.js";
 import { readCommands } from "../service/unit-commands.js";
 import { shellQuote } from "../text/escape.js";
 import { type ContainerHub, toHost } from "./container-hub.js";
@@ -64,16 +57,20 @@ export async function findPasswordDelivery(
   if (hub === "none") return { how: "none" };
   const service = await readServiceHub(known);
   if (startsByRun(service.args.join(" "))) return { how: "run", ...findNamedSource(service) };
-  if (service.container?.copy !== undefined) return deliveryByCopy(service.container);
+  const { container } = service;
+  if (container?.copy !== undefined) return deliveryByCopy(container, known.choice.storePath);
   const hubFile = await findServerJson(service);
   const named = await storeOf(hubFile).catch(ignoreKind("notFound", undefined));
   const isRead = named?.passwordSet && named.storePath === known.choice.storePath;
   return isRead ? { how: "server.json", path: hubFile.path } : { how: "none" };
 }
 
-async function deliveryByCopy({ copy: path, serverJson }: ContainerHub): Promise<PasswordDelivery> {
+async function deliveryByCopy(
+  { copy: path, serverJson }: ContainerHub,
+  storePath: string,
+): Promise<PasswordDelivery> {
   const stats = path === undefined ? undefined : await lstatIfExists(path);
-  const named = await findSourceOfCopyUnit();
+  const named = await findSourceOfCopyUnit(storePath);
   // After a reboot, the next `run --prepare` writes the copy, before the container starts.
   if (path === undefined || stats === undefined) return { how: "run", ...named };
   const owner = { uid: Number(stats.uid), gid: Number(stats.gid) };
@@ -82,8 +79,8 @@ async function deliveryByCopy({ copy: path, serverJson }: ContainerHub): Promise
 }
 
 /** Returns the passphrase source in the unit of the copy, if there is such a unit. */
-async function findSourceOfCopyUnit(): Promise<{ source?: PassphraseSource }> {
-  const unit = { manager: ownManager(), name: copyUnit };
+async function findSourceOfCopyUnit(storePath: string): Promise<{ source?: PassphraseSource }> {
+  const unit = copyUnitOf(storePath);
   const commands = await readCommands(unit).catch(ignoreKind("service", []));
   return findNamedSource({ args: expandScripts(commands), environment: {} });
 }
@@ -113,7 +110,7 @@ export function findNamedSource({ args, environment }: Pick<ServiceHub, "args" |
  * @throws {@link StoreError} refused - if its command line or variable names another source
  */
 export function assertReadsSource(
-  { service }: Pick<ResolvedService, "service">,
+  { service, choice }: Pick<ResolvedService, "service" | "choice">,
   delivery: PasswordDelivery,
   { from, to }: { readonly from: PassphraseSource; readonly to: PassphraseSource },
 ): void {
@@ -123,8 +120,9 @@ export function assertReadsSource(
   if (isSameSource(from, to) && mayReadSame(named, to)) return;
   const { kind, name } = service;
   const isUnit = isManager(kind);
-  const manager = isUnit ? kind : ownManager();
-  const unit = isUnit ? (name ?? "the hub") : copyUnit;
+  const copyUnit = copyUnitOf(choice.storePath);
+  const manager = isUnit ? kind : copyUnit.manager;
+  const unit = isUnit ? (name ?? "the hub") : copyUnit.name;
   throw new StoreError(
     "refused",
     `${unit} reads the passphrase from ${describeSource(named)}, but the source of the new one is ${describeSource(to)}`,
@@ -204,7 +202,10 @@ export async function resolvePasswordDelivery(
   if (isEngine(service.kind)) {
     const container = await inspectContainer(service.kind, service.name ?? "");
     throw new StoreError("refused", refusal, {
-      hint: [...secretsHint(container), mountCopyHint(service.name ?? "")].join("\n"),
+      hint: [
+        ...secretsHint(container),
+        mountCopyHint(service.name ?? "", known.choice.storePath),
+      ].join("\n"),
     });
   }
   throw new StoreError("refused", refusal, {
@@ -239,17 +240,12 @@ function secretsHint(container: Container | undefined): string[] {
 }
 
 /** Returns the steps by which a user lets a container's hub read its password from a copy. */
-function mountCopyHint(container: string): string {
+function mountCopyHint(container: string, storePath: string): string {
   return [
-    `Write a copy of server.json into memory: hivemind-sqlcipher run --prepare ${shellQuote(copyPath())} --container ${shellQuote(container)}`,
+    `Write a copy of server.json into memory: hivemind-sqlcipher run --prepare ${shellQuote(copyUnitOf(storePath).copy)} --container ${shellQuote(container)}`,
     `Create the container again with this copy mounted over the hub's server.json. This prints the lines (or with quadlet): hivemind-sqlcipher run --print-unit compose --container ${shellQuote(container)}`,
     withoutHubHint,
   ].join("\n");
-}
-
-/** Returns the default path of the copy of a container's `server.json`. */
-export function copyPath(): string {
-  return join(runtimeDirectory(), "hivemind-sqlcipher", "server.json");
 }
 
 /**

@@ -11,7 +11,7 @@ import { dataHome, type Environment, realPath } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import { replaceFile } from "../fs/atomic.js";
 import type { CipherCompatibility } from "../store/cipher.js";
-import { type ContainerHub, findContainerPython, toHost } from "./container-hub.js";
+import { assertOwnCopy, type ContainerHub, findContainerPython, toHost } from "./container-hub.js";
 import { describePython, findHubPython, findProgram, type HubPython } from "./interpreter.js";
 import { startInNamespace } from "./namespace.js";
 import {
@@ -111,7 +111,8 @@ export async function prepareServerJson(options: HubOptions, target: string): Pr
 
 /** Writes a copy of `server.json` as `prepareServerJson` does, for the hub of a container. */
 export async function prepareCopy(options: PrepareOptions, target: string): Promise<void> {
-  const { owner, secret } = options;
+  const { container, owner, secret } = options;
+  if (container) await assertOwnCopy(container, target);
   await makeCopyDirectory(dirname(target));
   const serverJson = await assertContainerHubStarts(options);
   await replaceFile(target, withSecret(serverJson, secret));

@@ -218,7 +218,8 @@ async function recoverOperation(journal: Journal, storePath: string): Promise<Re
   if (step === downStep) return recoverServiceDown(journal, storePath);
   if (operation === "backup") return recoverBackup(journal, storePath);
   // After an interrupted setup, the hub starts on the database that server.json names.
-  if (operation === setupOperation && journal.entry.data.container === true) await renewCopy();
+  if (operation === setupOperation && journal.entry.data.container === true)
+    await renewCopy(storePath);
   if (isOneOf(stopOnlyOperations, operation)) return recoverStop(journal, storePath);
   if (operation === restoreIntoOperation) return recoverRestoreInto(journal, storePath);
   if (isOneOf(adoptionOperations, operation)) return recoverAdoption(journal, storePath);

@@ -1,12 +1,63 @@
 /** The unit that writes the copy of `server.json` for the container of a compose file. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { configHome } from "../config/paths.js";
+import { sha256Hex } from "../fs/read.js";
 import { readGroups } from "../process/cgroup.js";
-import { formatFailure, ownManager, show, systemctl, unitError } from "./systemctl.js";
+import {
+  formatFailure,
+  ownManager,
+  runtimeDirectory,
+  show,
+  systemctl,
+  systemUnits,
+  type UnitName,
+  unitError,
+} from "./systemctl.js";
+import { quoteCommand } from "./unit-file.js";
 
-export const copyUnit = "hivemind-sqlcipher-copy.service";
+export interface CopyUnit extends UnitName {
+  /** The path of the unit's file. */
+  readonly file: string;
+  /** The name of the copy's directory, below the directory for files in memory. */
+  readonly directory: string;
+  /** The path of the copy. */
+  readonly copy: string;
+}
 
-/** Returns whether this process belongs to the unit. */
+/**
+ * Returns the unit of a store, which need not exist. It is named after a hash of the store's path,
+ * so the hubs of a user do not share it. A unit of this store without the hash, as earlier versions
+ * wrote it, stays in use.
+ */
+export function copyUnitOf(storePath: string): CopyUnit {
+  const isEarlier = namesStore(nameUnit("").file, storePath);
+  return nameUnit(isEarlier ? "" : `-${sha256Hex(storePath).slice(0, 8)}`);
+}
+
+function nameUnit(suffix: string): CopyUnit {
+  const manager = ownManager();
+  const units = manager === "systemd" ? systemUnits : join(configHome(), "systemd", "user");
+  const name = `hivemind-sqlcipher-copy${suffix}.service`;
+  const directory = `hivemind-sqlcipher${suffix}`;
+  const copy = join(runtimeDirectory(), directory, "server.json");
+  return { manager, name, file: join(units, name), directory, copy };
+}
+
+/** Returns whether a unit's file has the command line of a store. */
+function namesStore(file: string, storePath: string): boolean {
+  try {
+    return readFileSync(file, "utf8").includes(` ${quoteCommand("--db", storePath)} `);
+  } catch {
+    return false;
+  }
+}
+
+/** Returns whether this process belongs to the unit of a store. */
 export function isInCopyUnit(): boolean {
-  return readGroups(process.pid).includes(`/${copyUnit}`);
+  return /\/hivemind-sqlcipher-copy(?:-[\da-f]{8})?\.service(?:\/|$)/m.test(
+    readGroups(process.pid),
+  );
 }
 
 /**
@@ -15,19 +66,19 @@ export function isInCopyUnit(): boolean {
 export const renewLimitMs = 40_000;
 
 /**
- * Writes the copy again. Does nothing if this user has no such unit.
+ * Writes the copy of a store's hub again. Does nothing if this user has no such unit.
  *
  * @throws {@link StoreError} service - if the unit fails
  */
-export async function renewCopy(): Promise<void> {
-  const manager = ownManager();
-  const [unit = {}] = await show(manager, ["LoadState"], [copyUnit]);
+export async function renewCopy(storePath: string): Promise<void> {
+  const { manager, name } = copyUnitOf(storePath);
+  const [unit = {}] = await show(manager, ["LoadState"], [name]);
   if (unit.LoadState === "not-found") return;
-  const outcome = await systemctl(manager, ["restart", copyUnit], renewLimitMs);
+  const outcome = await systemctl(manager, ["restart", name], renewLimitMs);
   if (outcome.code === 0) return;
   throw unitError(
     manager,
-    `${copyUnit} did not write the copy of server.json${formatFailure(outcome)}`,
-    copyUnit,
+    `${name} did not write the copy of server.json${formatFailure(outcome)}`,
+    name,
   );
 }

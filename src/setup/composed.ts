@@ -19,7 +19,6 @@ import {
   systemctlLine,
 } from "../service/systemctl.js";
 import { isWritable } from "./files.js";
-import { copyUnitFile } from "./override.js";
 
 /**
  * Returns what is in the way of the override, and of creating the container again.
@@ -34,7 +33,6 @@ export async function findComposeProblem(
   const override = findOverride(compose);
   if (override !== undefined) return `${override} exists already`;
   if ((await readContainerHub(container)).copy) return "it mounts a copy of server.json already";
-  if (existsSync(copyUnitFile())) return `${copyUnitFile()} exists already`;
   if (!(await isWritable(directory))) return `this user cannot write to ${directory}`;
   await assertTrusted(directory);
   if ((await findComposeProgram()) === undefined) return "docker compose 2 is not installed";

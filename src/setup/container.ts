@@ -10,10 +10,11 @@ import { isKind } from "../errors.js";
 import { statIfExists } from "../fs/read.js";
 import { isRoot } from "../fs/user.js";
 import { findHubContainers, readContainerHub, toHost } from "../hub/container-hub.js";
-import { copyPath, startsByRun } from "../hub/password-delivery.js";
+import { startsByRun } from "../hub/password-delivery.js";
 import { databaseIn, namedStore, readServerJson, sqliteModule } from "../hub/server-json.js";
 import { resolveSealedPath } from "../keys/reseal.js";
 import { findComposeService } from "../service/compose.js";
+import { copyUnitOf } from "../service/copy-unit.js";
 import {
   type ComposeLabels,
   type Container,
@@ -250,7 +251,7 @@ export function containerSteps(
         `Add these lines to the quadlet, then: ${systemctlLine(quadletUnit.manager, "daemon-reload")} && ${systemctlLine(quadletUnit.manager, `restart ${quadletUnit.name}`)}`,
       ]
     : [
-        `${own} run --prepare ${shellQuote(copyPath())} --container ${name}`,
+        `${own} run --prepare ${shellQuote(copyUnitOf(store).copy)} --container ${name}`,
         `${own} run --print-unit compose --container ${name}`,
         "Enable the unit that this prints, and create the container again with the lines for its compose file.",
       ];

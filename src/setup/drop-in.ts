@@ -32,14 +32,14 @@ type Phase = "in-progress" | "complete";
  * @throws {@link StoreError} refused - if Podman's generator does not add the drop-in to the unit
  */
 export async function installDropIn(
-  request: Pick<SetupRequest, "source" | "ownCommand" | "preparation">,
+  request: Pick<SetupRequest, "storePath" | "source" | "ownCommand" | "preparation">,
   hub: Pick<HubSurvey, "manager" | "dropIn" | "command">,
   phase: Phase,
 ): Promise<void> {
   const container = hubContainer();
   if (container?.compose) {
     const unit = await toContainerUnit(request, container);
-    return installOverride(unit, container, container.compose);
+    return installOverride(request.storePath, unit, container, container.compose);
   }
   const text =
     container === undefined
@@ -76,7 +76,7 @@ async function toContainerUnit(
  */
 async function assertGenerated({ name, unit }: HubContainer, dropIn: string): Promise<void> {
   if (isUnit(unit) && (await hasRunCommand(unit))) return;
-  await removeDropIn(unit.manager, dropIn);
+  await removeDropInFile(unit.manager, dropIn);
   throw new StoreError("refused", `Podman's generator did not add ${dropIn} to ${unit.name}`, {
     hint: `Add the lines to the quadlet itself: hivemind-sqlcipher run --print-unit quadlet --container ${name}`,
   });
@@ -99,9 +99,16 @@ async function toUnit(
  * Removes the drop-in, and its directory if it is empty. For a container of compose, removes the
  * override, and creates the container again.
  */
-export async function removeDropIn(manager: ServiceName["manager"], path: string): Promise<void> {
+export async function removeDropIn(
+  { storePath }: Pick<SetupRequest, "storePath">,
+  { manager, dropIn }: Pick<HubSurvey, "manager" | "dropIn">,
+): Promise<void> {
   const container = hubContainer();
-  if (container?.compose) return removeOverride(container.name, container.compose);
+  if (container?.compose) return removeOverride(storePath, container.name, container.compose);
+  await removeDropInFile(manager, dropIn);
+}
+
+async function removeDropInFile(manager: ServiceName["manager"], path: string): Promise<void> {
   const directory = dirname(path);
   await removeFile(path);
   // The record of setup is removed next: with the drop-in but without it, the hub would not start.

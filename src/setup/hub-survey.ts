@@ -17,6 +17,7 @@ import { startsByRun } from "../hub/password-delivery.js";
 import { serverJsonPath } from "../hub/server-json.js";
 import { argsOf, isInGroup } from "../process/cgroup.js";
 import { findHolders } from "../process/holders.js";
+import { copyUnitOf } from "../service/copy-unit.js";
 import type { Container } from "../service/engine.js";
 import { isRootName, startsEngine } from "../service/hub-units.js";
 import { type Properties, parseList } from "../service/properties.js";
@@ -57,7 +58,10 @@ export interface HubSurvey extends ServiceName {
   readonly isDropInWritable: boolean;
   /** Whether the drop-in starts another hub than the unit itself names. */
   readonly isDropInOutdated: boolean;
-  /** A drop-in of another author that sets the unit's command. */
+  /**
+   * A drop-in of another author that sets the unit's command; for compose, a unit that writes the
+   * copy for this store.
+   */
   readonly otherDropIn: string | undefined;
 }
 
@@ -85,7 +89,9 @@ export async function surveyHubs(wanted: Wanted, known?: ServiceName): Promise<H
   const names = await findNames(wanted, known);
   const found = await Promise.all(
     names.map((hub) =>
-      isUnit(hub) ? surveyUnit(hub, wanted.storePath) : surveyComposed(hub, wanted.storePath),
+      isUnit(hub)
+        ? surveyUnit(hub, wanted.storePath)
+        : surveyComposed(hub, wanted.storePath, known !== undefined),
     ),
   );
   const hubs = found.filter((hub) => hub !== undefined);
@@ -121,16 +127,21 @@ async function findMasked(isWanted: (manager: Manager) => boolean): Promise<Unit
 }
 
 /** Returns the hub in a container of compose. */
-async function surveyComposed(hub: ServiceName, storePath: string): Promise<HubSurvey | undefined> {
+async function surveyComposed(
+  hub: ServiceName,
+  storePath: string,
+  isKnown: boolean,
+): Promise<HubSurvey | undefined> {
   const override = hubContainer()?.compose?.override;
   if (override === undefined) return undefined;
   const container = await findContainerOfService(hub);
+  const { file } = copyUnitOf(storePath);
   return {
     ...hub,
     state: containerState(container?.status),
     otherUser: undefined,
     systemUser: undefined,
-    otherDropIn: undefined,
+    otherDropIn: !isKnown && existsSync(file) ? file : undefined,
     command: [],
     startsByRun: (await isStartedByRun(hub)) && existsSync(override),
     isServing: await isHubServing(hub, storePath),

@@ -171,7 +171,14 @@ function findStateObstacle(hub: HubSurvey, { hubContainer }: Survey): Finding {
 }
 
 function findOtherDropInObstacle(hub: HubSurvey, { hubContainer }: Survey): Finding {
-  if (hub.otherDropIn === undefined || !isUnit(hub)) return undefined;
+  if (hub.otherDropIn === undefined) return undefined;
+  if (!isUnit(hub)) {
+    return refused(
+      "drop-in",
+      `${hub.otherDropIn} exists already`,
+      `Move it away, or add the lines for your compose file: hivemind-sqlcipher run --print-unit compose --container ${hub.name}`,
+    );
+  }
   const move = `Move it away (${systemctlLine(hub.manager, "daemon-reload")})`;
   return refused(
     "drop-in",

@@ -3,9 +3,8 @@
  * `server.json`, which the override mounts.
  */
 import { rmdir } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { dirname } from "node:path";
 import type { ComposeService, HubContainer } from "../config/hub-account.js";
-import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
 import { readContainerHub } from "../hub/container-hub.js";
@@ -14,29 +13,21 @@ import {
   renderComposeOverride,
   renderCopyUnit,
 } from "../hub/container-units.js";
-import { copyPath } from "../hub/password-delivery.js";
 import { emitStep } from "../operation/step.js";
 import { createAgain } from "../service/compose.js";
-import { copyUnit, renewCopy } from "../service/copy-unit.js";
+import { copyUnitOf, renewCopy } from "../service/copy-unit.js";
 import { inspectContainer } from "../service/engine.js";
 import {
   formatFailure,
   isManager,
   type Manager,
-  ownManager,
   type ServiceName,
   systemctl,
   systemctlLine,
-  systemUnits,
 } from "../service/systemctl.js";
 
 export const header = `# Written by hivemind-sqlcipher setup; setup --undo removes it.
 `;
-
-export function copyUnitFile(): string {
-  const ofUser = join(configHome(), "systemd", "user");
-  return join(ownManager() === "systemd" ? systemUnits : ofUser, copyUnit);
-}
 
 /**
  * Installs the unit and the override, and creates the container again, which then mounts the copy.
@@ -47,21 +38,24 @@ export function copyUnitFile(): string {
  * @throws {@link StoreError} refused - if compose does not read the override
  */
 export async function installOverride(
+  storePath: string,
   unit: ContainerUnit,
   { name, inside }: Pick<HubContainer, "name" | "inside">,
   composed: ComposeService,
 ): Promise<void> {
-  await makeDirectory(dirname(copyUnitFile()));
-  await replaceFile(copyUnitFile(), header + renderCopyUnit(unit), 0o644);
-  await reloadUnits(ownManager());
-  await callManager(ownManager(), "enable", copyUnit);
-  await renewCopy();
+  const copyUnit = copyUnitOf(storePath);
+  const { manager, file, copy } = copyUnit;
+  await makeDirectory(dirname(file));
+  await replaceFile(file, header + renderCopyUnit(unit, copyUnit), 0o644);
+  await reloadUnits(manager);
+  await callManager(manager, "enable", copyUnit.name);
+  await renewCopy(storePath);
   emitStep("setup.copy-unit");
-  const text = renderComposeOverride(composed.service, copyPath(), inside);
+  const text = renderComposeOverride(composed.service, copy, inside);
   await replaceFile(composed.override, header + text, 0o644);
   emitStep("setup.override");
   await createAgain(composed, name);
-  await assertCopyMounted(name, composed);
+  await assertCopyMounted(storePath, name, composed);
 }
 
 /**
@@ -69,10 +63,14 @@ export async function installOverride(
  *
  * @throws {@link StoreError} refused - if the container does not mount the copy
  */
-async function assertCopyMounted(name: string, composed: ComposeService): Promise<void> {
+async function assertCopyMounted(
+  storePath: string,
+  name: string,
+  composed: ComposeService,
+): Promise<void> {
   const container = await inspectContainer(composed.engine, name);
   if (container !== undefined && (await readContainerHub(container)).copy !== undefined) return;
-  await removeOverride(name, composed);
+  await removeOverride(storePath, name, composed);
   throw new StoreError("refused", `compose did not add ${composed.override} to ${name}`, {
     hint: `Add the lines to your compose file: hivemind-sqlcipher run --print-unit compose --container ${name}`,
   });
@@ -83,17 +81,22 @@ async function assertCopyMounted(name: string, composed: ComposeService): Promis
  *
  * @throws {@link StoreError} as {@link installOverride}
  */
-export async function removeOverride(name: string, composed: ComposeService): Promise<void> {
+export async function removeOverride(
+  storePath: string,
+  name: string,
+  composed: ComposeService,
+): Promise<void> {
   await removeFile(composed.override);
   await syncDirectory(dirname(composed.override));
   emitStep("undo.override");
   await createAgain(composed, name);
-  await callManager(ownManager(), "disable", "--now", copyUnit).catch(() => undefined);
-  await removeFile(copyUnitFile());
-  await syncDirectory(dirname(copyUnitFile()));
-  await reloadUnits(ownManager());
-  await removeFile(copyPath());
-  await rmdir(dirname(copyPath())).catch(() => undefined);
+  const unit = copyUnitOf(storePath);
+  await callManager(unit.manager, "disable", "--now", unit.name).catch(() => undefined);
+  await removeFile(unit.copy);
+  await rmdir(dirname(unit.copy)).catch(() => undefined);
+  await removeFile(unit.file);
+  await syncDirectory(dirname(unit.file));
+  await reloadUnits(unit.manager);
 }
 
 /**

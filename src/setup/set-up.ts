@@ -283,7 +283,7 @@ async function removeBrokenDropIn(
   const service = await selectService(choiceOfUnit(storePath, hub));
   if ((await staysUp(service)) || (await isHandedOver(storePath))) throw error;
   const problems = [
-    await findProblem(() => removeDropIn(hub.manager, hub.dropIn)),
+    await findProblem(() => removeDropIn({ storePath }, hub)),
     await findProblem(() => restartHub(service, storePath)),
   ].flatMap((problem) => problem?.message ?? []);
   if (problems.length > 0) {

@@ -14,7 +14,11 @@ import { assertFreeSpace } from "../fs/copy.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
 import { isRoot } from "../fs/user.js";
 import { currentAccount, findSystemUnitAccount } from "../hub/account.js";
-import { findContainerOfService, findContainerPython } from "../hub/container-hub.js";
+import {
+  findContainerOfService,
+  findContainerPython,
+  findHubContainers,
+} from "../hub/container-hub.js";
 import { findAllHubProcesses, findHubProcesses } from "../hub/find-hubs.js";
 import { findHubPython, type HubPython } from "../hub/interpreter.js";
 import { completesServerJson } from "../hub/probe.js";
@@ -473,6 +477,13 @@ async function findOtherHub(): Promise<Problem | undefined> {
   }
   const hub = (await findAllHubProcesses()).find(({ pid }) => isInContainer(pid));
   if (hub === undefined) return undefined;
+  const names = (await findHubContainers()).map(({ name }) => name);
+  if (names.length > 1) {
+    return {
+      message: `several containers have a hub: ${names.join(", ")}`,
+      hint: `Name one: --unit ${names.join(", or --unit ")}; with --db for the store of a second hub.`,
+    };
+  }
   const message = `process ${hub.pid} is a hub in a container`;
   const problem = await findProblem(() => findContainerOf(hub.pid));
   return problem

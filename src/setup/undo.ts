@@ -182,7 +182,7 @@ async function returnHub(
   const { storePath, recoveryCommand, reporter, signal } = request;
   const { unit, drop_in: dropIn } = record;
   if (!(await strategy.isPending()) && !(await isStartedByRun(unit))) {
-    await removeDropIn(unit.manager, dropIn);
+    await removeDropIn(request, { ...unit, dropIn });
     return null;
   }
   return withOperation(storePath, reporter, (lock) =>
@@ -194,7 +194,7 @@ async function returnHub(
       signal,
       work: async () => {
         await strategy.work?.();
-        await removeDropIn(unit.manager, dropIn);
+        await removeDropIn(request, { ...unit, dropIn });
         emitStep("undo.drop-in");
       },
       revert: async () => {

@@ -7,7 +7,6 @@
 import { hubContainer } from "../config/hub-account.js";
 import { isKind, StoreError, systemError } from "../errors.js";
 import { removeFile } from "../fs/atomic.js";
-import { copyPath } from "../hub/password-delivery.js";
 import type { Downtime, Restart } from "../operation/downtime.js";
 import { Journal, setupOperation } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
@@ -22,7 +21,7 @@ import { emitStep } from "../operation/step.js";
 import { reportService, withServiceStopped } from "../operation/window.js";
 import type { Reporter } from "../reporter.js";
 import { createLimitMs } from "../service/compose.js";
-import { renewCopy, renewLimitMs } from "../service/copy-unit.js";
+import { copyUnitOf, renewCopy, renewLimitMs } from "../service/copy-unit.js";
 import type { ServiceChoice } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import { type Outage, toOutage } from "./serving.js";
@@ -101,9 +100,9 @@ export async function withHubStopped(window: HubWindow): Promise<Outage | null> 
     async (stopped) => {
       emitStep("setup.stopped");
       await window.createContainer?.();
-      await removeCopyOfCompose();
+      await removeCopyOfCompose(storePath);
       await window.work();
-      await renewCopyOfCompose();
+      await renewCopyOfCompose(storePath);
       emitStep("setup.worked");
       return stopped;
     },
@@ -130,16 +129,17 @@ async function startAsBefore(
   wasStarted: boolean,
 ): Promise<unknown> {
   const { failure, downtime } = failed;
+  const { storePath } = lock;
   let outcome: string | undefined;
   try {
     if (wasStarted && downtime) await stopAgain(downtime);
-    await removeCopyOfCompose();
+    await removeCopyOfCompose(storePath);
     outcome = await revert();
-    await renewCopyOfCompose();
+    await renewCopyOfCompose(storePath);
   } catch (error) {
     outcome = systemError(error, "the former database could not be restored").message;
   }
-  const recovery = await recoverStop(journal, lock.storePath, failed);
+  const recovery = await recoverStop(journal, storePath, failed);
   return withRecovery(failure, recovery, outcome);
 }
 
@@ -147,13 +147,13 @@ async function startAsBefore(
  * Removes the copy, which names the database that the hub leaves: if no other copy can be written,
  * the container must not start on that database. New clients there would be missing from the other.
  */
-async function removeCopyOfCompose(): Promise<void> {
-  if (hubContainer()?.compose) await removeFile(copyPath());
+async function removeCopyOfCompose(storePath: string): Promise<void> {
+  if (hubContainer()?.compose) await removeFile(copyUnitOf(storePath).copy);
 }
 
 /** Writes the copy for a container of compose. A quadlet's unit writes it at each start. */
-async function renewCopyOfCompose(): Promise<void> {
-  if (hubContainer()?.compose) await renewCopy();
+async function renewCopyOfCompose(storePath: string): Promise<void> {
+  if (hubContainer()?.compose) await renewCopy(storePath);
 }
 
 /** Stops the unit, which may be waiting for its next start after a failed start. */

@@ -1,7 +1,12 @@
 /** The unit that writes the copy of `server.json` for a container. */
 import { execFileSync } from "node:child_process";
 import { expect, test } from "vitest";
-import { type ContainerUnit, renderCopyUnit } from "../../src/hub/container-units.js";
+import {
+  type ContainerUnit,
+  renderCompose,
+  renderCopyUnit,
+} from "../../src/hub/container-units.js";
+import { copyUnitOf } from "../../src/service/copy-unit.js";
 
 const unit: ContainerUnit = {
   ...{ kind: "user", run: ["/usr/bin/hivemind-sqlcipher", "run"], owner: undefined },
@@ -11,7 +16,7 @@ const unit: ContainerUnit = {
 
 /** Calls the script of a unit with a Docker whose unit is in this state. */
 function callScript(options: Partial<ContainerUnit>, error: string, state = "unknown"): string {
-  const text = renderCopyUnit({ ...unit, ...options });
+  const text = renderCopyUnit({ ...unit, ...options }, { directory: "copy" });
   const [, line = ""] = /^ExecStartPost=-(.*)$/m.exec(text) ?? [];
   const [, script = ""] = /^\/bin\/sh -c "(.*)" hivemind_listener$/.exec(line) ?? [];
   // As systemd reads it.
@@ -48,5 +53,19 @@ test("a Docker of the same manager that has not started waits for the unit", () 
 });
 
 test("Podman has a unit of its own that starts containers", () => {
-  expect(renderCopyUnit({ ...unit, dockerContainer: undefined })).not.toContain("ExecStartPost");
+  expect(
+    renderCopyUnit({ ...unit, dockerContainer: undefined }, { directory: "copy" }),
+  ).not.toContain("ExecStartPost");
+});
+
+test("each store has a unit and a copy of its own", () => {
+  const [one, other] = ["/srv/one/clients.db", "/srv/other/clients.db"].map(copyUnitOf);
+  for (const name of ["name", "file", "directory", "copy"] as const) {
+    expect(one?.[name]).not.toBe(other?.[name]);
+  }
+  const printed = renderCompose(unit, copyUnitOf("/srv/one/clients.db"));
+  expect(printed).toContain(`/${one?.name}\n`);
+  expect(printed).toContain(`RuntimeDirectory=${one?.directory}\n`);
+  expect(printed).toContain(`%t/${one?.directory}/server.json --server-json`);
+  expect(printed).toMatch(new RegExp(`source: .*/${one?.directory}/server.json`));
 });

@@ -14,7 +14,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from "node:fs";
-import { dirname } from "node:path";
+import { basename, dirname } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 
 const [, script, engine, home] = process.argv;
@@ -291,6 +291,20 @@ function encryption() {
   const saved = step("backup");
   remove("plain");
   return { fix, before, failed, done, saved };
+}
+
+/** Whether the copy of the container "composed" is refused to the hub of another container. */
+function refusesOther(copy) {
+  const config = `${home}/other-config`;
+  cpSync(`${home}/.config/hivemind-core`, config, { recursive: true });
+  containers(
+    ...["create", "--name", "other", "--network=host"],
+    ...["--volume", `${share}:/home/hivemind/.local/share/hivemind-core`],
+    ...["--volume", `${config}:/home/hivemind/.config/hivemind-core`, "hub", "sleep", "1"],
+  );
+  const { code, stderr } = command(["run", "--prepare", copy, "--container", "other"]);
+  remove("other");
+  return code === 17 && stderr.includes("the container composed mounts");
 }
 
 const seen = {};
@@ -751,9 +765,17 @@ ExecStartPre=-rm -f %t/%N.cid
 
   /** The unit for a compose file, and its lines as options of the engine. */
   compose() {
-    const printed = command(["run", "--print-unit", "compose"]).stdout;
-    const name = "hivemind-sqlcipher-copy";
-    writeFileSync(`/etc/systemd/system/${name}.service`, printed);
+    const print = (...options) => command(["run", "--print-unit", "compose"], ...options).stdout;
+    const firstLine = (text) => text.slice(2, text.indexOf("\n"));
+    const printed = print();
+    const file = firstLine(printed);
+    const name = basename(file, ".service");
+    // A unit of an earlier version stays in use, for its store only.
+    const earlier = "/etc/systemd/system/hivemind-sqlcipher-copy.service";
+    writeFileSync(earlier, printed);
+    const names = [firstLine(print()), firstLine(print({ options: ["--db", `${store}2`] }))];
+    rmSync(earlier);
+    writeFileSync(file, printed);
     mkdirSync(`/etc/systemd/system/${name}.service.d`);
     const session = ["HOME", "DBUS_SESSION_BUS_ADDRESS"].map(
       (variable) => `Environment=${variable}=${process.env[variable]}\n`,
@@ -777,6 +799,11 @@ ExecStartPre=-rm -f %t/%N.cid
     seen.compose = {
       ...{ code, stderr, hasPassword: before.includes('"password":') },
       isChanged: view() !== before,
+      isEarlierKept: names[0] === earlier && names[1] !== earlier && names[1] !== file,
+      isRefused: refusesOther(source),
+      isMountKept: print({
+        options: ["--db", `${store}2`, "--container", "composed"],
+      }).includes(`source: ${source}\n`),
       notices: call("systemd-analyze", "verify", `/etc/systemd/system/${name}.service`),
     };
     remove("composed");

@@ -5,9 +5,17 @@ project=$own_files/hivemind
 identity=$user_home/.config/hivemind
 data_inside=$home_inside/.local/share/hivemind-core
 runtime=${copy%/*/*}
-copy=$runtime/hivemind-sqlcipher/server.json
 compose_host=unix://$runtime/podman/podman.sock
 PATH=$own_files/bin:$PATH
+
+# The copy and its unit, which are named after the store of $data.
+name_copy() {
+  local hash
+  hash=$(printf %s "$data/clients.db" | sha256sum | head -c 8)
+  copy=$runtime/hivemind-sqlcipher-$hash/server.json
+  copy_unit=hivemind-sqlcipher-copy-$hash.service
+}
+name_copy
 
 # Version 2 of compose, as a program, and the socket of Podman.
 install_compose() {
@@ -71,6 +79,22 @@ compose() {
 compose_hub() {
   compose "$@" up --detach --quiet-pull >$HOME/compose.log 2>&1 || { cat $HOME/compose.log >&2; return 1; }
   wait_for_port
+}
+
+# A second project of the same user, with a copy of the first hub's files and another port. Sets the variables to it.
+compose_second_hub() {
+  as_user mkdir $user_home/second
+  as_user cp -r $data $user_home/second/share
+  as_user cp -r $config $user_home/second/config
+  data=$user_home/second/share
+  config=$user_home/second/config
+  project=$own_files/second-project
+  name_copy
+  sed -i 's/5678/5679/g' $config/server.json
+  as_owner mkdir $project
+  write_compose
+  sed -i 's/container_name: .*/container_name: second/' $project/compose.yaml
+  compose up --detach --quiet-pull >$HOME/second.log 2>&1 || { cat $HOME/second.log >&2; return 1; }
 }
 
 # The hub as it was before setup: without the copy, its unit and the override.

@@ -41,6 +41,26 @@ const owners = [
   { owner: "root", begin: beginOfRoot, killed: 137 },
 ];
 
+/** The second project of a user is set up, and undone: the first hub keeps its copy. */
+const second = `
+    ports() {
+      units restart 'hivemind-sqlcipher-copy-*'
+      grep -ho '"port": 567.' $runtime/hivemind-sqlcipher-*/server.json | sort -u
+      compose restart 2>/dev/null
+      serves_encrypted
+    }
+    other="--db $user_home/second/share/clients.db"
+    command setup $other --to $own_files/others --bundle-to $own_files/other-bundles \
+      --recovery-key-file $own_files/other.txt --yes >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
+    ports
+    (project=$own_files/second-project; compose restart 2>/dev/null)
+    command rotate $other --quiet >/dev/null
+    command setup $other --undo --yes | tail -1
+    ports`;
+
+/** The store at root's default path belongs to neither hub, and that of a user to the first. */
+const ambiguous = `[[ $owner != 0 ]] || command setup --dry-run 2>&1 | grep -o "several containers have a hub: .*" || true`;
+
 test("without compose, the steps are named, and nothing has changed", async () => {
   const machine = await HeadlessMachine.make();
   const output = await machine.boot(`${login}
@@ -91,7 +111,7 @@ if (proving) {
     # As after a reboot: the copy is gone, and the unit runs before the engine starts the container.
     compose stop 2>/dev/null
     rm $copy
-    units restart hivemind-sqlcipher-copy
+    units restart $copy_unit
     compose start 2>/dev/null
     serves_encrypted
     compose up --detach --force-recreate >$HOME/compose.log 2>&1
@@ -136,18 +156,28 @@ if (proving) {
     # The program docker finds the same container there.
     export DOCKER_HOST=$compose_host
     cp $config/server.json $HOME/
-    command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
+    ${layout === "sqlite" ? `(compose_second_hub)\n    ${ambiguous}` : ""}
+    command setup ${options} --unit hivemind_listener >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
     serves_encrypted
     names
     command setup ${options} | grep -o "^Nothing to do"
+    ${layout === "sqlite" ? second : ""}
     command setup --undo --yes >$HOME/undo.log 2>&1 || { cat $HOME/undo.log; exit 1; }
     is_composed_as_before
     python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["database"] == json.load(open(sys.argv[2]))["database"])' $config/server.json $HOME/server.json
     head -c 6 $data/clients.db | grep -c SQLite || true`);
       const isPlain = layout === "sqlite" ? "1" : "0";
-      expect(output).toEqual(["hall kitchen", "Nothing to do", "compose.yaml", "True", isPlain]);
+      const isRoot = begin === beginOfRoot;
+      const named = "several containers have a hub: hivemind_listener, second";
+      const kept = "The settings, the passphrase, backups and bundles stay.";
+      const others = ['"port": 5678', '"port": 5679', kept, '"port": 5678'];
+      expect(output).toEqual([
+        ...(layout === "sqlite" && isRoot ? [named] : []),
+        ...["hall kitchen", "Nothing to do", ...(layout === "sqlite" ? others : [])],
+        ...["compose.yaml", "True", isPlain],
+      ]);
     },
-    300_000,
+    400_000,
   );
 
   test("root's hub is started with its copy at boot", async () => {
@@ -199,9 +229,9 @@ if (proving) {
       [[ $code == ${killed} ]] || { echo "$step: not killed, code $code"; cat $HOME/killed.log >&2; }
       # As after a power failure: no timer of this boot starts the hub.
       units stop 'hivemind-sqlcipher-restart-*.timer' 2>/dev/null || true
-      if [[ -e $unit_files/hivemind-sqlcipher-copy.service ]]; then
+      if [[ -e $unit_files/$copy_unit ]]; then
         rm -f $copy
-        units restart hivemind-sqlcipher-copy || echo "$step: no copy"
+        units restart $copy_unit || echo "$step: no copy"
       fi
       compose restart >$HOME/compose.log 2>&1 || { echo "$step: the hub does not start"; cat $HOME/compose.log >&2; }
       wait_for_port || echo "$step: not listening"
@@ -270,9 +300,9 @@ if (proving) {
     try program
     grep -c "run --print-unit compose --container hivemind_listener" $HOME/dry.log
     mv $HOME/docker-compose $user_home/bin/
-    echo '[Service]' >$user_home/.config/systemd/user/hivemind-sqlcipher-copy.service
+    echo '[Service]' >$unit_files/$copy_unit
     try unit
-    rm $user_home/.config/systemd/user/hivemind-sqlcipher-copy.service
+    rm $unit_files/$copy_unit
     echo TZ=UTC >$project/prod.env
     compose_hub --env-file $project/prod.env
     try variables
@@ -298,7 +328,9 @@ if (proving) {
       problem("docker compose 2 is not installed"),
       "1",
       "unit: 17",
-      problem("/var/tmp/resident/.config/systemd/user/hivemind-sqlcipher-copy.service exists"),
+      expect.stringMatching(
+        /\.config\/systemd\/user\/hivemind-sqlcipher-copy-[\da-f]{8}\.service exists already/,
+      ),
       "variables: 17",
       problem(`compose was given other files of variables: ${project}/prod.env`),
       "file: 17",

@@ -10,6 +10,7 @@ subfolder=hivemind
 # The user of the image.
 hub_user=$uid
 data_inside=$home_inside/.local/share/hivemind
+name_copy
 # The distribution's own programs, wherever a machine has others of the same name.
 export PATH=$HOME/bin:/usr/sbin:/usr/bin:/sbin:/bin:$PATH
 

@@ -171,7 +171,7 @@ if (proving) {
     status() { docker inspect --format '{{.State.Status}}' hivemind_listener; }
     error() { docker inspect --format '{{.State.Error}}' hivemind_listener | grep -o "no such file or directory"; }
     run_copy() {
-      as_user systemctl --user restart hivemind-sqlcipher-copy
+      as_user systemctl --user restart $copy_unit
       [[ -s $copy ]]
     }`;
     const rebooted = await machine.boot(`${again}
@@ -233,9 +233,9 @@ if (proving) {
     serves_encrypted
     names
     # With an unlocked keyring, Docker waits for the copy.
-    units stop docker hivemind-sqlcipher-copy
+    units stop docker $copy_unit
     rm $copy
-    units start docker hivemind-sqlcipher-copy
+    units start docker $copy_unit
     serves_encrypted
     error "^running$"
     command rotate --quiet >/dev/null
@@ -272,10 +272,10 @@ if (proving) {
     serves_encrypted
     names
     # Docker waits only for the first attempt, which fails, as with a TPM that is not ready.
-    systemctl stop docker hivemind-sqlcipher-copy
+    systemctl stop docker $copy_unit
     rm $copy
     mv ${sealed} $HOME/
-    systemctl start --no-block hivemind-sqlcipher-copy docker
+    systemctl start --no-block $copy_unit docker
     systemctl start docker
     docker inspect --format '{{.State.Error}}' hivemind_listener | grep -o "no such file or directory"
     mv $HOME/hivemind-sqlcipher ${sealed}
@@ -363,10 +363,10 @@ if (proving) {
       systemctl stop docker
       rm -f $copy
       # Root's unit runs before Docker, and a user's after it.
-      [[ $owner != 0 || ! -e $unit_files/hivemind-sqlcipher-copy.service ]] || units restart hivemind-sqlcipher-copy
+      [[ $owner != 0 || ! -e $unit_files/$copy_unit ]] || units restart $copy_unit
       systemctl start docker
-      if [[ -e $unit_files/hivemind-sqlcipher-copy.service ]]; then
-        units restart hivemind-sqlcipher-copy || echo "$step: no copy"
+      if [[ -e $unit_files/$copy_unit ]]; then
+        units restart $copy_unit || echo "$step: no copy"
       fi
       # A container that was stopped by the killed command stays stopped until the next command.
       docker start hivemind_listener >$HOME/start.log 2>&1 || { echo "$step: the hub does not start"; cat $HOME/start.log >&2; }

@@ -330,6 +330,12 @@ describe("what is in the way is named with its fix", () => {
       "Move it away",
     ],
     [
+      "the same, for a compose file",
+      oneHub({ manager: "docker", name: "hub", otherDropIn: "/x/copy.service" }),
+      "/x/copy.service exists already",
+      "Move it away, or add the lines",
+    ],
+    [
       "no right to write the drop-in",
       oneHub({ isDropInWritable: false }),
       "cannot be written",
