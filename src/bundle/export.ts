@@ -1,7 +1,7 @@
 /** Writes the passphrase bundle of a store for `bundle export`. */
 import { prepareDirectories } from "../config/known-directories.js";
 import type { PassphraseSource } from "../keys/source.js";
-import { unlock } from "../keys/unlock.js";
+import { unlockSecret } from "../keys/unlock.js";
 import type { Reporter } from "../reporter.js";
 import { type Bundle, writeBundle } from "./bundle.js";
 import { assertPlacement } from "./placement.js";
@@ -35,10 +35,7 @@ export async function exportBundle(options: ExportOptions): Promise<Bundle> {
   if (backupDirectory !== undefined) {
     await assertPlacement(backupDirectory, directory, reporter);
   }
-  const { connection, key, passphrase } = await unlock(storePath, options.source, {
-    mode: "readwrite",
-  });
-  await connection.close();
+  const { key, passphrase } = await unlockSecret(storePath, options.source);
   await prepareDirectories([directory], { storePath, known: options.knownDirectories, reporter });
   const request = { directory, storePath, passphrase, key };
   if ("passphrase" in encryption) {

@@ -10,7 +10,7 @@ import { identify, openEncrypted } from "../store/cipher.js";
 import { generatePassphrase } from "./passphrase.js";
 import { defaultSealedPath, readSealed, seal } from "./sealed.js";
 import { describeSource, isSameSource, type PassphraseSource, parseSource } from "./source.js";
-import { findOpeningPassphrase } from "./unlock.js";
+import { unlockSecret } from "./unlock.js";
 
 /**
  * Returns the path for a store's sealed passphrase: the default path, or a path with a hash of the
@@ -26,7 +26,7 @@ export async function resolveSealedPath(storePath: string): Promise<string> {
 async function isSealedFor(storePath: string, path: string): Promise<boolean> {
   try {
     const source = { kind: "sealed", path } as const;
-    await findOpeningPassphrase(source, storePath);
+    await unlockSecret(storePath, source);
     return true;
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;

@@ -257,14 +257,18 @@ export function noneOpensError(
   );
 }
 
-/** Returns the passphrase of a source that opens the store. */
-export async function findOpeningPassphrase(
+/**
+ * Returns the passphrase of a source that opens the store, and the key.
+ *
+ * @throws {@link StoreError} what `unlock` throws
+ */
+export async function unlockSecret(
+  path: string,
   source: PassphraseSource,
-  storePath: string,
-): Promise<string> {
-  const { connection, passphrase } = await unlock(storePath, source, { mode: "readwrite" });
+): Promise<Pick<UnlockedStore, "passphrase" | "key">> {
+  const { connection, passphrase, key } = await unlock(path, source, { mode: "readwrite" });
   await connection.close();
-  return passphrase;
+  return { passphrase, key };
 }
 
 /**
@@ -275,7 +279,7 @@ export async function findOpeningPassphrase(
  */
 export async function assertKeyringOpens(storePath: string): Promise<void> {
   try {
-    await findOpeningPassphrase({ kind: "keyring" }, storePath);
+    await unlockSecret(storePath, { kind: "keyring" });
   } catch (error) {
     if (!isNoEntryError(error) && !isKind(error, "wrongPassphrase")) throw error;
     throw new StoreError("wrongPassphrase", `the keyring has lost the passphrase of ${storePath}`, {

@@ -52,7 +52,7 @@ import { assertPackages } from "../hub/run.js";
 import { assertBlacklistsKept } from "../hub/schema.js";
 import { databaseIn, readServerJson, type ServerJson, serverJsonPath } from "../hub/server-json.js";
 import { parseSource } from "../keys/source.js";
-import { unlock } from "../keys/unlock.js";
+import { unlockSecret } from "../keys/unlock.js";
 import {
   copyFileAs,
   makeDirectoryAs,
@@ -408,9 +408,8 @@ async function identifyTarget(to: Endpoint): Promise<{ cipherCompatibility: 3 | 
   if ((await identify(path)).format === "absent" || password !== undefined) {
     return { cipherCompatibility: undefined };
   }
-  const opened = await unlock(path, parseSource(`${source}`), { mode: "readwrite" });
-  await opened.connection.close();
-  return { cipherCompatibility: opened.key.cipherCompatibility };
+  const { key } = await unlockSecret(path, parseSource(`${source}`));
+  return { cipherCompatibility: key.cipherCompatibility };
 }
 
 /**
@@ -508,9 +507,7 @@ async function readPassword({ name, config }: Endpoint): Promise<string | undefi
   if (typeof password === "string") return password;
   if (name === sqlcipherPluginName) {
     const path = await resolveLocation(name, settings);
-    const opened = await unlock(path, parseSource(`${source ?? "keyring"}`), { mode: "readwrite" });
-    await opened.connection.close();
-    return opened.passphrase;
+    return (await unlockSecret(path, parseSource(`${source ?? "keyring"}`))).passphrase;
   }
   if (typeof source !== "string") return undefined;
   return readDatabasePassword(name, settings, parseSource(source));

@@ -9,13 +9,14 @@ import { loadSection } from "../config/settings-file.js";
 import { StoreError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists, sha256File } from "../fs/read.js";
+import { unlockSecret } from "../keys/unlock.js";
 import { recordRun } from "../operation/run-record.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
 import { readSetupRecord, updateSetupRecord } from "./record.js";
 import { readRecoveryKey } from "./recovery-key-file.js";
 import type { FirstBackup, SetupScope } from "./request.js";
-import { operationOptions, readPassphrase, recipientOptions } from "./store.js";
+import { operationOptions, recipientOptions } from "./store.js";
 
 interface BackupFiles {
   readonly path: string;
@@ -98,7 +99,8 @@ async function verifyWithBundle(
 ): Promise<boolean> {
   const identity = recoveryKey.identity() ?? (await readRecoveryKey(request.recoveryKeyFile));
   if (identity === undefined) {
-    await assertIntact(path, await readPassphrase(request));
+    const { passphrase } = await unlockSecret(request.storePath, request.source);
+    await assertIntact(path, passphrase);
     return false;
   }
   const { passphrase, key_id } = await readBundle(bundle, { identity });

@@ -22,7 +22,7 @@ import {
   setPassword,
   switchModule,
 } from "../hub/server-json-edit.js";
-import { unlockStore } from "../keys/unlock.js";
+import { unlockSecret, unlockStore } from "../keys/unlock.js";
 import { migrate } from "../migrate/migrate.js";
 import { resolveHubDatabase } from "../migrate/switch.js";
 import { assertNoHolders } from "../operation/service.js";
@@ -32,7 +32,7 @@ import { withOperation } from "../recovery/recover.js";
 import { identify } from "../store/cipher.js";
 import { isHandedOver, type SetupRecord, updateSetupRecord } from "./record.js";
 import { choiceOfUnit, type SetupRequest } from "./request.js";
-import { decryptStore, encryptedStore, readPassphrase } from "./store.js";
+import { decryptStore, encryptedStore } from "./store.js";
 
 /** The parts of an undo that depend on the former database. */
 export interface UndoStrategy {
@@ -86,7 +86,7 @@ function undoSqlcipher(request: SetupRequest): UndoStrategy {
     check: async () => assertReplaceable((await readServerJson(path)).file),
     isPending: () => isHandedOver(storePath),
     work: async () => {
-      const passphrase = await readPassphrase(request);
+      const { passphrase } = await unlockSecret(storePath, request.source);
       isWritten = true;
       await setPassword(path, passphrase);
       emitStep("undo.switched");

@@ -14,7 +14,7 @@ import {
   setPassword,
   switchModule,
 } from "../hub/server-json-edit.js";
-import { unlockStore } from "../keys/unlock.js";
+import { unlockSecret, unlockStore } from "../keys/unlock.js";
 import { listIds } from "../migrate/check.js";
 import { migrate } from "../migrate/migrate.js";
 import {
@@ -32,7 +32,7 @@ import { isStartedByRun } from "./hub-survey.js";
 import { assertNotNamed, isHandedOver, updateSetupRecord } from "./record.js";
 import { choiceOfUnit, type SetupScope } from "./request.js";
 import { type Outage, waitUntilServing } from "./serving.js";
-import { encryptedStore, readPassphrase } from "./store.js";
+import { encryptedStore } from "./store.js";
 import { withHubStopped } from "./window.js";
 
 /** The work while the hub is stopped, and its reversal. */
@@ -108,7 +108,8 @@ async function planChange(scope: SetupScope, isPasswordRemoved: boolean): Promis
 
 async function writePassword({ request, found }: SetupScope): Promise<string> {
   const { path } = found.server;
-  await setPassword(path, await readPassphrase(request));
+  const { passphrase } = await unlockSecret(request.storePath, request.source);
+  await setPassword(path, passphrase);
   return `the password was written back to ${path}`;
 }
 

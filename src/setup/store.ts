@@ -15,7 +15,7 @@ import { removeDatabase, sidecars } from "../fs/sidecars.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
 import { readOrSealPassphrase } from "../keys/reseal.js";
 import type { PassphraseSource } from "../keys/source.js";
-import { unlock, unlockStore } from "../keys/unlock.js";
+import { unlockStore } from "../keys/unlock.js";
 import type { OperationLock } from "../operation/lock.js";
 import { orRecover, withRecovery } from "../operation/recovery.js";
 import { emitStep } from "../operation/step.js";
@@ -176,13 +176,6 @@ export function operationOptions({ request, hub }: SetupScope, lock: OperationLo
 export function encryptedStore({ storePath, source }: SetupRequest): Endpoint {
   const config = { db_path: storePath, ...sourceConfig(source) };
   return { name: sqlcipherPluginName, config };
-}
-
-/** Returns the passphrase that opens the store. */
-export async function readPassphrase({ storePath, source }: SetupRequest): Promise<string> {
-  const { connection, passphrase } = await unlock(storePath, source, { mode: "readwrite" });
-  await connection.close();
-  return passphrase;
 }
 
 /** Returns the options for the recipients of a bundle. */

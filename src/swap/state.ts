@@ -27,7 +27,7 @@ import {
   restoreKeyring,
 } from "../keys/rotation-plan.js";
 import { parseSource } from "../keys/source.js";
-import { assertKeyringOpens, findOpeningPassphrase } from "../keys/unlock.js";
+import { assertKeyringOpens, unlockSecret } from "../keys/unlock.js";
 import type { Journal } from "../operation/journal.js";
 import { cleanUp } from "../operation/recovery.js";
 import { assertNoHolders, stoppedSchema } from "../operation/service.js";
@@ -483,10 +483,12 @@ export class SwapState {
     const source = parseSource(text);
     const first = () => readFirstPassphrase(source, this.storePath);
     if (source.kind === "keyring") return first();
-    return findOpeningPassphrase(source, this.storePath).catch((error: unknown) => {
+    try {
+      return (await unlockSecret(this.storePath, source)).passphrase;
+    } catch (error) {
       if (!isKind(error, "wrongPassphrase", "notFound", "refused")) throw error;
       return first();
-    });
+    }
   }
 }
 

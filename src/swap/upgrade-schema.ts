@@ -7,7 +7,7 @@
 import { type JsonObject, sameJson } from "../client/json.js";
 import { StoreError } from "../errors.js";
 import { probeHubSchema } from "../hub/schema.js";
-import { unlock } from "../keys/unlock.js";
+import { unlockSecret } from "../keys/unlock.js";
 import type { Restart } from "../operation/downtime.js";
 import { Journal } from "../operation/journal.js";
 import { recoverStop, withRecovery } from "../operation/recovery.js";
@@ -109,9 +109,7 @@ export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<Upgr
 async function resolveSecret({ lock, source }: UpgradeSchemaOptions): Promise<Secret> {
   const { format } = await identify(lock.storePath);
   if (format === "plaintext") return undefined;
-  const { connection, key } = await unlock(lock.storePath, source, { mode: "readwrite" });
-  await connection.close();
-  return key;
+  return (await unlockSecret(lock.storePath, source)).key;
 }
 
 interface Inspected {

@@ -142,12 +142,10 @@ async function readStoreSecretIfEncrypted(context: Context) {
 }
 
 async function readStoreSecret(context: Context) {
-  const { unlock } = await import("../../keys/unlock.js");
+  const { unlockSecret } = await import("../../keys/unlock.js");
   const { storePath } = context;
   await recoverFirst(context);
-  const opened = await unlock(storePath, context.source, { mode: "readwrite" });
-  const { connection, passphrase, key } = opened;
-  await connection.close();
+  const { passphrase, key } = await unlockSecret(storePath, context.source);
   return { storePath, passphrase, cipherCompatibility: key.cipherCompatibility };
 }
 
