@@ -5,6 +5,12 @@ import { Downtime, type Restart } from "./downtime.js";
 import { type OperationFailure, orRecover } from "./recovery.js";
 import type { ResolvedService, ServiceReport, Stopped } from "./service.js";
 
+/**
+ * Time for the work of most operations until the restart timer starts the service, in addition to
+ * the time limit of its stop.
+ */
+export const baseBudgetMs = 60_000;
+
 export interface ServiceWindow {
   readonly service: ResolvedService;
   /**

@@ -18,7 +18,7 @@ import {
 } from "../operation/recovery.js";
 import { resolveService } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
-import { reportService, withServiceStopped } from "../operation/window.js";
+import { baseBudgetMs, reportService, withServiceStopped } from "../operation/window.js";
 import type { Reporter } from "../reporter.js";
 import { createLimitMs } from "../service/compose.js";
 import { copyUnitOf, renewCopy, renewLimitMs } from "../service/copy-unit.js";
@@ -26,10 +26,8 @@ import type { ServiceChoice } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import { type Outage, toOutage } from "./serving.js";
 
-/** The time for the work until the restart timer starts the hub, in addition to the stop. */
-const workLimitMs = 60_000;
-/** The same for a container of compose, which is created again, and whose copy is written. */
-const composeWorkLimitMs = workLimitMs + createLimitMs + renewLimitMs;
+/** The time limit for a container of compose, which is created again, and whose copy is written. */
+const composeBudgetMs = baseBudgetMs + createLimitMs + renewLimitMs;
 
 export interface HubWindow {
   readonly lock: OperationLock;
@@ -76,7 +74,7 @@ export async function withHubStopped(window: HubWindow): Promise<Outage | null> 
     });
   }
   const isComposed = hubContainer()?.compose !== undefined;
-  const budgetMs = isComposed ? composeWorkLimitMs : workLimitMs;
+  const budgetMs = isComposed ? composeBudgetMs : baseBudgetMs;
   // A recovery writes the copy of `server.json` for the container.
   const mark = isComposed ? { container: true } : {};
   const journal = await Journal.begin(storePath, setupOperation, "stopping", mark);

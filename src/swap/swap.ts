@@ -25,7 +25,7 @@ import { formatSource } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import { type OperationFailure, orRecover } from "../operation/recovery.js";
 import type { PendingRestart } from "../operation/service.js";
-import { reportService, withServiceStopped } from "../operation/window.js";
+import { baseBudgetMs, reportService, withServiceStopped } from "../operation/window.js";
 import { withoutSignal } from "../process/interaction.js";
 import { keyIdOf, type Secret } from "../store/cipher.js";
 import { fillAndCommit } from "./commit.js";
@@ -35,11 +35,9 @@ import { stage } from "./stage.js";
 import { type SwapJournal, SwapState, type SwapStep } from "./state.js";
 
 /**
- * The restart timer starts the service after this time, in addition to the time limit of its stop:
- * 60 s for a small store. If the timer has started the service, the swap fails.
+ * Adds time for large stores, because the swap fails if the restart timer has started the service.
+ * A small board with a slow card exports and compares 5 MB/s.
  */
-const windowBudgetMs = 60_000;
-/** Adds time for large stores. A small board with a slow card exports and compares 5 MB/s. */
 const slowestBytesPerMs = 5_000;
 /** The new file may be larger than the old one, and journals need space: 8 MiB. */
 const spareBytes = 8 << 20;
@@ -62,7 +60,7 @@ export async function swap<Key extends Secret, Filled>(
   const { result: filled, restart } = await withServiceStopped(
     {
       service,
-      budgetMs: windowBudgetMs + size / slowestBytesPerMs,
+      budgetMs: baseBudgetMs + size / slowestBytesPerMs,
       recoveryCommand,
       reporter,
       signal,

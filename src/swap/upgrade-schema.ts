@@ -18,7 +18,7 @@ import {
   type ServiceReport,
 } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
-import { reportService, withServiceStopped } from "../operation/window.js";
+import { baseBudgetMs, reportService, withServiceStopped } from "../operation/window.js";
 import { throwIfAborted } from "../process/abort.js";
 import { identify, openDatabase, type Secret } from "../store/cipher.js";
 import type { Connection } from "../store/connection.js";
@@ -66,11 +66,6 @@ export interface UpgradeSchemaResult {
 
 /** The maximum number of losses in the question and in an error. */
 const maxListedLosses = 10;
-/**
- * The restart timer starts the service after this time, in addition to the time limit of its stop:
- * 60 s.
- */
-const windowBudgetMs = 60_000;
 
 /**
  * Migrates the store, after a question about the lost values.
@@ -244,7 +239,7 @@ async function upgradeInPlace(
   const { result: dropped, restart } = await withServiceStopped(
     {
       service,
-      budgetMs: windowBudgetMs,
+      budgetMs: baseBudgetMs,
       recoveryCommand,
       reporter,
       signal,

@@ -10,18 +10,12 @@ import {
 } from "../operation/recovery.js";
 import { type ResolvedService, type ServiceReport, stoppedSchema } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
-import { reportService, withServiceStopped } from "../operation/window.js";
+import { baseBudgetMs, reportService, withServiceStopped } from "../operation/window.js";
 import type { Reporter } from "../reporter.js";
 import * as z from "../schema.js";
 import { assertStillStopped } from "./commit.js";
 
 export const restoreIntoOperation = "restore-into";
-
-/**
- * The restart timer starts the service after this time, in addition to `budgetMs` and the time
- * limit of its stop: 60 s.
- */
-const baseBudgetMs = 60_000;
 
 const journalSchema = z.strictObject({
   /** The path or URL of the database. */
@@ -45,7 +39,7 @@ export async function writeWhileStopped<Result>(options: {
   readonly database: string;
   readonly service: ResolvedService;
   readonly recoveryCommand: readonly string[];
-  /** How long `work` may take, in milliseconds. */
+  /** How long `work` may take, in milliseconds, in addition to `baseBudgetMs`. */
   readonly budgetMs: number;
   readonly reporter: Reporter;
   readonly signal: AbortSignal;
