@@ -28,7 +28,7 @@ export function isForContainer({ container, serverJson }: ContainerOptions): boo
  * @param readSecret - returns the secret of the hub with this `server.json`
  */
 export async function prepareForContainer(
-  { storePath, output }: Context,
+  { storePath, reporter }: Context,
   options: ContainerOptions,
   target: string,
   readSecret: (serverJson: string | undefined) => Promise<PrepareOptions["secret"]>,
@@ -46,7 +46,7 @@ export async function prepareForContainer(
       container,
       secret,
       ...(owner && { owner: { uid: owner.uid, gid: owner.gid } }),
-      onNotice: (text: string) => output.notice(text),
+      reporter,
     },
     expandPath(target),
   );

@@ -10,6 +10,7 @@ import { isJsonObject } from "../client/json.js";
 import { dataHome, type Environment, realPath } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import { replaceFile } from "../fs/atomic.js";
+import type { Reporter } from "../reporter.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { assertOwnCopy, type ContainerHub, findContainerPython, toHost } from "./container-hub.js";
 import { describePython, findHubPython, findProgram, type HubPython } from "./interpreter.js";
@@ -54,7 +55,7 @@ export type HubSecret = HubStoreSecret | RedisSecret;
 
 interface CheckOptions {
   /** Receives a notice about a check that is impossible, or about ignored blacklists. */
-  readonly onNotice: (text: string) => void;
+  readonly reporter: Pick<Reporter, "notice">;
 }
 
 export type HubOptions = HubSecret &
@@ -129,7 +130,7 @@ function withSecret(serverJson: ServerJson, secret: PrepareOptions["secret"]): s
  * hub's `server.json`.
  */
 async function assertHubStarts(options: HubOptions): Promise<ServerJson> {
-  const { command, hubPython, onNotice } = options;
+  const { command, hubPython, reporter } = options;
   const environment = process.env;
   const program = await findProgram(command[0] ?? "", environment);
   if (program === undefined) {
@@ -153,7 +154,7 @@ async function assertHubStarts(options: HubOptions): Promise<ServerJson> {
   const python = await findHubPython({ hubPython, args: command, environment });
   if (python === undefined) {
     if ("storePath" in options) {
-      onNotice(
+      reporter.notice(
         `cannot determine which Python runs ${program}: its SQLite plugin is not checked for encryption`,
       );
     }
@@ -171,7 +172,7 @@ async function assertHubStarts(options: HubOptions): Promise<ServerJson> {
  * container does not exist), and its packages if the hub runs. Returns the hub's `server.json`.
  */
 async function assertContainerHubStarts(options: PrepareOptions): Promise<ServerJson> {
-  const { secret, container: hub, onNotice } = options;
+  const { secret, container: hub, reporter } = options;
   const path = options.serverJson ?? hub?.serverJson;
   if (path === undefined) {
     const name = hub?.container.name;
@@ -195,12 +196,12 @@ async function assertContainerHubStarts(options: PrepareOptions): Promise<Server
   if (hub === undefined || !("storePath" in secret)) return serverJson;
   const { name } = hub.container;
   if (python === undefined) {
-    onNotice(uncheckedContainer(name));
+    reporter.notice(uncheckedContainer(name));
     return serverJson;
   }
-  const packages = await probeContainerPackages(python, name, { notice: onNotice });
+  const packages = await probeContainerPackages(python, name, reporter);
   if (packages === undefined) return serverJson;
-  assertStorePackages(packages, python, { ...secret, onNotice });
+  assertStorePackages(packages, python, { ...secret, reporter });
   await assertComplete(serverJson, python);
   return serverJson;
 }
@@ -208,11 +209,13 @@ async function assertContainerHubStarts(options: PrepareOptions): Promise<Server
 function assertStorePackages(
   packages: HubPackages,
   python: HubPython,
-  { cipherCompatibility, onNotice }: Pick<HubStoreSecret, "cipherCompatibility"> & CheckOptions,
+  { cipherCompatibility, reporter }: Pick<HubStoreSecret, "cipherCompatibility"> & CheckOptions,
 ): void {
   assertPackages(packages, describePython(python), cipherCompatibility);
   const problem = blacklistProblem(packages);
-  if (problem) onNotice(`the hub enforces no blacklist: ${problem}; see hivemind-sqlcipher doctor`);
+  if (problem) {
+    reporter.notice(`the hub enforces no blacklist: ${problem}; see hivemind-sqlcipher doctor`);
+  }
 }
 
 /**

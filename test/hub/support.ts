@@ -107,9 +107,9 @@ import { readFileSync, rmSync } from "node:fs";
 import { runHub } from ${JSON.stringify(join(top, "dist/hub/run.js"))};
 const options = JSON.parse(readFileSync(process.argv[2], "utf8"));
 rmSync(process.argv[2]);
-const onNotice = (text) => console.error("notice: " + text);
+const reporter = { notice: (text) => console.error("notice: " + text) };
 try {
-  process.exitCode = await runHub({ ...options, onNotice });
+  process.exitCode = await runHub({ ...options, reporter });
 } catch (error) {
   console.error(error.kind === undefined ? error : error.kind + ": " + error.message + " | " + error.hint);
   process.exitCode = error.exitCode ?? 99;

@@ -112,7 +112,7 @@ async function runHubCommand(context: Context, args: string[], options: RunOptio
     command: args,
     ...((await readRedisSecret(options)) ?? (await readStoreSecret(context))),
     hubPython: options.hubPython,
-    onNotice: (text: string) => context.output.notice(text),
+    reporter: context.reporter,
   };
   if (options.prepare !== undefined) return prepareServerJson(request, options.prepare);
   restoreUmask();
