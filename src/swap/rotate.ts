@@ -25,19 +25,25 @@ import {
   resolvePasswordDelivery,
 } from "../hub/password-delivery.js";
 import { withSealed } from "../keys/reseal.js";
-import { adoptPending, planRotation } from "../keys/rotation-plan.js";
+import { adoptPending, type KeyringPlan, planRotation } from "../keys/rotation-plan.js";
 import {
   describeSource,
   formatSource,
   type PassphraseSource,
   parseSource,
 } from "../keys/source.js";
-import { unlock } from "../keys/unlock.js";
-import { resolveService, type ServiceReport } from "../operation/service.js";
-import { keyIdOf } from "../store/cipher.js";
+import { type UnlockedStore, unlock } from "../keys/unlock.js";
+import { type ResolvedService, resolveService, type ServiceReport } from "../operation/service.js";
+import { keyIdOf, type StoreKey } from "../store/cipher.js";
 import type { BundleOptions, OperationOptions } from "./options.js";
-import { planBundle, readOrGeneratePassphrase, stageEncrypted } from "./prepare.js";
+import {
+  type BundlePlan,
+  planBundle,
+  readOrGeneratePassphrase,
+  stageEncrypted,
+} from "./prepare.js";
 import { Reencryption } from "./reencryption.js";
+import type { SwapOutcome } from "./request.js";
 import { swap } from "./swap.js";
 
 export interface RotateOptions extends OperationOptions, BundleOptions {
@@ -63,7 +69,7 @@ export interface RotateResult {
     /** Whether the keyring still has the old passphrase. */
     readonly previousKept: boolean;
     /** How the hub gets the new passphrase. */
-    readonly hub: "run" | "server.json" | "none";
+    readonly hub: PasswordDelivery["how"];
   };
   readonly bundle: BundleReport | null;
   readonly service: ServiceReport;
@@ -81,29 +87,72 @@ export interface RotateResult {
  *   `reencryptBackups` throw
  */
 export async function rotate(options: RotateOptions): Promise<RotateResult> {
-  const { lock, source, reporter, signal, keepPrevious = false } = options;
-  const { storePath } = lock;
-  if (keepPrevious && source.kind !== "keyring") {
-    throw new StoreError(
-      "refused",
-      `only the keyring keeps a previous passphrase, and this store's is in ${describeSource(source)}`,
-      {
-        hint: "Leave out --keep-previous: the bundle of the previous passphrase opens older backups.",
-      },
-    );
-  }
+  const { source, settingsSection } = options;
+  const { storePath } = options.lock;
+  const rotation = await prepareRotation(options);
+  const { previous, passphrase, next } = rotation;
+  const outcome = await withSealed(
+    source,
+    {
+      storePath,
+      settingsPath: settingsSection.path,
+      next: passphrase,
+      former: previous.passphrase,
+    },
+    () => replaceStore(options, rotation),
+  );
+  const { key, bundle, service } = outcome;
+  const backups = await reencryptOldBackups(options, {
+    key,
+    passphrases: [previous.passphrase],
+    source: next.source,
+  });
+  return {
+    rotated: {
+      path: storePath,
+      keyId: keyIdOf(key.salt),
+      previousKeyId: previous.keyId,
+      passphraseSource: formatSource(next.source),
+      previousKept: rotation.keyring?.keep_previous ?? false,
+      hub: rotation.delivery.how,
+    },
+    bundle: bundle ? bundleReport(bundle) : null,
+    service,
+    backups,
+  };
+}
+
+/** The result of the checks before the store is replaced. */
+interface Rotation {
+  readonly previous: Pick<UnlockedStore, "passphrase" | "key" | "keyId">;
+  readonly passphrase: string;
+  readonly next: NextSource;
+  /** Whether the store is in WAL mode. */
+  readonly usesWal: boolean;
+  readonly service: ResolvedService;
+  /** How the hub gets its password. */
+  readonly delivery: PasswordDelivery;
+  readonly keyring: KeyringPlan | undefined;
+  readonly bundle: BundlePlan;
+}
+
+/** Makes every check, chooses the new passphrase, and prepares the keyring. */
+async function prepareRotation(options: RotateOptions): Promise<Rotation> {
+  const { source, reporter, reencrypt, keepPrevious = false } = options;
+  const { storePath } = options.lock;
+  if (keepPrevious) assertKeepsPrevious(source);
   const bundle = await planBundle(options, reporter);
-  if (options.reencrypt !== undefined) {
-    await assertWritable(options.reencrypt);
-    await assertNotMissing([options.reencrypt], storePath);
+  if (reencrypt !== undefined) {
+    await assertWritable(reencrypt);
+    await assertNotMissing([reencrypt], storePath);
   }
   const next = await resolveNextSource(options);
-  const opened = await unlock(storePath, source, { mode: "readwrite" });
-  const usesWal = await isWal(opened.connection).finally(() => opened.connection.close());
-  const { key: oldKey, passphrase: oldPassphrase } = opened;
-  await adoptPending(storePath, opened.generation, reporter);
+  const previous = await unlock(storePath, source, { mode: "readwrite" });
+  const { connection } = previous;
+  const usesWal = await isWal(connection).finally(() => connection.close());
+  await adoptPending(storePath, previous.generation, reporter);
   const passphrase = await readOrGeneratePassphrase(options.passphraseFile);
-  if (passphrase === oldPassphrase) {
+  if (passphrase === previous.passphrase) {
     throw new StoreError("refused", "the new passphrase equals the old one", {
       hint: "Choose another passphrase.",
     });
@@ -112,67 +161,59 @@ export async function rotate(options: RotateOptions): Promise<RotateResult> {
   const delivery = await resolvePasswordDelivery(service, options.hub);
   if (source.kind === "sealed") assertNotInServerJson(delivery);
   assertReadsSource(service, delivery, { from: source, to: next.source });
-  await assertHubOpens(service, delivery, oldKey.cipherCompatibility, reporter);
-  const keyring = await planRotation(storePath, source, passphrase, opened, keepPrevious);
+  await assertHubOpens(service, delivery, previous.key.cipherCompatibility, reporter);
+  const keyring = await planRotation(storePath, source, passphrase, previous, keepPrevious);
+  return { previous, passphrase, next, usesWal, service, delivery, keyring, bundle };
+}
+
+async function replaceStore(
+  options: RotateOptions,
+  rotation: Rotation,
+): Promise<SwapOutcome<StoreKey, void>> {
+  const { lock, source, reporter, signal } = options;
+  const { previous, passphrase, next } = rotation;
+  const { key: oldKey } = previous;
   await using reencryption = new Reencryption({
-    storePath,
-    isWal: usesWal,
+    storePath: lock.storePath,
+    isWal: rotation.usesWal,
     oldKey,
     passphrase,
     compareRows: options.compareRows ?? false,
     reporter,
     signal,
   });
-  const replaceFile = () =>
-    swap({
-      operation: "rotate",
-      lock,
-      replaced: { state: "open", secret: oldKey },
-      passphrase,
-      sources: { from: source, to: next.source },
-      keyring,
-      settings: next.settings,
-      serverJson: findPasswordFile(delivery, reporter),
-      bundle,
-      replacedBundle: { passphrase: oldPassphrase, key: oldKey },
-      service,
-      recoveryCommand: options.recoveryCommand,
-      reporter,
-      signal,
-      stage: (staged) => stageEncrypted(staged, passphrase, oldKey.cipherCompatibility),
-      prefill: (staged, key) => reencryption.begin(staged, key),
-      lockStore: () => reencryption.lock(),
-      fill: (_staged, key, locked) => reencryption.complete(key, locked),
-    });
-  const outcome = await withSealed(
-    source,
-    {
-      storePath,
-      settingsPath: options.settingsSection.path,
-      next: passphrase,
-      former: oldPassphrase,
-    },
-    replaceFile,
-  );
-  const newKey = outcome.key;
-  const backups = await reencryptOldBackups(options, {
-    key: newKey,
-    passphrases: [oldPassphrase],
-    source: next.source,
+  return await swap({
+    operation: "rotate",
+    lock,
+    replaced: { state: "open", secret: oldKey },
+    passphrase,
+    sources: { from: source, to: next.source },
+    keyring: rotation.keyring,
+    settings: next.settings,
+    serverJson: findPasswordFile(rotation.delivery, reporter),
+    bundle: rotation.bundle,
+    replacedBundle: { passphrase: previous.passphrase, key: oldKey },
+    service: rotation.service,
+    recoveryCommand: options.recoveryCommand,
+    reporter,
+    signal,
+    stage: (staged) => stageEncrypted(staged, passphrase, oldKey.cipherCompatibility),
+    prefill: (staged, key) => reencryption.begin(staged, key),
+    lockStore: () => reencryption.lock(),
+    fill: (_staged, key, locked) => reencryption.complete(key, locked),
   });
-  return {
-    rotated: {
-      path: storePath,
-      keyId: keyIdOf(newKey.salt),
-      previousKeyId: opened.keyId,
-      passphraseSource: formatSource(next.source),
-      previousKept: keyring?.keep_previous ?? false,
-      hub: delivery.how,
+}
+
+/** @throws {@link StoreError} refused - if the source cannot keep a previous passphrase */
+function assertKeepsPrevious(source: PassphraseSource): void {
+  if (source.kind === "keyring") return;
+  throw new StoreError(
+    "refused",
+    `only the keyring keeps a previous passphrase, and this store's is in ${describeSource(source)}`,
+    {
+      hint: "Leave out --keep-previous: the bundle of the previous passphrase opens older backups.",
     },
-    bundle: outcome.bundle ? bundleReport(outcome.bundle) : null,
-    service: outcome.service,
-    backups,
-  };
+  );
 }
 
 /** @throws {@link StoreError} io - if the directory of backups cannot be read or written */
@@ -242,15 +283,19 @@ function assertNotInServerJson(delivery: PasswordDelivery): void {
   );
 }
 
+interface NextSource {
+  readonly source: PassphraseSource;
+  /** The settings file, if it names the source and the source changes. */
+  readonly settings?: string;
+}
+
 /**
  * Returns the passphrase source after the rotation. If the source changes and the settings name it,
  * also returns the settings file to change.
  *
  * @throws {@link StoreError} refused - if the source cannot be written
  */
-async function resolveNextSource(
-  options: RotateOptions,
-): Promise<{ source: PassphraseSource; settings?: string }> {
+async function resolveNextSource(options: RotateOptions): Promise<NextSource> {
   const { source, passphraseFile, settingsSection } = options;
   switch (source.kind) {
     case "keyring":
