@@ -28,8 +28,9 @@ import type { Reporter } from "../reporter.js";
 import { isInCopyUnit, renewCopy } from "../service/copy-unit.js";
 import { withDerivedKeys } from "../store/cipher.js";
 import { adoptionOperations, recoverAdoption } from "../swap/adopt-passphrase.js";
+import { swapOperations } from "../swap/journal.js";
 import { recoverSwap } from "../swap/recover.js";
-import { SwapState, swapOperations } from "../swap/state.js";
+import { SwapState } from "../swap/state.js";
 import { recoverRestoreInto, restoreIntoOperation } from "../swap/write-into.js";
 import { shellQuote } from "../text/escape.js";
 

@@ -16,7 +16,7 @@ import { type JournalEntry, readJournalEntry } from "../operation/journal.js";
 import { isAlive } from "../process/proc.js";
 import * as z from "../schema.js";
 import { fullUnitName } from "../service/systemctl.js";
-import type { SwapStep } from "../swap/state.js";
+import type { SwapStep } from "../swap/journal.js";
 
 /** The journaled steps in which no other process may have the store open. */
 const exclusiveSteps: readonly string[] = [

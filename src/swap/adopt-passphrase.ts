@@ -31,8 +31,9 @@ import { emitStep } from "../operation/step.js";
 import { withoutSignal } from "../process/interaction.js";
 import * as z from "../schema.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
+import { bundleJournalSchema } from "./journal.js";
 import type { BundlePlan } from "./prepare.js";
-import { bundleJournalSchema, undoBundle } from "./state.js";
+import { undoBundle } from "./state.js";
 
 export const adoptionOperations = ["adopt", "import-passphrase"] as const;
 

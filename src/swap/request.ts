@@ -7,8 +7,9 @@ import type { ResolvedService, ServiceReport } from "../operation/service.js";
 import type { Reporter } from "../reporter.js";
 import type { Secret, StoreKey } from "../store/cipher.js";
 import type { LockedStore } from "../store/locked-store.js";
+import type { SwapJournal, SwapOperation } from "./journal.js";
 import type { BundlePlan } from "./prepare.js";
-import type { SwapJournal, SwapOperation, SwapState } from "./state.js";
+import type { SwapState } from "./state.js";
 
 /** The store before the swap. */
 export type Replaced =

@@ -29,10 +29,11 @@ import { baseBudgetMs, reportService, withServiceStopped } from "../operation/wi
 import { withoutSignal } from "../process/interaction.js";
 import { keyIdOf, type Secret } from "../store/cipher.js";
 import { fillAndCommit } from "./commit.js";
+import type { SwapJournal, SwapStep } from "./journal.js";
 import { recoverSwap } from "./recover.js";
 import type { SwapOutcome, SwapPlan, SwapRequest } from "./request.js";
 import { stage } from "./stage.js";
-import { type SwapJournal, SwapState, type SwapStep } from "./state.js";
+import { SwapState } from "./state.js";
 
 /**
  * Adds time for large stores, because the swap fails if the restart timer has started the service.

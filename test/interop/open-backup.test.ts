@@ -20,7 +20,7 @@ import { readPassphrasesInFile } from "../../src/keys/passphrase-file.js";
 import { journalEntrySchema } from "../../src/operation/journal.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { adoptionOperations } from "../../src/swap/adopt-passphrase.js";
-import { swapOperations } from "../../src/swap/state.js";
+import { swapOperations } from "../../src/swap/journal.js";
 import { hubOf, resultOf, runJob } from "../backup/hub.js";
 import { root } from "../built.js";
 import { fixtures, temporaryFolder } from "../store/temporary.js";
