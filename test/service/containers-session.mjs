@@ -107,7 +107,11 @@ const create = (name, program, ...options) =>
 
 const isNetwork = (option) => option.startsWith("--network=");
 
-const hub = (name, ...options) => create(name, `trap 'exit 0' TERM; ${holding}`, ...options);
+/** While this file exists, the hub takes two seconds to end. */
+const slow = `${share}/slow`;
+
+const hub = (name, ...options) =>
+  create(name, `trap '[ ! -e /data/slow ] || sleep 2; exit 0' TERM; ${holding}`, ...options);
 
 /** Runs the command with a store of its own settings, and returns its outcome. */
 function command(args, { environment = {}, options = ["--db", store] } = {}) {
@@ -535,6 +539,21 @@ while True:
     const wasRunning = isRunning("hub");
     const next = command(["settle"]);
     seen.killed = { signal, wasRunning, next, isRunning: isRunning("hub"), timers: timers() };
+  },
+
+  async killedDuringStop() {
+    writeFileSync(slow, "");
+    const before = startedAt("hub");
+    const stop = `setsid ${engine} stop hub >/dev/null 2>&1 & sleep 1; kill -9 $PPID`;
+    const environment = {
+      NODE_OPTIONS: `--import=${root}/test/faults/at-step.mjs`,
+      HIVEMIND_TEST_AT_STEP: JSON.stringify({ "backup.armed": stop }),
+    };
+    const { signal } = command(backup, { environment });
+    const { code } = command(["settle"]);
+    const isRestarted = startedAt("hub") !== before;
+    seen.killedDuringStop = { signal, code, isRunning: isRunning("hub"), isRestarted };
+    rmSync(slow);
   },
 
   async timer() {

@@ -38,6 +38,7 @@ interface Seen {
   asked: object;
   compose: object;
   killed: { signal: string; wasRunning: boolean; next: { stdout: string }; isRunning: boolean };
+  killedDuringStop: object;
   timer: object;
   schedule: object;
   stranger: Ran & { isUntouched: boolean };
@@ -195,6 +196,11 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
       ...{ signal: "SIGKILL", wasRunning: false, isRunning: true, timers: "" },
       next: { code: 0, stdout: expect.stringContaining("started hub") },
     });
+  });
+
+  test("killed while the stop is in progress: the next command waits for its end and starts it", () => {
+    const expected = { code: 0, isRunning: true, isRestarted: true };
+    expect(seen.killedDuringStop).toEqual({ signal: "SIGKILL", ...expected });
   });
 
   test("killed while it is stopped, and no further command: a timer starts it for good", () => {
