@@ -67,7 +67,7 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     const args = ["--system", home, process.execPath, script, engine, home];
     const { stdout } = await promisify(execFile)(`${root}scripts/private-session`, args);
     seen = JSON.parse(stdout);
-  }, 400_000);
+  }, 600_000);
 
   afterAll(() => rmSync(home, { recursive: true, force: true }));
 
