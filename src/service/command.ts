@@ -87,10 +87,8 @@ export class CommandService implements Service {
     return armWatcher({ ...options, start: ["/bin/sh", "-c", this.#options.startCommand] });
   }
 
-  /** Reports the restart as fired: a watcher acts as soon as its process is killed. */
-  async disarmRestart(): Promise<{ fired: boolean }> {
-    return { fired: true };
-  }
+  /** Does nothing: a watcher acts as soon as the process that armed it ends. */
+  async disarmRestart(): Promise<void> {}
 }
 
 async function runShell(

@@ -207,10 +207,10 @@ export class ContainerService implements Service {
     return armTimer(manager, { ...options, subject: this.name, start });
   }
 
-  /** Reports a watcher as fired, because it acts as soon as its process is killed. */
-  async disarmRestart(name: string): Promise<{ fired: boolean }> {
+  /** Cancels a timer. A watcher acts as soon as the process that armed it ends. */
+  async disarmRestart(name: string): Promise<void> {
     const manager = await this.#findManager();
-    return manager === undefined ? { fired: true } : disarmTimer(manager, name);
+    if (manager !== undefined) await disarmTimer(manager, name);
   }
 
   /** Runs the engine to start containers. */

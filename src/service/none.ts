@@ -3,7 +3,6 @@ import type { Service } from "./service.js";
 
 /** @param notices - the result of `check` */
 export function noService(notices: readonly string[] = []): Service {
-  const notFired = async () => ({ fired: false });
   return {
     kind: "none",
     name: null,
@@ -15,7 +14,7 @@ export function noService(notices: readonly string[] = []): Service {
     stop: async () => {},
     start: async () => ({ upAt: performance.now() }),
     startDependents: async () => {},
-    armRestart: async () => ({ name: null, disarm: notFired }),
-    disarmRestart: notFired,
+    armRestart: async () => ({ name: null, disarm: async () => ({ fired: false }) }),
+    disarmRestart: async () => {},
   };
 }

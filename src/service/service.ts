@@ -141,7 +141,7 @@ export interface Service {
    *
    * @param name - {@link RestartTimer.name}
    */
-  disarmRestart(name: string): Promise<{ fired: boolean }>;
+  disarmRestart(name: string): Promise<void>;
 }
 
 /**

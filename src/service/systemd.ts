@@ -217,8 +217,8 @@ export class SystemdUnit implements Service {
     return armTimer(this.kind, { ...options, subject: this.name, start });
   }
 
-  disarmRestart(name: string): Promise<{ fired: boolean }> {
-    return disarmTimer(this.kind, name);
+  async disarmRestart(name: string): Promise<void> {
+    await disarmTimer(this.kind, name);
   }
 
   /**

@@ -236,7 +236,7 @@ test("a service whose stop is queued, or whose dependents may be stopped, needs 
 });
 
 test("the timer of an earlier stop is cancelled when the new timer is armed", async () => {
-  const disarmRestart = vi.fn(async () => ({ fired: false }));
+  const disarmRestart = vi.fn(async () => undefined);
   const armRestart = async ({ name = null }: { name?: string | null }) => ({
     name,
     disarm: async () => ({ fired: false }),
@@ -255,10 +255,7 @@ test("of a service that something else has started, the dependents are started b
   const calls: string[] = [];
   const service = Object.assign(deniedService(), {
     startDependents: async (names: readonly string[]) => void calls.push(...names),
-    disarmRestart: async (name: string) => {
-      calls.push(name);
-      return { fired: false };
-    },
+    disarmRestart: async (name: string) => void calls.push(name),
   });
   const choice = { service: "systemd", unit: "hub", storePath: "/nonexistent/clients.db" } as const;
   const stopped = { service: "systemd", unit: "hub", timer: "earlier" } as const;
