@@ -155,7 +155,7 @@ test("a journal that names a service of an earlier version, launchd, is refused 
 test("a service stopped since it was resolved stays down; one started or about to start is stopped", async () => {
   const folder = temporaryFolder();
   const unit = uniqueName();
-  const files = [`${unit}.service`, `${unit}-first.service`];
+  const files = [`${unit}-first.service`, `${unit}.service`];
   onTestFinished(async () => {
     await removeUnits(...files);
     await rm(folder, { recursive: true });
@@ -180,6 +180,7 @@ test("a service stopped since it was resolved stays down; one started or about t
   await systemctl("stop", unit);
   expect(await Downtime.prepare(running)).toBeUndefined();
 
+  // The job of the first unit is queued first; otherwise the second unit starts at once.
   await systemctl("start", "--no-block", ...files);
   expect((await running.service.state()).active).toBe(false);
   expect(await Downtime.prepare(stopped)).toBeDefined();
