@@ -57,6 +57,8 @@ export interface Context {
   readonly settingsProblems: readonly StoreError[];
   /** The source in the settings. */
   readonly source: PassphraseSource;
+  /** The options of this command that name the store, the settings and the source. */
+  readonly given: readonly string[];
   /** Reads the settings again, which an operation or a recovery may have changed. */
   readonly refreshSettings: () => Promise<void>;
   readonly output: Output;
@@ -156,6 +158,9 @@ export async function contextOf(command: Command, found: Found = {}): Promise<Co
     settingsPath: path,
     settingsSection: section,
     settingsProblems,
+    get given() {
+      return givenOptions(options, storePath, path);
+    },
     get settings() {
       return resolved.settings;
     },
@@ -174,6 +179,22 @@ export async function contextOf(command: Command, found: Found = {}): Promise<Co
     yes,
     reporter: buildReporter(output, yes),
   };
+}
+
+function givenOptions(
+  { db, name, subfolder, config, passphraseSource, keyCache }: GlobalOptions,
+  storePath: string,
+  settingsPath: string,
+): string[] {
+  const isStoreNamed = [db, name, subfolder].some((option) => option !== undefined);
+  return [
+    ...(isStoreNamed ? ["--db", storePath] : []),
+    ...(config === undefined ? [] : ["--config", settingsPath]),
+    ...(passphraseSource === undefined
+      ? []
+      : ["--passphrase-source", formatSource(parseSource(passphraseSource))]),
+    ...(keyCache === false ? ["--no-key-cache"] : []),
+  ];
 }
 
 /** @param onProblem - receives each error; undefined for a command that fails at the first */
@@ -302,17 +323,9 @@ export function ownCommand(
 }
 
 /** Returns this program's command line for the same store, as a user types it. */
-export function programLine(command: Command, { storePath, settingsPath }: Context): string {
-  const { db, name, subfolder, config, passphraseSource } = globalOptionsOf(command);
-  const isNamed = [db, name, subfolder].some((option) => option !== undefined);
-  return [
-    "hivemind-sqlcipher",
-    ...(isNamed ? [`--db ${shellQuote(storePath)}`] : []),
-    ...(config === undefined ? [] : [`--config ${shellQuote(settingsPath)}`]),
-    ...(passphraseSource === undefined
-      ? []
-      : [`--passphrase-source ${shellQuote(passphraseSource)}`]),
-  ].join(" ");
+export function programLine({ given }: Pick<Context, "given">): string {
+  const args = given.map((arg) => (arg.startsWith("--") ? arg : shellQuote(arg)));
+  return ["hivemind-sqlcipher", ...args].join(" ");
 }
 
 /** Returns the restart timer's command line for recovering this store. */

@@ -2,8 +2,10 @@
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { engineSecretError, formatSource, isEngineSecret, parseSource } from "../keys/source.js";
+import type { OwnCommand } from "../service/hub-units.js";
 import { type Context, ownCommand } from "./context.js";
 import { type ContainerOptions, renderComposeUnit, renderQuadletUnit } from "./hub-container.js";
+import { findOwnProgram } from "./own-program.js";
 
 export interface UnitOptions extends ContainerOptions {
   privateConfig?: boolean;
@@ -60,18 +62,22 @@ async function renderUserUnit(
   return renderUnit({ kind: "user", run, hub: await resolveHubCommand(context, args) });
 }
 
-/** Returns the command line of `run` for a user unit. */
+/** Returns the command line of `run` for a user unit, in which `$` begins a variable. */
 async function buildUserRun(context: Context, options: UnitOptions): Promise<string[]> {
+  const { escapeVariables } = await import("../service/unit-file.js");
+  return ownCommand(context, "run", ...(await buildRunOptions(options))).map(escapeVariables);
+}
+
+/** Returns the options of `run` itself. */
+async function buildRunOptions(options: UnitOptions): Promise<string[]> {
   const { privateConfig, redisPasswordSource } = options;
-  return ownCommand(
-    context,
-    "run",
+  return [
     ...(await buildHubPythonOption(options)),
     ...(privateConfig ? ["--private-config"] : []),
     ...(redisPasswordSource === undefined
       ? []
       : ["--redis-password-source", formatSource(parseSource(redisPasswordSource))]),
-  );
+  ];
 }
 
 async function renderSystemUnit(
@@ -86,29 +92,78 @@ async function renderSystemUnit(
 }
 
 /**
- * Returns a drop-in for the hub's unit. Without `args`, the hub's command is read from the unit.
+ * Returns a drop-in for the hub's unit. Without `args`, the hub's command is read from the unit. If
+ * the unit starts the hub through `run`, its options stay, except those that are given here.
  */
 async function renderHubDropIn(
   context: Context,
   args: string[],
   options: UnitOptions,
 ): Promise<string> {
-  const { dropInPath, findHubUnit, readHubCommand } = await import("../hub/existing-unit.js");
-  const { renderDropIn } = await import("../hub/units.js");
+  const { dropInPath, findHubUnit, readHubCommand, readHubRun } = await import(
+    "../hub/existing-unit.js"
+  );
+  const { renderDropIn, renderPreparationDropIn } = await import("../hub/units.js");
   const unit = await findHubUnit(options.unit);
   const hub = args.length > 0 ? await resolveHubCommand(context, args) : await readHubCommand(unit);
-  const text = renderDropIn(
-    unit.manager === "systemd"
-      ? await buildSystemParts(context, hub, options)
-      : { kind: "user", run: await buildUserRun(context, options), hub },
-  );
-  return `# ${await dropInPath(unit)}\n${text}`;
+  const title = `# ${await dropInPath(unit)}\n`;
+  const present = options.credentialFile === undefined ? await readHubRun(unit) : undefined;
+  if (present === undefined) {
+    const parts =
+      unit.manager === "systemd"
+        ? await buildSystemParts(context, hub, options)
+        : { kind: "user" as const, run: await buildUserRun(context, options), hub };
+    return title + renderDropIn(parts);
+  }
+  const run = await renewRun(present.run, context, options);
+  if (present.preparation === undefined) return title + renderDropIn({ kind: "user", run, hub });
+  const commands = await renewPreparation(present.preparation, [...run, "--", ...hub]);
+  return title + renderPreparationDropIn(commands);
+}
+
+/** Returns the command line of a unit's `run`, with this program and the options given here. */
+async function renewRun(
+  { launcher, args }: OwnCommand,
+  { given }: Context,
+  options: UnitOptions,
+): Promise<string[]> {
+  const { escapeVariables } = await import("../service/unit-file.js");
+  const named = [...(await buildRunOptions(options)), ...given].map(escapeVariables);
+  const kept = args.toSpliced(args.indexOf("run"), 1);
+  const merged = new Map([...groupOptions(kept), ...groupOptions(named)]);
+  return [...launcher, ...findOwnProgram().map(escapeVariables), "run", ...[...merged].flat(2)];
+}
+
+/** Returns the options among arguments, each with its values. */
+function groupOptions(args: readonly string[]): [string, string[]][] {
+  const options: [string, string[]][] = [];
+  for (const arg of args) {
+    const [, name, value] = /^(--[a-z-]+)(?:=(.*))?$/s.exec(arg) ?? [];
+    if (name === undefined) options.at(-1)?.[1].push(arg);
+    else options.push([name, value === undefined ? [] : [value]]);
+  }
+  return options;
+}
+
+/** Returns the commands before a unit's hub, with this command as `run --prepare`. */
+async function renewPreparation(
+  commands: readonly string[],
+  prepare: readonly string[],
+): Promise<string[]> {
+  const { startsByRun } = await import("../hub/password-delivery.js");
+  const { quoteExpandedCommand } = await import("../service/unit-file.js");
+  return commands.map((command) => {
+    // The others apply to the command as it is written in the file.
+    const [prefixes = ""] = /^[-+!]*/.exec(command) ?? [];
+    return startsByRun(command) ? prefixes + quoteExpandedCommand(...prepare) : command;
+  });
 }
 
 async function buildSystemParts(context: Context, hub: string[], options: UnitOptions) {
   const { readRedisSettings, readServerJson, serverJsonPath } = await import(
     "../hub/server-json.js"
   );
+  const { escapeVariables } = await import("../service/unit-file.js");
   const hubPython = await buildHubPythonOption(options);
   const credential = resolveCredential(options, "hivemind-sqlcipher");
   const { file } = await readServerJson(serverJsonPath());
@@ -119,7 +174,14 @@ async function buildSystemParts(context: Context, hub: string[], options: UnitOp
       ? ownCommand({ ...own, source: parseSource("credential") }, "run", ...hubPython)
       : ownCommand(own, "run", ...hubPython, "--redis-password-source", "credential");
   const user = options.user === undefined ? {} : { user: options.user };
-  return { kind: "system" as const, run, hub, serverJson: file, credential, ...user };
+  return {
+    kind: "system" as const,
+    run: run.map(escapeVariables),
+    hub,
+    serverJson: file,
+    credential,
+    ...user,
+  };
 }
 
 /**

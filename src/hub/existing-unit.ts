@@ -3,7 +3,7 @@ import { homedir, userInfo } from "node:os";
 import { dirname, isAbsolute, join } from "node:path";
 import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
-import { runsHub } from "../service/hub-units.js";
+import { type OwnCommand, parseOwnCommand, runsHub } from "../service/hub-units.js";
 import type { Service } from "../service/service.js";
 import {
   fullUnitName,
@@ -82,27 +82,60 @@ export interface HubCommands {
  * @throws {@link StoreError} notFound - if the unit has no command
  */
 export async function readHubCommands(unit: UnitName): Promise<HubCommands> {
-  const commands = (await readCommands(unit)).map(
-    ({ property, path, args: [, ...args], flags }) => {
-      const isLiteral = flags.includes("no-env-expand");
-      return { property, command: [path, ...(isLiteral ? args.map(escapeVariables) : args)] };
-    },
-  );
+  const commands = await readUnexpandedCommands(unit);
   const start = commands.findLast(({ property }) => property === "ExecStart")?.command;
   if (start === undefined) throw new StoreError("notFound", `${unit.name} starts no program`);
-  const started = hubOfRun(start);
-  const prepared = commands.flatMap(({ command }) => hubOfRun(command) ?? []);
+  const started = parseRun(start)?.hub;
+  const prepared = commands.flatMap(({ command }) => parseRun(command)?.hub ?? []);
   const hub = started === undefined ? start : ((await readOwnCommand(unit)) ?? started);
   const copy = started ?? prepared;
   const isOutdated = runsHub(hub) && copy.length > 0 && copy.join("\0") !== hub.join("\0");
   return { hub, isOutdated };
 }
 
-/** Returns the command after `run --`; undefined for another command. */
-function hubOfRun(command: string[]): string[] | undefined {
+/** Returns the commands of a unit, in which `$` begins a variable. */
+async function readUnexpandedCommands(unit: UnitName) {
+  return (await readCommands(unit)).map(({ property, path, args: [, ...args], flags }) => {
+    const isLiteral = flags.includes("no-env-expand");
+    return { property, command: [path, ...(isLiteral ? args.map(escapeVariables) : args)] };
+  });
+}
+
+/** Parses a command that starts or prepares a hub through `run`; undefined for another command. */
+function parseRun(command: string[]): { run: OwnCommand; hub: string[] } | undefined {
   const separator = command.indexOf("--");
-  const isRun = separator > 0 && startsByRun(command.slice(0, separator).join(" "));
-  return isRun ? command.slice(separator + 1) : undefined;
+  const run = parseOwnCommand(command.slice(0, Math.max(separator, 0)));
+  return run?.args.includes("run") ? { run, hub: command.slice(separator + 1) } : undefined;
+}
+
+/** How a unit starts its hub through `run`. In the arguments `$` begins a variable. */
+export interface HubRun {
+  readonly run: OwnCommand;
+  /**
+   * The unit's own commands before the hub, as in its files, if `run --prepare` is one of them;
+   * undefined if `run` starts the hub.
+   */
+  readonly preparation: string[] | undefined;
+}
+
+/**
+ * Returns how a unit starts its hub through `run`; undefined if it does not, or if this program's
+ * drop-in adds `run --prepare`.
+ *
+ * @throws {@link StoreError} service - if the manager does not respond
+ */
+export async function readHubRun(unit: UnitName): Promise<HubRun | undefined> {
+  const runs = (await readUnexpandedCommands(unit)).flatMap(({ property, command }) => {
+    const run = parseRun(command)?.run;
+    return run === undefined ? [] : [{ property, run }];
+  });
+  const start = runs.findLast(({ property }) => property === "ExecStart");
+  if (start !== undefined) return { run: start.run, preparation: undefined };
+  const lines = await readCommandLines(unit, { without: await dropInPath(unit) });
+  const values = lines.filter(({ key }) => key === "ExecStartPre").map(({ value }) => value);
+  const preparation = values.slice(values.lastIndexOf("") + 1);
+  const run = runs[0]?.run;
+  return run && preparation.some(startsByRun) ? { run, preparation } : undefined;
 }
 
 /**
@@ -113,7 +146,7 @@ async function readOwnCommand(unit: UnitName): Promise<string[] | undefined> {
   const lines = await readCommandLines(unit, { without: await dropInPath(unit) });
   const last = lines.findLast(({ key }) => key === "ExecStart")?.value ?? "";
   const command = parseCommand(last, specifiersOf(unit));
-  const hub = command && (hubOfRun(command) ?? command);
+  const hub = command && (parseRun(command)?.hub ?? command);
   return hub !== undefined && isAbsolute(hub[0] ?? "") && runsHub(hub) ? hub : undefined;
 }
 
@@ -157,7 +190,8 @@ export async function noCoreDumpsCommand({ kind, name }: Service): Promise<strin
 export async function dropInCommands(
   unit: UnitName,
 ): Promise<{ readonly install: string[]; readonly restart: string }> {
-  return installCommands(unit, await dropInPath(unit), printDropInLine(unit));
+  const isSealed = unit.manager === "systemd" && (await readHubRun(unit)) === undefined;
+  return installCommands(unit, await dropInPath(unit), printDropInLine(unit, isSealed));
 }
 
 /**

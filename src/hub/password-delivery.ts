@@ -225,9 +225,16 @@ export function startHint({ kind, name }: ResolvedService["service"]): string {
   return `Let ${name} start the hub through run: add the drop-in that ${print} prints, then run ${systemctlLine(kind, "daemon-reload")}`;
 }
 
-/** Returns the command line that prints the drop-in for a unit. */
-export function printDropInLine({ manager, name }: UnitName): string {
-  const sealed = manager === "systemd" ? " --credential-file FILE" : "";
+/**
+ * Returns the command line that prints the drop-in for a unit.
+ *
+ * @param isSealed - whether the drop-in names a sealed credential
+ */
+export function printDropInLine(
+  { manager, name }: UnitName,
+  isSealed = manager === "systemd",
+): string {
+  const sealed = isSealed ? " --credential-file FILE" : "";
   return `hivemind-sqlcipher run --print-unit dropin --unit ${shellQuote(name)}${sealed}`;
 }
 

@@ -10,7 +10,6 @@ import {
   escapeSetting,
   keyringUnit,
   quoteArg,
-  quoteCommand,
   quoteExpandedCommand,
 } from "../service/unit-file.js";
 
@@ -20,11 +19,12 @@ const keyringCredential = "hivemind-keyring";
 export interface UserUnit {
   readonly kind: "user";
   /**
-   * The command line of `hivemind-sqlcipher run`, with its options. Programs have absolute paths,
-   * because a service manager has another PATH than a shell.
+   * The command line of `hivemind-sqlcipher run`, with its options. As in a unit, `$` begins a
+   * variable. Programs have absolute paths, because a service manager has another PATH than a
+   * shell.
    */
   readonly run: readonly string[];
-  /** The command line of the hub. As in a unit, `$` begins a variable. */
+  /** The command line of the hub, likewise. */
   readonly hub: readonly string[];
 }
 
@@ -64,9 +64,22 @@ ${renderUserService(unit)}${commonSettings}`;
 ${renderPreparation(unit)}${commonSettings}`;
 }
 
+/**
+ * Returns the text of a drop-in for a unit that prepares its hub with `run --prepare` itself:
+ * systemd runs the commands of a drop-in after those of the unit.
+ *
+ * @param commands - all commands before the hub, as in a unit
+ */
+export function renderPreparationDropIn(commands: readonly string[]): string {
+  return `[Service]
+# replaces the commands of the unit
+ExecStartPre=
+${commands.map((command) => `ExecStartPre=${command}\n`).join("")}`;
+}
+
 function renderUserService({ run, hub }: Omit<UserUnit, "kind">): string {
   return `Type=exec
-ExecStart=${quoteCommand(...run, "--")} ${quoteExpandedCommand(...hub)}
+ExecStart=${quoteExpandedCommand(...run, "--", ...hub)}
 # run forwards SIGTERM to the hub; systemd kills what is left after the time-out
 KillMode=mixed
 # 128 + SIGTERM: the hub was stopped before it installed its signal handler
@@ -96,7 +109,7 @@ LoadCredentialEncrypted=hivemind-sqlcipher:${escapeSetting(unit.credential)}
 RuntimeDirectory=${directory}
 RuntimeDirectoryMode=0700
 BindReadOnlyPaths=-${prepared}:${quoteArg(unit.serverJson)}
-ExecStartPre=${unit.mayFail ? "-" : ""}${quoteCommand(...run, "--prepare")} ${prepared} -- ${quoteExpandedCommand(...hub)}
+ExecStartPre=${unit.mayFail ? "-" : ""}${quoteExpandedCommand(...run, "--prepare")} ${prepared} -- ${quoteExpandedCommand(...hub)}
 `;
 }
 

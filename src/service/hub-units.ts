@@ -142,15 +142,40 @@ export function indexOfHub(words: readonly string[]): number {
   );
 }
 
+/** A command line that starts this program. */
+export interface OwnCommand {
+  /** What starts this program, such as `env`, with its arguments; without Node.js. */
+  readonly launcher: readonly string[];
+  /** The path of the program, or of its script. */
+  readonly program: string;
+  readonly args: readonly string[];
+}
+
+/** Parses a command line that starts this program, by any path; undefined for another program. */
+export function parseOwnCommand(command: readonly string[]): OwnCommand | undefined {
+  const index = command.findIndex((arg) =>
+    /(?:^|\/)(?:hivemind-sqlcipher(?:\.[cm]?js)?|cli\/main\.js)$/.test(arg),
+  );
+  const program = command[index];
+  if (program === undefined) return undefined;
+  const before = command.slice(0, index);
+  const node = before.findLastIndex(isNode);
+  const launcher = node < 0 ? before : before.slice(0, node);
+  return { launcher, program, args: command.slice(index + 1) };
+}
+
+/** Returns whether a program is Node.js. Fedora's `node` is a link to `node-22`. */
+export function isNode(path: string): boolean {
+  return /^node(?:js)?(?:-?\d+)?$/.test(basename(path));
+}
+
 /**
  * Returns whether the arguments of a process start this program, by any path. Excludes `run`, which
  * starts the hub.
  */
 export function isOwnCommand(args: readonly string[]): boolean {
-  const program = args.findIndex((arg) =>
-    /(?:^|\/)(?:hivemind-sqlcipher(?:\.[cm]?js)?|cli\/main\.js)$/.test(arg),
-  );
-  return program >= 0 && !args.includes("run", program);
+  const own = parseOwnCommand(args);
+  return own !== undefined && !own.args.includes("run");
 }
 
 /** Returns whether a unit starts its hub in a container. */

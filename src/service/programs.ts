@@ -1,6 +1,7 @@
 /** Checks the programs in units, because an upgrade of Node.js may have removed them. */
 import { accessSync, constants, statSync } from "node:fs";
 import { basename, isAbsolute } from "node:path";
+import { isNode, parseOwnCommand } from "./hub-units.js";
 import type { UnitCommand } from "./properties.js";
 import type { UnitName } from "./systemctl.js";
 import { readCommands } from "./unit-commands.js";
@@ -34,17 +35,18 @@ export async function findUnitPrograms(units: readonly UnitName[]): Promise<Unit
 /** Returns the absolute paths of programs in a command, and whether each is the hub's. */
 function programPaths({ path, args, flags }: UnitCommand): [string, boolean][] {
   if (flags.includes("ignore-failure")) return [];
-  const script = /^(?:node(?:js)?(?:-?\d+)?|python[\d.]*)$/.test(basename(path))
-    ? args[1]
-    : undefined;
+  const script = isNode(path) || /^python[\d.]*$/.test(basename(path)) ? args[1] : undefined;
   const separator = args.indexOf("--");
   const isWrapped = separator >= 0;
   const hub = isWrapped ? args[separator + 1] : undefined;
   const isOwn =
     isWrapped || basename(path) === "hivemind-sqlcipher" || /\.[cm]?js$/.test(script ?? path);
+  const own = parseOwnCommand(args);
+  const ownPaths = own ? args.slice(own.launcher.length, args.length - own.args.length) : [];
   const programs: [string | undefined, boolean][] = [
     [path, !isOwn],
     [script, !isOwn],
+    ...ownPaths.map((each): [string, boolean] => [each, false]),
     [hub, true],
   ];
   return programs.filter(

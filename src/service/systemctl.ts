@@ -142,12 +142,13 @@ export function sudoPrefix(): string {
 
 /**
  * Returns the command line for writing the output of a command to a file, as root if `sudo` is not
- * empty. It fails if the command fails: a pipe would end with the status of `tee`.
+ * empty. It fails if the command fails: a pipe would end with the status of `tee`. The file is
+ * written after the command ends, because the command may read it.
  */
 export function redirectToFile(command: string, path: string, sudo: string): string {
   const file = shellQuote(path);
-  if (sudo === "") return `${command} > ${file}`;
-  return `text=$(${command}) && printf '%s\\n' "$text" | ${sudo}tee ${file} >/dev/null`;
+  const write = sudo === "" ? `> ${file}` : `| ${sudo}tee ${file} >/dev/null`;
+  return `text=$(${command}) && printf '%s\\n' "$text" ${write}`;
 }
 
 export function describeManager(manager: Manager): string {

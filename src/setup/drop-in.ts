@@ -11,6 +11,7 @@ import { serverJsonPath } from "../hub/server-json.js";
 import { renderDropIn, type SystemUnit, type UserUnit } from "../hub/units.js";
 import { isRootlessDocker } from "../service/engine.js";
 import { isUnit, ownManager, type ServiceName } from "../service/systemctl.js";
+import { escapeVariables } from "../service/unit-file.js";
 import { hasRunCommand } from "./container.js";
 import type { HubSurvey } from "./hub-survey.js";
 import { header, installOverride, reloadUnits, removeOverride } from "./override.js";
@@ -88,11 +89,12 @@ async function toUnit(
   phase: Phase,
 ): Promise<UserUnit | SystemUnit> {
   if (source.kind !== "sealed" || manager !== "systemd") {
-    return { kind: "user", run: ownCommand("run"), hub };
+    return { kind: "user", run: ownCommand("run").map(escapeVariables), hub };
   }
   const serverJson = await realPath(serverJsonPath());
   const mayFail = phase === "in-progress";
-  return { kind: "system", run: preparation, hub, serverJson, credential: source.path, mayFail };
+  const run = preparation.map(escapeVariables);
+  return { kind: "system", run, hub, serverJson, credential: source.path, mayFail };
 }
 
 /**

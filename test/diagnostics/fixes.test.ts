@@ -485,7 +485,18 @@ test.each(scheduleRows)(
   60_000,
 );
 
-const hubRows: { problem: string; detail: RegExp; start: string; server?: object }[] = [
+const run = `${process.execPath} ${root}dist/cli/main.js run`;
+
+interface HubRow {
+  problem: string;
+  detail: RegExp;
+  start: string;
+  server?: object;
+  /** What the drop-in keeps of the unit's `run`. */
+  options?: string;
+}
+
+const hubRows: HubRow[] = [
   {
     problem: "a unit that an installer has written again, without run",
     detail: /starts the hub without the passphrase/,
@@ -500,7 +511,9 @@ const hubRows: { problem: string; detail: RegExp; start: string; server?: object
   {
     problem: "a unit whose Node.js is gone",
     detail: /starts a program that is gone.*\/no\/node/,
-    start: "/no/node /opt/dist/cli/main.js run --db STORE -- HUB listen",
+    start:
+      "/usr/bin/env X=$$Y /no/node /opt/dist/cli/main.js run --no-key-cache --db STORE --redis-password-source file:/%%a$$b -- HUB listen",
+    options: `/usr/bin/env "X=$$Y" ${run} --no-key-cache --db STORE --redis-password-source "file:/%%a$$b"`,
   },
 ];
 
@@ -540,6 +553,8 @@ test.each(hubRows)(
     expect(dropIn).toMatch(
       new RegExp(`^ExecStart=\\nType=exec\\nExecStart=.* -- ${hub} listen$`, "m"),
     );
+    if (row.options === undefined) return;
+    expect(dropIn).toContain(`ExecStart=${row.options.replace("STORE", machine.store)} -- `);
   },
   60_000,
 );
@@ -565,8 +580,6 @@ async function hubUnit(
   });
   return { name, hub };
 }
-
-const run = `${process.execPath} ${root}dist/cli/main.js run`;
 
 test("an interrupted backup whose directories are gone: commands work and name the way out", async () => {
   const site = await Site.make();
@@ -650,6 +663,38 @@ test("a hub's program that is gone: installed again at that path, nothing is lef
   expect(commandIn(found?.fix ?? "")).toBe(`systemctl --user edit --full ${name}`);
   await writeFile(hub, program, { mode: 0o755 });
   expect(await site.findings("hub-unit")).toEqual([]);
+}, 60_000);
+
+test("a unit that prepares its hub with a program that is gone: the drop-in replaces this command", async () => {
+  const site = await Site.make();
+  const { machine } = site;
+  await writeServerJson(site);
+  const seen = machine.path("seen");
+  const prepare = `run --db ${machine.store} --prepare %t/%n/server.json`;
+  const { name } = await hubUnit(site, {
+    script: `cat "$RUNTIME_DIRECTORY/server.json" >>'${seen}'; exec sleep infinity`,
+    more: `RuntimeDirectory=%n
+RuntimeDirectoryMode=0700
+ExecStartPre=-/bin/sh -c 'echo "$$0" >>${seen}' %n
+ExecStartPre=+/no/node /opt/dist/cli/main.js ${prepare} -- ${machine.path("bin", "hivemind-core")} listen
+`,
+  });
+  const [found, ...others] = await site.findings("hub-unit");
+  expect(found?.detail).toMatch(/starts a program that is gone.*: \/no\/node, \/opt\/dist/);
+  expect(others).toEqual([]);
+  await site.type(found?.fix ?? "");
+  expect(await site.findings("hub-unit")).toEqual([]);
+  await until(async () => (await readFile(seen, "utf8").catch(() => "")).includes("password"));
+  expect((await readFile(seen, "utf8")).split("\n")[0]).toBe(name);
+  const dropIn = join(unitFolder, `${name}.d`, "hivemind-sqlcipher.conf");
+  const former = await readFile(dropIn, "utf8");
+  // Printed from what the drop-in itself has made of the unit, it is the same.
+  await site.type(found?.fix ?? "");
+  expect(await readFile(dropIn, "utf8")).toBe(former);
+  const given = ["--unit", name, "--db", machine.path("other.db"), "--no-key-cache"];
+  const { stdout } = await site.run("run", "--print-unit", "dropin", ...given);
+  expect(stdout).toContain(` run --db ${machine.path("other.db")} --prepare /`);
+  expect(stdout).toContain(" --no-key-cache -- ");
 }, 60_000);
 
 test("a hub that an installer has moved: the fix renews the drop-in, which starts the old one", async () => {

@@ -297,14 +297,21 @@ describe("on a machine where nobody logs in, with the system's manager", () => {
       stat -c %U "/proc/$pid"
       grep -c "a pas[s].phrase" "/proc/$pid/root${home.serverJson}"
       grep -lr "a pas[s].phrase" ${outer} /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null || echo nowhere
+      # The unit names a former installation: its drop-in replaces the program.
+      sed -i 's|${cli.join(" ")}|/opt/former/cli/main.js|' /etc/systemd/system/hub.service
+      systemctl daemon-reload
+      ${cli.join(" ")} run --print-unit dropin --unit hub >${outer}/drop-in
+      cp ${outer}/drop-in /etc/systemd/system/hub.service.d/hivemind-sqlcipher.conf
+      systemctl daemon-reload
       systemctl restart hub
+      grep -c "a pas[s].phrase" "/proc/$(property hub MainPID)/root${home.serverJson}"
       property hub ActiveState
       systemctl stop hub
       property hub Result
       ls -d /run/hivemind-sqlcipher* 2>/dev/null || echo gone`);
     const [command, ...rest] = output.trim().split("\n");
     expect(command).toMatch(/hivemind-core listen $/);
-    expect(rest).toEqual(["daemon", "1", "nowhere", "active", "success", "gone"]);
+    expect(rest).toEqual(["daemon", "1", "nowhere", "1", "active", "success", "gone"]);
     expect(await readFile(home.serverJson, "utf8")).toBe(settings);
   });
 

@@ -32,14 +32,10 @@ export function addCommand(program: Command): void {
   });
 }
 
-async function runDoctor(
-  context: Context,
-  options: DoctorOptions,
-  command: Command,
-): Promise<void> {
+async function runDoctor(context: Context, options: DoctorOptions): Promise<void> {
   const { doctor } = await import("../../diagnostics/doctor.js");
   const { output } = context;
-  const program = programLine(command, context);
+  const program = programLine(context);
   const diagnosis = await readWithNewestSource(context, () =>
     doctor({ ...buildDoctorOptions(context, options), program }),
   );

@@ -131,7 +131,7 @@ async function runSetup(command: Command, context: Context, given: SetupOptions)
   await context.reporter.confirm("Continue?");
   const { setUp } = await import("../../setup/set-up.js");
   const result = await abortOnSignal((signal) => setUp(request(signal), found, plan));
-  const program = programLine(command, context);
+  const program = programLine(context);
   const findings = await diagnose(await resolveSetupContext(command, options), options, program);
   // The file of this setup, or of an earlier one; not another key, nor a file that was not needed.
   const isFileInUse = (await readRecoveryKey(key)) !== undefined;
