@@ -39,8 +39,8 @@ const header = `${mark}, which replaces this file each time.`;
 
 /** What a scheduled backup means for satellites, for the user who installs the timer. */
 export const outageNote =
-  "Each backup stops the hub for about two seconds, and satellites reconnect after about seven.";
-export const outageAdvice = `${outageNote} With --online-backups, backups do not stop the hub.`;
+  "each backup stops the hub for about two seconds, and satellites reconnect after about seven";
+export const outageAdvice = `${outageNote}; with --online-backups, backups do not stop the hub`;
 
 export type ScheduledJob = "backup" | "drill";
 

@@ -225,7 +225,7 @@ function findNotices(survey: Survey, options: PlanOptions): string[] {
     recoveryKeyFile !== undefined &&
       !needsKeys(survey) &&
       `no recovery key is made in ${recoveryKeyFile}: bundles are encrypted to the recovery key in use`,
-    onlineBackups ? "Backups do not stop the hub." : outageAdvice,
+    onlineBackups ? "backups do not stop the hub" : outageAdvice,
   ];
   return notices.filter((notice) => notice !== false);
 }

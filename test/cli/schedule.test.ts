@@ -173,7 +173,7 @@ test("backups stop the hub or not, as the option or the answer on a terminal say
     JSON.stringify({ ...settings, backup: { ...backup, ...commands } }),
   );
   const install = ["schedule", "install", ...here];
-  const note = "satellites reconnect after about seven. With --online-backups, backups do not";
+  const note = "satellites reconnect after about seven; with --online-backups, backups do not";
   const first = await machine.run([...install, "--json"], usual);
   expect(first.stderr).toContain(note);
   const { service } = (JSON.parse(first.stdout) as { schedule: Schedule }).schedule;

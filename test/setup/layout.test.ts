@@ -83,11 +83,11 @@ hivemind-sqlcipher setup --yes --recovery-key-file ~/safe/key.txt --to ~/backups
 wait_for_replies
 echo "the satellite had no reply for $(longest_pause) s"
 stop_satellite
-[[ $(sed '1,/^note: Each/d' ~/done.log | wc -l) -le 15 ]]
+[[ $(sed '1,/^note: each/d' ~/done.log | wc -l) -le 15 ]]
 [[ ! -e $data/clients.json ]]
 equal "$(hivemind-sqlcipher list-clients --json | python3 -c 'import json,sys; print(*sorted(c["name"] for c in json.load(sys.stdin)["clients"]))')" "attic bath cellar hall kitchen"
 wait_for_port
-sed '1,/^note: Each/d' ~/done.log
+sed '1,/^note: each/d' ~/done.log
 hivemind-sqlcipher doctor --json >~/doctor.log || true
 python3 -c 'import json,sys; print("findings:", *[c["name"] for c in json.load(open(sys.argv[1]))["checks"] if not c["ok"] and c["name"] != "swap"])' ~/doctor.log
 

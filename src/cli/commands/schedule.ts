@@ -112,7 +112,7 @@ async function resolveOnline(context: Context, options: InstallOptions): Promise
   const { stopsHub } = await assertBackupPossible(context, options, isOnline);
   if (!stopsHub) return isOnline;
   if (installed === undefined && !yes && hasTerminal()) {
-    return askYesNo(`${outageNote} Back up without stopping the hub instead?`);
+    return askYesNo(`Back up without stopping the hub (otherwise ${outageNote})?`);
   }
   output.notice(outageAdvice);
   return false;

@@ -11,12 +11,14 @@ import { counted } from "../../text/count.js";
 import type { Context } from "../context.js";
 import { describePassphrase, fieldLines } from "./lines.js";
 
-export function planLines({ hubs, storePath }: Survey, { steps, notices }: Plan): string[] {
+export function planLines({ hubs, storePath, record }: Survey, { steps, notices }: Plan): string[] {
   const [hub] = hubs;
+  // What is there before a setup has begun is no step to a user.
+  const shown = record === undefined ? steps.filter(({ state }) => state === "needed") : steps;
   if (hub === undefined || steps.length === 0) return [`No plan for ${storePath} yet:`];
   return [
     `Plan for ${hub.name} (${hub.manager}):`,
-    ...stepLines(steps),
+    ...stepLines(shown),
     "",
     ...notices.map((notice) => `note: ${abbreviateHome(notice)}`),
   ];
