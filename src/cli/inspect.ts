@@ -7,6 +7,7 @@ import { formatSource } from "../keys/source.js";
 import type { Context } from "./context.js";
 import { findHubDatabase } from "./open.js";
 import { resolveServiceChoice, type ServiceOptions } from "./options/service.js";
+import { ownScript } from "./own-program.js";
 
 /**
  * Reads the state of a store. Reads it again if the passphrase's source has changed: the first
@@ -52,6 +53,7 @@ export function buildDoctorOptions(
     copyTargets: listCopyTargets(settings),
     service: resolveServiceChoice(context, options),
     hubPython: options.hubPython,
+    script: ownScript,
     fillGaps: options.fillGaps ?? false,
   };
 }

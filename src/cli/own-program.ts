@@ -10,14 +10,16 @@ import { fileURLToPath } from "node:url";
 /** The command's path in every version of the Debian package. */
 const packagedCommand = "/usr/bin/hivemind-sqlcipher";
 
+/** The main file of this installation. Node.js has resolved the symbolic links in its path. */
+export const ownScript = fileURLToPath(new URL("./main.js", import.meta.url));
+
 /** Returns the command line of this program: its installed path, or Node.js and the main file. */
 export function findOwnProgram(): string[] {
-  const main = fileURLToPath(new URL("./main.js", import.meta.url));
-  const packagedNode = join(dirname(main), "../../bin/node");
-  if (process.execPath === packagedNode && isSameFile(packagedCommand, main)) {
+  const packagedNode = join(dirname(ownScript), "../../bin/node");
+  if (process.execPath === packagedNode && isSameFile(packagedCommand, ownScript)) {
     return [packagedCommand];
   }
-  return [process.execPath, main];
+  return [process.execPath, ownScript];
 }
 
 /** Parts that take long to load, and that no operation needs to continue. */

@@ -18,7 +18,7 @@ import { findNamedSource } from "../hub/password-delivery.js";
 import { bundleName } from "../keys/bundle-name.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import { type Run, readRuns } from "../operation/run-record.js";
-import { findUnitPrograms } from "../service/programs.js";
+import { describeOtherInstallation, findUnitPrograms } from "../service/programs.js";
 import {
   hasExpired,
   type LastRun,
@@ -313,17 +313,20 @@ function checkCopy({
 /**
  * Checks the timers of `schedule install`: their programs, times and states; and the last runs of
  * the operations that run regularly, also by another scheduler.
+ *
+ * @param script - this program's script
  */
 export async function checkSchedule(
   storePath: string,
   source: PassphraseSource,
+  script: string,
 ): Promise<Check | Check[]> {
   const { good, warning } = checksNamed("schedule");
   const schedule = await readSchedule(storePath, "backup");
   const drill = schedule && (await readSchedule(storePath, "drill"));
   const runs = await readRuns(storePath);
   const found = [
-    ...(schedule ? await checkTimers(storePath, source, schedule, drill) : []),
+    ...(schedule ? await checkTimers(storePath, { source, script }, schedule, drill) : []),
     ...checkLastRun("backup", runs.backup, toTimerRun(storePath, "backup", schedule)),
     ...checkLastRun("drill", runs.drill, toTimerRun(storePath, "drill", drill)),
     ...checkLastRun("prune", runs.prune),
@@ -337,39 +340,48 @@ export async function checkSchedule(
   );
 }
 
+/** What the timers are expected to use. */
+interface Expected {
+  readonly source: PassphraseSource;
+  readonly script: string;
+}
+
 async function checkTimers(
   storePath: string,
-  source: PassphraseSource,
+  expected: Expected,
   schedule: Schedule,
   drill: Schedule | undefined,
 ): Promise<Check[]> {
   // `schedule install` also installs the drill's timer again, without changing its time.
   const install = `hivemind-sqlcipher schedule install${timeOption(schedule)}`;
   return [
-    ...(await checkTimer(storePath, "backup", schedule, { install, source })),
-    ...(drill ? await checkTimer(storePath, "drill", drill, { install, source }) : []),
+    ...(await checkTimer(storePath, "backup", schedule, { install, ...expected })),
+    ...(drill ? await checkTimer(storePath, "drill", drill, { install, ...expected }) : []),
   ];
 }
 
 /**
  * @param options.install - the command that installs the timer again
- * @param options.source - the source of the store's passphrase
  */
 async function checkTimer(
   storePath: string,
   job: ScheduledJob,
   schedule: Schedule,
-  { install, source }: { install: string; source: PassphraseSource },
+  { install, source, script }: Expected & { readonly install: string },
 ): Promise<Check[]> {
   const { unit, service, active, enabled } = schedule;
   const name = scheduledService(storePath, job);
   const found: Check[] = [];
   const add = (detail: string, fix: string) =>
     found.push(checksNamed("schedule").error(detail, fix));
-  const gone = (await findUnitPrograms([name])).filter(({ isPresent }) => !isPresent);
+  const programs = await findUnitPrograms([name]);
+  const gone = programs.filter(({ isPresent }) => !isPresent);
+  const other = describeOtherInstallation(programs, script);
   if (gone.length > 0) {
     const paths = gone.map(({ path }) => path).join(", ");
     add(`${service} names a program that is gone or cannot be executed: ${paths}`, install);
+  } else if (other !== undefined) {
+    found.push(checksNamed("schedule").warning(other, `Unless the other one is newer: ${install}`));
   }
   const args = (await readCommands(name)).flatMap((command) => command.args);
   const { source: named = source } = findNamedSource({ args, environment: {} });

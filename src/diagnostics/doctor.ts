@@ -42,6 +42,8 @@ export interface DoctorOptions extends StoreLocations {
   readonly copyTargets: readonly ConfiguredTarget[];
   /** Errors in the settings, to report. The settings in error are ignored. */
   readonly settingsProblems: readonly StoreError[];
+  /** The script of this program, with symbolic links resolved. Units should start no other. */
+  readonly script: string;
   /** The program's name and options in the commands of fixes. Default: `hivemind-sqlcipher`. */
   readonly program?: string;
   readonly hubPython?: string | undefined;
@@ -94,14 +96,14 @@ async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
     ["hub", () => checkHub({ ...options, service, choice: options.service, store: opened.facts })],
     ["container", () => checkContainers(options, service)],
     ["file-system", () => checkFileSystem(storePath)],
-    ["hub-unit", () => checkHubUnits(storePath, secret)],
+    ["hub-unit", () => checkHubUnits(storePath, secret, options.script)],
     ["keyring", () => checkKeyring(storePath, source)],
     ["swap", () => checkSwap()],
     ["core-dumps", () => checkCoreDumps({ pid, fix: coreLimitFix })],
     ["directories", () => checkDirectories(options)],
     ["last-backup", () => checkLastBackup(options)],
     ["copy-targets", () => checkCopyTargets(storePath, options.copyTargets)],
-    ["schedule", () => checkSchedule(storePath, source)],
+    ["schedule", () => checkSchedule(storePath, source, options.script)],
     ["bundle", () => checkBundle(options, keyId, opened.key)],
     ["restore-tried", () => checkRestoreTest(options, keyId)],
   ];

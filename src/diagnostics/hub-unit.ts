@@ -11,7 +11,7 @@ import {
   sqliteModule,
 } from "../hub/server-json.js";
 import { type HubUnit, mayUseStore, usesOtherStore } from "../service/hub-units.js";
-import { findUnitPrograms } from "../service/programs.js";
+import { describeOtherInstallation, findUnitPrograms } from "../service/programs.js";
 import { journalctlLine, show, systemctlLine } from "../service/systemctl.js";
 import { isRestarting } from "../service/unit-state.js";
 import { type Check, checksNamed } from "./check.js";
@@ -25,15 +25,23 @@ export interface KnownSecret {
   readonly passphrase: string | undefined;
 }
 
-/** Checks the units that start a hub on this store: those that are active or enabled, if any. */
-export async function checkHubUnits(storePath: string, secret: KnownSecret): Promise<Check[]> {
+/**
+ * Checks the units that start a hub on this store: those that are active or enabled, if any.
+ *
+ * @param script - this program's script
+ */
+export async function checkHubUnits(
+  storePath: string,
+  secret: KnownSecret,
+  script: string,
+): Promise<Check[]> {
   const units = (await findHubUnits(serverJsonPath())).filter(
     (unit) => !unit.isTemplate && mayUseStore(unit, storePath) && !usesOtherStore(unit, storePath),
   );
   const used = units.filter(({ isActive, isEnabled }) => isActive || isEnabled);
   const findings: Check[] = [];
   for (const unit of used.length > 0 ? used : units) {
-    const finding = await checkUnit(unit, storePath, secret);
+    const finding = await checkUnit(unit, storePath, secret, script);
     if (finding !== undefined) findings.push(finding);
   }
   if (findings.length > 0) return findings;
@@ -51,12 +59,15 @@ async function checkUnit(
   unit: HubUnit,
   storePath: string,
   secret: KnownSecret,
+  script: string,
 ): Promise<Check | undefined> {
   const outdated = await checkDropIn(unit);
   const wrong = outdated?.severity === "error" ? outdated : await checkPrograms(unit);
   if (wrong !== undefined) return wrong;
   const problem = await findPasswordProblem(unit, storePath, secret);
-  if (problem === undefined) return (await checkState(unit)) ?? outdated;
+  if (problem === undefined) {
+    return (await checkState(unit)) ?? outdated ?? (await checkInstallation(unit, script));
+  }
   const detail = `${unit.name} ${problem}: its hub cannot open the encrypted store`;
   return broken(detail, await dropInLine(unit));
 }
@@ -88,6 +99,13 @@ async function checkPrograms(unit: HubUnit): Promise<Check | undefined> {
     ? `Install hivemind-core again at that path, or correct the unit: ${systemctlLine(unit.manager, `edit --full ${unit.name}`)}`
     : await dropInLine(unit);
   return broken(detail, fix);
+}
+
+/** Checks that the unit does not start another installation of this program. */
+async function checkInstallation(unit: HubUnit, script: string): Promise<Check | undefined> {
+  const detail = describeOtherInstallation(await findUnitPrograms([unit]), script);
+  if (detail === undefined) return undefined;
+  return warning(detail, `Unless the other one is newer: ${await dropInLine(unit)}`);
 }
 
 /** Returns what is wrong with the password that the unit's hub receives; undefined if nothing. */

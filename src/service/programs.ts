@@ -1,6 +1,7 @@
 /** Checks the programs in units, because an upgrade of Node.js may have removed them. */
 import { accessSync, constants, statSync } from "node:fs";
 import { basename, isAbsolute } from "node:path";
+import { realPathIfExists } from "../fs/read.js";
 import { isNode, parseOwnCommand } from "./hub-units.js";
 import type { UnitCommand } from "./properties.js";
 import type { UnitName } from "./systemctl.js";
@@ -30,6 +31,28 @@ export async function findUnitPrograms(units: readonly UnitName[]): Promise<Unit
     }
   }
   return found;
+}
+
+/**
+ * Describes a unit that starts another installation of this program; undefined if none does. An
+ * upgrade may have left the former installation in place, and the unit starts it.
+ *
+ * @param script - the running program's script, with symbolic links resolved
+ */
+export function describeOtherInstallation(
+  programs: readonly UnitProgram[],
+  script: string,
+): string | undefined {
+  const other = programs.find(({ path, isHub }) => {
+    if (isHub || parseOwnCommand([path]) === undefined) return false;
+    const target = realPathIfExists(path);
+    // A shell script may start any installation.
+    return target !== script && /\.[cm]?js$/.test(target);
+  });
+  return (
+    other &&
+    `${other.name} starts another installation of hivemind-sqlcipher: ${other.path}, not ${script}`
+  );
 }
 
 /** Returns the absolute paths of programs in a command, and whether each is the hub's. */

@@ -299,7 +299,7 @@ test("a failed backup, drill or prune is a finding by its record until one succe
   const record = (operation: string, exit_code: number) =>
     recordRun(store, operation, { ...run, exit_code });
   const failures = async () =>
-    [await checkSchedule(store, parseSource("keyring"))].flat().filter(({ ok }) => !ok);
+    [await checkSchedule(store, parseSource("keyring"), "")].flat().filter(({ ok }) => !ok);
   for (const operation of ["rotate", "backup", "drill", "prune"]) {
     await record(operation, 0);
     await record(operation, 18);

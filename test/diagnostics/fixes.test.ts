@@ -430,6 +430,15 @@ const scheduleRows: (Row & { finding: "schedule" })[] = [
     },
   },
   {
+    problem: "a timer of the installation before an upgrade",
+    finding: "schedule",
+    detail: /starts another installation .*\/former\/cli\/main\.js, not .*\/dist\/cli\/main\.js$/,
+    arrange: async (site) => {
+      const { service } = await readSchedule(site);
+      await edit(service, `${root}dist/cli/main.js`, await writeFormer(site));
+    },
+  },
+  {
     problem: "a timer with a former passphrase source",
     finding: "schedule",
     detail: /reads the passphrase from file:\/old, not from keyring/,
@@ -450,6 +459,14 @@ const scheduleRows: (Row & { finding: "schedule" })[] = [
     },
   },
 ];
+
+/** Writes the main file of another installation. */
+async function writeFormer({ machine }: Site): Promise<string> {
+  const path = machine.path("former", "cli", "main.js");
+  await mkdir(dirname(path), { recursive: true });
+  await writeFile(path, "");
+  return path;
+}
 
 const unitFolder = join(process.env.HOME ?? "", ".config/systemd/user");
 
@@ -663,6 +680,15 @@ test("a hub's program that is gone: installed again at that path, nothing is lef
   expect(commandIn(found?.fix ?? "")).toBe(`systemctl --user edit --full ${name}`);
   await writeFile(hub, program, { mode: 0o755 });
   expect(await site.findings("hub-unit")).toEqual([]);
+  const former = await writeFormer(site);
+  await edit(name, `${root}dist/cli/main.js`, former);
+  expect(await site.findings("hub-unit")).toMatchObject([
+    {
+      severity: "warning",
+      detail: `${name} starts another installation of hivemind-sqlcipher: ${former}, not ${root}dist/cli/main.js`,
+      fix: expect.stringContaining(`run --print-unit dropin --unit '${name}'`),
+    },
+  ]);
 }, 60_000);
 
 test("a unit that prepares its hub with a program that is gone: the drop-in replaces this command", async () => {
