@@ -184,7 +184,7 @@ test("backups stop the hub or not, as the option or the answer on a terminal say
   expect(again.screen).toContain(note);
 
   await machine.run(["schedule", "remove", ...here], usual);
-  const question = "without stopping the hub instead? [y/N]";
+  const question = "after about seven)? [y/N]";
   const asked = await onTerminal(machine, install, [[question, "y\r"]], usual.env);
   expect(asked.screen).not.toContain(note);
   expect(await command()).toMatch(/ backup --online /);
