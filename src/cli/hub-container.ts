@@ -89,7 +89,10 @@ async function findCopyDirectory(options: ContainerOptions): Promise<string | un
 async function buildUnitParts(context: Context, options: ContainerOptions): Promise<ContainerUnit> {
   const { serverJsonPath } = await import("../hub/server-json.js");
   const { isRootlessDocker } = await import("../service/engine.js");
+  const { readSetupRecord } = await import("../setup/record.js");
   const { container, serverJson = serverJsonPath() } = await resolveContainer(options);
+  const { settingsPath, storePath } = context;
+  const record = await readSetupRecord(settingsPath, storePath).catch(() => undefined);
   const credential =
     options.credentialFile === undefined ? undefined : expandPath(options.credentialFile);
   const source = credential === undefined ? context.source : parseSource("credential");
@@ -109,7 +112,11 @@ async function buildUnitParts(context: Context, options: ContainerOptions): Prom
   return {
     kind: isRoot() ? "system" : "user",
     run: ownCommand({ ...context, source }, "run"),
-    inside: container?.path ?? "/home/hivemind/.config/hivemind-core/server.json",
+    // Podman removes the container of a quadlet when it stops.
+    inside:
+      container?.path ??
+      record?.container?.inside ??
+      "/home/hivemind/.config/hivemind-core/server.json",
     serverJson,
     credential,
     owner: options.owner,

@@ -1,6 +1,11 @@
-/** Checks hubs in containers: their volumes, how they stop, and how they get the passphrase. */
+/**
+ * Checks hubs in containers: their volumes, whether they run, how they stop, and how they get the
+ * passphrase.
+ */
+import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { isKind } from "../errors.js";
+import { lstatIfExists } from "../fs/read.js";
 import {
   type ContainerHub,
   copyOutLine,
@@ -10,9 +15,10 @@ import {
   readContainerHub,
   toHost,
 } from "../hub/container-hub.js";
-import { namedStore, passwordIn, readServerJson } from "../hub/server-json.js";
+import { namedStore, passwordIn, readServerJson, sqliteModule } from "../hub/server-json.js";
 import { isEngineSecret, type PassphraseSource } from "../keys/source.js";
 import { ignoresStopSignal } from "../service/container-checks.js";
+import { copyUnitOf } from "../service/copy-unit.js";
 import {
   type Container,
   inspectContainer,
@@ -20,14 +26,25 @@ import {
   isEngine,
 } from "../service/engine.js";
 import type { Service } from "../service/service.js";
+import { systemctlLine } from "../service/systemctl.js";
+import { counted } from "../text/count.js";
+import { shellQuote } from "../text/escape.js";
 import { type Check, checksNamed } from "./check.js";
+import type { KnownSecret } from "./hub-unit.js";
 
 const { good, warning, error } = checksNamed("container");
+
+/** After a restart by its engine, a container counts as in a restart loop for this time. */
+const crashLoopMs = 20_000;
+
+/** The exit codes of a stopped container: 0, or 128 and the number of a signal. */
+const endsOfStop = [0, 130, 137, 143];
 
 /** Checks all hubs in containers, and the container of the store's service. */
 export async function checkContainers(
   { storePath, source }: { storePath: string; source: PassphraseSource },
   service: Service | undefined,
+  secret: KnownSecret,
 ): Promise<Check[]> {
   const found = [...checkSource(source)];
   for (const container of await findHubContainers()) {
@@ -37,7 +54,11 @@ export async function checkContainers(
     service && isEngine(service.kind)
       ? await inspectContainer(service.kind, service.name ?? "")
       : undefined;
-  if (own) found.push(...checkStop(own), ...(await checkSecrets(own, storePath)));
+  if (own) {
+    const { isEncrypted, passphrase } = secret;
+    if (isEncrypted) found.push(...(await checkPassword(own, storePath, passphrase)));
+    found.push(...checkState(own), ...checkStop(own));
+  }
   if (found.length > 0 || !own) return found;
   return [good(`${own.name} keeps its store on a volume, and stops when asked to`)];
 }
@@ -114,19 +135,88 @@ function checkStop(container: Container): Check[] {
   ];
 }
 
-/** Checks whether a secret of the engine is the only way for the hub to get its passphrase. */
-async function checkSecrets(container: Container, storePath: string): Promise<Check[]> {
-  const { engine, name: box, secrets } = container;
-  const { copy, serverJson } = await readContainerHub(container);
-  if (secrets.length === 0 || copy !== undefined) return [];
-  const file = serverJson && (await readServerJson(serverJson).catch(() => undefined));
-  if (file && passwordIn(file) !== undefined) return [];
+/** Checks whether the container runs, or was stopped on purpose. */
+function checkState(container: Container): Check[] {
+  const { engine, name: box, status, exitCode, restartCount, startedAt } = container;
+  const isRestarted = restartCount > 0 && Date.now() - startedAt < crashLoopMs;
+  const how =
+    status === "restarting" || (status === "running" && isRestarted)
+      ? `is in a restart loop (${counted(restartCount, "restart")})`
+      : !isContainerActive(container) && !endsOfStop.includes(exitCode)
+        ? `has ended with exit code ${exitCode}`
+        : undefined;
+  if (how === undefined) return [];
   return [
     error(
-      `the container ${box} has secrets of ${engine} (${secrets.join(", ")}), which are on the disk unencrypted, and no copy of server.json in memory for ${storePath}`,
-      `Mount a copy instead (hivemind-sqlcipher run --print-unit compose --container ${box} prints how), remove the secret with ${engine} secret rm, then: hivemind-sqlcipher rotate`,
+      `the container ${box} ${how}: the hub does not run`,
+      `Remove the cause, which ${engine} logs ${box} shows; then: ${engine} restart ${box}`,
     ),
   ];
+}
+
+/** Checks whether the hub of the container gets the passphrase of an encrypted store. */
+async function checkPassword(
+  container: Container,
+  storePath: string,
+  passphrase: string | undefined,
+): Promise<Check[]> {
+  const hub = await readContainerHub(container);
+  const { engine, name: box, secrets } = container;
+  const path = hub.copy ?? hub.serverJson;
+  const closed = "its hub cannot open the encrypted store";
+  if (hub.copy !== undefined && (await lstatIfExists(hub.copy)) === undefined) {
+    const problem = `the container ${box} mounts ${path}, which does not exist: it cannot be started again`;
+    return [error(problem, `${renewCopyLine(hub, storePath)} && ${engine} start ${box}`)];
+  }
+  const read = await readPassword(hub, path, storePath);
+  if (read.password !== undefined && [undefined, read.password].includes(passphrase)) return [];
+  if (read.password !== undefined && hub.copy !== undefined) {
+    const problem = `the container ${box} gets another password, from ${path}: ${closed}`;
+    return [error(problem, `${renewCopyLine(hub, storePath)} && ${engine} restart ${box}`)];
+  }
+  if (secrets.length > 0 && read.password === undefined && hub.copy === undefined) {
+    return [
+      error(
+        `the container ${box} has secrets of ${engine} (${secrets.join(", ")}), which are on the disk unencrypted, and no copy of server.json in memory for ${storePath}`,
+        `Mount a copy instead (hivemind-sqlcipher run --print-unit compose --container ${box} prints how), remove the secret with ${engine} secret rm, then: hivemind-sqlcipher rotate`,
+      ),
+    ];
+  }
+  if (!read.isOfStore) return [];
+  const how = read.password === undefined ? "no password" : `another password, from ${path}`;
+  return [
+    error(
+      `the container ${box} gets ${how}: ${closed}`,
+      `Create the container again with a copy of server.json that has the password; this prints the unit and the lines for it: hivemind-sqlcipher run --print-unit compose --container ${box}`,
+    ),
+  ];
+}
+
+/** Returns the password in the hub's file, if the file names the store. */
+async function readPassword(
+  { container, dataHome }: ContainerHub,
+  path: string | undefined,
+  storePath: string,
+): Promise<{ readonly isOfStore: boolean; readonly password?: string | undefined }> {
+  if (path === undefined) return { isOfStore: false };
+  try {
+    const file = await readServerJson(path);
+    const locate = (inside: string) => toHost(container, inside);
+    const named = await namedStore(file, { XDG_DATA_HOME: dataHome }, locate);
+    const isOfStore = named.module === sqliteModule && named.storePath === storePath;
+    return { isOfStore, password: isOfStore ? passwordIn(file) : undefined };
+  } catch (failure) {
+    // Another check reports this error.
+    if (!isKind(failure, "notFound", "io", "refused")) throw failure;
+    return { isOfStore: false };
+  }
+}
+
+/** Returns the command line for writing the copy of a container again. */
+function renewCopyLine({ container, copy }: ContainerHub, storePath: string): string {
+  const unit = copyUnitOf(storePath);
+  if (existsSync(unit.file)) return systemctlLine(unit.manager, `restart ${unit.name}`);
+  return `hivemind-sqlcipher run --prepare ${shellQuote(copy ?? unit.copy)} --container ${container.name}`;
 }
 
 /** Checks whether the passphrase is read from an engine's store of secrets. */

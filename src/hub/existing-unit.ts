@@ -187,18 +187,22 @@ export async function noCoreDumpsCommand({ kind, name }: Service): Promise<strin
 }
 
 /** Returns the command lines that install the drop-in, and the command line of the restart. */
-export async function dropInCommands(
-  unit: UnitName,
-): Promise<{ readonly install: string[]; readonly restart: string }> {
+export async function dropInCommands(unit: UnitName): Promise<ReturnType<typeof installCommands>> {
   const isSealed = unit.manager === "systemd" && (await readHubRun(unit)) === undefined;
   return installCommands(unit, await dropInPath(unit), printDropInLine(unit, isSealed));
 }
 
 /**
- * @param print - the command that prints the drop-in; it runs as this user, because it reads this
+ * Returns the command lines that write a file of a unit, and the command line of the restart.
+ *
+ * @param print - the command that prints the file; it runs as this user, because it reads this
  *   user's settings, while only root may write the files of a system unit
  */
-function installCommands({ manager, name }: UnitName, path: string, print: string) {
+export function installCommands(
+  { manager, name }: UnitName,
+  path: string,
+  print: string,
+): { readonly install: string[]; readonly restart: string } {
   const sudo = manager === "systemd" ? sudoPrefix() : "";
   return {
     install: [

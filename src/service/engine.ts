@@ -47,6 +47,8 @@ export interface Container extends ContainerName {
   /** Podman's monitor of the container (conmon), the main process of a unit for it; else 0. */
   readonly monitorPid: number;
   readonly exitCode: number;
+  /** How often the engine has restarted the container since it was last started manually. */
+  readonly restartCount: number;
   /** When the container was last started, in milliseconds since 1970. */
   readonly startedAt: number;
   /** The command line of the container's main process. */
@@ -85,6 +87,7 @@ const inspectedSchema = z.array(
     Name: z.string(),
     Path: z.optional(z.string()),
     Args: z.nullish(z.array(z.string())),
+    RestartCount: z.optional(z.number()),
     State: z.object({
       Status: z.string(),
       Pid: z.number(),
@@ -222,6 +225,7 @@ function toContainer(engine: Engine, inspected: Inspected): Container {
     pid: state.Pid,
     monitorPid: state.ConmonPid ?? 0,
     exitCode: state.ExitCode ?? 0,
+    restartCount: inspected.RestartCount ?? 0,
     startedAt: Date.parse(state.StartedAt),
     args: [...(inspected.Path ? [inspected.Path] : []), ...(inspected.Args ?? [])],
     mounts: (inspected.Mounts ?? []).flatMap(({ Source: source, Destination: destination }) =>

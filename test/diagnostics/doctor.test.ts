@@ -286,7 +286,10 @@ test("a JSON database that the hub of another account uses is not to be deleted"
 
 test("a passphrase source in an engine's secrets is a finding", async () => {
   const check = (text: string) =>
-    checkContainers({ storePath: "/data/clients.db", source: parseSource(text) }, undefined);
+    checkContainers({ storePath: "/data/clients.db", source: parseSource(text) }, undefined, {
+      isEncrypted: true,
+      passphrase: undefined,
+    });
   const found = [{ severity: "error", fix: expect.stringContaining("bundle import") }];
   expect(await check("command:podman secret inspect --showsecret hub")).toMatchObject(found);
   expect(await check("file:/var/lib/containers/storage/secrets/filedriver/x")).toMatchObject(found);

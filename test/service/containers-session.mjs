@@ -9,6 +9,7 @@ import {
   readdirSync,
   readFileSync,
   realpathSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -84,7 +85,7 @@ function makeImage() {
   const files = `${home}/files`;
   mkdirSync(`${files}/bin`, { recursive: true });
   cpSync("/bin/busybox", `${files}/bin/busybox`);
-  for (const name of ["sh", "sleep", "cat"]) symlinkSync("busybox", `${files}/bin/${name}`);
+  for (const name of ["sh", "sleep", "cat", "test"]) symlinkSync("busybox", `${files}/bin/${name}`);
   const archive = `${home}/image.tar`;
   call("tar", "-C", files, "-cf", archive, ".");
   containers("import", archive, "hub");
@@ -137,11 +138,54 @@ const timers = () =>
   );
 const remove = (...names) => containers("rm", "--force", ...names);
 
-/** Returns what `doctor` finds about containers. */
-function diagnose(name) {
+/** Returns what `doctor` finds about containers, or under other names. */
+function diagnose(name, ...names) {
   const { stdout } = command(["doctor", "--json", ...service(name)]);
-  return JSON.parse(stdout).checks.filter((check) => check.name === "container");
+  const wanted = names.length > 0 ? names : ["container"];
+  return JSON.parse(stdout).checks.filter((check) => wanted.includes(check.name));
 }
+
+/** Types a line into a shell. */
+function type(line) {
+  const own = `hivemind-sqlcipher() { ${process.execPath} ${root}/dist/cli/main.js "$@"; }`;
+  const { status, stdout, stderr } = spawnSync("bash", ["-c", `${own}\n${line}`], {
+    encoding: "utf8",
+    cwd: home,
+  });
+  return { code: status, stdout, stderr };
+}
+
+/** Types the command of a fix: all of it, or what follows the colon of a sentence. */
+const typeFix = ({ fix }) => type(/^[A-Z]/.test(fix) ? fix.slice(fix.lastIndexOf(": ") + 2) : fix);
+
+/** Returns the findings about a container and its units, their typed fixes, and what is left. */
+function repair(name, mend = () => {}) {
+  const find = () => diagnose(name, "container", "hub-unit").filter(({ ok }) => !ok);
+  const found = find();
+  mend();
+  const typed = found.map(typeFix);
+  return { found: found.map(({ detail }) => detail), typed, left: find() };
+}
+
+/** Installs the unit that is printed for a compose file, and returns its lines as an option. */
+function installCopyUnit(printed) {
+  const file = firstLine(printed);
+  const name = basename(file, ".service");
+  writeFileSync(file, printed);
+  mkdirSync(`${file}.d`, { recursive: true });
+  const session = ["HOME", "DBUS_SESSION_BUS_ADDRESS"].map(
+    (variable) => `Environment=${variable}=${process.env[variable]}\n`,
+  );
+  writeFileSync(`${file}.d/session.conf`, `[Service]\n${session.join("")}`);
+  call("systemctl", "daemon-reload");
+  call("systemctl", "enable", "--now", name);
+  const [, source] = /^# +source: (.*)$/m.exec(printed);
+  const [, target] = /^# +target: (.*)$/m.exec(printed);
+  const mount = `--mount=type=bind,source=${source},target=${target},readonly`;
+  return { file, name, source, target, mount };
+}
+
+const firstLine = (text) => text.slice(2, text.indexOf("\n"));
 
 /** Removes the remembered container from the settings. */
 function forget() {
@@ -295,6 +339,44 @@ function encryption() {
   const saved = step("backup");
   remove("plain");
   return { fix, before, failed, done, saved };
+}
+
+/** What doctor finds about the container "composed", whose copy a unit writes, and its fixes. */
+function repairs({ file, name, source }) {
+  const config = `${home}/.config/hivemind-core/server.json`;
+  const edit = (path, from, to) => {
+    const text = readFileSync(path, "utf8");
+    if (!text.includes(from)) throw new Error(`${path} has no ${from}`);
+    writeFileSync(path, text.replaceAll(from, to));
+  };
+  const seen = {};
+  edit(file, process.execPath, "/opt/node-1/bin/node");
+  call("systemctl", "daemon-reload");
+  seen.program = repair("composed");
+  edit(source, '"password":', '"password": "other", "former":');
+  seen.password = repair("composed");
+  rmSync(source);
+  seen.copy = repair("composed");
+  renameSync(config, `${config}.away`);
+  rmSync(source);
+  spawnSync("systemctl", ["restart", name]);
+  seen.unit = repair("composed", () => renameSync(`${config}.away`, config));
+  writeFileSync(`${share}/fail`, "");
+  create("failing", `[ ! -e /data/fail ] || exit 3; ${waiting}`, "--restart=always");
+  spawnSync("sleep", ["3"]);
+  seen.loop = repair("failing", () => rmSync(`${share}/fail`));
+  remove("failing");
+  const inside = "/home/hivemind";
+  containers(
+    ...["run", "--detach", "--name", "unlocked", "--network=host", `--env=HOME=${inside}`],
+    ...["--volume", `${share}:${inside}/.local/share/hivemind-core`],
+    ...["--volume", `${dirname(config)}:${inside}/.config/hivemind-core`],
+    ...["hub", "sh", "-c", waiting],
+  );
+  const { found, typed } = repair("unlocked");
+  seen.none = { found, typed };
+  remove("unlocked");
+  return seen;
 }
 
 /** Whether the copy of the container "composed" is refused to the hub of another container. */
@@ -785,32 +867,18 @@ ExecStartPre=-rm -f %t/%N.cid
   /** The unit for a compose file, and its lines as options of the engine. */
   compose() {
     const print = (...options) => command(["run", "--print-unit", "compose"], ...options).stdout;
-    const firstLine = (text) => text.slice(2, text.indexOf("\n"));
     const printed = print();
-    const file = firstLine(printed);
-    const name = basename(file, ".service");
     // A unit of an earlier version stays in use, for its store only.
     const earlier = "/etc/systemd/system/hivemind-sqlcipher-copy.service";
     writeFileSync(earlier, printed);
     const names = [firstLine(print()), firstLine(print({ options: ["--db", `${store}2`] }))];
     rmSync(earlier);
-    writeFileSync(file, printed);
-    mkdirSync(`/etc/systemd/system/${name}.service.d`);
-    const session = ["HOME", "DBUS_SESSION_BUS_ADDRESS"].map(
-      (variable) => `Environment=${variable}=${process.env[variable]}\n`,
-    );
-    writeFileSync(
-      `/etc/systemd/system/${name}.service.d/session.conf`,
-      `[Service]\n${session.join("")}`,
-    );
-    call("systemctl", "daemon-reload");
-    call("systemctl", "enable", "--now", name);
-    const [, source] = /^# +source: (.*)$/m.exec(printed);
-    const [, target] = /^# +target: (.*)$/m.exec(printed);
-    const mount = `type=bind,source=${source},target=${target},readonly`;
+    const unit = installCopyUnit(printed);
+    const { file, name, source, target } = unit;
     const open = "exec 3</data/clients.db";
     const program = `trap 'exit 0' TERM; ${open}; ${idling}`;
-    create("composed", program, "--mount", mount);
+    const data = "/home/hivemind/.local/share/hivemind-core";
+    create("composed", program, unit.mount, "--volume", `${share}:${data}`);
     forget();
     const view = () => containers("exec", "composed", "cat", target);
     const before = view();
@@ -823,8 +891,9 @@ ExecStartPre=-rm -f %t/%N.cid
       isMountKept: print({
         options: ["--db", `${store}2`, "--container", "composed"],
       }).includes(`source: ${source}\n`),
-      notices: call("systemd-analyze", "verify", `/etc/systemd/system/${name}.service`),
+      notices: call("systemd-analyze", "verify", file),
     };
+    if (process.env.PROVE === "1") seen.repaired = repairs(unit);
     remove("composed");
     if (engine === "docker" && existsSync(composePlugin)) seen.compose2 = composed(printed);
     call("systemctl", "disable", "--now", name);
@@ -867,22 +936,57 @@ ExecStartPre=-rm -f %t/%N.cid
     remove("deaf");
   },
 
-  /** A hub whose store is on no volume, beside the store's own. */
+  /** A hub whose files are on no volume, beside the store's own. */
   doctor() {
+    const files = `${home}/lost`;
+    const store = `${files}/home/hivemind/.local/share/hivemind-core/clients.db`;
+    const identity = `${files}/home/hivemind/.config/hivemind/_identity.json`;
+    for (const file of [store, identity]) {
+      mkdirSync(dirname(file), { recursive: true });
+      writeFileSync(file, "");
+    }
+    const config = `${files}/home/hivemind/.config/hivemind-core`;
+    cpSync(`${home}/.config/hivemind-core`, config, { recursive: true });
     const listening = `: hivemind-core listen; ${waiting}`;
-    const args = ["--network=host", "hub", "sh", "-c", listening];
-    containers("run", "--detach", "--name", "lost", "--env=HOME=/home/hivemind", ...args);
+    const lost = (...options) =>
+      containers(
+        ...["run", "--detach", "--name", "lost", "--env=HOME=/home/hivemind", "--user=1000:1000"],
+        ...["--network=host", ...options, "hub", "sh", "-c", listening],
+      );
+    lost();
+    containers("cp", `${files}/home`, "lost:/");
     hub("hub");
     seen.doctor = diagnose("hub");
+    const typed = seen.doctor.map(typeFix);
+    const volumes = seen.doctor.map(({ fix }) => {
+      const [, copy, directory] = /with the copy, ~(\S+), mounted at (\S+): /.exec(fix);
+      return `--volume=${process.env.HOME}${copy}:${directory}`;
+    });
     remove("lost");
+    lost(...volumes);
+    seen.copiedOut = {
+      codes: typed.map(({ code }) => code),
+      owner: statSync(`${process.env.HOME}/lost-store/clients.db`).uid,
+    };
     seen.healthy = diagnose("hub");
-    remove("hub");
+    remove("lost", "hub");
     if (engine !== "podman") return;
     writeFileSync(`${home}/secret`, "{}");
     containers("secret", "create", "server.json", `${home}/secret`);
     hub("hub", "--secret=server.json");
-    seen.secret = { doctor: diagnose("hub"), rotated: command(["rotate", ...service("hub")]) };
+    const [finding] = diagnose("hub");
+    seen.secret = { doctor: [finding], rotated: command(["rotate", ...service("hub")]) };
+    if (process.env.PROVE !== "1") return void remove("hub");
+    const [, print] = /\((hivemind-sqlcipher .*) prints how\)/.exec(finding.fix);
+    const unit = installCopyUnit(type(print).stdout);
     remove("hub");
+    hub("hub", unit.mount);
+    containers("secret", "rm", "server.json");
+    forget();
+    Object.assign(seen.secret, { fixed: typeFix(finding), left: diagnose("hub") });
+    remove("hub");
+    call("systemctl", "disable", "--now", unit.name);
+    rmSync(unit.file);
   },
 };
 

@@ -54,6 +54,8 @@ interface Seen {
   guide: object;
   deaf: Ran & { doctor: object };
   doctor: object;
+  copiedOut: object;
+  repaired: Record<string, { found: string[]; typed: { code: number }[]; left?: object[] }>;
   healthy: object;
   secret: object;
 }
@@ -255,7 +257,7 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     });
   });
 
-  test("doctor names a store on no volume, and a main process that ignores the signal to stop", () => {
+  test("doctor names files on no volume, and a main process that ignores the signal to stop", () => {
     const check = (detail: string, fix: string) =>
       expect.objectContaining({
         ...{ detail: expect.stringContaining(detail), fix: expect.stringContaining(fix) },
@@ -265,10 +267,32 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
         "lost keeps its store /home/hivemind/.local/share/hivemind-core/clients.db on no volume",
         `${engine} cp 'lost:/home/hivemind/.local/share/hivemind-core/.' ~/lost-store`,
       ),
+      check("its settings /home/hivemind/.config/hivemind-core/server.json", "~/lost-config"),
+      check("the hub's identity /home/hivemind/.config/hivemind on no", "~/lost-identity"),
     ]);
+    expect(seen.copiedOut).toEqual({ codes: [0, 0, 0], owner: 1000 });
     expect(seen.healthy).toEqual([expect.objectContaining({ ok: true })]);
     expect(seen.deaf.doctor).toEqual([check("ignores the signal to stop", "--init")]);
   });
+
+  if (proving) {
+    test.each<[string, RegExp[]]>([
+      ["program", [/copy-.* starts a program that is gone .*: \/opt\/node-1\/bin\/node$/]],
+      ["password", [/the container composed gets another password, from /]],
+      ["copy", [/the container composed mounts .*, which does not exist/]],
+      ["unit", [/which does not exist/, /copy-.* (?:is in a restart loop|has failed)/]],
+      ["loop", [/the container failing (?:is in a restart loop|has ended with exit code 3)/]],
+      ["none", [/the container unlocked gets no password/]],
+    ])(
+      "doctor finds why a container's hub does not work, and its fix is typed: %s",
+      (name, found) => {
+        const repaired = seen.repaired[name];
+        expect(repaired?.found).toEqual(found.map((each) => expect.stringMatching(each)));
+        expect(repaired?.typed).toEqual(found.map(() => expect.objectContaining({ code: 0 })));
+        expect(repaired?.left ?? []).toEqual([]);
+      },
+    );
+  }
 
   // scripts/prove containers installs newer engines than Debian 12 has.
   if (engine === "docker" && proving) {
@@ -310,9 +334,10 @@ describe.each(["podman", "docker"] as const)("%s", (engine) => {
     });
   });
 
-  test("a passphrase in a secret of the engine is a finding, and rotate names the way out", () => {
+  test("a passphrase in a secret of the engine is a finding, and its fix leaves none", () => {
     expect(seen.secret).toMatchObject({
       doctor: [{ severity: "error", detail: expect.stringContaining("secrets of podman") }],
+      ...(proving && { fixed: { code: 0 }, left: [{ ok: true }] }),
       rotated: { code: 17, stderr: expect.stringMatching(/podman secret rm(.|\n)*run --prepare/) },
     });
   });

@@ -100,7 +100,7 @@ if (proving) {
     command setup --dry-run ${options} | grep -o "50-hivemind-sqlcipher.conf, which lets the container mount .*"
     [[ ! -e $quadlet.d ]]
     command setup ${options} >$HOME/setup.log
-    sed '1,/satellite reconnects/d' $HOME/setup.log | wc -l
+    sed '1,/satellites reconnect/d' $HOME/setup.log | wc -l
     serves_encrypted
     names
     [[ ! -e $data/clients.json ]]
@@ -113,6 +113,14 @@ if (proving) {
     serves_encrypted
     command backup --quiet | grep -o "stopped for"
     units restart $unit
+    serves_encrypted
+    # An upgrade has removed the Node.js of the drop-in, and the unit has ended with its container.
+    sed -i 's#^ExecStartPre=[^ ]*#ExecStartPre=/opt/node-1/bin/node#' $quadlet.d/50-hivemind-sqlcipher.conf
+    units daemon-reload
+    units restart $unit 2>/dev/null || true
+    command doctor --json >$HOME/doctor.json || true
+    in_session bash -ec "$(python3 -c 'import json,sys
+print(*[c["fix"] for c in json.load(open(sys.argv[1]))["checks"] if "/opt/node-1/bin/node" in c["detail"]])' $HOME/doctor.json)"
     serves_encrypted
     command setup --undo --yes | tail -1
     is_undone
