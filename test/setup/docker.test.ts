@@ -87,7 +87,7 @@ if (proving) {
     command setup --dry-run ${options} | grep -o "compose.override.yaml, which lets the container mount .*"
     is_composed_as_before
     command setup ${options} >$HOME/setup.log || { cat $HOME/setup.log; exit 1; }
-    sed '1,/satellite reconnects/d' $HOME/setup.log | wc -l
+    sed '1,/satellites reconnect/d' $HOME/setup.log | wc -l
     serves_encrypted
     names
     [[ ! -e $data/clients.json ]]
