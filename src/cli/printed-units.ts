@@ -116,9 +116,21 @@ async function renderHubDropIn(
     return title + renderDropIn(parts);
   }
   const run = await renewRun(present.run, context, options);
-  if (present.preparation === undefined) return title + renderDropIn({ kind: "user", run, hub });
-  const commands = await renewPreparation(present.preparation, [...run, "--", ...hub]);
-  return title + renderPreparationDropIn(commands);
+  const { preparation, dropIn } = present;
+  const { quoteExpandedCommand } = await import("../service/unit-file.js");
+  const prepare = quoteExpandedCommand(...run, "--", ...hub);
+  if (preparation) {
+    return title + renderPreparationDropIn(await renewPreparation(preparation, prepare));
+  }
+  if (dropIn) return title + renewDropIn(dropIn, prepare);
+  return title + renderDropIn({ kind: "user", run, hub });
+}
+
+/** Returns the text of this program's drop-in without its title, with another `run --prepare`. */
+function renewDropIn(text: string, prepare: string): string {
+  return text
+    .replace(/^# \/.*\n/, "")
+    .replace(/^(ExecStartPre=-?).*$/m, (_, start) => start + prepare);
 }
 
 /** Returns the command line of a unit's `run`, with this program and the options given here. */
@@ -146,16 +158,12 @@ function groupOptions(args: readonly string[]): [string, string[]][] {
 }
 
 /** Returns the commands before a unit's hub, with this command as `run --prepare`. */
-async function renewPreparation(
-  commands: readonly string[],
-  prepare: readonly string[],
-): Promise<string[]> {
+async function renewPreparation(commands: readonly string[], prepare: string): Promise<string[]> {
   const { startsByRun } = await import("../hub/password-delivery.js");
-  const { quoteExpandedCommand } = await import("../service/unit-file.js");
   return commands.map((command) => {
     // The others apply to the command as it is written in the file.
     const [prefixes = ""] = /^[-+!]*/.exec(command) ?? [];
-    return startsByRun(command) ? prefixes + quoteExpandedCommand(...prepare) : command;
+    return startsByRun(command) ? prefixes + prepare : command;
   });
 }
 

@@ -1,4 +1,5 @@
 /** Finds the unit that already starts the hub, its command, and the path of its drop-in. */
+import { readFile } from "node:fs/promises";
 import { homedir, userInfo } from "node:os";
 import { dirname, isAbsolute, join } from "node:path";
 import { configHome } from "../config/paths.js";
@@ -112,15 +113,16 @@ function parseRun(command: string[]): { run: OwnCommand; hub: string[] } | undef
 export interface HubRun {
   readonly run: OwnCommand;
   /**
-   * The unit's own commands before the hub, as in its files, if `run --prepare` is one of them;
-   * undefined if `run` starts the hub.
+   * The unit's own commands before the hub, as in its files, if `run --prepare` is one of them.
    */
-  readonly preparation: string[] | undefined;
+  readonly preparation?: string[];
+  /** The text of this program's drop-in, if the drop-in adds `run --prepare`. */
+  readonly dropIn?: string;
 }
 
 /**
- * Returns how a unit starts its hub through `run`; undefined if it does not, or if this program's
- * drop-in adds `run --prepare`.
+ * Returns how a unit starts its hub through `run`; undefined if it does not, or if the drop-in that
+ * adds `run --prepare` is unreadable.
  *
  * @throws {@link StoreError} service - if the manager does not respond
  */
@@ -130,12 +132,15 @@ export async function readHubRun(unit: UnitName): Promise<HubRun | undefined> {
     return run === undefined ? [] : [{ property, run }];
   });
   const start = runs.findLast(({ property }) => property === "ExecStart");
-  if (start !== undefined) return { run: start.run, preparation: undefined };
-  const lines = await readCommandLines(unit, { without: await dropInPath(unit) });
+  const run = (start ?? runs[0])?.run;
+  if (run === undefined || start !== undefined) return run && { run };
+  const path = await dropInPath(unit);
+  const lines = await readCommandLines(unit, { without: path });
   const values = lines.filter(({ key }) => key === "ExecStartPre").map(({ value }) => value);
   const preparation = values.slice(values.lastIndexOf("") + 1);
-  const run = runs[0]?.run;
-  return run && preparation.some(startsByRun) ? { run, preparation } : undefined;
+  if (preparation.some(startsByRun)) return { run, preparation };
+  const dropIn = await readFile(path, "utf8").catch(() => "");
+  return /^ExecStartPre=/m.test(dropIn) ? { run, dropIn } : undefined;
 }
 
 /**

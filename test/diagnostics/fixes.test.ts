@@ -723,6 +723,19 @@ ExecStartPre=+/no/node /opt/dist/cli/main.js ${prepare} -- ${machine.path("bin",
   expect(stdout).toContain(" --no-key-cache -- ");
 }, 60_000);
 
+test("a drop-in that prepares a hub: only the program in its command changes", async () => {
+  const site = await Site.make();
+  const { name, hub } = await hubUnit(site);
+  const dropIn = join(unitFolder, `${name}.d`, "hivemind-sqlcipher.conf");
+  await mkdir(dirname(dropIn));
+  const text = (start: string) =>
+    `# by setup\n[Service]\nRuntimeDirectory=%n\nExecStartPre=${start} --db /a --prepare /run/b -- ${hub} listen\nLimitCORE=0\n`;
+  await writeFile(dropIn, text("/no/node /opt/dist/cli/main.js run"));
+  await systemctl("daemon-reload");
+  const { stdout } = await site.run("run", "--print-unit", "dropin", "--unit", name);
+  expect(stdout).toBe(`# ${dropIn}\n${text(run)}`);
+}, 60_000);
+
 test("a hub that an installer has moved: the fix renews the drop-in, which starts the old one", async () => {
   const site = await Site.make();
   await writeServerJson(site);
