@@ -64,7 +64,8 @@ function programPaths({ path, args, flags }: UnitCommand): [string, boolean][] {
   const hub = isWrapped ? args[separator + 1] : undefined;
   const isOwn =
     isWrapped || basename(path) === "hivemind-sqlcipher" || /\.[cm]?js$/.test(script ?? path);
-  const own = parseOwnCommand(args);
+  // The programs behind any other launcher, such as podman, may be in a container.
+  const own = basename(path) === "env" ? parseOwnCommand(args) : undefined;
   const ownPaths = own ? args.slice(own.launcher.length, args.length - own.args.length) : [];
   const programs: [string | undefined, boolean][] = [
     [path, !isOwn],
