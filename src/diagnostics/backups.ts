@@ -24,6 +24,7 @@ import {
   type LastRun,
   lingerCommand,
   readSchedule,
+  recoveryService,
   type Schedule,
   type ScheduledJob,
   scheduledService,
@@ -374,12 +375,13 @@ async function checkTimer(
   const found: Check[] = [];
   const add = (detail: string, fix: string) =>
     found.push(checksNamed("schedule").error(detail, fix));
-  const programs = await findUnitPrograms([name]);
+  const recovery = job === "backup" ? [recoveryService(storePath)] : [];
+  const programs = await findUnitPrograms([name, ...recovery]);
   const gone = programs.filter(({ isPresent }) => !isPresent);
   const other = describeOtherInstallation(programs, script);
   if (gone.length > 0) {
-    const paths = gone.map(({ path }) => path).join(", ");
-    add(`${service} names a program that is gone or cannot be executed: ${paths}`, install);
+    const paths = [...new Set(gone.map(({ path }) => path))].join(", ");
+    add(`${gone[0]?.name} names a program that is gone or cannot be executed: ${paths}`, install);
   } else if (other !== undefined) {
     found.push(checksNamed("schedule").warning(other, `Unless the other one is newer: ${install}`));
   }

@@ -1,7 +1,8 @@
 /**
- * Scheduled backups and restore drills: for each, a systemd timer and a service with the command.
+ * Scheduled backups and restore drills: for each, a systemd timer and a service with the command,
+ * and for a store a service for its recovery at boot.
  *
- * Writes the two units as files in `$XDG_CONFIG_HOME/systemd/user`, or in `/etc/systemd/system` if
+ * Writes the units as files in `$XDG_CONFIG_HOME/systemd/user`, or in `/etc/systemd/system` if
  * root works on the hub of a system unit. They are named after a hash of the store's path, so each
  * store has its own schedules. They contain no secret.
  *
@@ -19,6 +20,7 @@ import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/ato
 import { readTextIfExists, sha256Hex } from "../fs/read.js";
 import { isRoot } from "../fs/user.js";
 import { type Outcome, run } from "../process/run.js";
+import { copyUnitOf } from "./copy-unit.js";
 import { type Properties, parseList } from "./properties.js";
 import {
   describeManager,
@@ -59,6 +61,8 @@ export interface ScheduleRequest extends ScheduleTimes {
   readonly job: ScheduledJob;
   /** The command line of the job for this store. It must contain no secret. */
   readonly command: readonly string[];
+  /** The command line for recovering this store, and the path of its journal. */
+  readonly recovery: { readonly command: readonly string[]; readonly journal: string };
 }
 
 export interface LastRun {
@@ -93,13 +97,16 @@ interface ScheduleUnits {
   readonly directory: string;
   readonly timer: string;
   readonly service: string;
+  /** The service for the recovery at boot, for all jobs of the store. */
+  readonly recovery: string;
 }
 
 function resolveUnits(storePath: string, job: ScheduledJob): ScheduleUnits {
   const store = sha256Hex(storePath).slice(0, 8);
   const timerOf = (each: ScheduledJob) => `hivemind-sqlcipher-${each}-${store}.timer`;
   const timer = timerOf(job);
-  const units = { timer, service: timer.replace(/timer$/, "service") };
+  const recovery = `hivemind-sqlcipher-recovery-${store}.service`;
+  const units = { timer, service: timer.replace(/timer$/, "service"), recovery };
   const ofUser = join(configHome(), "systemd", "user");
   const isInstalledIn = (directory: string) =>
     jobs.some((each) => existsSync(join(directory, timerOf(each))));
@@ -124,17 +131,17 @@ export async function assertSchedulable({
   job,
   onCalendar,
   randomDelay,
-}: Omit<ScheduleRequest, "command">): Promise<void> {
-  const { manager, directory, timer, service } = resolveUnits(storePath, job);
+}: Omit<ScheduleRequest, "command" | "recovery">): Promise<void> {
+  const { manager, directory, timer, service, recovery } = resolveUnits(storePath, job);
   await assertUnitDirectory(manager, directory);
   const example = "--on-calendar daily, or 'Mon *-*-* 03:30'";
   assertElapses(onCalendar, await analyze("calendar", onCalendar, example));
   await analyze("timespan", randomDelay, "--random-delay 15min");
-  for (const name of [service, timer]) await assertOwnUnit(join(directory, name));
+  for (const name of [service, timer, recovery]) await assertOwnUnit(join(directory, name));
 }
 
 /**
- * Writes both units, or replaces them, and starts the timer.
+ * Writes the units, or replaces them, and starts the timer.
  *
  * @throws {@link StoreError} service - if the manager rejects the units
  * @throws {@link StoreError} io - if the files cannot be written
@@ -142,12 +149,13 @@ export async function assertSchedulable({
 export async function installSchedule(request: ScheduleRequest): Promise<Schedule> {
   await assertSchedulable(request);
   const units = resolveUnits(request.storePath, request.job);
-  const { manager, directory, timer, service } = units;
+  const { manager, directory, timer, service, recovery } = units;
   await makeDirectory(directory);
+  await replaceFile(join(directory, recovery), renderRecovery(request, units));
   await replaceFile(join(directory, service), renderService(request, units));
   await replaceFile(join(directory, timer), renderTimer(request, units));
   await callManager(manager, ["daemon-reload"]);
-  await callManager(manager, ["enable", timer]);
+  await callManager(manager, ["enable", timer, recovery]);
   // `restart` instead of `start`: a running timer would keep its old times.
   await callManager(manager, ["restart", timer]);
   const installed = await readSchedule(request.storePath, request.job);
@@ -167,10 +175,10 @@ export async function installSchedule(request: ScheduleRequest): Promise<Schedul
 export async function removeSchedules(
   storePath: string,
 ): Promise<{ units: string[]; dropIns: string[] }> {
-  const { manager, directory } = resolveUnits(storePath, "backup");
+  const { manager, directory, recovery } = resolveUnits(storePath, "backup");
   const pairs = jobs.map((job) => resolveUnits(storePath, job));
   const present: string[] = [];
-  for (const name of pairs.flatMap(({ timer, service }) => [timer, service])) {
+  for (const name of [...pairs.flatMap(({ timer, service }) => [timer, service]), recovery]) {
     if (await assertOwnUnit(join(directory, name))) present.push(name);
   }
   if (present.length === 0) {
@@ -180,6 +188,7 @@ export async function removeSchedules(
   }
   const timers = present.filter((name) => name.endsWith(".timer"));
   if (timers.length > 0) await callManager(manager, ["disable", "--now", ...timers]);
+  if (present.includes(recovery)) await callManager(manager, ["disable", recovery]);
   for (const name of present) await removeFile(join(directory, name));
   await syncDirectory(directory);
   await callManager(manager, ["daemon-reload"]);
@@ -289,6 +298,12 @@ export function hasExpired({ active, nextRun, lastRun }: Schedule): boolean {
   return active && nextRun === null && lastRun?.result !== "running";
 }
 
+/** Returns the service for the recovery of a store at boot. It may not exist. */
+export function recoveryService(storePath: string): UnitName {
+  const { manager, recovery } = resolveUnits(storePath, "backup");
+  return { manager, name: recovery };
+}
+
 /** Returns the service of a store's scheduled job, which may not exist. */
 export function scheduledService(storePath: string, job: ScheduledJob): UnitName {
   const { manager, service } = resolveUnits(storePath, job);
@@ -339,6 +354,38 @@ Type=oneshot
 ExecStart=${quoteCommand(...command)}
 # a core dump would contain the passphrase
 LimitCORE=0
+`;
+}
+
+/**
+ * Returns the service for starting the hub at boot if a power failure has interrupted a backup: an
+ * engine does not start a stopped container, and the restart timer is lost.
+ */
+function renderRecovery(
+  { storePath, recovery: { command, journal } }: ScheduleRequest,
+  { manager, recovery }: ScheduleUnits,
+): string {
+  return `${header}
+# Put your own changes into a drop-in: ${systemctlLine(manager, `edit ${recovery}`)}
+[Unit]
+Description=Recovery of the HiveMind client store ${escapeSetting(storePath)} at boot
+# exists after an interrupted operation
+ConditionPathExists=${escapeSetting(journal)}
+After=docker.service ${keyringUnit} ${copyUnitOf(storePath).name}
+StartLimitIntervalSec=0
+
+[Service]
+Type=oneshot
+ExecStart=${quoteCommand(...command)}
+# the engine may be starting, and the keyring may be locked until a login
+Restart=on-failure
+RestartSec=30
+RestartPreventExitStatus=2 17
+# a core dump would contain the passphrase
+LimitCORE=0
+
+[Install]
+WantedBy=${manager === "systemd" ? "multi-user.target" : "default.target"}
 `;
 }
 

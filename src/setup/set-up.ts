@@ -18,6 +18,7 @@ import { findBlacklisted } from "../hub/schema.js";
 import { readServerJson } from "../hub/server-json.js";
 import { formerDatabase } from "../hub/server-json-edit.js";
 import { formatSource } from "../keys/source.js";
+import { journalPath } from "../operation/journal.js";
 import { acquireLock } from "../operation/lock.js";
 import { updateSection } from "../operation/settings.js";
 import { emitStep } from "../operation/step.js";
@@ -341,9 +342,16 @@ async function readFormerDatabase(scope: SetupScope): Promise<SetupRecord["datab
 }
 
 async function installTimer({ request }: SetupScope): Promise<Schedule> {
-  const { storePath, backupCommand: command } = request;
+  const { storePath, backupCommand: command, recoveryCommand } = request;
+  const recovery = { command: recoveryCommand, journal: journalPath(storePath) };
   const times = await resolveBackupTimes(storePath);
-  const installed = await installSchedule({ storePath, job: "backup", command, ...times });
+  const installed = await installSchedule({
+    storePath,
+    job: "backup",
+    command,
+    recovery,
+    ...times,
+  });
   emitStep("setup.scheduled");
   return installed;
 }

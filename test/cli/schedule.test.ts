@@ -2,6 +2,7 @@
 import { chmod, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
+import { Journal } from "../../src/operation/journal.js";
 import { findHolders } from "../../src/process/holders.js";
 import { findUnitPrograms } from "../../src/service/programs.js";
 import { hasExpired, readSchedule, scheduledService } from "../../src/service/schedule.js";
@@ -193,6 +194,22 @@ test("backups stop the hub or not, as the option or the answer on a terminal say
   const online = await machine.run([...install, "--online-backups"], usual);
   expect(online.stderr).not.toContain("satellites");
   expect(await command()).toMatch(/ backup --online /);
+});
+
+test("a service that runs at boot recovers, if an operation was interrupted", async () => {
+  const { machine, here } = await withSchedule();
+  const { schedule } = await ask<{ schedule: Schedule }>(machine, "schedule", "install", ...here);
+  const unit = schedule.service.replace("-backup-", "-recovery-");
+  expect(await systemctl("is-enabled", unit)).toBe("enabled");
+  await systemctl("start", unit);
+  expect(await property(unit, "ConditionResult")).toBe("no");
+  const staged = { copy: machine.path("backups", "c"), manifest: machine.path("backups", "m") };
+  const bundle = { folder: machine.path("bundles"), key_id: "0123456789abcdef" };
+  await Journal.begin(machine.store, "backup", "backup.beginning", { staged, bundle });
+  await systemctl("start", unit);
+  expect(await Journal.read(machine.store)).toBeUndefined();
+  await ask(machine, "schedule", "remove", ...here);
+  expect(await property(unit, "LoadState")).toBe("not-found");
 });
 
 test("a file of somebody else's is neither replaced nor removed", async () => {

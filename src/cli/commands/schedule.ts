@@ -4,7 +4,7 @@ import { formatSource } from "../../keys/source.js";
 import type { Schedule, ScheduledJob } from "../../service/schedule.js";
 import { shellQuote } from "../../text/escape.js";
 import { addCommandGroup, finishCommand } from "../command.js";
-import { type Context, ownCommand, withValues } from "../context.js";
+import { type Context, ownCommand, recoveryCommand, withValues } from "../context.js";
 import { findPlainDatabase } from "../open.js";
 import { buildOperationOptions, operate } from "../operate.js";
 import { listKnownDirectories } from "../options/directories.js";
@@ -53,6 +53,7 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
   const { assertSchedulable, installSchedule, resolveBackupTimes, scheduledTimes } = await import(
     "../../service/schedule.js"
   );
+  const { journalPath } = await import("../../operation/journal.js");
   const { storePath, output } = context;
   assertDirectoriesSaved(context);
   const installed = await resolveBackupTimes(storePath);
@@ -67,12 +68,14 @@ async function runInstall(context: Context, options: InstallOptions): Promise<vo
   await rememberSource(context, formatSource(context.source));
   await context.refreshSettings();
   const command = (...args: string[]) => ownCommand(context, ...args);
+  const recovery = { command: recoveryCommand(context), journal: journalPath(storePath) };
   const schedule = await installSchedule({
     ...request,
+    recovery,
     command: command("backup", ...(isOnline ? ["--online"] : [])),
   });
   const drill = drillRequest
-    ? await installSchedule({ ...drillRequest, command: command("drill") })
+    ? await installSchedule({ ...drillRequest, recovery, command: command("drill") })
     : null;
   const lines = [
     "Scheduled backups",
