@@ -181,7 +181,7 @@ function recoveryKeyChange(
 ): string {
   if (recoveryKeyFile !== undefined) return `make a recovery key (${recoveryKeyFile})`;
   if (hasRecipient || recipients.length > 0) return "encrypt bundles to the recovery key in use";
-  return "make a recovery key (the terminal, to be written down)";
+  return "make a recovery key (shown on the terminal, to be written down)";
 }
 
 function passphraseChange({ source }: Survey): string {
