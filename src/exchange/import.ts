@@ -1,12 +1,12 @@
 /** Imports clients from a file into a store: all of them or none. */
-import { constants, openSync } from "node:fs";
+import { open } from "node:fs/promises";
 import { Socket } from "node:net";
 import { addAbortSignal, Readable } from "node:stream";
 import { revokedApiKey } from "../client/client.js";
 import { noSuchClient } from "../client/database.js";
 import { findWidenings } from "../client/permissions.js";
 import { StoreError, systemError } from "../errors.js";
-import { openFileOrPipe } from "../fs/pipe.js";
+import { isPipe, openPipe } from "../fs/pipe.js";
 import { statIfExists } from "../fs/read.js";
 import { findHolders } from "../process/holders.js";
 import { parseExactInteger } from "../store/client-row.js";
@@ -137,11 +137,8 @@ async function findWidened({ updated }: ImportPlan, store: ClientTable): Promise
  */
 async function openInput(path: string): Promise<Readable> {
   try {
-    const file = await openFileOrPipe(path);
-    if (!(await file.stat()).isFIFO()) return file.createReadStream();
-    const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-    await file.close();
-    return new Socket({ fd, writable: false });
+    if (await isPipe(path)) return new Socket({ fd: await openPipe(path), writable: false });
+    return (await open(path)).createReadStream();
   } catch (error) {
     throw systemError(error, `cannot read ${path}`);
   }

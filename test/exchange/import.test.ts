@@ -1,4 +1,4 @@
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -68,6 +68,13 @@ const hall = newClient({
   name: "hall",
   allowed_types: ["speak"],
   metadata: parseJson('{"n": 9007199254740993, "skill_blacklist": ["s"]}') as JsonObject,
+});
+
+test("a pipe whose program ends at once is read to its end", async () => {
+  const pipe = join(await temporaryFolder(), "pipe");
+  execFileSync("mkfifo", [pipe]);
+  spawn("sh", ["-c", 'printf "[]" >"$1"', "sh", pipe]);
+  await expect(readImport({ file: pipe })).resolves.toBeDefined();
 });
 
 describe("an import", () => {
