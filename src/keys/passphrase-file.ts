@@ -7,8 +7,6 @@ import { checkPassphrase } from "./passphrase.js";
 
 /** Kinds of content that may be a passphrase. */
 const possibleKinds: readonly FileKind[] = ["passphrase", "recipients", "raw key", "empty"];
-/** Further kinds of content in a source. Versions up to 0.1.0 used any text as a passphrase. */
-const possibleInSource: readonly FileKind[] = ["identity", "ssh key"];
 
 /**
  * Returns the possible passphrases of a file, the likeliest first: the first line without a byte
@@ -19,12 +17,11 @@ const possibleInSource: readonly FileKind[] = ["identity", "ssh key"];
  */
 export async function readPassphrasesInFile(
   path: string,
-  { isSource = false, ...options }: SecretFileOptions & { isSource?: boolean } = {},
+  options: SecretFileOptions = {},
 ): Promise<[string, ...string[]]> {
   const bytes = await readSecretBytes(path, options);
   const kind = recogniseContent(bytes);
-  const possible = isSource ? [...possibleKinds, ...possibleInSource] : possibleKinds;
-  if (kind !== undefined && !possible.includes(kind)) {
+  if (kind !== undefined && !possibleKinds.includes(kind)) {
     throw withFileKind(new StoreError("refused", `${path} is not a passphrase file`), kind, []);
   }
   return parsePassphrases(decodeSecret(bytes, path), path);

@@ -136,10 +136,7 @@ function readCurrent(
 ): Promise<readonly string[]> {
   switch (source.kind) {
     case "file":
-      return readPassphrasesInFile(source.path, {
-        missing: "passphraseUnavailable",
-        isSource: true,
-      });
+      return readPassphrasesInFile(source.path, { missing: "passphraseUnavailable" });
     case "command":
       return readCommand(source.command);
     case "credential":

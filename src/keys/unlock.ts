@@ -284,6 +284,7 @@ export async function assertKeyringOpens(storePath: string): Promise<void> {
     if (!isNoEntryError(error) && !isKind(error, "wrongPassphrase")) throw error;
     throw new StoreError("wrongPassphrase", `the keyring has lost the passphrase of ${storePath}`, {
       cause: error,
+      hint: "If a hub has used the store since, its passphrase is in its bundle: move the journal away as below, run hivemind-sqlcipher bundle import BUNDLE --identity FILE, and move the journal back.",
     });
   }
 }

@@ -4,6 +4,7 @@ import { type StoreError, systemError } from "../errors.js";
 import { findHolders, findLastingHolders, type Holder } from "../process/holders.js";
 import { listListeningPorts, waitUntilListening } from "../process/ports.js";
 import { listAllProcesses } from "../process/proc.js";
+import { isEngine } from "../service/engine.js";
 import { selectService } from "../service/select.js";
 import {
   defaultUnit,
@@ -217,8 +218,9 @@ export class Downtime {
       const isOfRun = async ({ pid }: Holder) => pids.includes(pid);
       return (await findLastingHolders(this.#storePath, isOfRun)).holders.length > 0;
     }
-    const state = await this.#service.state();
-    return state.active && state.invocation === invocation;
+    const { active, hasJob, invocation: run } = await this.#service.state();
+    // Unlike an engine, systemd shows whether a stop is in progress.
+    return active && run === invocation && (isEngine(this.#service.kind) || hasJob === true);
   }
 
   /** Completes the stop of another process, or repeats it. Returns if it is denied. */

@@ -35,6 +35,19 @@ export async function unlockStore(
   options: ConnectionOptions,
 ): Promise<ClientStore> {
   const storePath = await realPath(path);
-  await recoverIfNeeded(storePath);
+  await recoverOnce(storePath);
   return await waitForOperation(storePath, () => openStore(storePath, source, options));
+}
+
+/** The recoveries of this process that are running. */
+const recoveries = new Map<string, Promise<unknown>>();
+
+/**
+ * Recovers a store. A second call waits for the first: a recovery does not see that its own process
+ * has the file open that it replaces.
+ */
+async function recoverOnce(storePath: string): Promise<void> {
+  const running = recoveries.get(storePath) ?? recoverIfNeeded(storePath);
+  recoveries.set(storePath, running);
+  await running.finally(() => recoveries.delete(storePath));
 }

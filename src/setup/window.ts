@@ -68,11 +68,13 @@ export async function withHubStopped(window: HubWindow): Promise<Outage | null> 
   const { storePath } = lock;
   // The hub need not use the store yet, so the notice about this is a detail here.
   const service = await resolveService(window.service, { ...reporter, notice: reporter.detail });
-  if (!service.wasActive && !window.mayBeStopped) {
+  const assertRuns = (isRunning: boolean) => {
+    if (isRunning || window.mayBeStopped) return;
     throw new StoreError("service", `${service.service.name ?? "the hub"} is not running`, {
       hint: "Start it, then run setup again.",
     });
-  }
+  };
+  assertRuns(service.wasActive);
   const isComposed = hubContainer()?.compose !== undefined;
   const budgetMs = isComposed ? composeBudgetMs : baseBudgetMs;
   // A recovery writes the copy of `server.json` for the container.
@@ -88,6 +90,8 @@ export async function withHubStopped(window: HubWindow): Promise<Outage | null> 
       // If something else has started the hub during `work`, it may use its former database.
       restartIfUp: true,
       journalStop: async (stopped) => {
+        // The hub may have ended since.
+        assertRuns(stopped !== undefined);
         if (stopped) await journal.write("stopping", { ...mark, stopped });
         emitStep("setup.stopping");
       },

@@ -168,7 +168,7 @@ async function finishOrAbandon(
 ): Promise<string> {
   const { operation } = journal.entry;
   try {
-    await assertKeyringOpens(storePath);
+    if (data.keyring) await assertKeyringOpens(storePath);
     await finish(storePath, data, journal);
     return `finished the interrupted ${operation}: the passphrase is in the keyring`;
   } catch (error) {

@@ -83,7 +83,10 @@ export async function upgradeSchema(options: UpgradeSchemaOptions): Promise<Upgr
   if (from >= newestSchema) {
     return {
       upgraded: { path: storePath, from, to: from, dropped: [], hub: null },
-      service: await reportService(service, undefined, reporter),
+      service: {
+        ...(await reportService(service, undefined, reporter)),
+        active: service.wasActive,
+      },
     };
   }
   const hub = await askHubSchema(service, options.hubPython);

@@ -3,6 +3,7 @@
  */
 import { execFile } from "node:child_process";
 import { once } from "node:events";
+import { existsSync } from "node:fs";
 import {
   chmod,
   mkdir,
@@ -145,6 +146,19 @@ test("a file with plugin identities only is refused, because no bundle is encryp
   await writeFile(plugin, "AGE-PLUGIN-YUBIKEY-1QQQQQQ\n", { mode: 0o600 });
   const { code, stderr } = await machine.run(["bundle", "show", files.bundle, "-i", plugin]);
   expect([code, stderr]).toEqual([2, expect.stringContaining("opens no bundle")]);
+});
+
+test("a recovery key or an SSH key as the source becomes the passphrase of no store", async () => {
+  const key = machine.path("ssh-key");
+  const text = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjE=\n";
+  await writeFile(key, text, { mode: 0o600 });
+  for (const file of [files.identity, key]) {
+    const db = machine.path("by-key", "clients.db");
+    const source = ["--db", db, "--passphrase-source", `file:${file}`];
+    const init = await machine.run(["init", ...source, "--recovery-key-file", machine.path("k3")]);
+    expect([init.code, init.stderr]).toEqual([17, expect.stringContaining("is not a passphrase")]);
+    expect(existsSync(db)).toBe(false);
+  }
 });
 
 test("a passphrase file with a byte order mark, CRLF and further lines opens what its first line opens", async () => {

@@ -87,6 +87,20 @@ test("asked to, cut off, and the keyring lost the passphrase: the password stays
   expect(await world.slots()).toEqual({ current: password });
 });
 
+test("asked to, cut off, with the passphrase in a file: the recovery does not ask the keyring", async () => {
+  const { world, serverJson } = await upstream(password);
+  const file = join(world.folder, "passphrase");
+  await writeFile(file, password, { mode: 0o600 });
+  const source = { kind: "file", path: file } as const;
+  const options = { ...world.withoutService, source, removePassword: true };
+  await world.run("adopt", options, {
+    NODE_OPTIONS: `--import=${root}test/faults/kill-at-step.mjs`,
+    HIVEMIND_TEST_STEP: "adopt.taking",
+  });
+  expect((await world.settle()).result?.join()).toContain("finished the interrupted adopt");
+  expect(await readFile(serverJson, "utf8")).not.toContain("battery");
+});
+
 test("a hub that would be locked out by that is a refusal", async () => {
   const { world, serverJson } = await upstream(password);
   const ran = await world.run("adopt", {

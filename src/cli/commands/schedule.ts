@@ -114,7 +114,7 @@ async function resolveOnline(context: Context, options: InstallOptions): Promise
   const isOnline = options.onlineBackups ?? isOnlineBackup(installed);
   const { stopsHub } = await assertBackupPossible(context, options, isOnline);
   if (!stopsHub) return isOnline;
-  if (installed === undefined && !yes && hasTerminal()) {
+  if (installed === undefined && !yes && !output.json && hasTerminal()) {
     return askYesNo(`Back up without stopping the hub (otherwise ${outageNote})?`);
   }
   output.notice(outageAdvice);
