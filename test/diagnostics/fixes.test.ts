@@ -2,7 +2,7 @@
  * Each fix that doctor prints is executed as it is printed, and its finding is gone afterwards. A
  * fix that was never carried out has done harm: it deleted the only database of a hub.
  */
-import { mkdtempSync } from "node:fs";
+import { mkdtempSync, readdirSync } from "node:fs";
 import { chmod, copyFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { hostname, userInfo } from "node:os";
 import { basename, dirname, join } from "node:path";
@@ -331,6 +331,24 @@ const rows: Row[] = [
       "--to DIRECTORY": `--to ${machine.path("backups")}`,
       "--bundle-to DIRECTORY": `--bundle-to ${machine.path("bundles")}`,
       RECIPIENT: "age1lvyvwawkr0mcnnnncaghunadrqkmuf9e6507x9y920xxpp866cnql7dp2z",
+    }),
+  },
+  {
+    problem: "a passphrase in the secrets of a container engine",
+    finding: "container",
+    detail: /read from a container engine's secrets/,
+    arrange: async (site) => {
+      const { machine } = site;
+      const secret = machine.path("containers", "storage", "secrets", "filedriver");
+      await mkdir(dirname(secret), { recursive: true });
+      await writeFile(secret, await site.passphrase(), { mode: 0o600 });
+      const path = machine.path("config", "hivemind-sqlcipher", "config.json");
+      const settings = JSON.parse(await readFile(path, "utf8"));
+      await writeFile(path, JSON.stringify({ ...settings, passphrase_source: `file:${secret}` }));
+    },
+    known: ({ machine }) => ({
+      BUNDLE: machine.path("bundles", readdirSync(machine.path("bundles"))[0] ?? ""),
+      "RECOVERY-KEY": machine.path("safe", "recovery-key.txt"),
     }),
   },
   {

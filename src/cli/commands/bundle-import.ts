@@ -1,11 +1,13 @@
 import type { Command } from "commander";
 import { expandPath } from "../../config/paths.js";
 import { isKind, StoreError, systemError } from "../../errors.js";
+import { formatSource } from "../../keys/source.js";
 import { shellQuote } from "../../text/escape.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
 import { operate } from "../operate.js";
 import { addOpenerOptions, type BundleKeyOptions, readOrAskOpener } from "../options/bundle.js";
+import { rememberSource } from "../options/remember.js";
 import type { Output } from "../ui/output.js";
 import { askLines, hasTerminal, readStandardInput } from "../ui/prompt.js";
 
@@ -53,6 +55,7 @@ async function importBundle(
   );
   const { path, keyId, known } = result.imported;
   const { source } = context;
+  await rememberSource(context, formatSource(source));
   const target = source.kind === "sealed" ? `the sealed file ${source.path}` : "the keyring";
   context.output.result(result, () => [
     known
