@@ -461,7 +461,8 @@ test("a hub that is stopped and started by commands is backed up, also when the 
     expect(processes(`^${process.execPath}.*backup-writer.js ${hub.path}`)).toEqual([
       `${await pid()}`,
     ]);
-    expect((await pid()) === before).toBe(step === "backup.armed");
+    // A command may be stopping the hub: the recovery stops it, even where it was not stopped yet.
+    expect(await pid()).not.toBe(before);
     expect(leftovers(hub)).toEqual([]);
   }
   expect(filesIn(hub.to)).toHaveLength(2);

@@ -127,7 +127,7 @@ test("a JSON hub needs every step but the packages that it has", () => {
 
 test.each([
   [{}, {}, "make a recovery key (/media/a/two/key.txt), keep"],
-  [{}, { recoveryKeyFile: undefined }, "make a recovery key (the terminal"],
+  [{}, { recoveryKeyFile: undefined }, "make a recovery key (shown on the terminal"],
   [{}, { recoveryKeyFile: undefined, hasRecipient: true }, "to the recovery key in use, keep"],
   [{ recipients: ["age1"] }, { recoveryKeyFile: undefined }, "to the recovery key in use, keep"],
 ])("the recovery key of %j with %j", (found, chosen, expected) => {
