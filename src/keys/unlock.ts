@@ -1,5 +1,5 @@
 /** Opens a store with the first passphrase of its source that decrypts it. */
-import { ignoreKind, isKind, StoreError } from "../errors.js";
+import { ignoreKind, StoreError } from "../errors.js";
 import { currentInteraction, withInteraction } from "../process/interaction.js";
 import {
   identify,
@@ -272,19 +272,22 @@ export async function unlockSecret(
 }
 
 /**
- * Checks that a passphrase in the keyring opens the store.
+ * Checks whether an entry of the keyring for the store opens it.
  *
  * @throws {@link StoreError} wrongPassphrase - if none opens it, or if there is none
  * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be read
  */
 export async function assertKeyringOpens(storePath: string): Promise<void> {
+  const source = { kind: "keyring" } as const;
   try {
-    await unlockSecret(storePath, { kind: "keyring" });
+    for await (const { passphrase } of readPassphrases(source, storePath)) {
+      const opened = await openEncrypted(storePath, passphrase, { mode: "readwrite" }).catch(
+        notOpened,
+      );
+      if (opened !== undefined) return await opened.connection.close();
+    }
   } catch (error) {
-    if (!isNoEntryError(error) && !isKind(error, "wrongPassphrase")) throw error;
-    throw new StoreError("wrongPassphrase", `the keyring has lost the passphrase of ${storePath}`, {
-      cause: error,
-      hint: "If a hub has used the store since, its passphrase is in its bundle: move the journal away as below, run hivemind-sqlcipher bundle import BUNDLE --identity FILE, and move the journal back.",
-    });
+    if (!isNoEntryError(error)) throw error;
   }
+  throw new StoreError("wrongPassphrase", `the keyring has lost the passphrase of ${storePath}`);
 }

@@ -4,7 +4,7 @@
  * Before the commit the swap is undone. After it the swap is finished; if this fails, the old file
  * is put back, unless writes would be lost.
  */
-import { isKind, systemError } from "../errors.js";
+import { addHint, isKind, systemError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { Downtime } from "../operation/downtime.js";
 import {
@@ -41,6 +41,9 @@ export async function recoverSwap(state: SwapState, failed?: OperationFailure): 
     return failed ? { ...recovery, error: toError(failed.failure, recovery) } : recovery;
   }
 }
+
+const lostHint =
+  "The passphrase is in the store's bundle: move the journal away as below, run hivemind-sqlcipher bundle import BUNDLE --identity FILE, and move the journal back.";
 
 class SwapRecovery {
   readonly #state: SwapState;
@@ -112,12 +115,13 @@ class SwapRecovery {
     return failure ? await this.#revertOrStay(failure) : await this.#complete();
   }
 
+  /** Removes the old file, which may be plain text, also without the keyring. */
   async #continueCleanup(): Promise<Recovery> {
     try {
       await this.#state.assertOpens();
     } catch (error) {
-      if (!isKind(error, "wrongPassphrase")) throw error;
-      return await this.#revertOrStay(error);
+      if (isKind(error, "wrongPassphrase")) return await this.#revertOrStay(error);
+      if (!isKind(error, "passphraseUnavailable")) throw error;
     }
     return await this.#complete();
   }
@@ -136,7 +140,7 @@ class SwapRecovery {
     if (mayLoseWrites || (await this.#state.canRevert())) {
       return await this.#revert({ cause, mayLoseWrites: mayLoseWrites ?? false });
     }
-    return await this.#stay(cause);
+    return await this.#stay(isKind(cause, "wrongPassphrase") ? addHint(cause, lostHint) : cause);
   }
 
   async #revert({

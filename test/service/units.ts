@@ -70,7 +70,7 @@ export async function compileService(folder: string): Promise<string> {
   await exec(
     join(root, "node_modules/.bin/tsc"),
     [
-      ...["--ignoreConfig", "--strict", "--target", "es2022", "--module", "nodenext"],
+      ...["--ignoreConfig", "--strict", "--target", "es2023", "--module", "nodenext"],
       ...["--types", "node", "--rootDir", "src", "--outDir", folder, "src/service/select.ts"],
     ],
     { cwd: root },
