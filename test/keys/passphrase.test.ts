@@ -131,7 +131,10 @@ test("somebody's own passphrase is left exactly as it is", () => {
   fc.assert(
     fc.property(own, (text) => {
       fc.pre(!text.includes("\0"));
-      expect(checkPassphrase(text)).toEqual({ kind: "other", passphrase: text });
+      const { kind, passphrase } = checkPassphrase(text);
+      expect(passphrase).toBe(text);
+      // By chance, such text has all checks of a generated passphrase but one.
+      expect(kind).not.toBe("generated");
     }),
     { numRuns: 2000 },
   );

@@ -262,6 +262,7 @@ NODE
     unsealed | grep -c .`);
   expect(output.trim().split("\n")).toEqual([
     expect.stringMatching(/^error: the passphrase in \S+ is that of another store$/),
+    expect.stringMatching(/^saved the passphrase source to /),
     ...["1", "opens", "3", "3", "1", "opens", "adopted", "4"],
   ]);
 });
