@@ -95,8 +95,8 @@ async function findBlockingOperation(storePath: string): Promise<JournalEntry | 
 
 const dataSchema = z.looseObject({
   stopped: z.looseObject({ service: z.string(), unit: z.string() }),
-  /** The new file of a swap. */
-  staged: z.optional(z.string()),
+  /** The new file of a swap, or the files of a backup. */
+  staged: z.optional(z.union([z.string(), z.looseObject({})])),
 });
 
 /**
@@ -111,7 +111,7 @@ async function mayBelongToService(data: unknown, step: string): Promise<boolean>
   if (!parsed.success) return false;
   const { stopped, staged } = parsed.data;
   if (!stopped.service.startsWith("systemd")) {
-    const isCommit = step === "committing" && staged !== undefined;
+    const isCommit = step === "committing" && typeof staged === "string";
     return stopped.service !== "none" && !(isCommit && (await lstatIfExists(staged)));
   }
   const name = fullUnitName(stopped.unit);
