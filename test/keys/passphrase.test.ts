@@ -121,6 +121,7 @@ test("a symbol left out or added is found in its group", () => {
 });
 
 test("somebody's own passphrase is left exactly as it is", () => {
+  const alike = /^(?:[0-9a-f]{64}|[a-z]{5}( [a-z]{5}){12})$/;
   const own = fc.oneof(
     fc.string({ minLength: 1 }),
     fc.string({ unit: "grapheme", minLength: 1 }),
@@ -133,8 +134,8 @@ test("somebody's own passphrase is left exactly as it is", () => {
       fc.pre(!text.includes("\0"));
       const { kind, passphrase } = checkPassphrase(text);
       expect(passphrase).toBe(text);
-      // By chance, such text has all checks of a generated passphrase but one.
-      expect(kind).not.toBe("generated");
+      // By chance, text of the same form has all checks of a generated passphrase but one.
+      expect(alike.test(text) ? ["other", "mistyped"] : ["other"]).toContain(kind);
     }),
     { numRuns: 2000 },
   );

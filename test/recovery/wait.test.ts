@@ -70,6 +70,7 @@ test.each([
   ["backup", "backup.warm", {}],
   ["rotate", "bundling", {}],
   ["rotate", "starting", { stopped: { service: "systemd-user", unit: "hub" } }],
+  ["backup", "backup.stopping", { stopped: ownCommands, staged: { copy: "/a", manifest: "/b" } }],
   ["backup", "backup.stopping", { stopped: ownCommands }],
   ["rotate", "committing", { stopped: ownCommands, staged: "/renamed" }],
 ])("%s at %s is in nobody's way", async (operation, step, data) => {
