@@ -237,8 +237,8 @@ async function mayUseJson(serverJson: string): Promise<boolean> {
 }
 
 /**
- * Returns the `server.json` of each hub of any user whose databases are in a directory; undefined
- * for a container with it on no volume.
+ * Finds the hubs of all users with databases in a directory. Returns the path of the `server.json`
+ * of each; undefined for a container without a volume for it.
  */
 async function findServerJsons(directory: string): Promise<(string | undefined)[]> {
   const hubs = [...(await findAllHubProcesses()), ...(await listHubUnits())];

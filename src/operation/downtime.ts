@@ -207,8 +207,8 @@ export class Downtime {
 
   /**
    * Returns whether the run that a killed process was to stop is still up. Its stop may be in
-   * progress, because a stop survives the process that requested it: Docker reports a container as
-   * running until its processes have ended, and systemd a unit whose stop waits for its dependents.
+   * progress, because a stop survives the process that requested it. During a stop, Docker reports
+   * the container as running, and systemd reports a unit as active while its dependents stop.
    */
   async #isStillUp(): Promise<boolean> {
     const { invocation } = this.stopped;

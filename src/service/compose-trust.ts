@@ -2,8 +2,8 @@
  * Checks that root may use a project of compose. The files of a project determine what root starts,
  * and which files of this machine it mounts.
  *
- * Root is trusted, and the user who called sudo: this program runs hooks, so a user with the right
- * to run it as root can run any program as root.
+ * Trusts root and the user who called sudo. This program runs hooks, so a user with the right to
+ * run it as root can run any program as root.
  */
 import type { BigIntStats } from "node:fs";
 import { readlink } from "node:fs/promises";
@@ -64,7 +64,7 @@ async function collectPassed(path: string, passed: Map<string, BigIntStats>): Pr
   await collectPassed(resolve(dirname(path), await readlink(path)), passed);
 }
 
-/** Returns the untrusted users who can replace a file; undefined if there are none. */
+/** Names the untrusted users with the right to replace a file; undefined if there are none. */
 async function findOther(
   path: string,
   stats: BigIntStats,

@@ -39,7 +39,7 @@ import { escapeSetting, keyringUnit, quoteCommand } from "./unit-file.js";
 const mark = "# Made by hivemind-sqlcipher schedule install";
 const header = `${mark}, which replaces this file each time.`;
 
-/** What a scheduled backup means for satellites, for the user who installs the timer. */
+/** Tells a user who installs the timer how long satellites are cut off. */
 export const outageNote =
   "each backup stops the hub for about two seconds, and satellites reconnect after about seven";
 export const outageAdvice = `${outageNote}; with --online-backups, backups do not stop the hub`;

@@ -26,7 +26,7 @@ import type { ServiceChoice } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import { type Outage, toOutage } from "./serving.js";
 
-/** The time limit for a container of compose, which is created again, and whose copy is written. */
+/** Includes the time to create the container of compose again and to write its copy. */
 const composeBudgetMs = baseBudgetMs + createLimitMs + renewLimitMs;
 
 export interface HubWindow {

@@ -89,7 +89,7 @@ export async function saveService(context: Context, options: ServiceOptions): Pr
 /**
  * Returns backup settings in which the service of the options replaces the service.
  *
- * @param backup - the settings in the file, without the environment, whose values must not be saved
+ * @param backup - the settings in the file; values from the environment must not be saved
  */
 export function withNamedService(
   options: ServiceOptions,
