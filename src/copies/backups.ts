@@ -183,17 +183,21 @@ function findNewestCopy(
   backups: readonly ListedBackup[],
   { id, storePath }: { id: string | undefined; storePath: string },
 ): string | undefined {
-  const local = new Set(backups.map(nameInTarget));
+  const localNames = new Map(backups.map((each) => [nameInTarget(each), basename(each.path)]));
+  const localNameOf = (name: string) => {
+    const isOfStore = id !== undefined && name.endsWith(`.${id}.db`);
+    return localNames.get(name) ?? (isOfStore ? name.replace(`.${id}.db`, ".db") : undefined);
+  };
   const [newestHere = ""] = backups
     .filter((backup) => backup.mac !== false && !isFromFuture(backup))
     .map(({ path }) => basename(path))
     .sort()
     .reverse();
   return [...targetFiles.keys()]
-    .filter((name) => local.has(name) || (id !== undefined && name.endsWith(`.${id}.db`)))
-    .filter((name) => isNameOfBackup(name, storePath) && isComplete(targetFiles, name))
-    .map((name) => (id === undefined ? name : name.replace(`.${id}.db`, ".db")))
-    .filter((name) => name <= newestHere)
+    .filter((name) => isComplete(targetFiles, name))
+    .map(localNameOf)
+    .filter((name) => name !== undefined)
+    .filter((name) => isNameOfBackup(name, storePath) && name <= newestHere)
     .sort()
     .at(-1);
 }

@@ -32,7 +32,7 @@ export interface CopyRun {
 
 /** A machine with a store, a backup and its bundle. */
 export class Original {
-  private folders = 0;
+  private static folders = 0;
 
   private constructor(
     readonly machine: Machine,
@@ -62,14 +62,20 @@ export class Original {
     return new Original(machine, path, key, bundle, await readManifest(manifestPath(path)));
   }
 
+  /** Returns the same machine, whose next backups are of a store with another id. */
+  withStoreId(id: string): Original {
+    const manifest = { ...this.manifest, store_id: id };
+    return new Original(this.machine, this.backup, this.key, this.bundle, manifest);
+  }
+
   async remove(): Promise<void> {
     await rm(this.machine.folder, { recursive: true });
   }
 
   /** Returns a new path on this machine. */
   newPath(): string {
-    this.folders += 1;
-    return this.machine.path(`folder-${this.folders}`);
+    Original.folders += 1;
+    return this.machine.path(`folder-${Original.folders}`);
   }
 
   get secret() {

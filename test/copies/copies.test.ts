@@ -42,6 +42,12 @@ afterAll(() => original.remove());
 const markersIn = async (folder: string) =>
   (await readdir(folder)).filter((name) => name.endsWith(".resume"));
 
+const pruneToNewest = async (folder: string) =>
+  await prune({
+    ...{ ...original.secret, folder, keep: { last: 1 }, files: localFiles, dryRun: false },
+    reporter: { notice: () => {}, detail: () => {}, confirm: async () => {} },
+  });
+
 async function smallDisk(size: string): Promise<string> {
   const path = original.newPath();
   await mkdir(path);
@@ -175,10 +181,7 @@ test("prune applies its rules to a target alone, and what it removed is not copi
   const local = await original.backups(1, 2, 3);
   const usb = original.newPath();
   await local.copy({ to: [usb] });
-  const { removed } = await prune({
-    ...{ ...original.secret, folder: usb, keep: { last: 1 }, files: localFiles, dryRun: false },
-    reporter: { notice: () => {}, detail: () => {}, confirm: async () => {} },
-  });
+  const { removed } = await pruneToNewest(usb);
   expect(removed).toHaveLength(2);
   await local.add(4);
   await local.copy({ to: [usb] });
@@ -223,17 +226,25 @@ test("killed between the marker and the newest backup, the next run copies the o
   expect(await markersIn(usb)).toEqual([]);
 });
 
-test("backups left for the next runs are copied, also if the target is pruned to the newest", async () => {
-  const local = await original.backups(...Array.from({ length: 60 }, (_, day) => day + 1));
-  const usb = original.newPath();
-  await local.copy({ to: [usb] });
-  const { machine } = original;
-  expect((await machine.run(["prune", usb, "--keep-last", "1"])).code).toBe(0);
-  expect(await backupsIn(usb)).toEqual([local.copyName(60)]);
-  const { reports } = await local.copy({ to: [usb] });
-  expect(reports[0]?.copied).toHaveLength(10);
-  expect((await backupsIn(usb))[0]).toBe(local.copyName(50));
-});
+test.each([
+  // Before and after "db", with which a name without an id ends.
+  "0000000000000000",
+  "ffffffffffffffff",
+])(
+  "backups left for the next runs are copied, also if the target is pruned to the newest: id %s",
+  async (id) => {
+    const local = await original
+      .withStoreId(id)
+      .backups(...Array.from({ length: 60 }, (_, day) => day + 1));
+    const usb = original.newPath();
+    await local.copy({ to: [usb] });
+    await pruneToNewest(usb);
+    expect(await backupsIn(usb)).toEqual([local.copyName(60)]);
+    const { reports } = await local.copy({ to: [usb] });
+    expect(reports[0]?.copied).toHaveLength(10);
+    expect((await backupsIn(usb))[0]).toBe(local.copyName(50));
+  },
+);
 
 test("a bundle of the same key with other contents is superseded in its target, not overwritten", async () => {
   const local = await original.backups(1);
