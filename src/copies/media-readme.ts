@@ -80,9 +80,13 @@ To restore the hub, install hivemind-sqlcipher on its machine, and instead of st
 
 Then remove the recovery key from /dev/shm.
 
-A hub without hivemind-sqlcipher can use the database of step 3: while it is stopped, copy the
-database to ~/.local/share/hivemind-core/clients.db, and let server.json name
-hivemind-sqlite-db-plugin. The clients are not encrypted then.
+A hub without hivemind-sqlcipher can use the database of step 3, if server.json names
+hivemind-sqlite-db-plugin. The clients are not encrypted then. Stop the hub, and move away its
+former database with the files beside it: SQLite would write a clients.db-wal or clients.db-journal
+of the former database into the restored one. Then copy the database of step 3:
+
+    mkdir ~/former-clients && mv ~/.local/share/hivemind-core/clients.db* ~/former-clients
+    cp /dev/shm/clients.db ~/.local/share/hivemind-core/clients.db
 ${isSplit ? formatJoinText(name, parts) : ""}
 Files:
 

@@ -134,7 +134,7 @@ export class SwapState {
       `${this.storePath} is gone, the new file of this ${this.operation}`,
       {
         hint: hasOldFile
-          ? `Put it back. If it is lost, return to the former store: mv ${shellQuote(aside)} ${shellQuote(this.storePath)}`
+          ? `Put it back. If it is lost, move its ${sidecars.join(", ")} away, if they exist, and return to the former store: mv ${shellQuote(aside)} ${shellQuote(this.storePath)}`
           : "Put it back.",
       },
     );

@@ -24,6 +24,9 @@ interface Exported {
   files: { name: string; size: number; sha256: string }[];
 }
 
+/** The beginning of the command of README.txt that reads the clients. */
+const readClients = 'python3 -c "import sqlite3';
+
 let original: Original;
 
 beforeAll(async () => {
@@ -59,16 +62,18 @@ class BareMachine {
   private constructor(
     private readonly medium: string,
     readonly memory: string,
+    readonly home: string,
     private readonly bin: string,
   ) {}
 
   static async make(medium: string): Promise<BareMachine> {
     const folder = await temporaryFolder();
-    const [memory, bin] = [join(folder, "memory"), join(folder, "bin")];
-    await mkdir(memory);
-    await mkdir(bin);
+    const [memory = "", home = "", bin = ""] = ["memory", "home", "bin"].map((name) =>
+      join(folder, name),
+    );
+    for (const path of [memory, home, bin]) await mkdir(path);
     // Nothing else of the machine's software is in the PATH.
-    for (const name of ["sha256sum", "age", "rm", "cat", "setsid", "sh"]) {
+    for (const name of ["sha256sum", "age", "rm", "cat", "mkdir", "mv", "cp", "setsid", "sh"]) {
       await symlink(
         (await exec("sh", ["-c", `command -v ${name}`])).stdout.trim(),
         join(bin, name),
@@ -77,7 +82,7 @@ class BareMachine {
     const { stdout } = await exec("python3", ["-c", "import sys; print(sys.executable)"]);
     await writeFile(join(bin, "python3"), `#!/bin/sh\nexec ${stdout.trim()} -S -E "$@"\n`);
     await chmod(join(bin, "python3"), 0o755);
-    return new BareMachine(medium, memory, bin);
+    return new BareMachine(medium, memory, home, bin);
   }
 
   /** Returns the commands of README.txt, which are its lines indented by four. */
@@ -93,7 +98,7 @@ class BareMachine {
   }
 
   async run(command: string, input?: string): Promise<string> {
-    const script = command.replaceAll("/dev/shm", this.memory);
+    const script = command.replaceAll("/dev/shm", this.memory).replaceAll("~", this.home);
     // Without a terminal, Python reads a passphrase from standard input.
     const args = ["-i", `PATH=${this.bin}`, "setsid", "--wait", "sh", "-ec", script];
     const running = exec("env", args, { cwd: this.medium });
@@ -149,9 +154,7 @@ describe.each([
     const bare = await withSecrets(exported.path);
     expect(await bare.run(await bare.command("sha256sum"))).not.toContain("FAILED");
     await bare.run(await bare.command("python3 open_backup.py"));
-    expect(await bare.run(await bare.command("python3 -c"))).toMatch(
-      /^\(1, '.*', '[0-9a-f]{32}'\)/,
-    );
+    expect(await bare.run(await bare.command(readClients))).toMatch(/^\(1, '.*', '[0-9a-f]{32}'\)/);
     await bare.run(await bare.command("rm "));
     expect(await readdir(bare.memory)).toEqual([basename(original.bundle)]);
   });
@@ -167,7 +170,26 @@ describe.each([
     const [decode = ""] = /python3 -m base64 -d TYPED > \S+/.exec(readme) ?? [];
     await bare.run(decode.replace("TYPED", "/dev/shm/typed"));
     await bare.run(await bare.command("python3 open_backup.py"));
-    expect(await bare.run(await bare.command("python3 -c"))).toMatch(/^\(1, /);
+    expect(await bare.run(await bare.command(readClients))).toMatch(/^\(1, /);
+  });
+
+  test("a hub reads the database, also if its former one was left with a log", async () => {
+    const bare = await withSecrets(exported.path);
+    await bare.run(await bare.command("python3 open_backup.py"));
+    const store = join(bare.home, ".local/share/hivemind-core/clients.db");
+    await mkdir(dirname(store), { recursive: true });
+    const write = ["PRAGMA journal_mode = WAL", "CREATE TABLE clients (client_id, name, api_key)"];
+    await bare.run(
+      `python3 -c "import os, sqlite3; db = sqlite3.connect('${store}')
+for statement in ${JSON.stringify(write).replaceAll('"', "'")}: db.execute(statement)
+os._exit(0)"`,
+    );
+    expect(await readdir(dirname(store))).toContain("clients.db-wal");
+    await bare.run(await bare.command("mkdir"));
+    await bare.run(await bare.command("cp"));
+    const read = (await bare.command(readClients)).replace("/dev/shm/clients.db", store);
+    expect(await bare.run(read)).toMatch(/^\(1, /);
+    expect(await readdir(join(bare.home, "former-clients"))).toContain("clients.db-wal");
   });
 
   test("they open it with the passphrase that age shows, typed", async () => {
@@ -175,7 +197,7 @@ describe.each([
     const shown = JSON.parse(await bare.run(await bare.command("age "))) as { passphrase: string };
     const open = await bare.command("python3 open_backup.py");
     await bare.run(open.replace(/ --bundle.*/, ""), `${shown.passphrase}\n`);
-    expect(await bare.run(await bare.command("python3 -c"))).toMatch(/^\(1, /);
+    expect(await bare.run(await bare.command(readClients))).toMatch(/^\(1, /);
     await expect(
       bare.run(open.replace(/ --bundle.*/, "").replace("clients.db", "other.db"), "wrong\n"),
     ).rejects.toMatchObject({ code: 1 });
