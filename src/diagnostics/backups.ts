@@ -421,7 +421,8 @@ function toTimerRun(
 
 /**
  * Checks the last run of an operation. The manager forgets the result of a run when it restarts,
- * as at a reboot. The recorded run then tells whether it failed.
+ * as at a reboot, and does not know it while the service is running, as for the metrics and hooks
+ * of the run itself. The recorded run then tells whether it failed.
  */
 function checkLastRun(operation: string, run: Run | undefined, timer?: TimerRun): Check[] {
   const { error } = checksNamed("schedule");
@@ -429,8 +430,8 @@ function checkLastRun(operation: string, run: Run | undefined, timer?: TimerRun)
   const start = service && systemctlLine(service.manager, `start ${service.name}`);
   const cause = service ? `the cause, which ${journalctlLine(service)} shows` : "the cause";
   const fix = `Remove ${cause}; then: ${start ?? `hivemind-sqlcipher ${operation}`}`;
-  if (last?.result === "success" || last?.result === "running") return [];
-  if (last && last.result !== null) {
+  if (last?.result === "success") return [];
+  if (last && last.result !== null && last.result !== "running") {
     const code = last.exitCode === null ? last.result : `exit code ${last.exitCode}`;
     return [error(`the last scheduled ${operation} failed on ${last.at}: ${code}`, fix)];
   }

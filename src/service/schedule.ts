@@ -218,6 +218,7 @@ export async function readSchedule(
     manager,
     [
       "ActiveState",
+      "SubState",
       "UnitFileState",
       "DropInPaths",
       "TimersCalendar",
@@ -230,13 +231,19 @@ export async function readSchedule(
     ],
     [timer, service],
   );
+  const onCalendar = /OnCalendar=(.*?) ;/.exec(clock.TimersCalendar ?? "")?.[1] ?? null;
+  // During a job the manager reports no next time. The metrics of the job itself need it.
+  const isJobRunning = clock.ActiveState === "active" && clock.SubState === "running";
   return {
     unit: timer,
     service,
-    onCalendar: /OnCalendar=(.*?) ;/.exec(clock.TimersCalendar ?? "")?.[1] ?? null,
+    onCalendar,
     enabled: clock.UnitFileState === "enabled",
     active: clock.ActiveState === "active",
-    nextRun: parseTime(clock.NextElapseUSecRealtime),
+    nextRun:
+      isJobRunning && onCalendar !== null
+        ? await findNextElapse(onCalendar)
+        : parseTime(clock.NextElapseUSecRealtime),
     lastRun: toLastRun(clock, main),
     lingers: manager === "systemd" || isLingerEnabled(),
     dropIns: [...parseList(clock.DropInPaths), ...parseList(main.DropInPaths)],
@@ -432,16 +439,28 @@ async function analyze(
   text: string,
   example: string,
 ): Promise<string> {
-  const { code, stdout, stderr } = await run("systemd-analyze", [kind, "--", text], {
-    timeoutMs: queryLimitMs,
-    // The times of a timer are local times.
-    outputVariables: { LC_ALL: "C", SYSTEMD_COLORS: "0" },
-  });
+  const { code, stdout, stderr } = await callAnalyze(kind, text);
   if (code === 0) return stdout;
   const reason = stderr.split("\n")[0] || `invalid ${kind} "${text}"`;
   const what = kind === "calendar" ? "calendar expression" : "time span";
   throw new StoreError("usage", `systemd does not accept this ${what}: ${reason}`, {
     hint: `Write it as in ${example}; see systemd.time(7).`,
+  });
+}
+
+/** Returns the next time from now on, without the random delay; null if there is none. */
+async function findNextElapse(onCalendar: string): Promise<string | null> {
+  const { stdout } = await callAnalyze("calendar", onCalendar);
+  // The line in UTC is printed only if the local time is another.
+  const [, time] = /\(in UTC\): (.*)/.exec(stdout) ?? /Next elapse: (.*)/.exec(stdout) ?? [];
+  return parseTime(time);
+}
+
+function callAnalyze(kind: "calendar" | "timespan", text: string): Promise<Outcome> {
+  return run("systemd-analyze", [kind, "--", text], {
+    timeoutMs: queryLimitMs,
+    // The times of a timer are local times.
+    outputVariables: { LC_ALL: "C", SYSTEMD_COLORS: "0" },
   });
 }
 

@@ -2,10 +2,18 @@
 import { chmod, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
+import { checkSchedule } from "../../src/diagnostics/backups.js";
+import { parseSource } from "../../src/keys/source.js";
 import { Journal } from "../../src/operation/journal.js";
+import { recordRun } from "../../src/operation/run-record.js";
 import { findHolders } from "../../src/process/holders.js";
 import { findUnitPrograms } from "../../src/service/programs.js";
-import { hasExpired, readSchedule, scheduledService } from "../../src/service/schedule.js";
+import {
+  hasExpired,
+  readSchedule,
+  type Schedule as StoreSchedule,
+  scheduledService,
+} from "../../src/service/schedule.js";
 import { root } from "../built.js";
 import {
   exec,
@@ -305,27 +313,53 @@ test("a time without a zone is local", async () => {
   expect((await install("Etc/GMT+12", -6)).stderr).not.toContain("no time from now on matches");
 });
 
-test("a timer whose times have passed since is recognised", async () => {
+test("a timer whose times have passed is recognised, and while its job runs, the next time is known", async () => {
   const { machine, here } = await withSchedule();
   const { schedule } = await ask<{ schedule: Schedule }>(machine, "schedule", "install", ...here);
   // Before the drop-in exists: another test may reload the manager at any time.
-  expect(await scheduleNeverElapses(machine.store)).toBe(false);
+  expect(hasExpired(await scheduleOf(machine.store))).toBe(false);
   const dropIn = join(unitFolder, `${schedule.unit}.d`);
   await mkdir(dropIn, { recursive: true });
   onTestFinished(() => rm(dropIn, { recursive: true }));
-  await writeFile(join(dropIn, "past.conf"), "[Timer]\nOnCalendar=\nOnCalendar=2020-01-01\n");
+  const change = join(dropIn, "change.conf");
+  await writeFile(change, "[Timer]\nOnCalendar=\nOnCalendar=2020-01-01\n");
   await systemctl("daemon-reload");
   await systemctl("restart", schedule.unit);
-  expect(await scheduleNeverElapses(machine.store)).toBe(true);
+  expect(hasExpired(await scheduleOf(machine.store))).toBe(true);
+
+  // While the job runs, the manager knows neither the next time nor a result.
+  const job = join(unitFolder, `${schedule.service}.d`);
+  await mkdir(job, { recursive: true });
+  onTestFinished(async () => {
+    await systemctl("stop", schedule.unit, schedule.service);
+    await rm(job, { recursive: true });
+  });
+  await writeFile(join(job, "long.conf"), "[Service]\nExecStart=\nExecStart=sleep infinity\n");
+  await writeFile(change, "[Timer]\nOnActiveSec=1ms\nRandomizedDelaySec=0\nAccuracySec=1ms\n");
+  await systemctl("daemon-reload");
+  await systemctl("restart", schedule.unit);
+  await until(async () => (await scheduleOf(machine.store)).lastRun?.result === "running");
+  const { nextRun } = await scheduleOf(machine.store);
+  expect(Date.parse(nextRun ?? "")).toBeGreaterThan(Date.now());
+  const run = { at: "2026-11-24T18:50:00Z", duration_ms: 1, stopped_ms: null, size: null };
+  for (const exit_code of [0, 18]) await recordRun(machine.store, "backup", { ...run, exit_code });
+  const findings = await asUsual(() => checkSchedule(machine.store, parseSource("keyring"), ""));
+  expect([findings].flat().map(({ detail }) => detail)).toContain(
+    `the last backup failed on ${run.at}: exit code 18`,
+  );
 });
 
-async function scheduleNeverElapses(storePath: string): Promise<boolean> {
+async function scheduleOf(storePath: string): Promise<StoreSchedule> {
+  const schedule = await asUsual(() => readSchedule(storePath, "backup"));
+  if (schedule === undefined) throw new Error("there is no schedule");
+  return schedule;
+}
+
+async function asUsual<Result>(use: () => Promise<Result>): Promise<Result> {
   const { XDG_CONFIG_HOME } = process.env;
   delete process.env.XDG_CONFIG_HOME;
   try {
-    const schedule = await readSchedule(storePath, "backup");
-    if (schedule === undefined) throw new Error("there is no schedule");
-    return hasExpired(schedule);
+    return await use();
   } finally {
     if (XDG_CONFIG_HOME !== undefined) process.env.XDG_CONFIG_HOME = XDG_CONFIG_HOME;
   }

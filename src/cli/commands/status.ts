@@ -121,7 +121,7 @@ function statusLines(status: StoreStatus, { output }: Context): string[] {
     ...lines({
       schedule:
         schedule &&
-        `${schedule.onCalendar ?? schedule.unit}, next run ${schedule.nextRun ?? "never: the timer is not active"}`,
+        `${schedule.onCalendar ?? schedule.unit}, next run ${schedule.nextRun ?? (schedule.active ? "unknown" : "never: the timer is not active")}`,
       "  last run": schedule && formatLastRun(schedule.lastRun),
     }),
     ...lines({
