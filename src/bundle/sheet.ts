@@ -167,7 +167,11 @@ const lettersMm = { withoutPassphrase: 103, withPassphrase: 80 };
  * The minimum number of letters in a line. Shorter lines have larger letters, but take more lines.
  */
 const minLineLength = 40;
-const lengthStep = 2;
+/**
+ * A multiple of 4, so that each line is complete base64: `python3 -m base64 -d`, named by the
+ * README.txt of earlier exports, decodes each line separately.
+ */
+const lengthStep = 4;
 const maxLineLength = 64;
 const maxFontMm = 3.2;
 /** Width of a character and height of a line, relative to the size of the font. */

@@ -54,7 +54,7 @@ Keep both away from this medium. The steps need Python 3.9 or later and no other
    Or type the lines into a file. Leave out the number at the start of each line, the check at its
    end, and the last line, which begins with "all". Then decode the file:
 
-    python3 -m base64 -d TYPED > /dev/shm/${bundle}
+    python3 -c "import base64, sys; sys.stdout.buffer.write(base64.b64decode(sys.stdin.read()))" < TYPED > /dev/shm/${bundle}
 
 3. Decrypt the backup. This verifies every byte of it, and writes an ordinary SQLite database:
 
