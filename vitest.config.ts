@@ -12,7 +12,7 @@ export default defineConfig({
     // Tests wait for units, dialogs, disks and child processes: a worker uses 0.7 of a core.
     maxWorkers: Math.min(availableParallelism() + 1, 6),
     // The commands that tests run compile the same files again and again: a tenth of their CPU time.
-    env: { NODE_COMPILE_CACHE: compileCache },
+    env: { NODE_COMPILE_CACHE: compileCache, TZ: "UTC" },
     sequence: { sequencer: LongestFirst },
     testTimeout: 120_000,
     hookTimeout: 120_000,

@@ -73,12 +73,15 @@ export async function checkUnit(unit: UnitName, storePath: string): Promise<stri
   ];
 }
 
-function assertLoaded(unit: UnitName, { LoadState, LoadError, UnitFileState }: Properties): void {
+function assertLoaded(unit: UnitName, properties: Properties): void {
   const { manager, name } = unit;
+  const { LoadState, LoadError, UnitFileState } = properties;
   switch (LoadState) {
     case "loaded":
       break;
     case "not-found":
+      // A manager keeps a running unit after its file is gone, and finds none when it reloads.
+      if (isActive(properties)) throw lostFileError(unit);
       throw new StoreError("notFound", `no unit ${name} in ${describeManager(manager)}`, {
         hint: `Name another unit with --unit (${systemctlLine(manager, "list-unit-files --type=service")} lists them), or use --service none.`,
       });
@@ -127,13 +130,16 @@ function assertStartable(unit: UnitName, properties: Properties): void {
     );
   }
   const path = properties.FragmentPath ?? "";
-  if (path && !statSync(path, { throwIfNoEntry: false })) {
-    throw new StoreError(
-      "refused",
-      `the unit file of ${name} does not exist any more, so it could not be started again: ${path}`,
-      { hint: `Restore the file, then run ${systemctlLine(manager, "daemon-reload")}.` },
-    );
-  }
+  if (path && !statSync(path, { throwIfNoEntry: false })) throw lostFileError(unit, path);
+}
+
+function lostFileError({ manager, name }: UnitName, path?: string): StoreError {
+  const place = path === undefined ? "" : `: ${path}`;
+  return new StoreError(
+    "refused",
+    `the unit file of ${name} does not exist any more, so it could not be started again${place}`,
+    { hint: `Restore the file, then run ${systemctlLine(manager, "daemon-reload")}.` },
+  );
 }
 
 async function assertNotUpheld(

@@ -411,7 +411,7 @@ test("a hub with commands of its own that the watcher starts while the job is st
   // its store open.
   const clock = descendants(job.child.pid).find(({ name }) => name === "sleep");
   expect(clock).toBeDefined();
-  process.kill(clock?.pid ?? 0, "SIGKILL");
+  if (clock?.pid !== undefined) process.kill(clock.pid, "SIGKILL");
   await until(async () => (await started()).length === 2);
   job.child.kill("SIGCONT");
   const ran = await job.ran;

@@ -82,7 +82,7 @@ test("the codes on the page, scanned from a picture of it, are a bundle that age
     await openEncrypted(machine.store, opened?.passphrase ?? "", { mode: "readonly" })
   ).connection;
   void connection;
-}, 120_000);
+});
 
 /** Returns the numbered lines on the page as they are read from paper. */
 async function linesOnPaper(): Promise<string[]> {
@@ -180,7 +180,7 @@ test("typed on a terminal: a mistyped line is named and typed again, and the pas
   expect(screen).toContain("Imported the passphrase");
   expect(await getEntry(machine.store, "current")).toBe(passphrase);
   expect(await readFile(to, "utf8")).toBe(await readFile(bundle, "utf8"));
-}, 60_000);
+});
 
 test("typed into a file or standard input: the line is named, and nothing is written", async () => {
   await withoutKeyring();
@@ -251,7 +251,7 @@ test("it is one page, of A4 and of Letter, with the passphrase on it", async () 
     const pdf = await readFile(join(folder, "sheet.pdf"), "latin1");
     expect(pdf.match(/\/Type \/Page\b(?!s)/g)).toHaveLength(1);
   }
-}, 120_000);
+});
 
 test("a file is written once, for its owner alone, and a page with the passphrase is warned of", async () => {
   const to = machine.path("sheet.html");

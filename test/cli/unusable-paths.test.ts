@@ -205,25 +205,21 @@ async function arrange(state: State): Promise<{ file: string; directory: string 
   return { file: join(directory, "out.db"), directory };
 }
 
-test.each(writers)(
-  "$option: what cannot be written",
-  async ({ kind, args, except = {} }) => {
-    for (const [state, answer] of Object.entries({ ...expected[kind], ...except })) {
-      if (answer === undefined) continue;
-      const { [kind]: path, directory } = await arrange(state as State);
-      const left = await readdir(directory).catch(() => []);
-      const before = await contents();
-      const { code, stdout, stderr } = await machine.run(args(path), { before: withoutOverride });
-      const text = stdout + stderr;
-      expect([state, code, text]).toEqual([state, answer[0], expect.stringMatching(answer[1])]);
-      expect(text).toMatch(/special-\w+\/(?:out\.db|missing|directory)/);
-      expect(text).not.toMatch(/internal|unexpected error|at .*\.js:/);
-      expect([state, await contents()]).toEqual([state, before]);
-      const after = (await readdir(directory).catch(() => [])).filter(
-        (name) => !/\.lock$/.test(name),
-      );
-      expect(after).toEqual(left);
-    }
-  },
-  120_000,
-);
+test.each(writers)("$option: what cannot be written", async ({ kind, args, except = {} }) => {
+  for (const [state, answer] of Object.entries({ ...expected[kind], ...except })) {
+    if (answer === undefined) continue;
+    const { [kind]: path, directory } = await arrange(state as State);
+    const left = await readdir(directory).catch(() => []);
+    const before = await contents();
+    const { code, stdout, stderr } = await machine.run(args(path), { before: withoutOverride });
+    const text = stdout + stderr;
+    expect([state, code, text]).toEqual([state, answer[0], expect.stringMatching(answer[1])]);
+    expect(text).toMatch(/special-\w+\/(?:out\.db|missing|directory)/);
+    expect(text).not.toMatch(/internal|unexpected error|at .*\.js:/);
+    expect([state, await contents()]).toEqual([state, before]);
+    const after = (await readdir(directory).catch(() => [])).filter(
+      (name) => !/\.lock$/.test(name),
+    );
+    expect(after).toEqual(left);
+  }
+});

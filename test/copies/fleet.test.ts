@@ -34,7 +34,7 @@ beforeAll(async () => {
     ...([Servers.start(), Original.make(), Original.make()] as const),
     Original.make("battery staple"),
   ]);
-}, 60_000);
+});
 
 afterAll(async () => {
   await Promise.all([attic.remove(), cellar.remove(), loft.remove()]);
@@ -64,111 +64,101 @@ async function copyBoth(target: string) {
 test.each([
   ["a directory", () => attic.newPath()],
   ["a WebDAV server", () => "rclone:webdav:fleet"],
-])(
-  "two hubs that back up in the same second share %s without mixing",
-  async (_, targetOf) => {
-    const target = targetOf();
-    const folder = target.startsWith("/") ? target : join(servers.files, "fleet");
-    const { locals, ofAttic, ofCellar } = await copyBoth(target);
-    expect(await backupsIn(folder)).toEqual([...ofAttic, ...ofCellar].sort());
-    expect(await unsoundIn(folder)).toEqual([]);
+])("two hubs that back up in the same second share %s without mixing", async (_, targetOf) => {
+  const target = targetOf();
+  const folder = target.startsWith("/") ? target : join(servers.files, "fleet");
+  const { locals, ofAttic, ofCellar } = await copyBoth(target);
+  expect(await backupsIn(folder)).toEqual([...ofAttic, ...ofCellar].sort());
+  expect(await unsoundIn(folder)).toEqual([]);
 
-    const listed = await list(attic, target);
-    expect(listed.backups.map(({ path }) => basename(path)).reverse()).toEqual(ofAttic);
-    expect(listed.backups.every(({ mac, store_id }) => mac && store_id === attic.storeId)).toBe(
-      true,
-    );
-    expect(listed.of_other_stores).toBe(3);
+  const listed = await list(attic, target);
+  expect(listed.backups.map(({ path }) => basename(path)).reverse()).toEqual(ofAttic);
+  expect(listed.backups.every(({ mac, store_id }) => mac && store_id === attic.storeId)).toBe(true);
+  expect(listed.of_other_stores).toBe(3);
 
-    const { code, stderr } = await attic.machine.run(["prune", target, "--keep-last", "1"]);
-    expect([code, stderr]).toEqual([0, ""]);
-    expect(await backupsIn(folder)).toEqual([...ofAttic.slice(2), ...ofCellar].sort());
-    // The newest of the other hub does not keep a hub's own from being caught up.
-    const [local] = locals;
-    await local?.add(4);
-    await cellar.backups(9).then((other) => other.copy({ to: [target] }));
-    const { reports } = (await local?.copy({ to: [target] })) ?? {};
-    expect(reports?.[0]?.copied.map(({ path }) => basename(path))).toEqual([local?.copyName(4)]);
-    const verify = await cellar.machine.run(["verify", `${target}/${ofCellar[0]}`]);
-    expect(verify.code).toBe(0);
-  },
-  60_000,
-);
+  const { code, stderr } = await attic.machine.run(["prune", target, "--keep-last", "1"]);
+  expect([code, stderr]).toEqual([0, ""]);
+  expect(await backupsIn(folder)).toEqual([...ofAttic.slice(2), ...ofCellar].sort());
+  // The newest of the other hub does not keep a hub's own from being caught up.
+  const [local] = locals;
+  await local?.add(4);
+  await cellar.backups(9).then((other) => other.copy({ to: [target] }));
+  const { reports } = (await local?.copy({ to: [target] })) ?? {};
+  expect(reports?.[0]?.copied.map(({ path }) => basename(path))).toEqual([local?.copyName(4)]);
+  const verify = await cellar.machine.run(["verify", `${target}/${ofCellar[0]}`]);
+  expect(verify.code).toBe(0);
+});
 
 test.each([
   ["a directory", () => attic.newPath()],
   ["a WebDAV server", () => "rclone:webdav:all"],
-])(
-  "--all lists and verifies every store of %s",
-  async (_, targetOf) => {
-    const target = targetOf();
-    const folder = target.startsWith("/") ? target : join(servers.files, "all");
-    const locals = await Promise.all([attic, cellar, loft].map((hub) => hub.backups(1, 2)));
-    for (const local of locals) await local.copy({ to: [target] });
-    const [ofAttic, , ofLoft] = locals;
-    await writeFile(join(folder, "clients.2026-01-09T00-00-00Z.db"), "not yet complete");
-    await writeFile(join(folder, "notes.txt"), "no backup");
+])("--all lists and verifies every store of %s", async (_, targetOf) => {
+  const target = targetOf();
+  const folder = target.startsWith("/") ? target : join(servers.files, "all");
+  const locals = await Promise.all([attic, cellar, loft].map((hub) => hub.backups(1, 2)));
+  for (const local of locals) await local.copy({ to: [target] });
+  const [ofAttic, , ofLoft] = locals;
+  await writeFile(join(folder, "clients.2026-01-09T00-00-00Z.db"), "not yet complete");
+  await writeFile(join(folder, "notes.txt"), "no backup");
 
-    const { document } = await attic.machine.json("backups", target, "--all");
-    const stores = document.stores as { store_id: string; own: boolean }[];
-    expect(stores.map(({ store_id }) => store_id).sort()).toEqual(
-      [attic, cellar, loft].map(({ storeId }) => storeId).sort(),
-    );
-    const [own, ...none] = stores.filter((store) => store.own);
-    expect(none).toEqual([]);
-    expect(own).toMatchObject({
-      ...{ store_id: attic.storeId, name: "clients", backups: 2, incomplete: 0 },
-      oldest: "2026-01-01T00:00:00.000Z",
-      newest: { path: `${target}/${ofAttic?.copyName(2)}`, created_at: "2026-01-02T00:00:00.000Z" },
-    });
-    const problem = "the backup has no manifest";
-    const incomplete = { path: `${target}/clients.2026-01-09T00-00-00Z.db`, problem };
-    expect(document).toMatchObject({ folder: target, others: [incomplete], others_count: 1 });
-    const { stdout } = await attic.machine.run(["backups", target, "--all"]);
-    expect(stdout).toContain("clients (own)");
-    for (const { storeId } of [attic, cellar, loft]) expect(stdout).toContain(storeId);
+  const { document } = await attic.machine.json("backups", target, "--all");
+  const stores = document.stores as { store_id: string; own: boolean }[];
+  expect(stores.map(({ store_id }) => store_id).sort()).toEqual(
+    [attic, cellar, loft].map(({ storeId }) => storeId).sort(),
+  );
+  const [own, ...none] = stores.filter((store) => store.own);
+  expect(none).toEqual([]);
+  expect(own).toMatchObject({
+    ...{ store_id: attic.storeId, name: "clients", backups: 2, incomplete: 0 },
+    oldest: "2026-01-01T00:00:00.000Z",
+    newest: { path: `${target}/${ofAttic?.copyName(2)}`, created_at: "2026-01-02T00:00:00.000Z" },
+  });
+  const problem = "the backup has no manifest";
+  const incomplete = { path: `${target}/clients.2026-01-09T00-00-00Z.db`, problem };
+  expect(document).toMatchObject({ folder: target, others: [incomplete], others_count: 1 });
+  const { stdout } = await attic.machine.run(["backups", target, "--all"]);
+  expect(stdout).toContain("clients (own)");
+  for (const { storeId } of [attic, cellar, loft]) expect(stdout).toContain(storeId);
 
-    // One passphrase opens the backups of two stores, but not those of the third.
-    const verified = await attic.machine.json("verify", "--all", target);
-    expect([verified.code, verified.document.backups]).toEqual([0, expect.anything()]);
-    const verdicts = verified.document.stores as { store_id: string; reason: string | null }[];
-    expect(verdicts).toHaveLength(3);
-    for (const verdict of verdicts) {
-      const isLoft = verdict.store_id === loft.storeId;
-      expect(verdict).toMatchObject({ intact: isLoft ? 0 : 2, not_opened: isLoft ? 2 : 0 });
-      expect(verdict.reason === null).toBe(!isLoft);
-    }
-    const bundles = ["--bundle-to", dirname(loft.bundle)];
-    const locked = await attic.machine.run(["verify", "--all", target, ...bundles]);
-    expect([locked.code, locked.stdout]).toEqual([0, expect.stringContaining("--identity FILE")]);
-    const key = ["--identity", loft.machine.path("safe", "recovery-key.txt")];
-    const { code, stdout: text } = await attic.machine.run([
-      ...["verify", "--all", target, ...bundles, ...key],
-    ]);
-    expect([code, text]).toEqual([
-      0,
-      expect.stringContaining("6 intact, 0 not intact, 0 not opened, of 3 stores"),
-    ]);
+  // One passphrase opens the backups of two stores, but not those of the third.
+  const verified = await attic.machine.json("verify", "--all", target);
+  expect([verified.code, verified.document.backups]).toEqual([0, expect.anything()]);
+  const verdicts = verified.document.stores as { store_id: string; reason: string | null }[];
+  expect(verdicts).toHaveLength(3);
+  for (const verdict of verdicts) {
+    const isLoft = verdict.store_id === loft.storeId;
+    expect(verdict).toMatchObject({ intact: isLoft ? 0 : 2, not_opened: isLoft ? 2 : 0 });
+    expect(verdict.reason === null).toBe(!isLoft);
+  }
+  const bundles = ["--bundle-to", dirname(loft.bundle)];
+  const locked = await attic.machine.run(["verify", "--all", target, ...bundles]);
+  expect([locked.code, locked.stdout]).toEqual([0, expect.stringContaining("--identity FILE")]);
+  const key = ["--identity", loft.machine.path("safe", "recovery-key.txt")];
+  const { code, stdout: text } = await attic.machine.run([
+    ...["verify", "--all", target, ...bundles, ...key],
+  ]);
+  expect([code, text]).toEqual([
+    0,
+    expect.stringContaining("6 intact, 0 not intact, 0 not opened, of 3 stores"),
+  ]);
 
-    const [missing, flipped] = [`${ofAttic?.copyName(1)}`, `${ofLoft?.copyName(1)}`];
-    await rm(join(folder, missing));
-    await flipByte(join(folder, flipped));
-    const bad = await attic.machine.json("verify", "--all", target, ...bundles, ...key);
-    const results = bad.document.backups as { path: string; ok: boolean; problem: string }[];
-    expect([
-      bad.code,
-      results
-        .filter(({ ok }) => !ok)
-        .map(({ path }) => basename(path))
-        .sort(),
-    ]).toEqual([14, [missing, flipped].sort()]);
-    const empty = await Machine.make();
-    await rm(join(folder, missing.replace(/\.db$/, ".manifest.json")));
-    const unopened = await empty.run(["verify", "--all", target]);
-    expect([unopened.code, unopened.stdout]).toEqual([12, expect.stringContaining("5 not opened")]);
-  },
-  120_000,
-);
+  const [missing, flipped] = [`${ofAttic?.copyName(1)}`, `${ofLoft?.copyName(1)}`];
+  await rm(join(folder, missing));
+  await flipByte(join(folder, flipped));
+  const bad = await attic.machine.json("verify", "--all", target, ...bundles, ...key);
+  const results = bad.document.backups as { path: string; ok: boolean; problem: string }[];
+  expect([
+    bad.code,
+    results
+      .filter(({ ok }) => !ok)
+      .map(({ path }) => basename(path))
+      .sort(),
+  ]).toEqual([14, [missing, flipped].sort()]);
+  const empty = await Machine.make();
+  await rm(join(folder, missing.replace(/\.db$/, ".manifest.json")));
+  const unopened = await empty.run(["verify", "--all", target]);
+  expect([unopened.code, unopened.stdout]).toEqual([12, expect.stringContaining("5 not opened")]);
+});
 
 test("verify --all reads the others if a backup of a remote is too large for this machine", async () => {
   const local = await attic.backups(1, 2, 3);
@@ -270,7 +260,7 @@ test("status --all finds the stores whose newest backup is old, incomplete or fr
     expect.stringContaining('"1w" is not an age'),
   ]);
   expect(await run(target)).toEqual([2, expect.stringContaining("only with --all")]);
-}, 60_000);
+});
 
 test("backups and clients of another store in one local directory stay apart", async () => {
   const { machine } = cellar;
@@ -288,7 +278,7 @@ test("backups and clients of another store in one local directory stay apart", a
   );
   // The other hub's newest backup has the same passphrase, but is not this store's.
   expect(document).toMatchObject({ restored: { backup: expect.not.stringContaining(folder) } });
-}, 60_000);
+});
 
 test("a store that is restored on an empty machine keeps its id, also in its bundle", async () => {
   const empty = await Machine.make();
@@ -306,7 +296,7 @@ test("a store that is restored on an empty machine keeps its id, also in its bun
   const bundle = (document.bundle as { path: string }).path;
   const shown = await empty.json("bundle", "show", bundle, "--identity", empty.path("key.txt"));
   expect(shown.document).toMatchObject({ bundle: { contents: { store_id: attic.storeId } } });
-}, 60_000);
+});
 
 /** Signs a backup's manifest again, with another machine or without an id. */
 async function resign(path: string, by: Original, { hostname = "", hasId = true }): Promise<void> {
@@ -368,4 +358,4 @@ test("a lost record of the id is restored from the backups of this machine, but 
     "2 machines and are counted together",
   );
   await local.remove();
-}, 60_000);
+});

@@ -90,6 +90,17 @@ async function makeScene(remote: string, { before, after }: Operation): Promise<
   return { local, target: `rclone:watched-${remote}:${name}`, path: join(servers.files, name) };
 }
 
+function killEach(pids: readonly string[]): void {
+  for (const pid of pids) {
+    try {
+      process.kill(Number(pid), "SIGKILL");
+    } catch (error) {
+      // One that was ending anyway may be gone.
+      if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+    }
+  }
+}
+
 /** Runs an operation, and kills its process. Returns its requests, and whether the kill struck. */
 async function runKilled(
   operation: Operation,
@@ -105,7 +116,7 @@ async function runKilled(
       const children = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8");
       programs.push(...children.split(" ").filter(Boolean));
       hasStruck = child.kill("SIGKILL");
-      if (kill.withRclone) for (const pid of programs) process.kill(Number(pid), "SIGKILL");
+      if (kill.withRclone) killEach(programs);
     };
   });
   strike = () => undefined;

@@ -135,7 +135,6 @@ test.each(["clients2.db", "~/clients2.db"])(
     await stat(expected);
     await rm(expected);
   },
-  120_000,
 );
 
 test("a migration that finds no store has not begun: after init, the same command copies", async () => {
@@ -172,7 +171,7 @@ test("while an operation may replace a store, nothing is migrated to or from it"
   expect(await machine.run(args)).toMatchObject({ code: 0, stderr: "" });
   expect((await machine.json("list-clients", "--revoked")).document.clients).toEqual([]);
   expect((await readdir(dirname(clients))).filter((name) => name.startsWith("other"))).toEqual([]);
-}, 60_000);
+});
 
 test("a store on a card that is mounted read-only can be migrated, and a dry run leaves no lock", async () => {
   const machine = await Machine.make();
@@ -189,7 +188,7 @@ test("a store on a card that is mounted read-only can be migrated, and a dry run
   const mount = 'mount --bind "$0" "$0"; mount -o remount,ro,bind "$0"; exec "$@"';
   const before = ["unshare", "--mount", "sh", "-ec", mount, card];
   expect(await machine.run(args, { before })).toMatchObject({ code: 0, stderr: "" });
-}, 60_000);
+});
 
 test("a migration that is killed is gone on with by the same command, but not over what was changed since", async () => {
   const machine = await Machine.make();
@@ -438,7 +437,7 @@ test("a source with a client that is revoked in the target stays", async () => {
   expect([again.code, again.stderr]).toEqual([0, expect.stringContaining("was not removed")]);
   expect(again.stdout).toContain(`revoked     ${gap} stay revoked in the target`);
   expect(JSON.parse(await readFile(clients, "utf8"))).toEqual(late);
-}, 60_000);
+});
 
 test("a source that a hub wrote to after it was compared is not switched away from; with --merge it goes on", async () => {
   const { machine, server } = await jsonHub();

@@ -104,7 +104,7 @@ const slots = 16_384;
 /** Starts three masters, each with a third of the slots. */
 export async function startCluster(atEnd: AtEnd = onTestFinished): Promise<RedisServer[]> {
   const args = [
-    ...["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"],
+    ...["--cluster-enabled", "yes", "--cluster-node-timeout", "2500"],
     // Acknowledged writes are on disk, so that a killed node restarts with them.
     ...["--appendonly", "yes", "--appendfsync", "always"],
   ];

@@ -399,21 +399,17 @@ async function writeServerJson(
   });
 }
 
-test.each(rows)(
-  "$problem: the fix removes the finding",
-  async (row) => {
-    const site = await Site.make();
-    await row.arrange(site);
-    const [found, ...others] = await site.findings(row.finding);
-    expect(found?.detail).toMatch(row.detail);
-    expect(others).toEqual([]);
-    await site.type(found?.fix ?? "", row.known?.(site));
-    const left = await site.findings(row.finding);
-    // Nobody else can read it any more, but it still is in plain text.
-    expect(left.filter(({ detail }) => row.detail.test(detail))).toEqual([]);
-  },
-  60_000,
-);
+test.each(rows)("$problem: the fix removes the finding", async (row) => {
+  const site = await Site.make();
+  await row.arrange(site);
+  const [found, ...others] = await site.findings(row.finding);
+  expect(found?.detail).toMatch(row.detail);
+  expect(others).toEqual([]);
+  await site.type(found?.fix ?? "", row.known?.(site));
+  const left = await site.findings(row.finding);
+  // Nobody else can read it any more, but it still is in plain text.
+  expect(left.filter(({ detail }) => row.detail.test(detail))).toEqual([]);
+});
 
 const scheduleRows: (Row & { finding: "schedule" })[] = [
   {
@@ -499,26 +495,22 @@ async function edit(unit: string, from: string | RegExp, to: string): Promise<vo
   await systemctl("daemon-reload");
 }
 
-test.each(scheduleRows)(
-  "$problem: the fix makes the schedule work again",
-  async (row) => {
-    const site = await Site.make({ unitsOfUser: true });
-    onTestFinished(async () => {
-      await site.run("schedule", "remove");
-    });
-    const installed = await site.run("schedule", "install", "--service", "none");
-    expect(installed.code, installed.stderr).toBe(0);
-    await row.arrange(site);
-    const found = (await site.findings("schedule")).filter(({ detail }) => row.detail.test(detail));
-    expect(found).toHaveLength(1);
-    await site.type(found[0]?.fix ?? "");
-    const left = await site.findings("schedule");
-    expect(
-      left.filter(({ fix }) => fix !== `loginctl enable-linger ${userInfo().username}`),
-    ).toEqual([]);
-  },
-  60_000,
-);
+test.each(scheduleRows)("$problem: the fix makes the schedule work again", async (row) => {
+  const site = await Site.make({ unitsOfUser: true });
+  onTestFinished(async () => {
+    await site.run("schedule", "remove");
+  });
+  const installed = await site.run("schedule", "install", "--service", "none");
+  expect(installed.code, installed.stderr).toBe(0);
+  await row.arrange(site);
+  const found = (await site.findings("schedule")).filter(({ detail }) => row.detail.test(detail));
+  expect(found).toHaveLength(1);
+  await site.type(found[0]?.fix ?? "");
+  const left = await site.findings("schedule");
+  expect(left.filter(({ fix }) => fix !== `loginctl enable-linger ${userInfo().username}`)).toEqual(
+    [],
+  );
+});
 
 const run = `${process.execPath} ${root}dist/cli/main.js run`;
 
@@ -552,47 +544,43 @@ const hubRows: HubRow[] = [
   },
 ];
 
-test.each(hubRows)(
-  "$problem: the drop-in of the fix starts the hub",
-  async (row) => {
-    const site = await Site.make();
-    const { machine } = site;
-    await writeServerJson(site, row.server);
-    const hub = machine.path("bin", "hivemind-core");
-    await writeFile(
-      hub,
-      `#!/bin/sh\ngrep -c password '${serverJsonOf(site)}' >'${machine.path("seen")}'\nexec sleep infinity\n`,
-      { mode: 0o755 },
-    );
-    const name = `${uniqueName()}.service`;
-    const environment = ["DATA", "CONFIG", "STATE"].map(
-      (kind) => `Environment="XDG_${kind}_HOME=${machine.environment[`XDG_${kind}_HOME`]}"\n`,
-    );
-    const start = row.start.replace("HUB", hub).replace("STORE", machine.store);
-    onTestFinished(async () => {
-      await removeUnits(name);
-      await rm(join(unitFolder, `${name}.d`), { recursive: true, force: true });
-      await systemctl("daemon-reload");
-    });
-    await writeUnits({
-      [name]: `[Service]\n${environment.join("")}ExecStart=${start}\n[Install]\nWantedBy=default.target\n`,
-    });
-    const [found, ...others] = await site.findings("hub-unit");
-    expect(found?.detail).toMatch(row.detail);
-    expect(others).toEqual([]);
-    await site.type(found?.fix ?? "");
-    expect(await site.findings("hub-unit")).toEqual([]);
-    await until(async () => (await readFile(machine.path("seen"), "utf8").catch(() => "")) !== "");
-    expect((await readFile(machine.path("seen"), "utf8")).trim()).toBe("1");
-    const dropIn = await readFile(join(unitFolder, `${name}.d`, "hivemind-sqlcipher.conf"), "utf8");
-    expect(dropIn).toMatch(
-      new RegExp(`^ExecStart=\\nType=exec\\nExecStart=.* -- ${hub} listen$`, "m"),
-    );
-    if (row.options === undefined) return;
-    expect(dropIn).toContain(`ExecStart=${row.options.replace("STORE", machine.store)} -- `);
-  },
-  60_000,
-);
+test.each(hubRows)("$problem: the drop-in of the fix starts the hub", async (row) => {
+  const site = await Site.make();
+  const { machine } = site;
+  await writeServerJson(site, row.server);
+  const hub = machine.path("bin", "hivemind-core");
+  await writeFile(
+    hub,
+    `#!/bin/sh\ngrep -c password '${serverJsonOf(site)}' >'${machine.path("seen")}'\nexec sleep infinity\n`,
+    { mode: 0o755 },
+  );
+  const name = `${uniqueName()}.service`;
+  const environment = ["DATA", "CONFIG", "STATE"].map(
+    (kind) => `Environment="XDG_${kind}_HOME=${machine.environment[`XDG_${kind}_HOME`]}"\n`,
+  );
+  const start = row.start.replace("HUB", hub).replace("STORE", machine.store);
+  onTestFinished(async () => {
+    await removeUnits(name);
+    await rm(join(unitFolder, `${name}.d`), { recursive: true, force: true });
+    await systemctl("daemon-reload");
+  });
+  await writeUnits({
+    [name]: `[Service]\n${environment.join("")}ExecStart=${start}\n[Install]\nWantedBy=default.target\n`,
+  });
+  const [found, ...others] = await site.findings("hub-unit");
+  expect(found?.detail).toMatch(row.detail);
+  expect(others).toEqual([]);
+  await site.type(found?.fix ?? "");
+  expect(await site.findings("hub-unit")).toEqual([]);
+  await until(async () => (await readFile(machine.path("seen"), "utf8").catch(() => "")) !== "");
+  expect((await readFile(machine.path("seen"), "utf8")).trim()).toBe("1");
+  const dropIn = await readFile(join(unitFolder, `${name}.d`, "hivemind-sqlcipher.conf"), "utf8");
+  expect(dropIn).toMatch(
+    new RegExp(`^ExecStart=\\nType=exec\\nExecStart=.* -- ${hub} listen$`, "m"),
+  );
+  if (row.options === undefined) return;
+  expect(dropIn).toContain(`ExecStart=${row.options.replace("STORE", machine.store)} -- `);
+});
 
 /** A unit that starts a hub, a script with this text, with the machine's directories. */
 async function hubUnit(
@@ -634,7 +622,7 @@ test("an interrupted backup whose directories are gone: commands work and name t
   await mkdir(machine.path("backups"), { mode: 0o700 });
   await site.type(found?.fix ?? "");
   expect(await site.findings("interrupted")).toEqual([]);
-}, 60_000);
+});
 
 test("a store that is locked: the fix does not replace it by a backup", async () => {
   const site = await Site.make();
@@ -646,7 +634,7 @@ test("a store that is locked: the fix does not replace it by a backup", async ()
     { detail: expect.stringContaining("database is locked"), fix },
   ]);
   await store.connection.exec("ROLLBACK");
-}, 60_000);
+});
 
 test("a password in server.json: the fix lets run pass it, removes it from the file and replaces it", async () => {
   const site = await Site.make();
@@ -667,7 +655,7 @@ test("a password in server.json: the fix lets run pass it, removes it from the f
   expect(await readFile(serverJsonOf(site), "utf8")).not.toContain("password");
   await until(async () => (await readFile(machine.path("seen"), "utf8")).includes(after));
   expect(await systemctl("is-active", name)).toBe("active");
-}, 90_000);
+});
 
 test("a server.json that names another store: both ways of the fix agree with the hub", async () => {
   for (const wrong of [{ name: "others" }, { subfolder: "elsewhere" }, { db_path: "/x/y.db" }]) {
@@ -683,7 +671,7 @@ test("a server.json that names another store: both ways of the fix agree with th
     await applySettings(site, found?.fix ?? "");
     expect(await site.findings("server.json", ...named)).toEqual([]);
   }
-}, 60_000);
+});
 
 test("a hub's program that is gone: installed again at that path, nothing is left to report", async () => {
   const site = await Site.make();
@@ -707,7 +695,7 @@ test("a hub's program that is gone: installed again at that path, nothing is lef
       fix: expect.stringContaining(`run --print-unit dropin --unit '${name}'`),
     },
   ]);
-}, 60_000);
+});
 
 test("a unit that prepares its hub with a program that is gone: the drop-in replaces this command", async () => {
   const site = await Site.make();
@@ -739,7 +727,7 @@ ExecStartPre=+/no/node /opt/dist/cli/main.js ${prepare} -- ${machine.path("bin",
   const { stdout } = await site.run("run", "--print-unit", "dropin", ...given);
   expect(stdout).toContain(` run --db ${machine.path("other.db")} --prepare /`);
   expect(stdout).toContain(" --no-key-cache -- ");
-}, 60_000);
+});
 
 test("a drop-in that prepares a hub: only the program in its command changes", async () => {
   const site = await Site.make();
@@ -752,7 +740,7 @@ test("a drop-in that prepares a hub: only the program in its command changes", a
   await systemctl("daemon-reload");
   const { stdout } = await site.run("run", "--print-unit", "dropin", "--unit", name);
   expect(stdout).toBe(`# ${dropIn}\n${text(run)}`);
-}, 60_000);
+});
 
 test("a hub that an installer has moved: the fix renews the drop-in, which starts the old one", async () => {
   const site = await Site.make();
@@ -780,7 +768,7 @@ test("a hub that an installer has moved: the fix renews the drop-in, which start
   expect(await site.findings("hub-unit")).toEqual([]);
   expect(await readFile(dropIn, "utf8")).toContain(` -- ${hub} listen\n`);
   expect(await property(name, "ActiveState")).toBe("active");
-}, 60_000);
+});
 
 test("core dumps of the hub: the fix sets the limit in its unit, and in a shell", async () => {
   const site = await Site.make();
@@ -805,7 +793,7 @@ test("core dumps of the hub: the fix sets the limit in its unit, and in a shell"
   const [left] = await inShell(`ulimit -S -c unlimited && ${doctor}`);
   expect(left?.detail).toMatch(/programs started from here crash/);
   expect(await inShell(`${commandIn(left?.fix ?? "")} && ${doctor}`)).toEqual([]);
-}, 60_000);
+});
 
 test("a hub in a restart loop is not running, for doctor and for status", async () => {
   const site = await Site.make();
@@ -831,7 +819,7 @@ test("a hub in a restart loop is not running, for doctor and for status", async 
   await writeFile(hub, "#!/bin/sh\nexec sleep infinity\n", { mode: 0o755 });
   await site.type(found?.fix ?? "");
   expect(await site.findings("hub-unit")).toEqual([]);
-}, 60_000);
+});
 
 /** A copy of the environment of a hub, in which packages can be installed. */
 async function pythonOf(site: Site, line: "released" | "development"): Promise<string> {
@@ -927,7 +915,7 @@ test("a store of SQLCipher 3 and a hub with SQLCipher 4: the fix converts the st
   expect(found?.detail).toMatch(/the store has format 3/);
   await site.type(found?.fix ?? "");
   expect(await site.findings("hub", "--hub-python", python)).toEqual([]);
-}, 60_000);
+});
 
 test("a hub with a JSON database: the fixes move its clients and delete what is left", async () => {
   const site = await Site.make();
@@ -954,7 +942,7 @@ test("a hub with a JSON database: the fixes move its clients and delete what is 
   expect(await site.findings("plaintext")).toEqual([]);
   await using store = await site.open();
   expect(await store.counts()).toEqual({ active: 1, revoked: 0 });
-}, 120_000);
+});
 
 test("a hub in a restart loop: backup and rotate name the ways that stop nothing", async () => {
   const site = await Site.make();
@@ -979,7 +967,7 @@ test("a hub in a restart loop: backup and rotate name the ways that stop nothing
   ]);
   expect((await site.run("rotate", "--service", "none", "--hub", "none")).code).toBe(0);
   expect(await site.findings("interrupted")).toEqual([]);
-}, 60_000);
+});
 
 test("the drop-in of a unit with a dot in its name is in the directory that systemd reads", async () => {
   const site = await Site.make();
@@ -1040,7 +1028,7 @@ ExecStartPost=/bin/sh -c 'until busctl --user status org.freedesktop.secrets >/d
     /"ok":false.*"fix":"systemctl --user restart hivemind-sqlcipher-keyring.service"/,
   );
   expect(after).toContain('"ok":true');
-}, 60_000);
+});
 
 test("no chmod is advised where a file system has no permissions", async () => {
   const { machine } = await Site.make();

@@ -89,49 +89,45 @@ const steps = [
     : []),
 ];
 
-test.each(steps)(
-  "killed at $step",
-  async ({ step, command }) => {
-    const { machine, unit, journal, ok, service } = await killedAndBroken(step, command);
-    const down = new RegExp(
-      `after an interrupted ${command[0]}: ${unit}[\\s\\S]*could not be started[\\s\\S]*journalctl[\\s\\S]*${journal}`,
-    );
-    for (const reading of [
-      ["list-clients", "--json"],
-      ["export-clients", "--show-secrets"],
-      ["add-client", "--name", "kitchen"],
-      ["run", "--", "/bin/true"],
-      ["bundle", "export"],
-    ]) {
-      const { code, stdout, stderr } = await machine.run(reading);
-      expect(stderr).toMatch(down);
-      expect(code).toBe(0);
-      if (reading.includes("--json")) {
-        expect(JSON.parse(stdout).clients).toMatchObject([{ name: "hall" }]);
-      }
+test.each(steps)("killed at $step", async ({ step, command }) => {
+  const { machine, unit, journal, ok, service } = await killedAndBroken(step, command);
+  const down = new RegExp(
+    `after an interrupted ${command[0]}: ${unit}[\\s\\S]*could not be started[\\s\\S]*journalctl[\\s\\S]*${journal}`,
+  );
+  for (const reading of [
+    ["list-clients", "--json"],
+    ["export-clients", "--show-secrets"],
+    ["add-client", "--name", "kitchen"],
+    ["run", "--", "/bin/true"],
+    ["bundle", "export"],
+  ]) {
+    const { code, stdout, stderr } = await machine.run(reading);
+    expect(stderr).toMatch(down);
+    expect(code).toBe(0);
+    if (reading.includes("--json")) {
+      expect(JSON.parse(stdout).clients).toMatchObject([{ name: "hall" }]);
     }
-    expect((await machine.run(["status"])).code).toBe(0);
-    // The timer goes by its success, and an operation needs the journal's place.
-    for (const refused of [["settle"], [...backup, ...service]]) {
-      const { code, stderr } = await machine.run(refused);
-      expect([code, stderr]).toEqual([15, expect.stringMatching(down)]);
-    }
-    expect(existsSync(journal)).toBe(true);
+  }
+  expect((await machine.run(["status"])).code).toBe(0);
+  // The timer goes by its success, and an operation needs the journal's place.
+  for (const refused of [["settle"], [...backup, ...service]]) {
+    const { code, stderr } = await machine.run(refused);
+    expect([code, stderr]).toEqual([15, expect.stringMatching(down)]);
+  }
+  expect(existsSync(journal)).toBe(true);
 
-    await writeFile(ok, "");
-    const after = await machine.run(["list-clients", "--json"]);
-    expect([after.code, after.stderr]).toEqual([0, expect.stringContaining(`started ${unit}`)]);
-    expect(JSON.parse(after.stdout).clients).toMatchObject([{ name: "hall" }, { name: "kitchen" }]);
-    expect(await isActive(unit)).toBe(true);
-    const left = [
-      ...(await readdir(dirname(machine.store))),
-      ...(await readdir(machine.path("bundles"))),
-    ];
-    expect(left.filter((name) => /^\.|journal|partial|replaced/.test(name))).toEqual([]);
-    expect((await machine.run([...backup, ...service])).code).toBe(0);
-  },
-  120_000,
-);
+  await writeFile(ok, "");
+  const after = await machine.run(["list-clients", "--json"]);
+  expect([after.code, after.stderr]).toEqual([0, expect.stringContaining(`started ${unit}`)]);
+  expect(JSON.parse(after.stdout).clients).toMatchObject([{ name: "hall" }, { name: "kitchen" }]);
+  expect(await isActive(unit)).toBe(true);
+  const left = [
+    ...(await readdir(dirname(machine.store))),
+    ...(await readdir(machine.path("bundles"))),
+  ];
+  expect(left.filter((name) => /^\.|journal|partial|replaced/.test(name))).toEqual([]);
+  expect((await machine.run([...backup, ...service])).code).toBe(0);
+});
 
 /**
  * A store with a client that the one backup has not, and the unit down, of which nothing is left
@@ -165,7 +161,7 @@ test("a restore does not wait for the unit, which may be down because of the sto
   expect(existsSync(journal)).toBe(false);
   expect(await clientsOf(machine)).toEqual(["hall"]);
   expect(await systemctl("list-units", "--all", "--type=timer")).not.toContain(unit);
-}, 60_000);
+});
 
 test.each([
   { how: "the unit does not start on the restored store either", step: undefined },
@@ -189,5 +185,4 @@ test.each([
     expect(await isActive(unit)).toBe(true);
     expect(existsSync(journal)).toBe(false);
   },
-  60_000,
 );

@@ -113,7 +113,7 @@ test("the paths that are written are those that the tests below know", async () 
   await run("rotate", ...alone, "--keep-previous");
   await run("restore", newestIn(machine, "backups", ".db"), ...alone, "--yes");
   expect([...found].filter((path) => !written.includes(path)).toSorted()).toEqual([]);
-}, 120_000);
+});
 
 interface Place {
   readonly what: string;
@@ -326,7 +326,6 @@ test.runIf(isRoot)(
     expect(changed).toEqual([]);
     expect(wrote).toBeGreaterThan(0);
   },
-  120_000,
 );
 
 test.runIf(isRoot)(

@@ -60,7 +60,7 @@ test("whatever the umask, nothing that is made can be used by others", async () 
   report("umask 000: files and folders made", count, open.length);
   expect(count).toBeGreaterThan(15);
   expect(open).toEqual([]);
-}, 120_000);
+});
 
 test.runIf(isRoot)(
   "at no step of an operation can another user read, change, or look into anything",
@@ -124,7 +124,6 @@ echo . >>"$1.steps"`;
       openToNobody(machine.folder).filter((path) => !path.startsWith(seen) && path !== script),
     ).toEqual([]);
   },
-  120_000,
 );
 
 test.runIf(isRoot)(

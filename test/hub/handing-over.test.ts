@@ -92,7 +92,7 @@ test("encrypt leaves a hub alone whose plugin ignores the password in server.jso
   expect(await readFile(machine.store)).toEqual(before);
   expect(await getEntry(machine.store, "current")).toBeUndefined();
   expect((await machine.run([...args, "--hub", "none"])).code).toBe(0);
-}, 60_000);
+});
 
 test("rotate and restore leave a hub alone that lost its plugin", async () => {
   const machine = await machineWith(encrypted, passphrase);
@@ -111,7 +111,7 @@ test("rotate and restore leave a hub alone that lost its plugin", async () => {
     expect(await readFile(machine.store)).toEqual(before);
     expect(await getEntry(machine.store, "current")).toBe(passphrase);
   }
-}, 60_000);
+});
 
 test("init --adopt keeps the password in server.json for a hub that run could not start", async () => {
   const machine = await machineWith(encrypted, passphrase);
@@ -146,7 +146,7 @@ test("the Python that starts the hub is asked, not that of a preparation or of t
   });
   expect([rotated.code, rotated.stderr]).toEqual([0, expect.any(String)]);
   expect(await accepted.isUntouched()).toBe(false);
-}, 60_000);
+});
 
 test("the password is replaced in the server.json that the unit's hub reads", async () => {
   const machine = await machineWith(encrypted, passphrase);
@@ -184,4 +184,4 @@ test("init --adopt takes the password from the server.json that the unit's hub r
   expect(await readFile(ofHub, "utf8")).not.toContain(passphrase);
   expect(await readFile(own, "utf8")).toBe(before);
   expect(await getEntry(machine.store, "current")).toBe(passphrase);
-}, 60_000);
+});

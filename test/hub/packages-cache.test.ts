@@ -49,7 +49,7 @@ test("the hub's packages are asked once, and again after any of them or the Pyth
   await writeFile(record ?? "", "{}");
   expect(await ask()).toEqual(first);
   expect(await starts()).toBe(5);
-}, 60_000);
+});
 
 async function recordsIn(folder: string): Promise<string[]> {
   const { readdir } = await import("node:fs/promises");
@@ -62,4 +62,4 @@ test("an answer of packages that do not work is not remembered", async () => {
   expect((await ask()).takesPassword).toBe(false);
   await ask();
   expect(await starts()).toBe(2);
-}, 60_000);
+});

@@ -103,9 +103,8 @@ export class OwnBus implements AsyncDisposable {
 
   /** Waits for a state. gnome-keyring-daemon forks before it is on the bus. */
   async keyringIs(state: KeyringState): Promise<void> {
-    await vi.waitFor(async () => {
-      expect(await stateOf(this.environment)).toBe(state);
-    });
+    const isReached = async () => expect(await stateOf(this.environment)).toBe(state);
+    await vi.waitFor(isReached, { timeout: 60_000 });
   }
 
   /**
@@ -127,11 +126,11 @@ export class OwnBus implements AsyncDisposable {
 
   /** Tries again, because gnome-keyring once refused the call on a busy machine. */
   async setDefaultCollection(collection: string): Promise<void> {
-    await vi.waitFor(() =>
+    const setAlias = () =>
       this.shell(
         `busctl --user call org.freedesktop.secrets /org/freedesktop/secrets org.freedesktop.Secret.Service SetAlias so default /org/freedesktop/secrets/collection/${collection}`,
-      ),
-    );
+      );
+    await vi.waitFor(setAlias, { timeout: 60_000 });
   }
 
   /** Creates a collection without a dialog, like gnome-keyring's own command-line tools. */

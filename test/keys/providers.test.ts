@@ -261,7 +261,7 @@ if (proving)
     ]);
     const line = /on a server:\n\s*(read .*unset P)/.exec(stderr)?.[1] ?? "no line";
     await running.bus.shell(line, `${password}\n`);
-    await vi.waitFor(async () => expect((await list()).code).toBe(0));
+    await vi.waitFor(async () => expect((await list()).code).toBe(0), { timeout: 60_000 });
     expect(running.desktop.dialogs).toEqual([]);
     const boot = async () => (await machine.run(["doctor"], withoutDisplay)).stdout;
     expect(await boot()).toMatch(/WARNING +boot +after a reboot, oo7 stays locked/);
@@ -270,7 +270,9 @@ if (proving)
     await running.bus.shell(
       `${credentials} setsid --fork '${oo7Program}' --replace >/dev/null 2>&1`,
     );
-    await vi.waitFor(async () => expect(await boot()).not.toContain("oo7 stays locked"));
+    await vi.waitFor(async () => expect(await boot()).not.toContain("oo7 stays locked"), {
+      timeout: 60_000,
+    });
     expect((await list()).code).toBe(0);
   }, 120_000);
 
@@ -287,7 +289,7 @@ test("a provider that ends while its dialog is open ends the command at once", a
   const { code, stderr } = await command;
   expect([code, stderr]).toEqual([13, expect.stringContaining("the keyring's program ended")]);
   expect(performance.now() - began).toBeLessThan(10_000);
-}, 120_000);
+});
 
 /** Returns the bundle of the store's current file. */
 async function newestBundle(machine: Machine): Promise<string> {

@@ -61,7 +61,6 @@ test.runIf(dumpsHere)(
     report("core dumps of a crash", 2, hits.length);
     expect(hits).toEqual([]);
   },
-  120_000,
 );
 
 test("what SIGUSR1 does to a program of Node, it does not do to this one: nobody can debug it through a port", async () => {

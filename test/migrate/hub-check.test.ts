@@ -106,7 +106,7 @@ test("a hub without the SQLite plugin is not switched away from its only databas
   expect(await hub.files()).toEqual(before);
   const listed = await hub.machine.json("list-clients", "--revoked");
   expect(listed.document.clients).toEqual([]);
-}, 120_000);
+});
 
 test("HiveMind 4's plugin, which ignores passwords, is not given an encrypted store", async () => {
   const hub = await jsonHub();

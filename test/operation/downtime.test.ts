@@ -79,7 +79,7 @@ async function hub(main = "exec sleep infinity") {
 
 test("a hub with commands of its own, which its timer started meanwhile, is not started twice", async () => {
   const { downtime, service, startsOf } = await hub();
-  const soonMs = 300;
+  const soonMs = 3_000;
   await downtime.arm(soonMs - service.stopTimeoutMs, ["/bin/false"]);
   await downtime.stop();
   await vi.waitFor(async () => expect(await startsOf()).toBe(2), { timeout: 20_000 });

@@ -159,4 +159,4 @@ print(error or "valid")`;
   const compiled = [`sqlcipher@${cipher}`, `sqlite@${sqlite}`];
   const binding = bom.dependencies.find(({ ref }) => ref.startsWith("@journeyapps/sqlcipher@"));
   expect(binding?.dependsOn).toEqual(expect.arrayContaining(compiled));
-}, 120_000);
+});

@@ -109,7 +109,7 @@ test("a store that was opened just when an operation began is closed, and opened
   const { counts, open } = counted(async () => {
     if (counts.opened > 1) return;
     await journal("rotate", "stopping", {});
-    setTimeout(() => rm(journalPath(storePath)), 100);
+    setTimeout(() => rm(journalPath(storePath)), 1_000);
   });
   await waitForOperation(storePath, open);
   expect(counts).toEqual({ opened: 2, closed: 1 });
@@ -135,7 +135,7 @@ test("what went wrong because the file was just being replaced is tried again; a
   const { counts, open } = counted(async () => {
     if (counts.opened > 1) return;
     await journal("rotate", "committing", {});
-    setTimeout(() => rm(journalPath(storePath)), 100);
+    setTimeout(() => rm(journalPath(storePath)), 1_000);
     throw new Error("no passphrase opens it");
   });
   await waitForOperation(storePath, open);

@@ -210,7 +210,7 @@ test.each([
   },
 );
 
-// The share depends on the seed, and is about a half.
+// The share depends on the seed: a few scenarios show only that both occur.
 afterAll(() => {
-  expect(found.known).toBeGreaterThan(found.unknown / 2);
+  expect(found.known).toBeGreaterThan(proving ? found.unknown / 2 : 0);
 });

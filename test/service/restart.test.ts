@@ -89,7 +89,7 @@ describe("the timer in the unit's manager", () => {
     const witness = join(folder, "it's $HOME recovered");
     const stopped = await stopper(
       { service: "systemd-user", unit, storePath: store },
-      { afterMs: 2_000, command: ["/bin/sh", "-c", 'touch "$0"; exit 3', witness] },
+      { afterMs: 8_000, command: ["/bin/sh", "-c", 'touch "$0"; exit 3', witness] },
     );
     expect(await property(unit, "ActiveState")).toBe("inactive");
     stopped.process.kill("SIGKILL");
@@ -172,7 +172,7 @@ describe("the timer in the unit's manager", () => {
       await service.disarmRestart(name);
       writeFileSync(${JSON.stringify(join(folder, "result"))}, "cancelled");`;
     const stopped = await stopper(choice, {
-      afterMs: 2_000,
+      afterMs: 8_000,
       command: [process.execPath, "--input-type=module", "-e", recover],
     });
     writeFileSync(join(folder, "name"), stopped.name);
@@ -297,7 +297,7 @@ describe("the operator's own commands", () => {
 
   test("the watcher fires at its time limit while the program hangs, and reports that it fired", async () => {
     const { service } = await started();
-    const watcher = await service.armRestart({ afterMs: 1, command: ["false"] });
+    const watcher = await service.armRestart({ afterMs: 3_000, command: ["false"] });
     await service.stop();
     rmSync(join(folder, "pid"));
     await until(held);

@@ -91,7 +91,7 @@ END
     "rotate --hub none --unit hub --service systemd: 15 1 1 yes",
     "online: 0",
   ]);
-}, 120_000);
+});
 
 test("a system unit that starts the hub: the drop-in passes the passphrase, and no second unit is made", async () => {
   const lines = await inSystem(
@@ -137,7 +137,7 @@ for check in json.load(sys.stdin)["checks"]:
   expect(lines[0]).toMatch(/my-hub.* starts the hub without the passphrase/);
   expect(lines.slice(1, 6)).toEqual(["names the credential", "1", "0", "1", "active"]);
   expect(lines.slice(6)).not.toContainEqual(expect.stringContaining("without the passphrase"));
-}, 120_000);
+});
 
 test("a machine that boots without a login: the fixes let the user manager start and unlock the keyring", async () => {
   const lines = await inSystem(
@@ -194,7 +194,7 @@ for check in json.load(sys.stdin)["checks"]:
     "active",
     "opens",
   ]);
-}, 120_000);
+});
 
 test("root's timer of a system unit's hub is a system timer, and is found whatever the settings say", async () => {
   const lines = await inSystem(
@@ -222,4 +222,4 @@ END
       timers /etc/systemd/system`,
   );
   expect(lines).toEqual(["1", "1", "0", "0", "1"]);
-}, 120_000);
+});

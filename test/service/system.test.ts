@@ -141,4 +141,4 @@ test("a user who may not manage a system unit learns that before anything is sto
     const error = await service.check?.(storePath).catch((error) => error) ?? service;
     report({ kind: error.kind, message: error.message, hint: error.hint, before: before.length });`);
   expect(seen).toMatchObject({ kind: "service", hint: expect.stringContaining("--stop-command") });
-}, 60_000);
+});

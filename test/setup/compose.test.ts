@@ -77,7 +77,7 @@ test("without compose, the steps are named, and nothing has changed", async () =
   expect(output).toEqual([
     ...["code 17", "docker compose 2 is not installed", "1", "compose.yaml", "untouched"],
   ]);
-}, 120_000);
+});
 
 // scripts/prove containers installs compose.
 if (proving) {

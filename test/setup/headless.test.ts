@@ -126,7 +126,6 @@ test.each(proving ? ["sqlite", "sqlcipher"] : [])(
     const isPlain = layout === "sqlite" ? "1" : "0";
     expect(output).toEqual(["hall kitchen", "0", "Nothing to do", "True", isPlain, "gone"]);
   },
-  120_000,
 );
 
 /** Without those that a setup does not reach after a kill at "setup.switched". */
@@ -234,7 +233,7 @@ test("an ordinary user learns that root sets up a system unit", async () => {
     "obstacle: hivemind-listener.service is a system unit with User=resident",
     "  Run setup as root, which seals the passphrase for the unit: sudo hivemind-sqlcipher setup",
   ]);
-}, 120_000);
+});
 
 test("root's rotation and backup are killed: the hub starts, and root's next command recovers", async () => {
   const machine = await HeadlessMachine.make();
@@ -352,7 +351,7 @@ PYTHON
     serves`);
   const commands = ["setup", "setup", "setup", "doctor", "rotate", "doctor", "rotate"];
   expect(output).toEqual(commands.map((command) => `${command}: 4711`));
-}, 120_000);
+});
 
 test("root does not let pip install where the hub's user cannot write", async () => {
   const machine = await HeadlessMachine.make("released");
@@ -363,7 +362,7 @@ test("root does not let pip install where the hub's user cannot write", async ()
     hivemind-sqlcipher setup ${options} --install-hub-packages --dry-run >$HOME/dry.log 2>&1 || true
     grep -o "site-packages cannot be written by the hub's user" $HOME/dry.log`);
   expect(output).toEqual(["site-packages cannot be written by the hub's user"]);
-}, 60_000);
+});
 
 // Making the system takes a minute or two.
 if (proving) {

@@ -54,7 +54,7 @@ test("interrupted while pip runs, setup ends when the packages are on the disk, 
   expect(await readFile(trace, "utf8")).toMatch(/syncfs\(\d+\) += 0/);
   expect(await readFile(server, "utf8")).toBe(before);
   expect(await readdir(machine.folder)).not.toContain("backups");
-}, 120_000);
+});
 
 test("setup installs the packages of HiveMind 4, and its hub serves from the encrypted store", async () => {
   const script = await installHiveMind4(join(await temporaryFolder(), "ovos"));

@@ -84,7 +84,6 @@ test.each([
       "untouched",
     ]);
   },
-  120_000,
 );
 
 // scripts/prove containers installs the generator.

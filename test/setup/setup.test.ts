@@ -423,4 +423,4 @@ test("on a terminal, one confirmation includes the packages; a key that was not 
   expect(screen).not.toContain("nothing changed");
   expect(code).toBe(17);
   expect((await identify(machine.store)).format).toBe("plaintext");
-}, 120_000);
+});

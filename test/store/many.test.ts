@@ -185,7 +185,7 @@ test("a page that cannot be read fails when it is asked for, however long the on
   onTestFinished(() => failing.mockRestore());
   expect((await read.next()).value?.client_id).toBe(1);
   // The next page is tried packed, and then as it is.
-  await vi.waitFor(() => expect(calls).toBe(3));
+  await vi.waitFor(() => expect(calls).toBe(3), { timeout: 20_000 });
   await new Promise(setImmediate);
   expect(unhandled).toEqual([]);
   await expect(
