@@ -105,7 +105,7 @@ function maskedError({ manager, name }: UnitName, fileState = ""): StoreError {
 }
 
 function assertStartable(unit: UnitName, properties: Properties): void {
-  const { manager, name } = unit;
+  const { name } = unit;
   // A running unit can be masked, or its file deleted: the manager keeps it in memory.
   if (properties.UnitFileState?.startsWith("masked"))
     throw maskedError(unit, properties.UnitFileState);
