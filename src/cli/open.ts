@@ -2,7 +2,7 @@
 import { resolveStorePath } from "../config/paths.js";
 import { isStoreNamed } from "../config/settings.js";
 import type { LocatedDatabase } from "../databases/copy-clients.js";
-import { isKind, type StoreError, withLine, wrap } from "../errors.js";
+import { ignoreKind, isKind, type StoreError, withLine, wrap } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import { formatSource } from "../keys/source.js";
 import { unlockStore } from "../keys/unlock.js";
@@ -97,8 +97,29 @@ export async function findHubDatabase(context: Context): Promise<LocatedDatabase
  * Returns whether the context's store is the default store. The backup timer names this store by
  * its path, so a named store counts, too, if it has the default path.
  */
-export async function isDefaultStore({ settings, storePath }: Context): Promise<boolean> {
+async function isDefaultStore({ settings, storePath }: Context): Promise<boolean> {
   return !isStoreNamed(settings.store) || storePath === (await resolveStorePath({}));
+}
+
+/**
+ * Prints a warning if the hub's server.json names another database, because the default store stays
+ * on disk when the hub leaves it. Prints none without a server.json, or if the user named another
+ * store than the default.
+ *
+ * @param advise - returns what to do, given the plugin of the hub's database
+ * @returns whether the hub uses another database
+ */
+export async function warnIfUnused(
+  context: Context,
+  advise?: (plugin: string) => string,
+): Promise<boolean> {
+  if (!(await isDefaultStore(context))) return false;
+  const other = await findOtherDatabase().catch(ignoreKind("refused", undefined));
+  if (other === undefined) return false;
+  const { storePath, output } = context;
+  const problem = `the hub does not use ${storePath}: its server.json names ${other.name}`;
+  output.warning(advise === undefined ? problem : `${problem}. ${advise(other.name)}`);
+  return true;
 }
 
 export interface PlainDatabase {

@@ -1,5 +1,6 @@
 /** What becomes of older backups after a rotation, and that each command names the way out. */
-import { readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { dirname } from "node:path";
 import { expect, test, vi } from "vitest";
 import { root } from "../built.js";
 import { Machine } from "./machine.js";
@@ -16,7 +17,15 @@ test("after rotate, older backups open with the recovery key alone, and prune sa
   const rotated = await machine.run(["rotate", ...idle]);
   expect(rotated.code).toBe(0);
   expect(rotated.stderr).toMatch(/--keep-previous or --reencrypt-backups .* back up now: /);
-  await machine.run(["backup", "--service", "none"]);
+  const serverJson = machine.path("config", "hivemind-core", "server.json");
+  await mkdir(dirname(serverJson));
+  await writeFile(serverJson, '{"database": {"module": "hivemind-redis-db-plugin"}}');
+  const left = await machine.run(["backup", "--service", "none"]);
+  expect([left.code, left.stderr]).toEqual([
+    0,
+    expect.stringMatching(/^warning: the hub does not use \S+: its server\.json names \S+redis/m),
+  ]);
+  await rm(serverJson);
   const pruned = await machine.run(["prune", machine.path("backups"), "--keep-last", "1"]);
   expect(pruned.stdout).toContain(`unchanged     ${backup.path}: no known passphrase opens it`);
   expect(pruned.stderr).toMatch(/--keep-previous or --reencrypt-backups/);

@@ -117,8 +117,14 @@ test("a hub that a killed setup handed over is not restarted, and its store not 
   // As a user may do it.
   await writeFile(server, before);
   expect(await restarted(hub)).toBe(`${jsonModule} 5`);
+  const revoked = await machine.run(["delete-client", "5"]);
+  expect(revoked.stderr).toContain(`does not use ${machine.store}: its server.json names`);
+  expect(revoked.stdout).toMatch(/: revoked in \S+clients\.db$/m);
   const refused = await machine.run(setup);
-  expect([refused.code, refused.stderr]).toEqual([17, expect.stringContaining("lacks: 6")]);
+  expect([refused.code, refused.stderr]).toEqual([
+    17,
+    expect.stringMatching(/lacks: 6; and revoked clients, active in \S+: 5$/m),
+  ]);
 
   await writeFile(server, after);
   await breakHub(hub, "encrypted wait");
@@ -126,5 +132,5 @@ test("a hub that a killed setup handed over is not restarted, and its store not 
   const done = await machine.run([...setup, "--json"]);
   expect(done.code).toBe(0);
   expect(JSON.parse(done.stdout).setup.outage).toBeNull();
-  expect(await restarted(hub)).toBe(`${store} 6`);
+  expect(await restarted(hub)).toBe(`${store} 5`);
 }, 480_000);

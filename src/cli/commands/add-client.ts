@@ -10,7 +10,7 @@ import type { ClientStore } from "../../store/client-store.js";
 import { describeClient } from "../../text/escape.js";
 import { finishCommand } from "../command.js";
 import { type Context, collectValue } from "../context.js";
-import { openStore } from "../open.js";
+import { openStore, warnIfUnused } from "../open.js";
 import { parseBoolean } from "../options/client.js";
 import { clientLines } from "../ui/clients.js";
 
@@ -66,6 +66,7 @@ async function addClient(context: Context, options: AddOptions): Promise<void> {
     assertStrongPassword(options.password);
   }
   await using store = await openStore(context);
+  await warnIfUnused(context);
   const { client, isNew } = await store.transaction(async () => {
     const existing = options.accessKey && (await store.getClientByApiKey(options.accessKey));
     if (!existing && options.update) {

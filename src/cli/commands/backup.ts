@@ -8,7 +8,7 @@ import { addHint, isKind, StoreError, wrap } from "../../errors.js";
 import { finishCommand } from "../command.js";
 import { type Context, collectValue } from "../context.js";
 import { type MonitoredResult, monitor } from "../monitored.js";
-import { findPlainDatabase, type PlainDatabase } from "../open.js";
+import { findPlainDatabase, type PlainDatabase, warnIfUnused } from "../open.js";
 import { buildOperationOptions, operate } from "../operate.js";
 import {
   listKnownDirectories,
@@ -72,6 +72,7 @@ async function runBackup(context: Context, options: BackupOptions): Promise<Moni
   const { output } = context;
   const destinations = await planDestinations(context, options);
   const plain = await findPlainDatabase(context);
+  if (plain?.database === undefined) await warnIfUnused(context);
   const result = plain
     ? await backupPlain(context, options, destinations, plain)
     : await backupStore(context, options, destinations);

@@ -3,7 +3,7 @@ import { isRevoked } from "../../client/client.js";
 import { describeClient } from "../../text/escape.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
-import { openStore } from "../open.js";
+import { openStore, warnIfUnused } from "../open.js";
 import { chooseClient, getClient, optionalIdNote, parseOptionalId } from "../ui/choose-client.js";
 
 export function addCommand(program: Command): void {
@@ -22,6 +22,7 @@ export function addCommand(program: Command): void {
 async function deleteClient(context: Context, idText: string | undefined): Promise<void> {
   const given = parseOptionalId(idText);
   await using store = await openStore(context);
+  const isUnused = await warnIfUnused(context);
   const id = await chooseClient(context, store, given);
   const before = await store.transaction(async () => {
     const client = await getClient(context, store, id);
@@ -32,6 +33,6 @@ async function deleteClient(context: Context, idText: string | undefined): Promi
   context.output.result({ client: { client_id: id, revoked: true, already } }, () => [
     already
       ? `client ${id}: already revoked, nothing changed`
-      : `client ${describeClient(id, before.name)}: revoked, can no longer connect`,
+      : `client ${describeClient(id, before.name)}: ${isUnused ? `revoked in ${context.storePath}` : "revoked, can no longer connect"}`,
   ]);
 }

@@ -17,7 +17,7 @@ import {
 import { describeClient, escapeControlCharacters } from "../../text/escape.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
-import { openStore } from "../open.js";
+import { openStore, warnIfUnused } from "../open.js";
 import { chooseClient, getClient, optionalIdNote, parseOptionalId } from "../ui/choose-client.js";
 
 /** Commands without a value: `make-admin [ID]`. */
@@ -109,6 +109,7 @@ async function editClient(
 ): Promise<void> {
   const given = parseOptionalId(idText);
   await using store = await openStore(context);
+  await warnIfUnused(context);
   const id = await chooseClient(context, store, given);
   const { before, after, notices } = await store.transaction(async () => {
     const before = await getClient(context, store, id);

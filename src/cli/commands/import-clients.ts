@@ -8,7 +8,7 @@ import { counted } from "../../text/count.js";
 import { describeClient, escapeControlCharacters } from "../../text/escape.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
-import { openStore } from "../open.js";
+import { openStore, warnIfUnused } from "../open.js";
 import { addFileOption, type FileOption, resolveFile } from "../options/client.js";
 import { Progress } from "../ui/progress.js";
 
@@ -68,6 +68,7 @@ async function importClients(
       })
       .finally(() => progress.end());
     await using store = await openStore(context);
+    await warnIfUnused(context);
     const prepared = await prepareImport(contents, { store, update });
     const { plan } = prepared;
     const isRejected = plan.rejectedCount > 0;

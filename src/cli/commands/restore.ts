@@ -7,8 +7,7 @@ import type { BackupChoice, BackupToVerify } from "../../restore/verified-backup
 import * as z from "../../schema.js";
 import { finishCommand } from "../command.js";
 import { type Context, withValues } from "../context.js";
-import { findOtherDatabase } from "../hub-store.js";
-import { isDefaultStore } from "../open.js";
+import { warnIfUnused } from "../open.js";
 import {
   addSwapOptions,
   operateOnStores,
@@ -128,7 +127,7 @@ async function restoreStore(
   chosen: ChosenBackup,
 ): Promise<RestoreResult> {
   const { restore } = await import("../../restore/restore.js");
-  const { settings, output } = context;
+  const { settings } = context;
   const result = await operateWithService(
     context,
     options,
@@ -153,11 +152,10 @@ async function restoreStore(
   );
   const { path, passphraseSource } = result.restored;
   if (path === context.storePath) await rememberSource(context, passphraseSource);
-  const other =
-    options.to === undefined ? await findOtherDatabase().catch(() => undefined) : undefined;
-  if (other && (await isDefaultStore(context))) {
-    output.warning(
-      `the hub does not use the restored store: its server.json names ${other.name}. Restore the backup with --into ${other.name}, or name the store in server.json`,
+  if (options.to === undefined) {
+    await warnIfUnused(
+      context,
+      (plugin) => `Restore the backup with --into ${plugin}, or name the store in server.json`,
     );
   }
   return result;

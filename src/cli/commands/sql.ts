@@ -3,7 +3,7 @@ import { expandIfGiven } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
-import { openStore, openStoreToRead } from "../open.js";
+import { openStore, openStoreToRead, warnIfUnused } from "../open.js";
 import { hasTerminal, readStandardInput } from "../ui/prompt.js";
 import type { Mode } from "../ui/sql-runner.js";
 
@@ -59,6 +59,7 @@ async function runSql(
   // An unencrypted store can only be read.
   const open = options.write ? openStore : openStoreToRead;
   await using store = await open(context);
+  if (options.write) await warnIfUnused(context);
   const session = await SqlSession.on(store);
   const runner = new SqlRunner(context, session, mode, options.write ?? false);
   if (isPrompt) {
