@@ -3,7 +3,7 @@
  * the newest backup to a temporary copy, as a test.
  */
 import { readStoreRecord, writeStoreRecord } from "../config/store-record.js";
-import { runFields } from "../operation/run-record.js";
+import { findEarlierSuccess, runFields } from "../operation/run-record.js";
 import * as z from "../schema.js";
 
 const drillSchema = z.object({
@@ -45,7 +45,7 @@ export async function recordDrill(
   if (hasFailed && !isConfigured && last === undefined) return;
   const finished: Drill = {
     ...drill,
-    succeeded_at: hasFailed ? (last?.succeeded_at ?? null) : drill.at,
+    succeeded_at: hasFailed ? findEarlierSuccess(last, drill.at) : drill.at,
     size: drill.size ?? last?.size ?? null,
   };
   const others = drills.filter(({ target }) => target !== drill.target);

@@ -1,5 +1,6 @@
 /** Records the last copy to each target of a store, for `status`, `doctor` and the metrics. */
 import { readStoreRecord, writeStoreRecord } from "../config/store-record.js";
+import { findEarlierSuccess } from "../operation/run-record.js";
 import * as z from "../schema.js";
 import type { CopyReport } from "./copy.js";
 import { parseTarget } from "./plan.js";
@@ -52,9 +53,14 @@ const neverTried = {
 /**
  * Records a copy. Keeps what a skipped or failed copy does not tell.
  *
- * @param at - when the run began
+ * @param begun - when the run began
  */
-export async function recordCopy(storePath: string, report: CopyReport, at: Date): Promise<void> {
+export async function recordCopy(
+  storePath: string,
+  report: CopyReport,
+  begun: Date,
+): Promise<void> {
+  const at = begun.toISOString();
   const { target, contents, skipped, durationMs, copied, postponed } = report;
   const attempts = await readAttempts(storePath);
   const isOfTarget = (each: Attempt) => each.target === target && each.contents === contents;
@@ -64,11 +70,11 @@ export async function recordCopy(storePath: string, report: CopyReport, at: Date
   const attempt: Attempt = {
     target,
     contents,
-    at: at.toISOString(),
+    at,
     skipped,
     error,
     duration_ms: durationMs,
-    succeeded_at: isComplete ? at.toISOString() : (last?.succeeded_at ?? null),
+    succeeded_at: isComplete ? at : findEarlierSuccess(last, at),
     size: copied.at(-1)?.size ?? last?.size ?? null,
   };
   const others = attempts.filter((each) => !isOfTarget(each));

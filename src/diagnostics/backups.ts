@@ -271,7 +271,11 @@ function checkTest(
   if (keyId !== undefined && test.key_id !== keyId) {
     return warning(`no ${what} since the passphrase changed; the last before that: ${when}`, fix);
   }
-  if (Date.now() - Date.parse(test.at) > oldRestoreTestMs) {
+  const age = Date.now() - Date.parse(test.at);
+  if (age < 0) {
+    return warning(`the last ${what} is from the future, so the clock was wrong: ${when}`, fix);
+  }
+  if (age > oldRestoreTestMs) {
     return warning(`the last ${what} was long ago: ${when}`, fix);
   }
   return good(when);
@@ -304,7 +308,9 @@ function checkCopy({
       : `${what} were last copied to ${target} at ${succeededAt}`;
   const problem = error ?? skipped;
   const age = Date.now() - Date.parse(succeededAt ?? "1970-01-01");
-  const isOld = age > (error === null && skipped !== null ? oldSkippedMs : oldBackupMs);
+  const limit = error === null && skipped !== null ? oldSkippedMs : oldBackupMs;
+  // A time in the future is from a clock that was ahead.
+  const isOld = age < 0 || age > limit;
   if (!isOld && error === null) return good(since);
   const reason = problem === null ? "" : `: ${problem}`;
   const fix = skipped === null ? "" : "Mount its disk, then run: ";

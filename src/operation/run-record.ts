@@ -45,10 +45,22 @@ export async function recordRun(
 ): Promise<void> {
   const runs = await readRuns(store);
   if (run.exit_code !== 0 && Object.keys(runs).length === 0) return;
-  const succeededAt = run.exit_code === 0 ? run.at : (runs[operation]?.succeeded_at ?? null);
+  const succeededAt = run.exit_code === 0 ? run.at : findEarlierSuccess(runs[operation], run.at);
   await writeStoreRecord(store, subject, {
     runs: { ...runs, [operation]: { ...run, succeeded_at: succeededAt } },
   });
+}
+
+/**
+ * Returns the recorded success of an operation that has failed now. Returns null for a success
+ * after the failure: the clock was ahead then, and the success would count as recent for too long.
+ */
+export function findEarlierSuccess(
+  last: { readonly succeeded_at: string | null } | undefined,
+  failedAt: string,
+): string | null {
+  const time = last?.succeeded_at ?? null;
+  return time !== null && Date.parse(time) <= Date.parse(failedAt) ? time : null;
 }
 
 /**

@@ -3,16 +3,24 @@ import { once } from "node:events";
 import { chmod, mkdir, rm, symlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import fc from "fast-check";
-import { expect, onTestFinished, test } from "vitest";
+import { expect, onTestFinished, test, vi } from "vitest";
+import { readDrills, recordDrill } from "../../src/backup/drill-record.js";
+import { recordRestoreTest } from "../../src/backup/restore-test.js";
 import { newClient } from "../../src/client/client.js";
-import { checkSchedule } from "../../src/diagnostics/backups.js";
+import { readCopyStates, recordCopy } from "../../src/copies/copy-record.js";
+import {
+  checkCopyTargets,
+  checkRestoreTest,
+  checkSchedule,
+} from "../../src/diagnostics/backups.js";
 import { checkContainers } from "../../src/diagnostics/containers.js";
 import { checkCopies, checkFileSystem } from "../../src/diagnostics/files.js";
 import { checkHub, checkServerJson } from "../../src/diagnostics/hub.js";
 import { fillIdGaps, findIdGaps } from "../../src/diagnostics/id-gaps.js";
 import { checkCoreDumps, checkSwap } from "../../src/diagnostics/machine.js";
+import { StoreError } from "../../src/errors.js";
 import { parseSource } from "../../src/keys/source.js";
-import { recordRun } from "../../src/operation/run-record.js";
+import { readRuns, recordRun } from "../../src/operation/run-record.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { interpreter, runPython } from "../interop/python.js";
 import { temporaryFolder } from "../store/temporary.js";
@@ -315,4 +323,43 @@ test("a failed backup, drill or prune is a finding by its record until one succe
   );
   for (const operation of ["backup", "drill", "prune"]) await record(operation, 0);
   expect(await failures()).toEqual([]);
+});
+
+test("a success that a clock ahead has recorded does not hide that nothing succeeds any more", async () => {
+  const store = join(await temporaryFolder(), "clients.db");
+  const [ahead, now] = [new Date(Date.now() + 86_400_000), new Date()];
+  const copy = { target: "/media/usb", contents: "backups", copied: [], durationMs: 1 } as const;
+  const failed = { ...copy, errors: [new StoreError("io", "disk full")] };
+  const report = { ...copy, errors: [], skipped: null, postponed: 0 };
+  const run = { duration_ms: 1, stopped_ms: null, size: null };
+  const drill = { target: "/media/usb", duration_ms: 1, size: null };
+  const record = async (at: Date, exit_code: number) => {
+    const times = { at: at.toISOString(), exit_code };
+    await recordRun(store, "backup", { ...run, ...times });
+    await recordDrill(store, { ...drill, ...times }, { isConfigured: true });
+    await recordCopy(store, exit_code === 0 ? report : { ...report, ...failed }, at);
+  };
+  const targets = [{ target: "/media/usb", contents: "backups" }] as const;
+  await record(ahead, 0);
+  expect(await checkCopyTargets(store, targets)).toMatchObject([{ ok: false }]);
+  await record(now, 18);
+  const never = { succeeded_at: null };
+  expect((await readRuns(store)).backup).toMatchObject(never);
+  expect(await readDrills(store)).toMatchObject([never]);
+  expect(await readCopyStates(store, targets)).toMatchObject([never]);
+});
+
+test("a restore test from the future is a finding", async () => {
+  const store = join(await temporaryFolder(), "clients.db");
+  vi.useFakeTimers({ now: Date.now() + 86_400_000, toFake: ["Date"] });
+  onTestFinished(() => void vi.useRealTimers());
+  const details = { how: "drill", backup: "/b/clients.db", key_id: "k" } as const;
+  await recordRestoreTest(store, details, { withBundle: true });
+  vi.useRealTimers();
+  const unset = { settingsPath: "", backupFolder: undefined, bundleFolder: undefined };
+  expect(await checkRestoreTest({ storePath: store, ...unset }, undefined)).toMatchObject(
+    ["restore-tried", "bundle-tried"].map((name) => ({
+      ...{ name, ok: false, detail: expect.stringContaining("is from the future") },
+    })),
+  );
 });
