@@ -23,8 +23,8 @@ import {
   switchModule,
 } from "../hub/server-json-edit.js";
 import { unlockSecret, unlockStore } from "../keys/unlock.js";
+import { resolveHubDatabase } from "../migrate/hub-database.js";
 import { migrate } from "../migrate/migrate.js";
-import { resolveHubDatabase } from "../migrate/switch.js";
 import { assertNoHolders } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
 import { makeDirectoryAs, removeDirectoryAs } from "../process/directories.js";

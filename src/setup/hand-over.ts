@@ -16,13 +16,9 @@ import {
 } from "../hub/server-json-edit.js";
 import { unlockSecret, unlockStore } from "../keys/unlock.js";
 import { listIds } from "../migrate/check.js";
+import { assertNoOtherPassword, resolveHubDatabase } from "../migrate/hub-database.js";
 import { migrate } from "../migrate/migrate.js";
-import {
-  assertNoOtherPassword,
-  assertUnchanged,
-  checksumSource,
-  resolveHubDatabase,
-} from "../migrate/switch.js";
+import { assertUnchanged, checksumSource } from "../migrate/source.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
 import { selectService } from "../service/select.js";

@@ -2,8 +2,8 @@ import { setFlagsFromString } from "node:v8";
 import type { Command } from "commander";
 import type { Endpoint } from "../../databases/plugin.js";
 import { StoreError } from "../../errors.js";
-import type { HubSwitch, SwitchOutcome } from "../../migrate/hub-switch.js";
 import type { Migration } from "../../migrate/migrate.js";
+import type { HubSwitch, SwitchOutcome } from "../../migrate/switch.js";
 import { abortOnSignal } from "../../process/signals.js";
 import { defaultUnit } from "../../service/service.js";
 import { counted } from "../../text/count.js";
@@ -85,7 +85,7 @@ async function buildEndpoints(
 /** Migrates, after the recovery of the stores and, except for a dry run, under their locks. */
 async function migrateRecovered(context: Context, options: MigrateOptions): Promise<void> {
   const { migrate } = await import("../../migrate/migrate.js");
-  const { planSwitch } = await import("../../migrate/hub-switch.js");
+  const { planSwitch } = await import("../../migrate/switch.js");
   const { hub = "auto", hubPython, merge = false, removeSource = false, dryRun = false } = options;
   // A recovery may have changed the passphrase's source and server.json.
   const { from, to } = await buildEndpoints(context, options);
@@ -121,7 +121,7 @@ async function migrateRecovered(context: Context, options: MigrateOptions): Prom
 
 /** Throws if the options do not ensure that a hub reads the target. */
 async function assertSourceRemovable(from: Endpoint, options: MigrateOptions): Promise<void> {
-  const { assertRemovable } = await import("../../migrate/switch.js");
+  const { assertRemovable } = await import("../../migrate/source.js");
   assertRemovable(from);
   if (!options.switch) {
     throw new StoreError("usage", "--remove-source needs --switch", {
@@ -141,7 +141,7 @@ async function printNextSteps(
   from: Endpoint,
   { database }: HubSwitch,
 ): Promise<void> {
-  const { findRemainingUsers } = await import("../../migrate/switch.js");
+  const { findRemainingUsers } = await import("../../migrate/source.js");
   output.notice(database.notice);
   const { unit = defaultUnit } = settings.backup ?? {};
   for (const warning of await findRemainingUsers(from, unit)) output.warning(warning);
