@@ -3,7 +3,8 @@ import { hubContainer } from "../config/hub-account.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { isOnlineBackup } from "../service/schedule.js";
 import type { ServiceName } from "../service/systemctl.js";
-import type { DatabaseSurvey, Survey } from "./survey.js";
+import type { DatabaseSurvey } from "./database-survey.js";
+import type { Survey } from "./survey.js";
 
 /** Returns whether setup has to generate keys, and a bundle with them. */
 export function needsKeys(survey: Survey): boolean {

@@ -9,17 +9,20 @@ import { readMountPoints } from "../fs/mount.js";
 import {
   findContainerOfService,
   findContainerOfUnit,
+  findHubContainers,
   readContainerHub,
 } from "../hub/container-hub.js";
 import { dropInPath, readHubCommands } from "../hub/existing-unit.js";
-import { findHubUnits } from "../hub/find-hubs.js";
+import { findAllHubProcesses, findHubProcesses, findHubUnits } from "../hub/find-hubs.js";
 import { startsByRun } from "../hub/password-delivery.js";
 import { serverJsonPath } from "../hub/server-json.js";
 import { argsOf, isInGroup } from "../process/cgroup.js";
 import { findHolders } from "../process/holders.js";
 import { copyUnitOf } from "../service/copy-unit.js";
 import type { Container } from "../service/engine.js";
+import { findContainerOf } from "../service/find-container.js";
 import { isRootName, startsEngine } from "../service/hub-units.js";
+import { isInContainer } from "../service/origin.js";
 import { type Properties, parseList } from "../service/properties.js";
 import { findQuadlet } from "../service/quadlet.js";
 import {
@@ -37,6 +40,7 @@ import { isInContainers } from "../service/unit-containers.js";
 import { isRestarting } from "../service/unit-state.js";
 import { hasRunCommand } from "./container.js";
 import { findExistingAncestor, isWritable } from "./files.js";
+import { findProblem, type Problem } from "./problem.js";
 
 export type HubState = "running" | "stopped" | "failed" | "restarting" | "masked" | "paused";
 
@@ -301,4 +305,26 @@ async function findOtherDropIn(
     if (/^[ \t]*ExecStart[ \t]*=/m.test(text)) return path;
   }
   return undefined;
+}
+
+/** A hub in a container may use this `server.json` at another path. */
+export async function findOtherHub(): Promise<Problem | undefined> {
+  const [own] = await findHubProcesses(serverJsonPath());
+  if (own !== undefined && !isInContainer(own.pid)) {
+    return { message: `process ${own.pid} is a hub that no unit of yours starts`, hint: undefined };
+  }
+  const hub = (await findAllHubProcesses()).find(({ pid }) => isInContainer(pid));
+  if (hub === undefined) return undefined;
+  const names = (await findHubContainers()).map(({ name }) => name);
+  if (names.length > 1) {
+    return {
+      message: `several containers have a hub: ${names.join(", ")}`,
+      hint: `Name one: --unit ${names.join(", or --unit ")}; with --db for the store of a second hub.`,
+    };
+  }
+  const message = `process ${hub.pid} is a hub in a container`;
+  const problem = await findProblem(() => findContainerOf(hub.pid));
+  return problem
+    ? { message: `${message}, but ${problem.message}`, hint: problem.hint }
+    : { message, hint: undefined };
 }

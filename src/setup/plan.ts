@@ -2,10 +2,11 @@
 import { outageAdvice } from "../service/schedule.js";
 import { isUnit } from "../service/systemctl.js";
 import { counted } from "../text/count.js";
+import type { DatabaseSurvey } from "./database-survey.js";
 import { formerKind, isSealedUnit, isStored, needsKeys } from "./facts.js";
 import type { HubSurvey } from "./hub-survey.js";
 import { findObstacles, type Obstacle, type ObstacleOptions } from "./obstacles.js";
-import type { DatabaseSurvey, Survey } from "./survey.js";
+import type { Survey } from "./survey.js";
 
 const stepIds = [
   "packages",

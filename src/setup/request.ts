@@ -3,12 +3,13 @@ import type { RecoveryKeyDelivery } from "../bundle/recipients.js";
 import type { Reporter } from "../reporter.js";
 import type { ServiceChoice } from "../service/select.js";
 import { type ServiceName, shortUnitName } from "../service/systemctl.js";
+import type { DatabaseSurvey } from "./database-survey.js";
 import { formerKind } from "./facts.js";
 import type { HubSurvey } from "./hub-survey.js";
 import type { Plan } from "./plan.js";
 import type { RecoveryKeyFile } from "./recovery-key-file.js";
 import type { Outage } from "./serving.js";
-import type { DatabaseSurvey, SetupChoice, Survey } from "./survey.js";
+import type { SetupChoice, Survey } from "./survey.js";
 
 export interface SetupRequest extends SetupChoice {
   /** The command of the timer. */

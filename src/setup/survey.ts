@@ -1,45 +1,27 @@
 /** Inspects everything that a setup depends on, and changes nothing. */
+
 import { dirname, join } from "node:path";
 import { listBackups } from "../backup/listing.js";
 import { findLastRestoreTests } from "../backup/restore-test.js";
 import { listBundleFiles } from "../bundle/bundle.js";
-import { isRevoked } from "../client/client.js";
 import { isJsonObject } from "../client/json.js";
-import { hubAccount, hubContainer, toHub, toMachine } from "../config/hub-account.js";
+import { hubAccount, hubContainer, toMachine } from "../config/hub-account.js";
 import type { Settings, SettingsSection } from "../config/settings-file.js";
-import { jsonFiles, jsonPluginName } from "../databases/json.js";
-import { DatabaseFactory } from "../databases/registry.js";
 import { isKind, StoreError } from "../errors.js";
 import { assertFreeSpace } from "../fs/copy.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
 import { isRoot } from "../fs/user.js";
 import { currentAccount, findSystemUnitAccount } from "../hub/account.js";
-import {
-  findContainerOfService,
-  findContainerPython,
-  findHubContainers,
-} from "../hub/container-hub.js";
-import { findAllHubProcesses, findHubProcesses } from "../hub/find-hubs.js";
+import { findContainerOfService, findContainerPython } from "../hub/container-hub.js";
 import { findHubPython, type HubPython } from "../hub/interpreter.js";
 import { completesServerJson } from "../hub/probe.js";
-import { hasBlacklist } from "../hub/schema.js";
-import {
-  databaseIn,
-  namedStore,
-  passwordIn,
-  readServerJson,
-  type ServerJson,
-  serverJsonPath,
-  sqliteModule,
-} from "../hub/server-json.js";
+import { readServerJson, type ServerJson, serverJsonPath } from "../hub/server-json.js";
 import { inspectKeyring } from "../keys/inspect.js";
 import { readFirstPassphrase } from "../keys/rotation-plan.js";
 import { findSealingScope } from "../keys/sealed.js";
 import { type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import { inspectBoot, keyringUnitCommands } from "../service/boot.js";
-import { findContainerOf } from "../service/find-container.js";
-import { isInContainer } from "../service/origin.js";
 import {
   assertSchedulable,
   lingerCommand,
@@ -51,9 +33,10 @@ import {
 import { type Manager, sudoPrefix } from "../service/systemctl.js";
 import { type CipherCompatibility, identify, openEncrypted } from "../store/cipher.js";
 import { type ContainerSurvey, surveyContainer } from "./container.js";
+import { type DatabaseSurvey, surveyDatabase } from "./database-survey.js";
 import { chooseDirectories, type Directories } from "./directories.js";
-import { findExistingAncestor, isReplaceable, readSize } from "./files.js";
-import { type HubSurvey, surveyHubs } from "./hub-survey.js";
+import { findExistingAncestor, isReplaceable } from "./files.js";
+import { findOtherHub, type HubSurvey, surveyHubs } from "./hub-survey.js";
 import { type PackagesSurvey, surveyPackages } from "./packages.js";
 import { findProblem, type Problem, toProblem } from "./problem.js";
 import { isHandedOver, readSetupRecord, type SetupRecord } from "./record.js";
@@ -72,27 +55,6 @@ export interface SetupChoice {
   readonly bundleTo: string | undefined;
   /** Whether the hub must start after a reboot without a login. */
   readonly isHeadless: boolean;
-}
-
-/** The database that the hub uses now. */
-export interface DatabaseSurvey {
-  /** `sqlite` is not encrypted, `sqlcipher` is. */
-  readonly kind: "json" | "sqlite" | "sqlcipher" | "other" | "absent";
-  readonly module: string;
-  /** The file; the module for `other`. */
-  readonly place: string;
-  /**
-   * The number of clients that are not revoked, of a JSON database. Undefined for SQLite: opening
-   * the store could create files next to it.
-   */
-  readonly clientCount: number | undefined;
-  /** Whether a client has a blacklist; undefined where `clientCount` is. */
-  readonly hasBlacklists: boolean | undefined;
-  /** Bytes. */
-  readonly size: number;
-  /** Whether `server.json` has a password for it. */
-  readonly hasPassword: boolean;
-  readonly problem: Problem | undefined;
 }
 
 export interface ServerJsonSurvey {
@@ -285,73 +247,6 @@ async function readServerJsonIfValid(): Promise<{
   }
 }
 
-async function surveyDatabase(file: ServerJson, storePath: string): Promise<DatabaseSurvey> {
-  const { module = jsonPluginName, settings } = databaseIn(file);
-  const none = {
-    module,
-    clientCount: undefined,
-    hasBlacklists: undefined,
-    size: 0,
-    hasPassword: false,
-    problem: undefined,
-  };
-  const problem = findVolumeProblem(storePath);
-  if (problem !== undefined) return { ...none, kind: "other", place: module, problem };
-  try {
-    const hasPassword = passwordIn(file, module) !== undefined;
-    if (module === jsonPluginName) {
-      const place = (await jsonFiles(settings)).store;
-      const counted = await countClients(module, settings);
-      return { ...none, ...counted, kind: "json", place, size: await readSize(place), hasPassword };
-    }
-    if (module === sqliteModule) {
-      const { storePath: named } = await namedStore(file);
-      if (named !== storePath) {
-        const message = `the hub uses ${named ?? "no file"}, not ${storePath}`;
-        const hint = "Leave out --db, or correct name and subfolder in server.json.";
-        return { ...none, kind: "other", place: module, problem: { message, hint } };
-      }
-      const { format } = await identify(storePath);
-      const kind = format === "plaintext" ? "sqlite" : format === "sqlcipher" ? format : "absent";
-      return { ...none, kind, place: storePath, size: await readSize(storePath), hasPassword };
-    }
-    return { ...none, kind: "other", place: module };
-  } catch (error) {
-    if (!(error instanceof StoreError)) throw error;
-    return { ...none, kind: "other", place: module, problem: toProblem(error) };
-  }
-}
-
-/** Returns why the hub of a container could not use the store; undefined if it could. */
-function findVolumeProblem(storePath: string): Problem | undefined {
-  const container = hubContainer();
-  if (container === undefined) return undefined;
-  const hint = "Mount its directory: docs/guide/containers.md shows how.";
-  if (toHub(storePath) === undefined) {
-    return { message: `the container ${container.name} has no volume with ${storePath}`, hint };
-  }
-  if (container.mounts.every(({ source }) => source !== storePath)) return undefined;
-  return { message: `the container ${container.name} mounts only the file ${storePath}`, hint };
-}
-
-async function countClients(name: string, config: ReturnType<typeof databaseIn>["settings"]) {
-  try {
-    await using database = await DatabaseFactory.create(name, config, { mode: "readonly" });
-    let clientCount = 0;
-    let hasBlacklists = false;
-    for await (const client of database) {
-      if (isRevoked(client)) continue;
-      clientCount += 1;
-      hasBlacklists ||= hasBlacklist(client);
-    }
-    return { clientCount, hasBlacklists };
-  } catch (error) {
-    // A hub without clients has not written the file yet.
-    if (isKind(error, "notFound")) return { clientCount: 0, hasBlacklists: false };
-    throw error;
-  }
-}
-
 async function findKeysProblem(
   source: PassphraseSource,
   storePath: string,
@@ -467,26 +362,4 @@ async function findLastBackup(
     if (error instanceof StoreError) return undefined;
     throw error;
   }
-}
-
-/** A hub in a container may use this `server.json` at another path. */
-async function findOtherHub(): Promise<Problem | undefined> {
-  const [own] = await findHubProcesses(serverJsonPath());
-  if (own !== undefined && !isInContainer(own.pid)) {
-    return { message: `process ${own.pid} is a hub that no unit of yours starts`, hint: undefined };
-  }
-  const hub = (await findAllHubProcesses()).find(({ pid }) => isInContainer(pid));
-  if (hub === undefined) return undefined;
-  const names = (await findHubContainers()).map(({ name }) => name);
-  if (names.length > 1) {
-    return {
-      message: `several containers have a hub: ${names.join(", ")}`,
-      hint: `Name one: --unit ${names.join(", or --unit ")}; with --db for the store of a second hub.`,
-    };
-  }
-  const message = `process ${hub.pid} is a hub in a container`;
-  const problem = await findProblem(() => findContainerOf(hub.pid));
-  return problem
-    ? { message: `${message}, but ${problem.message}`, hint: problem.hint }
-    : { message, hint: undefined };
 }
