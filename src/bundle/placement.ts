@@ -9,7 +9,7 @@ import { hasCode, StoreError, systemError } from "../errors.js";
 import type { Reporter } from "../reporter.js";
 
 /**
- * Refuses a bundle directory that is, contains or is inside the backup directory, under any name.
+ * Refuses a bundle directory equal to, above or below the backup directory, under any name.
  * The directories need not exist yet.
  *
  * @param reporter - receives a notice if both are on the same file system

@@ -120,7 +120,7 @@ function canCreateStore(command: Command): boolean {
 /**
  * Resolves a command's context from its options, the environment and the settings file.
  *
- * @param found - values for options that are not given
+ * @param found - values for options left out
  * @throws {@link StoreError} usage - for an invalid option, variable or settings file
  * @throws {@link StoreError} notFound - if the named settings file does not exist
  */

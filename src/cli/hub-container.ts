@@ -52,7 +52,7 @@ export async function prepareForContainer(
   );
 }
 
-/** Writes the copy without a secret, for a setup that has not encrypted the store yet. */
+/** Writes the copy without a secret, for a setup before it encrypts the store. */
 export async function prepareUnchanged(options: ContainerOptions, target: string): Promise<void> {
   const { writeUnchangedCopy } = await import("../hub/server-json-copy.js");
   const { serverJsonPath } = await import("../hub/server-json.js");

@@ -29,7 +29,7 @@ const optionalParts = /^string-width-/;
  * Loads every file of the built command that an operation may need.
  *
  * By default a file is loaded at its first use. An upgrade of the package removes the files of the
- * running version, so an operation that has stopped the hub would fail at the next file.
+ * running version, so an operation after the stop of the hub would fail at the next file.
  */
 export function loadWholeProgram(): void {
   const directory = dirname(fileURLToPath(import.meta.url));

@@ -1,5 +1,5 @@
 /**
- * The directories of backups and bundles, which may be on disks that are not mounted.
+ * The directories of backups and bundles. Their disks may be unmounted.
  *
  * A directory that was used before is never created again: backups on the root disk, under an empty
  * mount point, would be missed on the day they are needed. A file for each store in
@@ -32,7 +32,7 @@ export interface DirectoryOptions {
   readonly reporter: Pick<Reporter, "notice" | "confirmOnTerminal">;
 }
 
-/** A directory that is missing, or is not on its former file system. */
+/** A missing directory, or one on another file system than before. */
 export interface MissingDirectory {
   readonly path: string;
   readonly message: string;

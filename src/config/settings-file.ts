@@ -135,7 +135,7 @@ export async function loadSettings(
   try {
     const { bytes, stats } = await readSmallFile(path, maxSettingsBytes);
     assertNotWritableByOthers(path, stats);
-    // Bytes that are not text are reported as text that is not JSON.
+    // Bytes that are not text are reported as invalid JSON.
     const text = new TextDecoder(detectEncoding(bytes)).decode(bytes);
     return parseSettings(text, path, onProblem);
   } catch (error) {

@@ -1,7 +1,7 @@
 /**
  * Plans an import before anything is written.
  *
- * An import never admits a client by accident. A client that is revoked in the store stays revoked.
+ * An import never admits a client by accident. A client revoked in the store stays revoked.
  * A row with an access key of the store is rejected unless an update is requested, and a row with
  * the id of another client is always rejected. Unused ids get revoked rows: a hub gives a new
  * client the number of rows plus one as its id, and would otherwise overwrite the client with this

@@ -5,7 +5,7 @@ import { detectEncoding } from "../fs/encoding.js";
 /** In characters. A longer line is neither a client nor a document that can be parsed. */
 const maxLineLength = 256_000_000;
 
-/** The first line of a file that is not blank. */
+/** The first nonblank line of a file. */
 export interface FirstLine {
   readonly text: string;
   readonly number: number;

@@ -1,4 +1,4 @@
-/** Finds mount points and the devices that are mounted on them. */
+/** Finds mount points and the devices mounted on them. */
 import { readFile, realpath } from "node:fs/promises";
 import { StoreError, systemError } from "../errors.js";
 import { statIfExists } from "./read.js";

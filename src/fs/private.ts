@@ -7,7 +7,7 @@ import { decodeText } from "./encoding.js";
 import { openFileOrPipe } from "./pipe.js";
 
 /**
- * Longer than any passphrase or key. A database that is named by mistake is not read as a whole.
+ * Longer than any passphrase or key. A database named by mistake is not read as a whole.
  */
 const maxSecretBytes = 64 * 1024;
 

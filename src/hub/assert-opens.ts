@@ -25,7 +25,7 @@ import { findServicePython, readServiceHub } from "./service-hub.js";
  * Checks the packages of the service's hub. Does nothing if no hub receives the passphrase.
  *
  * @param cipherCompatibility - the format of the store that the hub will open
- * @param clients - of the plain store that is to be encrypted; undefined if it is encrypted already
+ * @param clients - of the plain store to be encrypted; undefined if it is encrypted already
  * @throws {@link StoreError} refused - if the hub could not open the store, or would ignore a
  *   blacklist of `clients`
  * @throws {@link StoreError} failed - if the hub's interpreter fails outside a container

@@ -37,7 +37,7 @@ export async function findAllHubProcesses(): Promise<RunningHub[]> {
   const hubs = listAllProcesses().flatMap((pid) => {
     if (pid === process.pid || !isHubProcess(pid)) return [];
     const environment = readProc(pid, "environ");
-    // The environment of a process that has just ended is empty, too.
+    // The environment of a just ended process is empty, too.
     if (environment === "" && !isHubProcess(pid)) return [];
     return { pid, environment: parseEnvironment(environment.split("\0")) };
   });

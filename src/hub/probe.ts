@@ -32,7 +32,7 @@ export const packagesSchema = z.object({
    * package cannot be imported.
    */
   schemaVersion: z.nullable(z.int()),
-  /** The schema of a store that the SQLite plugin has opened; null if that is unknown. */
+  /** The schema of a store opened by the SQLite plugin; null if it is unknown. */
   writtenSchema: z._default(z.nullable(z.int()), null),
   /** `PRAGMA cipher_version` of the hub's `sqlcipher3`; null if it is missing or broken. */
   cipherVersion: z.nullable(z.string()),

@@ -1,5 +1,5 @@
 /**
- * `run`: starts the hub with its passphrase, which is never in plain text on a disk.
+ * `run`: starts the hub with its passphrase, never in plain text on a disk.
  *
  * A hub reads its passphrase, or the password of a Redis server, only from `server.json`. So the
  * hub gets a copy of this file in memory with the secret, either mounted over the real file or in a
@@ -54,7 +54,7 @@ export interface RedisSecret {
 export type HubSecret = HubStoreSecret | RedisSecret;
 
 interface CheckOptions {
-  /** Receives a notice about a check that is impossible, or about ignored blacklists. */
+  /** Receives a notice about an impossible check, or about ignored blacklists. */
   readonly reporter: Pick<Reporter, "notice">;
 }
 

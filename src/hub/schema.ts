@@ -83,7 +83,7 @@ export async function assertBlacklistsKept(
   );
 }
 
-/** Returns the first client that is not revoked and has an entry on any blacklist. */
+/** Returns the first active client with an entry on any blacklist. */
 export async function findBlacklisted(clients: AsyncIterable<Client>): Promise<Client | undefined> {
   for await (const client of clients) if (!isRevoked(client) && hasBlacklist(client)) return client;
   return undefined;

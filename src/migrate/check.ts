@@ -44,7 +44,7 @@ export class KnownClients {
   }
 
   /**
-   * Counts the clients of a batch. Returns the clients that are missing in the target.
+   * Counts the clients of a batch. Returns the clients missing in the target.
    *
    * @param found - the clients with the same ids in the target
    */

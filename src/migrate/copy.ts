@@ -1,4 +1,4 @@
-/** Copies the clients that are missing in the target, and fills the gaps between ids. */
+/** Copies the clients missing in the target, and fills the gaps between ids. */
 import { batchesOf, inBatches, readAhead } from "../client/batches.js";
 import { type Client, revoked } from "../client/client.js";
 import type { Database } from "../client/database.js";

@@ -356,7 +356,7 @@ async function identifyRun(service: Service, storePath: string): Promise<string 
 
 /**
  * Returns the ports on which the service listens. A `command` service claims every process, so only
- * the ports of processes that have the store open count.
+ * the ports of processes with the store open count.
  */
 async function listServicePorts(service: Service, storePath: string): Promise<number[]> {
   const pids =

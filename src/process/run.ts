@@ -37,7 +37,7 @@ export interface RunOptions {
   readonly outputVariables?: Account["environment"];
   /** The program's standard input; nothing by default. */
   readonly input?: string | undefined;
-  /** The file descriptor that gets the program's standard output, which is then not collected. */
+  /** The file descriptor for the program's standard output, instead of collecting it. */
   readonly stdout?: number | undefined;
   /**
    * The program's account. The program then runs in `directory`, or in `/`, because its user may

@@ -24,7 +24,7 @@ export interface Rows {
 
 /** The effect of statements, or of their dry run. */
 export interface Effect {
-  /** The rows of each statement that has a result. */
+  /** The rows of each statement with a result. */
   readonly results: readonly Rows[];
   /** The number of rows changed by each changing statement. */
   readonly changes: readonly { readonly text: string; readonly rows: number }[];

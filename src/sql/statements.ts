@@ -136,7 +136,7 @@ function classify(tokens: readonly string[]): Statement["kind"] {
     : new StoreError("usage", `"${what}" is not a supported SQL statement`);
 }
 
-/** Returns the first verb outside parentheses, which is the verb of a WITH; SELECT for VALUES. */
+/** Returns the first verb outside parentheses, for WITH its own; SELECT for VALUES. */
 function findMainVerb(tokens: readonly string[]): string | undefined {
   let depth = 0;
   for (const token of tokens) {

@@ -131,7 +131,7 @@ async function isSettingUp({ settingsPath, storePath }: Context): Promise<boolea
   return startsUnchanged(settingsPath, storePath);
 }
 
-/** Returns the store's passphrase; without one for a store that is not encrypted yet. */
+/** Returns the store's passphrase; without one for a store not encrypted yet. */
 async function readStoreSecretIfEncrypted(context: Context) {
   const { identify } = await import("../../store/cipher.js");
   const { storePath, output } = context;

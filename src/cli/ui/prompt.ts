@@ -118,7 +118,7 @@ export async function askSecret(question: string, option: string): Promise<strin
     });
   }
   const silent = new Writable({ write: (_chunk, _encoding, done) => done() });
-  // A secret that is pasted as soon as the question appears must not be shown.
+  // A secret pasted as soon as the question appears must not be shown.
   const onReady = () => process.stderr.write(`${question}: `);
   try {
     return await ask("", { output: silent, onReady });

@@ -28,7 +28,7 @@ type Same<A, B> = [A, B] extends [B, A] ? unknown : never;
 
 export const object = z.strictObject;
 
-/** Returns an object, and makes the compiler compare it with the result that is printed. */
+/** Returns an object, and makes the compiler compare it with the printed result. */
 export function documentOf<Result>() {
   return <Fields extends z.core.$ZodLooseShape>(
     fields: Fields & Same<z.output<ReturnType<typeof object<Fields>>>, Mutable<Json<Result>>>,
