@@ -4,7 +4,7 @@ import { Socket } from "node:net";
 import { addAbortSignal, Readable } from "node:stream";
 import { revokedApiKey } from "../client/client.js";
 import { noSuchClient } from "../client/database.js";
-import { findWidenings } from "../client/permissions.js";
+import { findWidenings, type Widening } from "../client/permissions.js";
 import { StoreError, systemError } from "../errors.js";
 import { isPipe, openPipe } from "../fs/pipe.js";
 import { statIfExists } from "../fs/read.js";
@@ -61,12 +61,13 @@ export interface ImportOptions {
 export interface WidenedClient {
   readonly clientId: number;
   readonly name: string | null;
-  /** The fields that extend its permissions. */
-  readonly fields: readonly string[];
+  readonly widenings: readonly Widening[];
 }
 
 export interface PreparedImport {
   readonly format: Format;
+  /** The schema of the store, on which the plan depends. */
+  readonly schemaVersion: number;
   readonly plan: ImportPlan;
   readonly widened: readonly WidenedClient[];
 }
@@ -115,7 +116,7 @@ export async function prepareImport(
 ): Promise<PreparedImport> {
   const { schemaVersion } = store;
   const plan = planImport(rows, await readKnownClients(store), { update, schemaVersion });
-  return { format, plan, widened: await findWidened(plan, store) };
+  return { format, schemaVersion, plan, widened: await findWidened(plan, store) };
 }
 
 async function findWidened({ updated }: ImportPlan, store: ClientTable): Promise<WidenedClient[]> {
@@ -123,9 +124,8 @@ async function findWidened({ updated }: ImportPlan, store: ClientTable): Promise
   for (const update of updated) {
     const before = await store.getClientById(update.id);
     if (before === undefined) continue;
-    const after = { ...before, ...mergeChanges(before, update) };
-    const fields = findWidenings(before, after).map(({ field }) => field);
-    if (fields.length > 0) found.push({ clientId: update.id, name: before.name, fields });
+    const widenings = findWidenings(before, { ...before, ...mergeChanges(before, update) });
+    if (widenings.length > 0) found.push({ clientId: update.id, name: before.name, widenings });
   }
   return found;
 }
@@ -164,24 +164,25 @@ async function readKnownClients(store: ClientTable): Promise<Known> {
 }
 
 /**
- * Applies a plan in a single transaction. The caller must not pass a plan with rejected rows, which
- * this function does not check.
+ * Applies an import in a single transaction. The caller must not pass a plan with rejected rows,
+ * which this function does not check.
  *
  * @throws {@link StoreError} refused - if too many rows are to be written while another process has
  *   the store open
- * @throws {@link StoreError} inUse - if the store has changed since the plan was made
+ * @throws {@link StoreError} inUse - if the store has changed since the import was prepared
  * @throws the reason of `signal` - if it is aborted; nothing is written then
  */
 export async function applyImport(
-  plan: ImportPlan,
+  prepared: PreparedImport,
   options: Pick<ImportOptions, "store"> & Omit<ReadOptions, "file">,
 ): Promise<void> {
+  const { plan } = prepared;
   const { store, progress = () => {}, signal } = options;
   await assertShortEnough(plan, store.connection.path);
   const total = plan.added.length + plan.updated.length + plan.revocations.length;
   let done = 0;
   await store.transaction(async () => {
-    await assertUnchanged(plan, store);
+    await assertUnchanged(prepared, store);
     while (done < plan.added.length) {
       signal?.throwIfAborted();
       done += await store.addItems(plan.added.slice(done, done + rowsPerStep));
@@ -222,10 +223,37 @@ async function assertShortEnough(plan: ImportPlan, storePath: string): Promise<v
 }
 
 /**
- * Checks the plan's assumptions: its new ids and access keys are still free, and the clients that
- * it changes are still active.
+ * Checks the assumptions of an import: the schema is the same, no client would gain a permission
+ * without a confirmation, the new ids and access keys are still free, and the clients to change are
+ * still active.
+ *
+ * @throws {@link StoreError} inUse - if not
  */
-async function assertUnchanged(plan: ImportPlan, store: ClientTable): Promise<void> {
+async function assertUnchanged(
+  { schemaVersion, plan, widened }: PreparedImport,
+  store: ClientTable,
+): Promise<void> {
+  const known = new Set(widened.map(widenedKey));
+  const found = await findWidened(plan, store);
+  if (
+    store.schemaVersion === schemaVersion &&
+    found.every((client) => known.has(widenedKey(client))) &&
+    (await isApplicable(plan, store))
+  ) {
+    return;
+  }
+  throw new StoreError("inUse", "the store has changed since the import was prepared", {
+    hint: "Run the command again; nothing was imported.",
+  });
+}
+
+/** Returns a text of the client and each permission that it gains, with its value. */
+function widenedKey({ clientId, widenings }: WidenedClient): string {
+  return JSON.stringify([clientId, widenings]);
+}
+
+/** Returns whether new ids and access keys are free, and clients to change are active. */
+async function isApplicable(plan: ImportPlan, store: ClientTable): Promise<boolean> {
   const changed = [...plan.updated.map(({ id }: Update) => id), ...plan.revocations];
   const [row] = await store.connection.all<{ clashes: number; present: number }>(
     `SELECT
@@ -239,8 +267,5 @@ async function assertUnchanged(plan: ImportPlan, store: ClientTable): Promise<vo
       JSON.stringify(changed),
     ],
   );
-  if (row?.clashes === 0 && row.present === changed.length) return;
-  throw new StoreError("inUse", "the store has changed since the import was prepared", {
-    hint: "Run the command again; nothing was imported.",
-  });
+  return row?.clashes === 0 && row.present === changed.length;
 }

@@ -7,7 +7,13 @@ import { describe, expect, test } from "vitest";
 import { type Client, isRevoked, newClient, revoked } from "../../src/client/client.js";
 import { formatJson, type JsonObject, parseJson } from "../../src/client/json.js";
 import { exportText, exportToFile, resolveExportPath } from "../../src/exchange/export.js";
-import { applyImport, type Format, prepareImport, readImport } from "../../src/exchange/import.js";
+import {
+  applyImport,
+  type Format,
+  type PreparedImport,
+  prepareImport,
+  readImport,
+} from "../../src/exchange/import.js";
 import type { ImportPlan } from "../../src/exchange/plan.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { ClientTable } from "../../src/store/client-table.js";
@@ -43,9 +49,9 @@ async function importInto(
   text: string,
   options: { update?: boolean } = {},
 ): Promise<ImportPlan> {
-  const { plan } = await prepare({ store, file: bytes(text), ...options });
-  if (plan.rejectedCount === 0) await applyImport(plan, { store });
-  return plan;
+  const prepared = await prepare({ store, file: bytes(text), ...options });
+  if (prepared.plan.rejectedCount === 0) await applyImport(prepared, { store });
+  return prepared.plan;
 }
 
 async function all(store: AsyncIterable<Client>): Promise<Client[]> {
@@ -121,7 +127,9 @@ describe("an import", () => {
     ]);
     await using store = await storeWith([kitchen, hall]);
     const newer = await prepare({ store, file: bytes(text), update: true });
-    expect(newer.widened).toEqual([{ clientId: 1, name: "kitchen", fields: ["can_escalate"] }]);
+    expect(newer.widened).toEqual([
+      { clientId: 1, name: "kitchen", widenings: [{ field: "can_escalate" }] },
+    ]);
     expect([newer.plan.defaulted, newer.plan.emptyLists]).toEqual([1, 0]);
     await store.connection.exec("PRAGMA user_version = 0");
     await store.sync();
@@ -135,7 +143,7 @@ describe("an import", () => {
       await store.connection.exec(`PRAGMA user_version = ${version}`);
       await store.sync();
       const { widened } = await prepare({ store, file: bytes(emptied), update: true });
-      expect(widened).toEqual([{ clientId: 1, name: "kitchen", fields: ["allowed_types"] }]);
+      expect(widened).toMatchObject([{ clientId: 1, widenings: [{ field: "allowed_types" }] }]);
     }
   });
 
@@ -164,7 +172,7 @@ describe("an import", () => {
     const cleared = json([{ api_key: "k2", skill_blacklist: [] }]);
     await store.updateClient(2, hall);
     const { widened } = await prepare({ store, file: bytes(cleared), update: true });
-    expect(widened.map(({ fields }) => fields)).toEqual([["skill_blacklist"]]);
+    expect(widened).toMatchObject([{ widenings: [{ field: "skill_blacklist" }] }]);
   });
 
   test("skips empty first lines, and counts them", async () => {
@@ -298,13 +306,36 @@ describe("an import", () => {
 
   test("is not made if the store changed since it was prepared", async () => {
     await using store = await storeWith([kitchen]);
-    const { plan } = await prepare({
+    const prepared = await prepare({
       store,
       file: bytes(json([{ client_id: 2, api_key: "k2" }])),
     });
     await store.addItem(newClient({ client_id: 2, api_key: "other" }));
-    await expect(applyImport(plan, { store })).rejects.toMatchObject({ kind: "inUse" });
+    await expect(applyImport(prepared, { store })).rejects.toMatchObject({ kind: "inUse" });
     expect((await all(store))[1]).toMatchObject({ api_key: "other" });
+  });
+
+  test.each<[withdrawn: string, change: (store: ClientTable) => Promise<unknown>]>([
+    ["a permission", (store) => store.updateClient(1, { is_admin: false })],
+    ["a message type", (store) => store.updateClient(1, { allowed_types: ["b"] })],
+    ["a skill", (store) => store.updateClient(1, { metadata: { skill_blacklist: ["s", "t"] } })],
+    ["what HiveMind 4 enforces", (store) => store.connection.exec("PRAGMA user_version = 0")],
+  ])("does not give back %s withdrawn since it was prepared", async (_, change) => {
+    const client = newClient({
+      client_id: 1,
+      api_key: "k1",
+      is_admin: true,
+      allowed_types: ["b", "c"],
+      metadata: { skill_blacklist: ["s"] },
+    });
+    await using store = await storeWith([client]);
+    const record = { ...client, allowed_types: ["a", "b", "c"], skill_blacklist: [], metadata: {} };
+    const file = bytes(json([record]));
+    const prepared = await prepare({ store, file, update: true });
+    await change(store);
+    const before = await all(store);
+    await expect(applyImport(prepared, { store })).rejects.toMatchObject({ kind: "inUse" });
+    expect(await all(store)).toEqual(before);
   });
 
   test("that is interrupted, or fails half-way, leaves nothing behind", async () => {
@@ -313,12 +344,12 @@ describe("an import", () => {
       client_id: index + 2,
       api_key: `n${index}`,
     }));
-    const { plan } = await prepare({ store, file: bytes(json(records)) });
+    const prepared = await prepare({ store, file: bytes(json(records)) });
     const controller = new AbortController();
     const progress = (done: number) => done >= 1000 && controller.abort(new Error("stop"));
-    await expect(applyImport(plan, { store, progress, signal: controller.signal })).rejects.toThrow(
-      "stop",
-    );
+    await expect(
+      applyImport(prepared, { store, progress, signal: controller.signal }),
+    ).rejects.toThrow("stop");
     expect(await all(store)).toEqual([kitchen]);
   });
 
@@ -326,14 +357,14 @@ describe("an import", () => {
     const path = join(await temporaryFolder(), "clients.db");
     await using store = await ClientStore.create(path, "passphrase");
     const records = Array.from({ length: 10_001 }, (_, index) => `{"api_key": "n${index}"}`);
-    const { plan } = await prepare({ store, file: bytes(records.join("\n")) });
+    const prepared = await prepare({ store, file: bytes(records.join("\n")) });
     const holder = spawn("sh", ["-c", 'exec 3<"$0"; echo open; read line', store.connection.path]);
     await once(holder.stdout, "data");
-    await expect(applyImport(plan, { store })).rejects.toThrow(/has the store open/);
+    await expect(applyImport(prepared, { store })).rejects.toThrow(/has the store open/);
     expect(await store.size()).toBe(0);
     holder.stdin.end();
     await once(holder, "exit");
-    await applyImport(plan, { store });
+    await applyImport(prepared, { store });
     expect(await store.size()).toBe(10_001);
   });
 });
@@ -412,19 +443,20 @@ test("no text crashes an import or is taken by half", async () => {
   );
   await fc.assert(
     fc.asyncProperty(text, fc.boolean(), async (input, update) => {
-      let plan: ImportPlan;
+      let prepared: PreparedImport;
       try {
-        ({ plan } = await prepare({ store, file: bytes(input), update }));
+        prepared = await prepare({ store, file: bytes(input), update });
       } catch (error) {
         expect(error).toMatchObject({ name: "StoreError", kind: "refused" });
         expect(await all(store)).toEqual(before);
         return;
       }
+      const { plan } = prepared;
       if (plan.rejectedCount > 0) return;
       const undo = new Error("undo");
       await store
         .transaction(async () => {
-          await applyImport(plan, { store });
+          await applyImport(prepared, { store });
           const after = await all(store);
           expect(after.length).toBe(before.length + plan.added.length);
           expect(after.map((client) => client.client_id)).toEqual(

@@ -344,9 +344,7 @@ campaign("a file is imported as a whole or not at all, and brings nobody back", 
     if (read === undefined) return;
     for (const { why } of read.plan.rejected) assert(!why.includes(secretMark), why);
     if (read.plan.rejectedCount > 0) return;
-    const applied = await answerOf(() =>
-      applyImport(read.plan, { store: target }).then(() => true),
-    );
+    const applied = await answerOf(() => applyImport(read, { store: target }).then(() => true));
     const after = await rowsOf(target.connection);
     if (applied === undefined) {
       assert.deepEqual(after, before);

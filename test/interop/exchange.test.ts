@@ -41,12 +41,13 @@ describe.each<Line>(["released", "development"])("the %s hub's export-clients", 
     expect(csv).toContain("1,kitchen, upstairs,True,key1,");
 
     await using store = await ClientStore.create(join(home, "ours.db"), "passphrase");
-    const { format, plan } = await prepareImport(
+    const prepared = await prepareImport(
       await readImport({ file: join(home, "hivemind_clients.csv") }),
       { store },
     );
+    const { format, plan } = prepared;
     expect([format, plan.rejected]).toEqual(["csv", []]);
-    await applyImport(plan, { store });
+    await applyImport(prepared, { store });
     const clients = [];
     for await (const client of store) clients.push(client);
     expect(clients).toMatchObject([

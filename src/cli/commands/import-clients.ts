@@ -74,7 +74,7 @@ async function importClients(
     const isRejected = plan.rejectedCount > 0;
     if (!isRejected && !dryRun) {
       await confirmAccess(context, prepared);
-      await applyImport(plan, {
+      await applyImport(prepared, {
         store,
         signal,
         progress: (done, total) => progress.show("importing", done, total),
@@ -119,10 +119,15 @@ function accessLines(
   }
   if (widened.length === 0) return lines;
   lines.push(`${counted(widened.length, "client")} could do more than now:`);
-  for (const { clientId, name, fields } of widened.slice(0, shownRows)) {
-    lines.push(`  client ${describeClient(clientId, name)}: ${fields.join(", ")}`);
+  for (const client of widened.slice(0, shownRows)) {
+    const { clientId, name } = client;
+    lines.push(`  client ${describeClient(clientId, name)}: ${fieldsOf(client).join(", ")}`);
   }
   return [...lines, ...moreLine(widened.length)];
+}
+
+function fieldsOf({ widenings }: WidenedClient): string[] {
+  return widenings.map(({ field }) => field);
 }
 
 function moreLine(total: number): string[] {
@@ -150,7 +155,11 @@ function toDocument({ path, format, dryRun, plan, widened }: ImportReport) {
     filled: plan.filled,
     defaultPermissions: plan.defaulted,
     emptyLists: plan.emptyLists,
-    widened,
+    widened: widened.map((client) => ({
+      clientId: client.clientId,
+      name: client.name,
+      fields: fieldsOf(client),
+    })),
     refusedRows: plan.rejectedCount,
     refused: plan.rejected,
   };

@@ -1,5 +1,4 @@
 /** The documents of the commands for clients and databases. */
-import type { WidenedClient } from "../../../exchange/import.js";
 import type { Migration } from "../../../migrate/migrate.js";
 import * as z from "../../../schema.js";
 import {
@@ -80,13 +79,11 @@ const imported = object({
     filled: integer("Revoked rows for missing ids"),
     default_permissions: integer("New clients with default permissions"),
     empty_lists: integer("New clients with an empty list of message types"),
-    widened: z.array(
-      documentOf<WidenedClient>()({
-        client_id: integer("A client that can do more than before"),
-        name: textOrNull("Its name"),
-        fields: texts("The fields that extend its permissions"),
-      }),
-    ),
+    widened: list({
+      client_id: integer("A client that can do more than before"),
+      name: textOrNull("Its name"),
+      fields: texts("The fields that extend its permissions"),
+    }),
     refused_rows: integer("Rows that were refused; nothing is imported if there is one"),
     refused: list({
       where: text("The line or record of a refused row; at most 1000 are listed"),
