@@ -15,7 +15,7 @@ import { recogniseContent, withFileKind } from "../fs/file-kind.js";
 import { listDirectory, readSmallFile } from "../fs/read.js";
 import { emitStep } from "../operation/step.js";
 import * as z from "../schema.js";
-import { deriveManifestKey, type StoreKey } from "../store/cipher.js";
+import { deriveManifestKey, identify, type StoreKey } from "../store/cipher.js";
 
 const manifestFormat = "hivemind-sqlcipher backup";
 const manifestVersion = 1;
@@ -155,6 +155,18 @@ export async function readManifest(path: string): Promise<Manifest> {
     throw systemError(error, `cannot read ${path}`);
   }
   return parseManifest(text, path);
+}
+
+/**
+ * Returns the key_id in a backup's file, then the key_id in its manifest if it differs: the first
+ * bytes of the file may be damaged.
+ *
+ * @throws {@link StoreError} io - if the file cannot be read
+ */
+export async function readBackupKeyIds(path: string): Promise<string[]> {
+  const { keyId } = await identify(path);
+  const manifest = await readManifest(manifestPath(path)).catch(() => undefined);
+  return [...new Set([keyId, manifest?.key_id])].filter((each) => each !== undefined);
 }
 
 /**

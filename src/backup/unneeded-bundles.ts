@@ -8,8 +8,8 @@ import { basename, dirname, join } from "node:path";
 import { listBundleFiles } from "../bundle/bundle.js";
 import { listDirectory } from "../fs/read.js";
 import { listEntries, nameInSlot } from "../keys/keyring.js";
-import { identify } from "../store/cipher.js";
 import type { ListedBackup, ListingOptions } from "./listing.js";
+import { readBackupKeyIds } from "./manifest.js";
 
 /** The directory of bundles, and what may need them in addition to the store and its backups. */
 export interface BundleSearch {
@@ -68,8 +68,7 @@ async function readNeededKeyIds(
   const staying = backups.filter((path) => !path.endsWith(".json") && !removed.has(path));
   const needed = new Set(otherKeyIds);
   for (const path of [...stores, ...staying]) {
-    const { keyId } = await identify(path);
-    if (keyId !== undefined) needed.add(keyId);
+    for (const keyId of await readBackupKeyIds(path)) needed.add(keyId);
   }
   return needed;
 }

@@ -31,6 +31,7 @@ import {
   isNamedBy,
   type Manifest,
   manifestPath,
+  readBackupKeyIds,
   readManifest,
   verifyManifestMac,
 } from "./manifest.js";
@@ -279,8 +280,11 @@ export async function unlockBackup(
   if ("passphrase" in secret) return open(secret.passphrase);
   const { source } = secret;
   const storePath = await realPath(secret.storePath);
-  const { format, keyId } = await identify(path);
-  if (format === "sqlcipher" && keyId === undefined) throw await plaintextHeaderError(path);
+  const identity = await identify(path);
+  if (identity.format === "sqlcipher" && identity.keyId === undefined) {
+    throw await plaintextHeaderError(path);
+  }
+  const keyId = (await readBackupKeyIds(path)).at(-1);
   const bundle = keyId === undefined ? "FILE" : bundleName(keyId);
   const withBundle = `Open it with its bundle and the recovery key: --bundle ${bundle} --identity FILE`;
   const tried: KeptPassphrase[] = [];

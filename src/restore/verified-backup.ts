@@ -1,5 +1,5 @@
 /** Chooses and verifies the backup of a restore, before anything changes. */
-import { findNewestBackup } from "../backup/manifest.js";
+import { findNewestBackup, readBackupKeyIds } from "../backup/manifest.js";
 import { findParts } from "../backup/parts.js";
 import { describeFailedChecks, verifyContents } from "../backup/verify.js";
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
@@ -9,7 +9,7 @@ import { StoreError } from "../errors.js";
 import { lstatIfExists, statIfExists } from "../fs/read.js";
 import { bundleName } from "../keys/bundle-name.js";
 import type { PassphraseSource } from "../keys/source.js";
-import { identify, openImmutable, type StoreKey } from "../store/cipher.js";
+import { openImmutable, type StoreKey } from "../store/cipher.js";
 import { ClientStore } from "../store/client-store.js";
 import type { ClientTable } from "../store/client-table.js";
 import { describeClient, shellQuote } from "../text/escape.js";
@@ -145,12 +145,13 @@ async function readMatchingBundle(
     key_id: keyId,
     store_id: storeId,
   } = await readBundle(bundle.path, bundle.opener);
-  const identity = await identify(path);
-  if (identity.keyId !== undefined && identity.keyId !== keyId) {
+  const keyIds = await readBackupKeyIds(path);
+  const wanted = keyIds.at(-1);
+  if (wanted !== undefined && !keyIds.includes(keyId)) {
     throw new StoreError(
       "refused",
-      `${bundle.path} is for key_id ${keyId}, and ${path} has ${identity.keyId}`,
-      { hint: `Use the bundle ${bundleName(identity.keyId)}.` },
+      `${bundle.path} is for key_id ${keyId}, and ${path} has ${wanted}`,
+      { hint: `Use the bundle ${bundleName(wanted)}.` },
     );
   }
   return { passphrase, storeId };

@@ -546,8 +546,11 @@ test("prune --bundles removes a bundle only if no backup and no store needs it",
     removed_bundles: [],
   });
   await rm(replaced);
-  // The settings name another directory, with a backup of that key.
+  // The settings name another directory, with a backup of that key whose first bytes are damaged.
+  const bytes = await readFile(original);
+  await writeFile(original, Buffer.from(bytes).fill(0, 0, 512));
   const elsewhere = await machine.json("prune", folder, "--keep-last", "1", "--bundles");
+  await writeFile(original, bytes);
   expect((elsewhere.document as unknown as Pruned).prune.removed_bundles).toEqual([]);
   // The disk of that directory is not mounted.
   await rename(dirname(original), `${dirname(original)}.away`);

@@ -182,6 +182,9 @@ test("a backup that cannot be restored fails it: damage, no backup, no room for 
       error: { message: expect.stringMatching(`${basename(backup)} cannot be restored: sha256: `) },
     },
   });
+  // Without the key_id in the file, its bundle is found by the manifest.
+  await file.write(Buffer.alloc(512), 0, 512, 0);
+  expect((await drill(machine, "--identity", recoveryKey(machine))).code).toBe(14);
   const none = await drill(machine, machine.path("tmp"));
   expect(none.code).toBe(10);
   const noRoom = await machine.run(["drill"], { env: { TMPDIR: machine.path("absent") } });

@@ -515,7 +515,7 @@ test("a manifest that is missing or does not hold is refused; --no-manifest open
 });
 
 test("a damaged backup is refused with and without its manifest, and nothing changes", async () => {
-  const { world, backup } = await backedUp();
+  const { world, backup, bundle } = await backedUp();
   const bytes = await readFile(backup);
   bytes[5000] = (bytes[5000] ?? 0) ^ 1;
   await writeFile(backup, bytes);
@@ -523,6 +523,14 @@ test("a damaged backup is refused with and without its manifest, and nothing cha
   for (const noManifest of [false, true]) {
     expect((await restore(world, backup, { noManifest })).code).toBe(14);
   }
+  // The lost key_id does not make the bundle that of another backup.
+  await writeFile(backup, bytes.fill(0, 0, 512));
+  const opener = { identity: world.recoveryKey.identity };
+  const headless = await restore(world, backup, { bundle: { path: bundle, opener } });
+  expect([headless.code, headless.error?.message]).toEqual([
+    14,
+    expect.stringMatching(/sha256: .*key_id: 0{16}, but [0-9a-f]{16} in the manifest/),
+  ]);
   await truncate(backup, 6000);
   expect((await restore(world, backup, { noManifest: true })).code).toBe(14);
   expect(await readFile(world.path)).toEqual(before);

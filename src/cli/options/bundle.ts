@@ -119,7 +119,7 @@ async function resolveBundle(
 
 /**
  * Returns the path of a backup's bundle, or undefined if the directory has no file with the name
- * that a bundle for the backup's key_id has.
+ * that a bundle for a key_id of the backup has.
  */
 async function findBundle(
   backup: string,
@@ -127,10 +127,12 @@ async function findBundle(
 ): Promise<string | undefined> {
   if (directory === undefined) return undefined;
   const { lstatIfExists } = await import("../../fs/read.js");
-  const { identify } = await import("../../store/cipher.js");
-  const { keyId } = await identify(backup);
-  const path = keyId === undefined ? undefined : join(expandPath(directory), bundleName(keyId));
-  return path !== undefined && (await lstatIfExists(path)) ? path : undefined;
+  const { readBackupKeyIds } = await import("../../backup/manifest.js");
+  for (const keyId of await readBackupKeyIds(backup)) {
+    const path = join(expandPath(directory), bundleName(keyId));
+    if (await lstatIfExists(path)) return path;
+  }
+  return undefined;
 }
 
 /**
