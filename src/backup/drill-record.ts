@@ -3,7 +3,7 @@
  * the newest backup to a temporary copy, as a test.
  */
 import { readStoreRecord, writeStoreRecord } from "../config/store-record.js";
-import { findEarlierSuccess, runFields } from "../operation/run-record.js";
+import { findEarlierSuccess, maxTargets, runFields } from "../operation/run-record.js";
 import * as z from "../schema.js";
 
 const drillSchema = z.object({
@@ -15,12 +15,6 @@ const drillSchema = z.object({
 });
 
 const subject = "drills";
-
-/**
- * The maximum number of recorded targets. Only this limit removes a target that is no longer used,
- * such as a former USB stick.
- */
-const maxTargets = 20;
 
 const recordSchema = z.object({
   drills: z.array(drillSchema),

@@ -1,10 +1,12 @@
 /** Runs an operation with the operator's hooks, and records it for `status` and the metrics. */
 import type { StoreError } from "../errors.js";
 import type { HookEvent } from "../operation/hooks.js";
+import type { RunTarget } from "../operation/run-record.js";
 import { throwIfAborted } from "../process/abort.js";
 import { abortOnSignal } from "../process/signals.js";
 import type { Context } from "./context.js";
 import { collectMetrics } from "./inspect.js";
+import { findRunTarget } from "./options/backup-directories.js";
 import { toJson } from "./ui/json.js";
 import { toStoreError } from "./ui/output.js";
 
@@ -23,7 +25,22 @@ export function monitor<Args extends unknown[]>(
   operation: string,
   work: (context: Context, ...args: Args) => Promise<MonitoredResult>,
 ): (context: Context, ...args: Args) => Promise<void> {
-  return (context, ...args) => runMonitored(context, operation, () => work(context, ...args));
+  return (context, ...args) => runMonitored(context, { operation }, () => work(context, ...args));
+}
+
+/** As `monitor`, for an operation on a directory or remote, by default that of the settings. */
+export function monitorTarget<Options>(
+  operation: string,
+  work: (
+    context: Context,
+    target: string | undefined,
+    options: Options,
+  ) => Promise<MonitoredResult>,
+): (context: Context, target: string | undefined, options: Options) => Promise<void> {
+  return async (context, target, options) => {
+    const monitored = { operation, target: await findRunTarget(context, target) };
+    await runMonitored(context, monitored, () => work(context, target, options));
+  };
 }
 
 /**
@@ -36,7 +53,7 @@ export function monitor<Args extends unknown[]>(
  */
 async function runMonitored(
   context: Context,
-  operation: string,
+  { operation, target }: { operation: string; target?: RunTarget | undefined },
   work: () => Promise<MonitoredResult>,
 ): Promise<void> {
   const at = new Date().toISOString();
@@ -53,13 +70,14 @@ async function runMonitored(
   const error = isRejected ? toStoreError(outcome.reason) : result?.failure;
   await orNotice(context, "the run was not recorded", async () => {
     const { recordRun } = await import("../operation/run-record.js");
-    await recordRun(context.storePath, operation, {
+    const run = {
       at,
       duration_ms: Math.round(performance.now() - start),
       exit_code: error?.exitCode ?? 0,
       stopped_ms: result?.stoppedMs ?? null,
       size: result?.size ?? null,
-    });
+    };
+    await recordRun(context.storePath, operation, run, target);
   });
   await updateMetrics(context);
   const event = error

@@ -17,7 +17,7 @@ import { statIfExists } from "../fs/read.js";
 import { findNamedSource } from "../hub/password-delivery.js";
 import { bundleName } from "../keys/bundle-name.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
-import { type Run, readRuns } from "../operation/run-record.js";
+import { parseRunName, type Run, readRuns } from "../operation/run-record.js";
 import { describeOtherInstallation, findUnitPrograms } from "../service/programs.js";
 import {
   hasExpired,
@@ -336,7 +336,7 @@ export async function checkSchedule(
     ...(schedule ? await checkTimers(storePath, { source, script }, schedule, drill) : []),
     ...checkLastRun("backup", runs.backup, toTimerRun(storePath, "backup", schedule)),
     ...checkLastRun("drill", runs.drill, toTimerRun(storePath, "drill", drill)),
-    ...checkLastRun("prune", runs.prune),
+    ...["prune", ...selectTargetRuns(runs)].flatMap((name) => checkLastRun(name, runs[name])),
   ];
   if (schedule && !schedule.lingers) {
     found.push(warning("scheduled backups are made only while you are logged in", lingerCommand()));
@@ -430,19 +430,35 @@ function toTimerRun(
  * as at a reboot, and does not know it while the service is running, as for the metrics and hooks
  * of the run itself. The recorded run then tells whether it failed.
  */
-function checkLastRun(operation: string, run: Run | undefined, timer?: TimerRun): Check[] {
+function checkLastRun(name: string, run: Run | undefined, timer?: TimerRun): Check[] {
   const { error } = checksNamed("schedule");
+  const { operation, target } = parseRunName(name);
   const { last, service } = timer ?? {};
   const start = service && systemctlLine(service.manager, `start ${service.name}`);
+  const argument = target === undefined ? "" : ` ${shellQuote(target)}`;
   const cause = service ? `the cause, which ${journalctlLine(service)} shows` : "the cause";
-  const fix = `Remove ${cause}; then: ${start ?? `hivemind-sqlcipher ${operation}`}`;
+  const fix = `Remove ${cause}; then: ${start ?? `hivemind-sqlcipher ${operation}${argument}`}`;
   if (last?.result === "success") return [];
   if (last && last.result !== null && last.result !== "running") {
     const code = last.exitCode === null ? last.result : `exit code ${last.exitCode}`;
     return [error(`the last scheduled ${operation} failed on ${last.at}: ${code}`, fix)];
   }
   if (run === undefined || !isFailure(run)) return [];
-  return [error(`the last ${operation} failed on ${run.at}: exit code ${run.exit_code}`, fix)];
+  const what = target === undefined ? operation : `${operation} of ${target}`;
+  return [error(`the last ${what} failed on ${run.at}: exit code ${run.exit_code}`, fix)];
+}
+
+/**
+ * Returns the names of the runs on targets other than the directory in the settings. Leaves out old
+ * runs: a scheduler would have repeated them, and the target may be no longer in use.
+ */
+function selectTargetRuns(runs: Readonly<Record<string, Run>>): string[] {
+  return Object.entries(runs)
+    .filter(([name, { at }]) => {
+      const isRecent = Date.now() - Date.parse(at) <= oldSkippedMs;
+      return isRecent && parseRunName(name).target !== undefined;
+    })
+    .map(([name]) => name);
 }
 
 /** An interrupted run, or one that began during another operation, has no cause to remove. */

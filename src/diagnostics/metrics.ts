@@ -9,7 +9,7 @@ import type { Drill } from "../backup/drill-record.js";
 import type { CopyState } from "../copies/copy-record.js";
 import { createFile, replaceFile } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
-import type { Run } from "../operation/run-record.js";
+import { parseRunName, type Run } from "../operation/run-record.js";
 import type { Check, Severity } from "./check.js";
 import type { StoreStatus } from "./status.js";
 
@@ -102,7 +102,7 @@ function storeMetrics(status: StoreStatus): Metric[] {
 
 function runMetrics({ runs }: StoreStatus): Metric[] {
   const of = (value: (run: Run) => number | null) =>
-    [...runs].map(([operation, run]) => [{ operation }, value(run)] as const);
+    [...runs].map(([name, run]) => [parseRunName(name), value(run)] as const);
   return [
     ...attemptMetrics("run", "run", of),
     {

@@ -325,6 +325,42 @@ test("a failed backup, drill or prune is a finding by its record until one succe
   expect(await failures()).toEqual([]);
 });
 
+test("a failed prune of a target is a finding although those of other targets succeed", async () => {
+  const store = join(await temporaryFolder(), "clients.db");
+  const times = { duration_ms: 1, stopped_ms: null, size: null };
+  const record = (name: string, exit_code: number, { isConfigured = true, days = 0 } = {}) => {
+    const at = new Date(Date.now() - days * 86_400_000).toISOString();
+    const target = { name, isDefault: name === "/srv/backup", isConfigured };
+    return recordRun(store, "prune", { ...times, at, exit_code }, target);
+  };
+  const failures = async () =>
+    [await checkSchedule(store, parseSource("keyring"), "")].flat().filter(({ ok }) => !ok);
+  const unknown = { isConfigured: false };
+  await record("/srv/backup", 0);
+  await record("/media/an old disk", 18);
+  await record("/mistyped", 10, unknown);
+  await record("/srv/other", 0);
+  await record("/srv/backup", 0);
+  expect(Object.keys(await readRuns(store))).toEqual([
+    ...["prune /media/an old disk", "prune /srv/other", "prune"],
+  ]);
+  expect(await failures()).toMatchObject([
+    {
+      detail: expect.stringMatching(
+        /^the last prune of \/media\/an old disk failed on .* code 18$/,
+      ),
+      fix: "Remove the cause; then: hivemind-sqlcipher prune '/media/an old disk'",
+    },
+  ]);
+  await record("/srv/other", 18, unknown);
+  expect(await failures()).toHaveLength(2);
+  // Without a scheduler that repeats it.
+  await record("/media/an old disk", 18, { days: 40 });
+  expect(await failures()).toMatchObject([{ detail: expect.stringContaining("/srv/other") }]);
+  for (let count = 0; count < 25; count += 1) await record(`/dated/${count}`, 0, unknown);
+  expect(Object.keys(await readRuns(store))).toHaveLength(21);
+});
+
 test("a success that a clock ahead has recorded does not hide that nothing succeeds any more", async () => {
   const store = join(await temporaryFolder(), "clients.db");
   const [ahead, now] = [new Date(Date.now() + 86_400_000), new Date()];

@@ -144,6 +144,8 @@ test("status and the metrics have the last drill of each target, but no mistyped
   for (const name of ["timestamp_seconds", "success_timestamp_seconds", "duration_seconds"]) {
     expect(text).toContain(`hivemind_sqlcipher_drill_${name}${labels} `);
   }
+  const run = `{store="${machine.store}",operation="drill",target="${elsewhere}"}`;
+  expect(text).toContain(`hivemind_sqlcipher_run_exit_code${run} 10\n`);
   const { status, stdout, stderr } = spawnSync("promtool", ["check", "metrics"], {
     input: text,
     encoding: "utf8",

@@ -4,8 +4,8 @@ import { abortOnSignal } from "../../process/signals.js";
 import type { DrillResult } from "../../restore/drill.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
-import { type MonitoredResult, monitor, orNotice } from "../monitored.js";
-import { resolveListing } from "../options/backup-directories.js";
+import { type MonitoredResult, monitorTarget, orNotice } from "../monitored.js";
+import { findRunTarget, resolveListing } from "../options/backup-directories.js";
 import { addBundleOptions, type BundleKeyOptions, withBundle } from "../options/bundle.js";
 import { fieldLines, formatCounts } from "../ui/lines.js";
 import { toStoreError } from "../ui/output.js";
@@ -16,7 +16,7 @@ export function addCommand(program: Command): void {
     .command("drill [target]")
     .description("Restore the newest backup to a temporary copy and read it");
   addBundleOptions(command);
-  finishCommand(command, monitor("drill", runDrill), {
+  finishCommand(command, monitorTarget("drill", runDrill), {
     details: [
       "Copies the newest backup to a temporary directory ($TMPDIR), makes the checks of restore, opens the copy as a hub does, reads every client, and removes the copy. The store, its service and the keyring stay unchanged. The copy is encrypted.",
       "With --identity, opens the backup's bundle with the recovery key; doctor warns if this was not tested for half a year. Without a bundle's key, takes the passphrase that is kept for the store, and can run unattended, but proves nothing about the bundle and the recovery key.",
@@ -91,18 +91,16 @@ async function runRecorded(
   run: () => Promise<FinishedDrill>,
 ): Promise<FinishedDrill> {
   const { recordDrill } = await import("../../backup/drill-record.js");
-  const { parseTarget } = await import("../../copies/plan.js");
-  const { settings, storePath } = context;
-  const nameOf = (text: string) => parseTarget(text).name;
-  const target = nameOf(resolveListing(context, directory, {}).folder);
-  const { to, copies = [] } = settings.backup ?? {};
-  const isConfigured = [...(to === undefined ? [] : [to]), ...copies].map(nameOf).includes(target);
+  const target = await findRunTarget(context, directory);
+  if (target === undefined) return await run();
+  const { name, isConfigured } = target;
   const at = new Date().toISOString();
   const start = performance.now();
   const record = (exit_code: number, size: number | null) => {
-    const drill = { target, at, duration_ms: Math.round(performance.now() - start), exit_code };
+    const duration_ms = Math.round(performance.now() - start);
+    const drill = { target: name, at, duration_ms, exit_code, size };
     return orNotice(context, "the drill was not recorded", () =>
-      recordDrill(storePath, { ...drill, size }, { isConfigured }),
+      recordDrill(context.storePath, drill, { isConfigured }),
     );
   };
   try {

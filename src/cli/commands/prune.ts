@@ -8,7 +8,7 @@ import { counted } from "../../text/count.js";
 import { escapeControlCharacters } from "../../text/escape.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
-import { type MonitoredResult, monitor } from "../monitored.js";
+import { type MonitoredResult, monitorTarget } from "../monitored.js";
 import { operate } from "../operate.js";
 import {
   addBundleDirectoryOption,
@@ -60,7 +60,7 @@ async function runPrune(
   options: PruneOptions,
 ): Promise<void> {
   if (options.dryRun) (await pruneTarget(context, directory, options)).print();
-  else await monitor("prune", pruneTarget)(context, directory, options);
+  else await monitorTarget("prune", pruneTarget)(context, directory, options);
 }
 
 function parseCount(text: string): number {

@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import { expandIfGiven, expandTarget } from "../../config/paths.js";
 import { StoreError } from "../../errors.js";
+import type { RunTarget } from "../../operation/run-record.js";
 import type { Context } from "../context.js";
 
 export interface BundleDirectoryOption {
@@ -12,6 +13,26 @@ export function addBundleDirectoryOption(command: Command): Command {
     "--bundle-to <directory>",
     "Look for bundles here (default: backup.bundle_to setting)",
   );
+}
+
+/**
+ * Returns the target of a command for the records; undefined if there is none, which the command
+ * reports.
+ *
+ * @throws {@link StoreError} usage - for an empty or malformed target
+ */
+export async function findRunTarget(
+  { settings }: Context,
+  directory: string | undefined,
+): Promise<RunTarget | undefined> {
+  const { parseTarget } = await import("../../copies/plan.js");
+  const nameOf = (target: string) => parseTarget(expandTarget(target)).name;
+  const { to, copies = [] } = settings.backup ?? {};
+  const target = directory ?? to;
+  if (target === undefined) return undefined;
+  const name = nameOf(target);
+  const isDefault = to !== undefined && name === nameOf(to);
+  return { name, isDefault, isConfigured: isDefault || copies.map(nameOf).includes(name) };
 }
 
 /**

@@ -195,7 +195,11 @@ const status = documentOf<StoreStatus>()({
         size: integerOrNull("The bytes of the backup that it wrote"),
       }),
     )
-    .check(z.describe("The last run of each operation, by the operation's name")),
+    .check(
+      z.describe(
+        "The last run of each operation, by the operation's name; for prune and drill of another target than backup.to, by this name and the target",
+      ),
+    ),
   copies: list({
     target: text("The directory or remote"),
     contents: choice(["backups", "bundle"], "What is copied to it"),
