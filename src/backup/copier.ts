@@ -11,6 +11,7 @@ import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { StoreError } from "../errors.js";
 import { openIfExists, readChunks } from "../fs/read.js";
+import { hardenProcess } from "../process/privacy.js";
 import { isCurrent, readWal, type WalPosition } from "../store/wal.js";
 import {
   type CopierReply,
@@ -187,6 +188,8 @@ async function serve(request: CopierRequest): Promise<CopyProgress | FinishedCop
   if (!copy) throw new Error(`request "${request.do}" before the copy`);
   return await copy[request.do]();
 }
+
+hardenProcess();
 
 process.on("message", async (request: CopierRequest) => {
   let reply: CopierReply;

@@ -5,7 +5,7 @@ let inheritedUmask: number | undefined;
 
 /**
  * Restricts new files to their owner, and keeps signals and crashes from revealing a passphrase.
- * Called once, at the start of the command.
+ * Called once, at the start of a process that can have a passphrase or key.
  */
 export function hardenProcess(): void {
   inheritedUmask = process.umask(0o077);

@@ -63,10 +63,13 @@ test.runIf(dumpsHere)(
   },
 );
 
-test("what SIGUSR1 does to a program of Node, it does not do to this one: nobody can debug it through a port", async () => {
+test("what SIGUSR1 does to a program of Node, it does not do to this one and its children: nobody can debug them through a port", async () => {
   const world = await LeakWorld.make();
   const { code, stderr } = await world.machine.run(["backup", "--service", "none"], {
-    env: crashing("backup.warm", "SIGUSR1"),
+    env: {
+      ...crashing("backup.warm", ""),
+      HIVEMIND_TEST_COMMAND: "kill -USR1 $PPID $(pgrep -P $PPID -f '[/]copier[.]js')",
+    },
   });
   expect(stderr).not.toMatch(/Debugger listening/);
   expect(code).toBe(0);
