@@ -18,8 +18,8 @@ export interface Hooks {
   readonly success?: readonly string[] | undefined;
   readonly failure?: readonly string[] | undefined;
   /**
-   * The URL of a POST: with `/start` at its end before the operation, unchanged after a
-   * success, and with `/fail` after a failure. Often contains a secret.
+   * The URL of a POST: with `/start` at its end before a backup, unchanged after a successful
+   * backup, and with `/fail` after a failure of any operation. Often contains a secret.
    */
   readonly ping?: string | undefined;
 }
@@ -57,8 +57,16 @@ export async function runHooks(
   const program = hooks[event.event];
   await Promise.all([
     program && runProgram(program, event, context),
-    hooks.ping !== undefined && ping(hooks.ping, event, context),
+    hooks.ping !== undefined && isPinged(event, context) && ping(hooks.ping, event, context),
   ]);
+}
+
+/**
+ * Returns whether a monitoring service is notified. It expects a success regularly: the success of
+ * a nightly `prune` would hide from it that no backup runs any more.
+ */
+function isPinged({ event }: HookEvent, { operation }: HookContext): boolean {
+  return operation === "backup" || event === "failure";
 }
 
 /** Passes the event to the program as JSON, and the program's output to standard error. */

@@ -5,6 +5,7 @@ import { chmod, mkdir, readdir, readFile, stat, writeFile } from "node:fs/promis
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { expect, onTestFinished, test } from "vitest";
+import { runHooks } from "../../src/operation/hooks.js";
 import { Machine } from "./machine.js";
 
 interface Ping {
@@ -92,12 +93,16 @@ test("hooks are told of a success and of a failure, with the document and withou
       error: expect.objectContaining({ kind: "notFound", code, message }),
     }),
   ]);
+  // A monitor that expects backups learns of other operations only that they failed.
+  const reporter = { notice: () => {}, detail: () => {}, confirm: async () => {} };
+  const { signal } = new AbortController();
+  const context = { operation: "prune", storePath: machine.store, reporter, signal };
+  await runHooks({ ping: url }, { event: "success", result: {} }, context);
   // The first ping was answered with 500 and repeated. A monitor learns no path.
   expect(pings).toEqual([
     { path: "/ping/secret-part/start", body: { operation: "backup" } },
     { path: "/ping/secret-part/start", body: { operation: "backup" } },
     { path: "/ping/secret-part", body: { operation: "backup", exit_code: 0 } },
-    { path: "/ping/secret-part/start", body: { operation: "prune" } },
     { path: "/ping/secret-part/fail", body: { operation: "prune", exit_code: 10 } },
   ]);
 });
