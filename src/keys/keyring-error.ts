@@ -17,7 +17,7 @@ const unlockLine =
 const oo7Line = ({ program = "oo7-daemon" }: Provider) =>
   `read -rsp "Keyring password: " P && printf %s "$P" | setsid --fork ${shellQuote(program)} --replace --login >/dev/null 2>&1; unset P`;
 const otherSources =
-  "Or use no keyring: --passphrase-source credential (systemd), file:PATH or command:CMD.";
+  "Or use no keyring: --passphrase-source sealed (systemd-creds), credential (systemd), file:PATH or command:CMD.";
 
 /** Matches the D-Bus errors for a bus on which no program serves the Secret Service. */
 const noProviderErrors =

@@ -5,7 +5,7 @@
 import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { expandPath } from "../config/paths.js";
-import { ignoreKind, StoreError, systemError } from "../errors.js";
+import { ignoreKind, isKind, StoreError, systemError } from "../errors.js";
 import { decodeSecret, readSecretFile } from "../fs/private.js";
 import { realPathIfExists } from "../fs/read.js";
 import { bundleName } from "./bundle-name.js";
@@ -173,6 +173,36 @@ export function isKept(
   wanted: string,
 ): Promise<boolean> {
   return hasPassphrase(source, storePath, wanted).catch(ignoreKind("passphraseUnavailable", false));
+}
+
+/** The hint for a source without the passphrase of a bundle, if this program does not write it. */
+export const fillSourceHint =
+  "Print the passphrase and put it there first: hivemind-sqlcipher bundle show BUNDLE --identity FILE --show-passphrase. Or add --passphrase-source keyring or sealed: it is then stored there.";
+
+/**
+ * Checks the passphrase in a source not written by this program.
+ *
+ * @param expected - the passphrase, and its description for the message
+ * @throws {@link StoreError} refused - if the source has another passphrase or none
+ */
+export async function assertYields(
+  source: PassphraseSource,
+  storePath: string,
+  expected: { readonly passphrase: string; readonly what: string },
+  hint: string,
+): Promise<void> {
+  let reason = "";
+  try {
+    if (await hasPassphrase(source, storePath, expected.passphrase)) return;
+  } catch (error) {
+    if (!isKind(error, "passphraseUnavailable")) throw error;
+    reason = `: ${error.message}`;
+  }
+  throw new StoreError(
+    "refused",
+    `${describeSource(source)} does not yield ${expected.what}${reason}`,
+    { hint },
+  );
 }
 
 /**

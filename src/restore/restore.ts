@@ -21,9 +21,9 @@ import { probeHubSchema } from "../hub/schema.js";
 import { readOrSealPassphrase, withSealed } from "../keys/reseal.js";
 import { adoptPending, planRotation } from "../keys/rotation-plan.js";
 import {
-  describeSource,
+  assertYields,
+  fillSourceHint,
   formatSource,
-  hasPassphrase,
   type PassphraseSource,
 } from "../keys/source.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
@@ -356,8 +356,7 @@ async function findHubObjection(
  * Prepares the source for the passphrase of the backup. The swap stores it in a keyring. A sealed
  * file for a new path is written here. Any other source must yield the passphrase already.
  *
- * @throws {@link StoreError} refused - if a read-only source yields another passphrase
- * @throws {@link StoreError} passphraseUnavailable - if a read-only source yields none
+ * @throws {@link StoreError} refused - if a read-only source yields another passphrase or none
  */
 async function prepareSource(
   source: PassphraseSource,
@@ -372,14 +371,8 @@ async function prepareSource(
       await readOrSealPassphrase(source.path, { storePath, settingsPath }, passphrase);
     return;
   }
-  if (await hasPassphrase(source, storePath, passphrase)) return;
-  throw new StoreError(
-    "refused",
-    `${describeSource(source)} does not yield the passphrase of the backup`,
-    {
-      hint: "Change the source to yield this passphrase first, or keep it in the keyring with --passphrase-source keyring.",
-    },
-  );
+  const expected = { passphrase, what: "the passphrase of the backup" };
+  await assertYields(source, storePath, expected, fillSourceHint);
 }
 
 async function planBundleIfPossible({

@@ -26,7 +26,7 @@ import { readPassphrasesInFile } from "../keys/passphrase-file.js";
 import { withSealed } from "../keys/reseal.js";
 import { adoptPendingIfEqual, planRotation, readFirstPassphrase } from "../keys/rotation-plan.js";
 import { findSealingScope } from "../keys/sealed.js";
-import { describeSource, formatSource, hasPassphrase } from "../keys/source.js";
+import { assertYields, formatSource } from "../keys/source.js";
 import type { ServiceReport } from "../operation/service.js";
 import { throwIfAborted } from "../process/abort.js";
 import { selectService } from "../service/select.js";
@@ -307,11 +307,11 @@ async function assertSourceKeeps(
     await readFirstPassphrase(source, lock.storePath);
     return;
   }
-  if (await hasPassphrase(source, lock.storePath, passphrase)) return;
-  throw new StoreError(
-    "refused",
-    `${describeSource(source)} does not yield the store's passphrase`,
-    { hint: "Store it there first, or use the keyring: --passphrase-source keyring" },
+  await assertYields(
+    source,
+    lock.storePath,
+    { passphrase, what: "the store's passphrase" },
+    "Store it there first, or use the keyring: --passphrase-source keyring",
   );
 }
 

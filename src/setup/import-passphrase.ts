@@ -4,7 +4,7 @@ import { isKind, StoreError } from "../errors.js";
 import { bundleName } from "../keys/bundle-name.js";
 import { sealInFront } from "../keys/reseal.js";
 import { adoptPendingIfEqual, planRotation } from "../keys/rotation-plan.js";
-import { describeSource, isKept, type PassphraseSource } from "../keys/source.js";
+import { describeSource, fillSourceHint, isKept, type PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
 import { identify, openEncrypted } from "../store/cipher.js";
 import { adoptPassphrase } from "../swap/adopt-passphrase.js";
@@ -40,7 +40,7 @@ export async function importPassphrase(options: ImportOptions): Promise<ImportRe
   const { storePath } = lock;
   if (source.kind !== "keyring" && source.kind !== "sealed") {
     throw new StoreError("refused", `the passphrase comes from ${describeSource(source)}`, {
-      hint: "Print the passphrase with bundle show --show-passphrase and put it there, or add --passphrase-source keyring.",
+      hint: fillSourceHint,
     });
   }
   const { passphrase, key_id: keyId } = await readBundle(bundle, opener);

@@ -240,11 +240,18 @@ test("on a new machine, backup, bundle and recovery key are enough", async () =>
   const { world, backup, bundle, rows } = await backedUp();
   const machine = await World.of("plain-schema0.db");
   await rm(machine.path);
-  const identity = world.recoveryKey.identity;
-  const ran = await restore(machine, backup, {
-    bundle: { path: bundle, opener: { identity } },
-    hub: "auto",
-  });
+  const opener = { identity: world.recoveryKey.identity };
+  const path = join(machine.folder, "missing");
+  const source = { kind: "file", path };
+  const refused = await restore(machine, backup, { source, bundle: { path: bundle, opener } });
+  expect([refused.code, refused.error]).toMatchObject([
+    17,
+    {
+      message: expect.stringMatching(`${path} does not yield .* of the backup: no such file`),
+      hint: expect.stringContaining("bundle show BUNDLE --identity FILE --show-passphrase"),
+    },
+  ]);
+  const ran = await restore(machine, backup, { bundle: { path: bundle, opener }, hub: "auto" });
   const { restored } = resultOf(ran);
   expect(restored.replaced).toBeNull();
   expect(ran.questions.join()).toMatch(/the admins 2 \(/);
