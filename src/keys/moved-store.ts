@@ -161,7 +161,7 @@ async function missingStoreHint(path: string): Promise<string> {
   }
   const [first] = others;
   if (first === undefined) {
-    return `Create a store: hivemind-sqlcipher init${here}; or name another store: --db PATH`;
+    return `Create a store: hivemind-sqlcipher init${here}; or restore a backup: hivemind-sqlcipher restore BACKUP --bundle BUNDLE --identity FILE${here}; or name another store: --db PATH`;
   }
   return `The keyring has the passphrase of ${others.join(" and of ")}. Name the store: --db ${shellQuote(first)}. To create another store: hivemind-sqlcipher init${here}`;
 }

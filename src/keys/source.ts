@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { expandPath } from "../config/paths.js";
 import { ignoreKind, isKind, StoreError, systemError } from "../errors.js";
 import { decodeSecret, readSecretFile } from "../fs/private.js";
-import { realPathIfExists } from "../fs/read.js";
+import { lstatIfExists, realPathIfExists } from "../fs/read.js";
 import { bundleName } from "./bundle-name.js";
 import { isSlotOf, listEntries, readEntries } from "./keyring.js";
 import {
@@ -224,20 +224,24 @@ async function* readKeyring(storePath: string, keyId?: string): AsyncGenerator<K
     found = true;
     yield { passphrase: secret, generation: slot };
   }
-  if (!found) throw noEntryError(storePath, keyId);
+  if (!found) throw await noEntryError(storePath, keyId);
 }
 
 const noEntryErrors = new WeakSet<StoreError>();
 
-/** Returns the error for a store without an entry. Never names `init`, which refuses the store. */
-function noEntryError(storePath: string, keyId: string | undefined): StoreError {
+/**
+ * Returns the error for a store without an entry. Never names `init`, which refuses the store, and
+ * names `bundle import` only if the store exists: a restore also asks for a missing store.
+ */
+async function noEntryError(storePath: string, keyId: string | undefined): Promise<StoreError> {
   const bundle = keyId === undefined ? "FILE" : bundleName(keyId);
+  const hint = (await lstatIfExists(storePath))
+    ? `Take the passphrase from a bundle: hivemind-sqlcipher bundle import ${bundle} --identity FILE`
+    : undefined;
   const error = new StoreError(
     "passphraseUnavailable",
     `the keyring has no passphrase for ${storePath}`,
-    {
-      hint: `Take the passphrase from a bundle: hivemind-sqlcipher bundle import ${bundle} --identity FILE`,
-    },
+    { hint },
   );
   noEntryErrors.add(error);
   return error;

@@ -1,6 +1,7 @@
 /** `bundle import`: stores the passphrase of a bundle in the keyring, or seals it. */
 import { type BundleOpener, readBundle } from "../bundle/bundle.js";
 import { isKind, StoreError } from "../errors.js";
+import { lstatIfExists } from "../fs/read.js";
 import { bundleName } from "../keys/bundle-name.js";
 import { sealInFront } from "../keys/reseal.js";
 import { adoptPendingIfEqual, planRotation } from "../keys/rotation-plan.js";
@@ -8,6 +9,7 @@ import { describeSource, fillSourceHint, isKept, type PassphraseSource } from ".
 import type { OperationLock } from "../operation/lock.js";
 import { identify, openEncrypted } from "../store/cipher.js";
 import { adoptPassphrase } from "../swap/adopt-passphrase.js";
+import { shellQuote } from "../text/escape.js";
 
 export interface ImportOptions {
   readonly lock: OperationLock;
@@ -24,6 +26,19 @@ export interface ImportResult {
     /** Whether the keyring already had the passphrase. */
     readonly known: boolean;
   };
+}
+
+/**
+ * Checks for a store before its lock is taken: without the store's directory, the lock fails with a
+ * hint to create a store.
+ *
+ * @throws {@link StoreError} notFound - if the store does not exist
+ */
+export async function assertStoreExists(storePath: string, bundle: string): Promise<void> {
+  if (await lstatIfExists(storePath)) return;
+  throw new StoreError("notFound", `there is no store at ${storePath}`, {
+    hint: `Restore a backup with its bundle: hivemind-sqlcipher restore BACKUP --bundle ${shellQuote(bundle)} --identity FILE`,
+  });
 }
 
 /**
@@ -45,11 +60,6 @@ export async function importPassphrase(options: ImportOptions): Promise<ImportRe
   }
   const { passphrase, key_id: keyId } = await readBundle(bundle, opener);
   const identity = await identify(storePath);
-  if (identity.format === "absent") {
-    throw new StoreError("notFound", `there is no store at ${storePath}`, {
-      hint: "Restore a backup with its bundle: hivemind-sqlcipher restore BACKUP --bundle BUNDLE --identity FILE",
-    });
-  }
   const opened = await openEncrypted(storePath, passphrase, { mode: "readwrite" }).catch(
     (error: unknown) => {
       if (!isKind(error, "wrongPassphrase")) throw error;

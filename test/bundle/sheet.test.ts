@@ -202,6 +202,21 @@ test("typed into a file or standard input: the line is named, and nothing is wri
   expect((await machine.run(args, { input: lines.join("\n") })).code).toBe(17);
 });
 
+test("on a new machine the typed bundle is kept, and restored with a backup", async () => {
+  const folder = await temporaryFolder();
+  const to = join(folder, "bundle.age");
+  const args = ["bundle", "import", "--from-paper", "-o", to, "-i", identity];
+  const { code, stderr } = await machine.run(
+    [...args, "--db", join(folder, "data", "clients.db")],
+    {
+      input: (await linesOnPaper()).join("\n"),
+    },
+  );
+  expect(code).toBe(10);
+  expect(stderr).toContain(`the typed bundle is ${to}`);
+  expect(stderr).toContain(`restore BACKUP --bundle '${to}' --identity FILE`);
+});
+
 test("a wrong recovery key costs no typing: the typed bundle is kept", async () => {
   const folder = await temporaryFolder();
   const [to, other] = [join(folder, "bundle.age"), join(folder, "other.txt")];

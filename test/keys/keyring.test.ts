@@ -155,11 +155,17 @@ test("a passphrase that was not asked for is not fetched", async () => {
 
 test("a store that the keyring knows nothing of is told from a keyring that cannot be asked", async () => {
   newStore();
-  await expect(
-    all(readPassphrases({ kind: "keyring" }, store, "0011223344556677")),
-  ).rejects.toMatchObject({
+  const readAll = () => all(readPassphrases({ kind: "keyring" }, store, "0011223344556677"));
+  const error = () => ({
     kind: "passphraseUnavailable",
     message: `the keyring has no passphrase for ${store}`,
+  });
+  // Without a store there is nothing to import a bundle for.
+  await expect(readAll()).rejects.toMatchObject({ ...error(), hint: undefined });
+  store = join(await temporaryFolder(), "clients.db");
+  await writeFile(store, "");
+  await expect(readAll()).rejects.toMatchObject({
+    ...error(),
     hint: "Take the passphrase from a bundle: hivemind-sqlcipher bundle import clients.0011223344556677.bundle.age --identity FILE",
   });
 });

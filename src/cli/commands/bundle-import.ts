@@ -45,11 +45,12 @@ async function importBundle(
   file: string | undefined,
   options: ImportOptions,
 ): Promise<void> {
-  const { importPassphrase } = await import("../../setup/import-passphrase.js");
+  const { assertStoreExists, importPassphrase } = await import("../../setup/import-passphrase.js");
   const bundle = resolveBundlePath(file, options);
   if (options.fromPaper) await assertNoFile(bundle);
   const opener = await readOrAskOpener(options, bundle);
   if (options.fromPaper) await writeTypedBundle(context, file, bundle);
+  await assertStoreExists(context.storePath, bundle);
   const result = await operate(context, (lock) =>
     importPassphrase({ lock, source: context.source, bundle, opener }),
   );
