@@ -241,8 +241,8 @@ async function confirmSeveralMachines(
   { storePath, dryRun, reporter }: PruneOptions,
 ): Promise<void> {
   const machines = [...new Set(backups.map(({ hostname }) => hostname))];
-  const since = findStart(backups, await readStoreId(storePath));
-  if (machines.length < 2 || !backups.some((backup) => mayBeOfCopy(backup, since))) return;
+  const own = await readStoreId(storePath);
+  if (machines.length < 2 || !machines.some((name) => mayHaveCopy(name, backups, own))) return;
   const notice = `These backups were made on ${machines.length} machines and are counted together: ${escapeControlCharacters(machines.join(", "))}.`;
   if (dryRun) reporter.notice(notice);
   else await reporter.confirm(`${notice}\nDo all of them belong to one store?`);
@@ -255,34 +255,33 @@ async function confirmSeveralMachines(
 const silenceMs = 8 * 24 * 60 * 60 * 1000;
 
 /**
- * Returns the time from which a backup under another name may be of a copy, in milliseconds: when
- * this machine got the store's id; 0 without an id. If the other names are no longer in use, the
- * time of the first backup under the present name.
+ * Returns whether the backups under a hostname may be of a copy of the store on another machine.
+ *
+ * Backups from before this machine got the store's id are of the store: after a restore elsewhere,
+ * the former machine makes no more backups. A clone of this machine's disk has the id, too, and
+ * the two machines make backups at the same time; a machine that is renamed makes none under the
+ * former name, also if it gets that name back later.
  *
  * @param backups - newest first
  */
-function findStart(backups: readonly ListedBackup[], own: StoreId | undefined): number {
-  if (own === undefined) return 0;
-  const start = Date.parse(own.since);
-  const newestOther = backups.find(({ hostname }) => hostname !== os.hostname());
-  const isSilent = newestOther && Date.now() - Date.parse(newestOther.createdAt) > silenceMs;
-  // A clone of the card has the id, too, and the original machine continues to make backups.
-  if (!isSilent) return start;
-  const oldest = backups.findLast(
-    ({ hostname, storeId }) => hostname === os.hostname() && storeId === own.id,
-  );
-  return Math.max(start, oldest ? Date.parse(oldest.createdAt) : 0);
-}
-
-/**
- * Returns whether a backup may be of a copy of the store: another machine made it, and it has no
- * store id, or was made when this machine already made backups. A store that moved here by a
- * restore makes no more backups on its former machine, and a renamed machine makes no more backups
- * under its former name.
- */
-function mayBeOfCopy({ hostname, storeId, createdAt }: ListedBackup, since: number): boolean {
-  if (hostname === os.hostname()) return false;
-  return storeId === null || Date.parse(createdAt) >= since;
+function mayHaveCopy(
+  machine: string,
+  backups: readonly ListedBackup[],
+  own: StoreId | undefined,
+): boolean {
+  if (machine === os.hostname()) return false;
+  const theirs = backups.filter(({ hostname }) => hostname === machine);
+  if (own === undefined || theirs.some(({ storeId }) => storeId === null)) return true;
+  const time = ({ createdAt }: ListedBackup) => Date.parse(createdAt);
+  const times = theirs.map(time).filter((each) => each >= Date.parse(own.since));
+  const [newest] = times;
+  const oldest = times.at(-1);
+  if (newest === undefined || oldest === undefined) return false;
+  if (Date.now() - newest <= silenceMs) return true;
+  return backups.some((backup) => {
+    const isOwn = backup.hostname === os.hostname() && backup.storeId === own.id;
+    return isOwn && oldest < time(backup) && time(backup) < newest;
+  });
 }
 
 /**

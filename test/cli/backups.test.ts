@@ -389,7 +389,9 @@ test("prune asks nothing about the backups that another machine made before this
   expect((await machine.run(["prune", folder, "--keep-last", "1"])).code).toBe(0);
   expect(await readdir(folder)).toHaveLength(2);
   // The other machine goes on: its store may be a copy of this one.
-  await madeAt(newest, machine.store, new Date().toISOString(), { hostname: "attic" });
+  // One second later: a backup of the same second would have the same name.
+  const later = new Date(Date.now() + 1000).toISOString();
+  await madeAt(newest, machine.store, later, { hostname: "attic" });
   const { code, stderr } = await machine.run(["prune", folder, "--keep-last", "1"]);
   expect([code, stderr]).toEqual([2, expect.stringContaining("2 machines and are counted")]);
 });
@@ -414,9 +416,12 @@ test("prune asks nothing about the backups that this machine made under a former
   const recent = await madeAt(newest, machine.store, yesterday, before);
   expect(await asked()).toEqual([2, [expect.stringContaining(`${hostname()}, dhcp-17`)]]);
   await localFiles.remove(recent);
-  // The other machine goes on after the first backup of this one.
+  // This machine had its present name before, too.
   await madeAt(newest, machine.store, "2026-02-01T01:00:00.000Z");
-  expect(await asked()).toEqual([2, [expect.stringContaining(`${hostname()}, dhcp-17`)]]);
+  expect(await asked()).toEqual([2, []]);
+  // The other machine was a clone, which made backups at the same time.
+  await madeAt(newest, machine.store, "2026-01-15T01:00:00.000Z", before);
+  expect(await asked()).toEqual([3, [expect.stringContaining(`${hostname()}, dhcp-17`)]]);
 });
 
 test("prune counts backups of several machines together only after a confirmation", async () => {
