@@ -11,9 +11,9 @@ export interface BackupFiles {
    */
   names(folder: string): Promise<readonly string[]>;
   /**
-   * Makes the whole backup readable at its path. In the view of a remote, the path has a sparse
-   * file of the backup's size, at most with the backup's first page: this downloads the whole
-   * backup.
+   * Makes the whole backup readable at its path, until the call for another backup. In the view of
+   * a remote, the path has a sparse file of the backup's size, at most with the backup's first
+   * page: this downloads the whole backup.
    *
    * @throws {@link StoreError} io - if the download fails
    */

@@ -287,7 +287,14 @@ async function findOwnBackups(
   return own;
 }
 
-/** Extends a file to a backup's size without writing to the disk. Creates a missing file. */
+/** Frees the space of a downloaded backup except its first page. The file keeps its size. */
+async function keepHead(path: string, targetFiles: TargetFiles): Promise<void> {
+  const size = targetFiles.get(basename(path)) ?? 0;
+  await setSize(path, Math.min(size, headBytes));
+  await setSize(path, size);
+}
+
+/** Sets the size of a file without writing to the disk. Creates a missing file. */
 async function setSize(path: string, size: number): Promise<void> {
   try {
     await using file = await open(path, "a", 0o600);
@@ -345,13 +352,16 @@ async function removeIfPresent(remote: RemoteTarget, file: string): Promise<void
 }
 
 function remoteFiles(remote: RemoteTarget, targetFiles: TargetFiles): BackupFiles {
-  const downloaded = new Set<string>();
+  // Only one whole backup at a time, because $TMPDIR may be in memory.
+  let whole: string | undefined;
   return {
     names: async () => [...targetFiles.keys()],
     makeReadable: async (path) => {
-      if (downloaded.has(path)) return;
+      if (path === whole) return;
+      if (whole !== undefined) await keepHead(whole, targetFiles);
+      whole = undefined;
       await downloadWhole(remote, path, targetFiles);
-      downloaded.add(path);
+      whole = path;
     },
     remove: async (path) => {
       for (const file of [basename(path), basename(manifestPath(path))]) {

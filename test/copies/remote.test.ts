@@ -3,7 +3,8 @@
  * verify, prune and restore; servers that refuse, fail and lose connections; and kills.
  */
 import { execFile, execFileSync } from "node:child_process";
-import { copyFile, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { copyFile, mkdir, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
@@ -110,6 +111,28 @@ test.each(protocols)("copies on %s are listed, verified and pruned there", async
   const mistyped = remote === "s3" ? "rclone:s3:mistyped/1" : `${target}-mistyped`;
   await expect(list(mistyped)).rejects.toMatchObject({
     ...{ kind: "notFound", message: expect.stringContaining(mistyped) },
+  });
+});
+
+test("the view of a remote has the space of one backup at a time, and keeps the first pages", async () => {
+  const { name, path } = newFolder();
+  await mkdir(path);
+  const contents = randomBytes(300_000);
+  const names = ["01", "02"].map((day) => `clients.2026-03-${day}T01-00-00Z.db`);
+  for (const each of names) await writeFile(join(path, each), contents);
+  const options = { storePath: original.machine.store, heads: "all" } as const;
+  await withView(`rclone:webdav:${name}`, options, async ({ folder, files }) => {
+    const [first = "", second = ""] = names.map((each) => join(folder, each));
+    await files.makeReadable(first);
+    expect(await readFile(first)).toEqual(contents);
+    await files.makeReadable(second);
+    expect(await readFile(second)).toEqual(contents);
+    const { size, blocks } = await stat(first);
+    expect(size).toBe(contents.length);
+    expect(blocks * 512).toBeLessThan(100_000);
+    expect((await readFile(first)).subarray(0, 65_536)).toEqual(contents.subarray(0, 65_536));
+    await files.makeReadable(first);
+    expect(await readFile(first)).toEqual(contents);
   });
 });
 
