@@ -1,5 +1,4 @@
 /** The unit that writes the copy of `server.json` for the container of a compose file. */
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { configHome } from "../config/paths.js";
 import { sha256Hex } from "../fs/read.js";
@@ -14,7 +13,6 @@ import {
   type UnitName,
   unitError,
 } from "./systemctl.js";
-import { quoteCommand } from "./unit-file.js";
 
 export interface CopyUnit extends UnitName {
   /** The path of the unit's file. */
@@ -27,37 +25,21 @@ export interface CopyUnit extends UnitName {
 
 /**
  * Returns the unit of a store, which need not exist. It is named after a hash of the store's path,
- * so the hubs of a user do not share it. A unit of this store without the hash, as earlier versions
- * wrote it, stays in use.
+ * so the hubs of a user do not share it.
  */
 export function copyUnitOf(storePath: string): CopyUnit {
-  const isEarlier = namesStore(nameUnit("").file, storePath);
-  return nameUnit(isEarlier ? "" : `-${sha256Hex(storePath).slice(0, 8)}`);
-}
-
-function nameUnit(suffix: string): CopyUnit {
   const manager = ownManager();
   const units = manager === "systemd" ? systemUnits : join(configHome(), "systemd", "user");
-  const name = `hivemind-sqlcipher-copy${suffix}.service`;
-  const directory = `hivemind-sqlcipher${suffix}`;
+  const store = sha256Hex(storePath).slice(0, 8);
+  const name = `hivemind-sqlcipher-copy-${store}.service`;
+  const directory = `hivemind-sqlcipher-${store}`;
   const copy = join(runtimeDirectory(), directory, "server.json");
   return { manager, name, file: join(units, name), directory, copy };
 }
 
-/** Returns whether a unit's file has the command line of a store. */
-function namesStore(file: string, storePath: string): boolean {
-  try {
-    return readFileSync(file, "utf8").includes(` ${quoteCommand("--db", storePath)} `);
-  } catch {
-    return false;
-  }
-}
-
 /** Returns whether this process belongs to the unit of a store. */
 export function isInCopyUnit(): boolean {
-  return /\/hivemind-sqlcipher-copy(?:-[\da-f]{8})?\.service(?:\/|$)/m.test(
-    readGroups(process.pid),
-  );
+  return /\/hivemind-sqlcipher-copy-[\da-f]{8}\.service(?:\/|$)/m.test(readGroups(process.pid));
 }
 
 /**

@@ -169,7 +169,7 @@ function repair(name, mend = () => {}) {
 
 /** Installs the unit that is printed for a compose file, and returns its lines as an option. */
 function installCopyUnit(printed) {
-  const file = firstLine(printed);
+  const file = printed.slice(2, printed.indexOf("\n"));
   const name = basename(file, ".service");
   writeFileSync(file, printed);
   mkdirSync(`${file}.d`, { recursive: true });
@@ -184,8 +184,6 @@ function installCopyUnit(printed) {
   const mount = `--mount=type=bind,source=${source},target=${target},readonly`;
   return { file, name, source, target, mount };
 }
-
-const firstLine = (text) => text.slice(2, text.indexOf("\n"));
 
 /** Removes the remembered container from the settings. */
 function forget() {
@@ -868,11 +866,6 @@ ExecStartPre=-rm -f %t/%N.cid
   compose() {
     const print = (...options) => command(["run", "--print-unit", "compose"], ...options).stdout;
     const printed = print();
-    // A unit of an earlier version stays in use, for its store only.
-    const earlier = "/etc/systemd/system/hivemind-sqlcipher-copy.service";
-    writeFileSync(earlier, printed);
-    const names = [firstLine(print()), firstLine(print({ options: ["--db", `${store}2`] }))];
-    rmSync(earlier);
     const unit = installCopyUnit(printed);
     const { file, name, source, target } = unit;
     const open = "exec 3</data/clients.db";
@@ -886,7 +879,6 @@ ExecStartPre=-rm -f %t/%N.cid
     seen.compose = {
       ...{ code, stderr, hasPassword: before.includes('"password":') },
       isChanged: view() !== before,
-      isEarlierKept: names[0] === earlier && names[1] !== earlier && names[1] !== file,
       isRefused: refusesOther(source),
       isMountKept: print({
         options: ["--db", `${store}2`, "--container", "composed"],
