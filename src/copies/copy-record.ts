@@ -18,10 +18,10 @@ const attemptSchema = z.object({
   skipped: z.nullable(z.string()),
   /** The first error of the last run; null if there was none. */
   error: z.nullable(z.string()),
-  /** How long the run took for the target; absent in records of versions before 0.2.0. */
-  duration_ms: z._default(z.nullable(z.int()), null),
-  /** Bytes of the newest copied file; absent in records of versions before 0.2.0. */
-  size: z._default(z.nullable(z.int()), null),
+  /** How long the run took for the target; null if it did not try. */
+  duration_ms: z.nullable(z.int()),
+  /** Bytes of the newest copied file; null if no run has copied one. */
+  size: z.nullable(z.int()),
 });
 
 const subject = "copies";

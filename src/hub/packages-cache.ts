@@ -20,8 +20,7 @@ const format = "hivemind-sqlcipher hub packages";
 
 const recordSchema = z.object({
   format: z.literal(format),
-  /** Version 1 had no `writtenSchema`. */
-  version: z.literal(2),
+  version: z.literal(1),
   /** Python's `sys.path`, the directories of the packages. */
   paths: z.array(z.string()),
   fingerprint: z.string(),
@@ -55,15 +54,9 @@ export async function probePackagesCached(
   }
   const packages = await probePackages(python, hub);
   const { paths } = packages;
-  if (
-    remember &&
-    !isOtherUser(hub) &&
-    paths !== undefined &&
-    packages.takesPassword &&
-    packages.problem === null
-  ) {
+  if (remember && !isOtherUser(hub) && packages.takesPassword && packages.problem === null) {
     const found = await fingerprint(python, paths, environment);
-    await writeState(path, { format, version: 2, paths, fingerprint: found, packages });
+    await writeState(path, { format, version: 1, paths, fingerprint: found, packages });
   }
   return packages;
 }

@@ -33,7 +33,7 @@ export const packagesSchema = z.object({
    */
   schemaVersion: z.nullable(z.int()),
   /** The schema of a store opened by the SQLite plugin; null if it is unknown. */
-  writtenSchema: z._default(z.nullable(z.int()), null),
+  writtenSchema: z.nullable(z.int()),
   /** `PRAGMA cipher_version` of the hub's `sqlcipher3`; null if it is missing or broken. */
   cipherVersion: z.nullable(z.string()),
   /** Whether the hub encrypts a store when it has a password. */
@@ -41,7 +41,7 @@ export const packagesSchema = z.object({
   /** The Python error of the test; null if it succeeded. */
   problem: z.nullable(z.string()),
   /** Python's `sys.path`. */
-  paths: z.optional(z.array(z.string())),
+  paths: z.array(z.string()),
 });
 
 export type HubPackages = z.infer<typeof packagesSchema>;

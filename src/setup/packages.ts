@@ -63,10 +63,10 @@ export async function surveyPackages(
         writtenSchema: null,
         cipherVersion: null,
       };
-      return { ...unknown, takesPassword: false, problem };
+      return { ...unknown, takesPassword: false, problem, paths: [] };
     },
   );
-  const directory = packages.paths?.find((path) => /\/(?:site|dist)-packages$/.test(path));
+  const directory = packages.paths.find((path) => /\/(?:site|dist)-packages$/.test(path));
   return {
     python: describePython(python),
     canEncrypt: packages.takesPassword && packages.problem === null,

@@ -426,8 +426,8 @@ describe("a hub that would not open this store with this passphrase is not start
     // No Python of today has one, so what it would answer is made up.
     const python = join(home.home, "python3");
     const packages = {
-      ...{ pluginManager: "0.10", sqlitePlugin: "0.4", schemaVersion: 2 },
-      ...{ cipherVersion: "3.4.2 community", takesPassword: true, problem: null },
+      ...{ pluginManager: "0.10", sqlitePlugin: "0.4", schemaVersion: 2, writtenSchema: 2 },
+      ...{ cipherVersion: "3.4.2 community", takesPassword: true, problem: null, paths: [] },
     };
     await writeFile(python, `#!/bin/sh\necho '${JSON.stringify(packages)}'\n`, { mode: 0o755 });
     const older = await refusal([hub, "listen"], { cipherCompatibility: 4, hubPython: python });
