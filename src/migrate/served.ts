@@ -174,10 +174,8 @@ async function makeCheckDirectory(hub: Account): Promise<string> {
 /** Removes the copies of killed checks, which may contain the clients' keys in plain text. */
 async function removeLeftovers(parent: string, hub: Account, uid: number): Promise<void> {
   for (const name of await readdir(parent)) {
-    if (!name.startsWith("hub-check-")) continue;
-    // The names of earlier versions do not contain the process id.
     const [, pid] = /^hub-check-(\d+)-/.exec(name) ?? [];
-    if (pid !== undefined && isAlive(Number(pid))) continue;
+    if (pid === undefined || isAlive(Number(pid))) continue;
     const path = join(parent, name);
     if ((await lstatIfExists(path))?.uid === BigInt(uid)) await removeDirectoryAs(hub, path);
   }

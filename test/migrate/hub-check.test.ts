@@ -484,11 +484,9 @@ test("each unit's Python is asked, and a copy that a killed check left is remove
 
   await removeUnits(older);
   const state = hub.machine.path("state", "hivemind-sqlcipher");
-  const left = ["hub-check-aBc123", "hub-check-4194305-aBc123"];
-  for (const name of left) {
-    await mkdir(join(state, name), { recursive: true });
-    await writeFile(join(state, name, "copy.json"), "the key of a client");
-  }
+  const left = join(state, "hub-check-4194305-aBc123");
+  await mkdir(left, { recursive: true });
+  await writeFile(join(left, "copy.json"), "the key of a client");
   const used = join(state, `hub-check-${process.pid}-aBc123`);
   await mkdir(used);
   const { code, stderr } = await hub.machine.run(removing);
