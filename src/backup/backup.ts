@@ -15,15 +15,10 @@ import { reportService, withServiceStopped } from "../operation/window.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
 import { withSignal } from "../process/interaction.js";
 import { openImmutable } from "../store/cipher.js";
+import { type BackupJournal, type BackupStep, emitBackupStep, planFiles } from "./journal.js";
 import { type NamedBackup, nameBackup } from "./name.js";
 import { type BackupOptions, type Prepared, prepareBackup } from "./prepare.js";
-import {
-  type BackupJournal,
-  type BackupStep,
-  emitBackupStep,
-  planFiles,
-  recoverBackup,
-} from "./recover.js";
+import { recoverBackup } from "./recover.js";
 import { chooseStoreId } from "./store-id.js";
 import { verifyCopy } from "./verify.js";
 import { WarmCopy } from "./warm-copy.js";

@@ -41,10 +41,11 @@ import {
 import { copyPlaintext } from "../store/export.js";
 import { readSchema } from "../store/schema.js";
 import type { BackupResult } from "./backup.js";
+import { type BackupJournal, emitBackupStep, planFiles } from "./journal.js";
 import { findNewestBackup } from "./manifest.js";
 import { nameBackup } from "./name.js";
 import { type BackupDirectories, type DestinationOptions, prepareDestination } from "./prepare.js";
-import { type BackupJournal, emitBackupStep, planFiles, recoverBackup } from "./recover.js";
+import { recoverBackup } from "./recover.js";
 import { chooseStoreId } from "./store-id.js";
 import { unlockBackup, verifyCopy } from "./verify.js";
 

@@ -7,6 +7,8 @@ import { createFile } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { Journal } from "../operation/journal.js";
 import { keyIdOf, type StoreKey } from "../store/cipher.js";
+import { commitBackup } from "./commit.js";
+import type { BackupJournal } from "./journal.js";
 import {
   backupPath,
   formatManifest,
@@ -14,7 +16,6 @@ import {
   manifestPath,
   signManifest,
 } from "./manifest.js";
-import { type BackupJournal, commitBackup } from "./recover.js";
 import type { Inspection } from "./verify.js";
 
 /**

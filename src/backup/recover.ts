@@ -5,10 +5,10 @@
  * with its manifest; any other copy is removed. Only files named in the journal are removed, and
  * the unfinished bundle of its key.
  */
-import { dirname, join } from "node:path";
+import { dirname } from "node:path";
 import { removeStagedBundles } from "../bundle/bundle.js";
 import { assertMounted } from "../config/known-directories.js";
-import { claimName, removeFile, stagedName, syncDirectory } from "../fs/atomic.js";
+import { removeFile, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import type { Journal } from "../operation/journal.js";
 import {
@@ -18,82 +18,15 @@ import {
   type OperationFailure,
   type Recovery,
 } from "../operation/recovery.js";
-import { stoppedSchema } from "../operation/service.js";
-import { emitStep } from "../operation/step.js";
-import * as z from "../schema.js";
-import { keyIdOf, type StoreKey } from "../store/cipher.js";
+import { completeBackup, findByInode, readInode } from "./commit.js";
+import {
+  type BackupJournal,
+  type BackupStep,
+  backupJournalSchema,
+  type FinalNames,
+  type StagedFiles,
+} from "./journal.js";
 import { readManifest } from "./manifest.js";
-import type { BackupDirectories } from "./prepare.js";
-
-/**
- * The steps of a backup. The journal has the step that may have begun; the step channel reports
- * every finished step.
- */
-export const backupSteps = [
-  "backup.beginning", // journaled
-  "backup.bundled",
-  "backup.warm",
-  "backup.stopping", // journaled
-  "backup.armed",
-  "backup.stopped",
-  "backup.copied",
-  "backup.started", // journaled by a recovery
-  "backup.finishing", // journaled
-  "backup.finished",
-  "backup.verified",
-  "backup.claiming", // journaled
-  "backup.claimed",
-  "backup.committed",
-] as const;
-
-export type BackupStep = (typeof backupSteps)[number];
-
-export function emitBackupStep(step: BackupStep): void {
-  emitStep(step);
-}
-
-/** An inode, see `readInode`. Early journals put the device in front of it: `65024:1234`. */
-const inode = z.pipe(
-  z.string(),
-  z.transform((identity: string) => identity.replace(/^\d+:/, "")),
-);
-
-const backupJournalSchema = z.strictObject({
-  /**
-   * The copy and the manifest before they get their final names, and other temporary files. They
-   * need not exist.
-   */
-  staged: z.strictObject({
-    copy: z.string(),
-    manifest: z.string(),
-    work: z.optional(z.array(z.string())),
-  }),
-  /** The directory and the key_id of a possibly unfinished bundle. */
-  bundle: z.strictObject({ folder: z.string(), key_id: z.string() }),
-  stopped: z.optional(stoppedSchema),
-  /** The final names, and the inodes by which this backup's files are recognized. */
-  final: z.optional(
-    z.strictObject({
-      copy: z.string(),
-      copy_identity: inode,
-      manifest: z.string(),
-      manifest_identity: inode,
-    }),
-  ),
-});
-
-export type BackupJournal = z.infer<typeof backupJournalSchema>;
-type Staged = BackupJournal["staged"];
-type Final = NonNullable<BackupJournal["final"]>;
-
-/** Returns the paths of a new backup's files before they get their final names. */
-export function planFiles(backup: BackupDirectories & { readonly key: StoreKey }): BackupJournal {
-  const staged = join(backup.directory, "backup");
-  return {
-    staged: { copy: stagedName(`${staged}.db`), manifest: stagedName(`${staged}.manifest.json`) },
-    bundle: { folder: backup.bundleDirectory, key_id: keyIdOf(backup.key.salt) },
-  };
-}
 
 /**
  * Finishes or undoes a backup, and removes its journal. Requires the operation lock.
@@ -147,59 +80,19 @@ async function recoverFiles(
  * Removes the empty files by which `claimName` reserves names on a file system without hard links.
  * A kill leaves them. Both names were free when they were journaled.
  */
-async function removeEmptyClaims({ copy, manifest }: Final): Promise<void> {
+async function removeEmptyClaims({ copy, manifest }: FinalNames): Promise<void> {
   for (const path of [copy, manifest]) {
     if ((await lstatIfExists(path))?.size === 0n) await removeFile(path);
   }
 }
 
 /** Returns whether the copy and its manifest exist, under either name, and the size matches. */
-async function isComplete(staged: Staged, final: Final): Promise<boolean> {
+async function isComplete(staged: StagedFiles, final: FinalNames): Promise<boolean> {
   const copy = await findByInode(final.copy_identity, staged.copy, final.copy);
   const manifest = await findByInode(final.manifest_identity, staged.manifest, final.manifest);
   if (!copy || !manifest) return false;
   const { size } = await readManifest(manifest).catch(() => ({ size: -1 }));
   return BigInt(size) === (await lstatIfExists(copy))?.size;
-}
-
-/** Journals the final names of a verified copy and its manifest, and gives them these names. */
-export async function commitBackup(
-  journal: Journal,
-  files: BackupJournal,
-  { copy, manifest }: { copy: string; manifest: string },
-): Promise<void> {
-  const { staged } = files;
-  const final: Final = {
-    copy,
-    copy_identity: (await readInode(staged.copy)) ?? "",
-    manifest,
-    manifest_identity: (await readInode(staged.manifest)) ?? "",
-  };
-  await journal.write("backup.claiming" satisfies BackupStep, { ...files, final });
-  emitBackupStep("backup.claiming");
-  await completeBackup(staged, final);
-}
-
-/**
- * Gives the verified copy its final name, and then, as the commit, the manifest. Idempotent.
- *
- * @throws {@link StoreError} refused - if another file has one of the names
- */
-async function completeBackup(staged: Staged, final: Final): Promise<void> {
-  await claimOnce(staged.copy, final.copy, final.copy_identity);
-  emitBackupStep("backup.claimed");
-  await claimOnce(staged.manifest, final.manifest, final.manifest_identity);
-  emitBackupStep("backup.committed");
-}
-
-/** Claims a name, unless the file has it. A kill may have left the file under both names. */
-async function claimOnce(staged: string, final: string, identity: string): Promise<void> {
-  if ((await readInode(final)) === identity) {
-    await removeFile(staged);
-    await syncDirectory(dirname(final));
-    return;
-  }
-  await claimName(staged, final);
 }
 
 /** @returns the removed paths */
@@ -218,18 +111,4 @@ async function removeUnfinished({ staged, final }: BackupJournal): Promise<strin
   for (const path of [staged.manifest, staged.copy, ...(staged.work ?? [])]) await remove(path);
   if (removed.length > 0) await syncDirectory(dirname(staged.copy));
   return removed;
-}
-
-async function findByInode(identity: string, ...paths: string[]): Promise<string | undefined> {
-  for (const path of paths) if ((await readInode(path)) === identity) return path;
-  return undefined;
-}
-
-/**
- * Returns the inode of a file, or of a symbolic link itself; undefined if it does not exist. The
- * device is left out, because it changes with a reboot, and when a disk is plugged in again.
- */
-async function readInode(path: string): Promise<string | undefined> {
-  const existing = await lstatIfExists(path);
-  return existing && `${existing.ino}`;
 }

@@ -32,6 +32,8 @@ import { orAbort, throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
 import { keyIdOf, openImmutable, type StoreKey } from "../store/cipher.js";
 import { copyEncrypted } from "../store/export.js";
+import { commitBackup } from "./commit.js";
+import type { BackupJournal } from "./journal.js";
 import {
   formatManifest,
   isNameOfBackup,
@@ -42,7 +44,7 @@ import {
   removeBackup,
   signManifest,
 } from "./manifest.js";
-import { type BackupJournal, commitBackup, recoverBackup } from "./recover.js";
+import { recoverBackup } from "./recover.js";
 import {
   type BackupPassphrase,
   unlockBackup,

@@ -9,7 +9,7 @@
  */
 import { readFile } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
-import type { BackupStep } from "../backup/recover.js";
+import type { BackupStep } from "../backup/journal.js";
 import { StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import { type JournalEntry, readJournalEntry } from "../operation/journal.js";

@@ -7,7 +7,7 @@ import { execFileSync } from "node:child_process";
 import { readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
-import { backupSteps } from "../../src/backup/recover.js";
+import { backupSteps } from "../../src/backup/journal.js";
 import { verifyBackup } from "../../src/backup/verify.js";
 import { openEncrypted } from "../../src/store/cipher.js";
 import {
