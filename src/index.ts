@@ -36,7 +36,7 @@ export { type ErrorKind, exitCodes, StoreError } from "./errors.js";
 export { generatePassphrase } from "./keys/passphrase.js";
 export { type PassphraseSource, parseSource } from "./keys/source.js";
 export type { Migration } from "./migrate/migrate.js";
-export type { Recovery } from "./operation/recovery.js";
+export type { Recovery } from "./operation/recovery-parts.js";
 export type { ServiceReport } from "./operation/service.js";
 export { type MigrateOptions, migrate } from "./recovery/migrate.js";
 export { recover, withOperation } from "./recovery/recover.js";

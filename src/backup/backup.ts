@@ -9,7 +9,7 @@ import { type Bundle, type BundleReport, bundleReport, writeBundle } from "../bu
 import { StoreError } from "../errors.js";
 import type { Downtime, Restart } from "../operation/downtime.js";
 import { Journal } from "../operation/journal.js";
-import { type OperationFailure, orRecover, withRecovery } from "../operation/recovery.js";
+import { type OperationFailure, orRecover, withRecovery } from "../operation/recovery-parts.js";
 import { assertNoHolders, type ServiceReport } from "../operation/service.js";
 import { reportService, withServiceStopped } from "../operation/window.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";

@@ -26,7 +26,7 @@ import { generatePassphrase } from "../keys/passphrase.js";
 import { readFirstPassphrase } from "../keys/rotation-plan.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
-import { orRecover, withRecovery } from "../operation/recovery.js";
+import { orRecover, withRecovery } from "../operation/recovery-parts.js";
 import { reportService } from "../operation/window.js";
 import { throwIfAborted } from "../process/abort.js";
 import { noService } from "../service/none.js";

@@ -17,7 +17,7 @@ import {
   findDowntime,
   type OperationFailure,
   type Recovery,
-} from "../operation/recovery.js";
+} from "../operation/recovery-parts.js";
 import { completeBackup, findByInode, readInode } from "./commit.js";
 import {
   type BackupJournal,

@@ -26,7 +26,7 @@ import { listDirectory, lstatIfExists, sha256File } from "../fs/read.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import type { OperationLock } from "../operation/lock.js";
-import { orRecover, withRecovery } from "../operation/recovery.js";
+import { orRecover, withRecovery } from "../operation/recovery-parts.js";
 import { emitStep } from "../operation/step.js";
 import { orAbort, throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";

@@ -2,7 +2,7 @@
 import { throwIfAborted } from "../process/abort.js";
 import type { Reporter } from "../reporter.js";
 import { Downtime, type Restart } from "./downtime.js";
-import { type OperationFailure, orRecover } from "./recovery.js";
+import { type OperationFailure, orRecover } from "./recovery-parts.js";
 import type { ResolvedService, ServiceReport, Stopped } from "./service.js";
 
 /**

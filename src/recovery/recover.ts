@@ -21,7 +21,7 @@ import {
   type Recovery,
   recoverStop,
   serviceDownError,
-} from "../operation/recovery.js";
+} from "../operation/recovery-parts.js";
 import { findPendingRestart } from "../operation/service.js";
 import { makeHubDirectory } from "../process/directories.js";
 import type { Reporter } from "../reporter.js";

@@ -27,7 +27,7 @@ import {
   type PassphraseSource,
 } from "../keys/source.js";
 import { acquireLock, type OperationLock } from "../operation/lock.js";
-import { orRecover } from "../operation/recovery.js";
+import { orRecover } from "../operation/recovery-parts.js";
 import {
   findPendingRestart,
   type PendingRestart,

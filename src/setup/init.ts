@@ -35,7 +35,7 @@ import { readFirstPassphrase } from "../keys/rotation-plan.js";
 import { findSealingScope } from "../keys/sealed.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
-import { orRecover } from "../operation/recovery.js";
+import { orRecover } from "../operation/recovery-parts.js";
 import { updateSection } from "../operation/settings.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";

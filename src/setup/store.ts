@@ -17,7 +17,7 @@ import { readOrSealPassphrase } from "../keys/reseal.js";
 import type { PassphraseSource } from "../keys/source.js";
 import { unlockStore } from "../keys/unlock.js";
 import type { OperationLock } from "../operation/lock.js";
-import { orRecover, withRecovery } from "../operation/recovery.js";
+import { orRecover, withRecovery } from "../operation/recovery-parts.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
 import { type ServiceChoice, selectService } from "../service/select.js";

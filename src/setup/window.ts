@@ -15,7 +15,7 @@ import {
   orRecover,
   recoverStop,
   withRecovery,
-} from "../operation/recovery.js";
+} from "../operation/recovery-parts.js";
 import { resolveService } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
 import { baseBudgetMs, reportService, withServiceStopped } from "../operation/window.js";

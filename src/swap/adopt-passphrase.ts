@@ -26,7 +26,7 @@ import {
   orRecover,
   type Recovery,
   withRecovery,
-} from "../operation/recovery.js";
+} from "../operation/recovery-parts.js";
 import { emitStep } from "../operation/step.js";
 import { withoutSignal } from "../process/interaction.js";
 import * as z from "../schema.js";

@@ -13,7 +13,7 @@ import {
   type OperationFailure,
   type Recovery,
   withRecovery,
-} from "../operation/recovery.js";
+} from "../operation/recovery-parts.js";
 import type { SwapState } from "./state.js";
 
 /**

@@ -28,7 +28,7 @@ import {
 import { parseSource } from "../keys/source.js";
 import { assertKeyringOpens, unlockSecret } from "../keys/unlock.js";
 import type { Journal } from "../operation/journal.js";
-import { cleanUp } from "../operation/recovery.js";
+import { cleanUp } from "../operation/recovery-parts.js";
 import { assertNoHolders } from "../operation/service.js";
 import { removeSettingsPartials, updateSection } from "../operation/settings.js";
 import { emitStep } from "../operation/step.js";

@@ -23,7 +23,7 @@ import { passwordIn, readServerJson } from "../hub/server-json.js";
 import { resolvePasswordSlot } from "../keys/rotation-plan.js";
 import { formatSource } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
-import { type OperationFailure, orRecover } from "../operation/recovery.js";
+import { type OperationFailure, orRecover } from "../operation/recovery-parts.js";
 import type { PendingRestart } from "../operation/service.js";
 import { baseBudgetMs, reportService, withServiceStopped } from "../operation/window.js";
 import { withoutSignal } from "../process/interaction.js";

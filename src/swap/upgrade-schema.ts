@@ -10,7 +10,7 @@ import { probeHubSchema } from "../hub/schema.js";
 import { unlockSecret } from "../keys/unlock.js";
 import type { Restart } from "../operation/downtime.js";
 import { Journal } from "../operation/journal.js";
-import { recoverStop, withRecovery } from "../operation/recovery.js";
+import { recoverStop, withRecovery } from "../operation/recovery-parts.js";
 import {
   assertNoHolders,
   type ResolvedService,

@@ -7,7 +7,7 @@ import {
   type Recovery,
   recoverStop,
   withRecovery,
-} from "../operation/recovery.js";
+} from "../operation/recovery-parts.js";
 import { type ResolvedService, type ServiceReport, stoppedSchema } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
 import { baseBudgetMs, reportService, withServiceStopped } from "../operation/window.js";

@@ -1,4 +1,4 @@
-/** The result of a recovery, and the parts shared by all recoveries. */
+/** The parts shared by all recoveries, and their result. */
 import { StoreError, systemError, withLine } from "../errors.js";
 import { withoutSignal } from "../process/interaction.js";
 import * as z from "../schema.js";
