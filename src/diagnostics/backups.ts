@@ -18,11 +18,11 @@ import { findNamedSource } from "../hub/password-delivery.js";
 import { bundleName } from "../keys/bundle-name.js";
 import { describeSource, formatSource, type PassphraseSource } from "../keys/source.js";
 import { parseRunName, type Run, readRuns } from "../operation/run-record.js";
+import { lingerCommand } from "../service/linger.js";
 import { describeOtherInstallation, findUnitPrograms } from "../service/programs.js";
 import {
   hasExpired,
   type LastRun,
-  lingerCommand,
   readSchedule,
   recoveryService,
   type Schedule,

@@ -5,7 +5,7 @@ import { findLockedProvider } from "../keys/keyring-error.js";
 import { unknownProvider } from "../keys/provider.js";
 import { formatSource, type PassphraseSource } from "../keys/source.js";
 import { inspectBoot, keyringUnitCommands } from "../service/boot.js";
-import { lingerCommand } from "../service/schedule.js";
+import { lingerCommand } from "../service/linger.js";
 import { managers, show, sudoPrefix, systemctlLine } from "../service/systemctl.js";
 import { keyringUnit } from "../service/unit-file.js";
 import { type Check, checksNamed } from "./check.js";

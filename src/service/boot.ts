@@ -2,7 +2,7 @@
 import { userInfo } from "node:os";
 import type { Environment } from "../config/paths.js";
 import { shellQuote } from "../text/escape.js";
-import { isLingerEnabled } from "./schedule.js";
+import { isLingerEnabled } from "./linger.js";
 import { type Manager, redirectToFile, sudoPrefix, systemctl } from "./systemctl.js";
 import { keyringUnit } from "./unit-file.js";
 

@@ -11,7 +11,6 @@
  */
 import { existsSync } from "node:fs";
 import { readdir } from "node:fs/promises";
-import { userInfo } from "node:os";
 import { join } from "node:path";
 import { hubAccount } from "../config/hub-account.js";
 import { configHome, realPath } from "../config/paths.js";
@@ -21,6 +20,7 @@ import { readTextIfExists, sha256Hex } from "../fs/read.js";
 import { isRoot } from "../fs/user.js";
 import { type Outcome, run } from "../process/run.js";
 import { copyUnitOf } from "./copy-unit.js";
+import { isLingerEnabled } from "./linger.js";
 import { type Properties, parseList } from "./properties.js";
 import {
   describeManager,
@@ -315,19 +315,6 @@ export function recoveryService(storePath: string): UnitName {
 export function scheduledService(storePath: string, job: ScheduledJob): UnitName {
   const { manager, service } = resolveUnits(storePath, job);
   return { manager, name: service };
-}
-
-/**
- * Returns the command that makes the user manager start at boot. It contains the user's name,
- * because logind cannot determine the user outside of a session (sudo, a system unit).
- */
-export function lingerCommand(): string {
-  return `loginctl enable-linger ${userInfo().username}`;
-}
-
-/** Returns whether the user manager starts at boot, as set by `loginctl enable-linger`. */
-export function isLingerEnabled(): boolean {
-  return existsSync(join("/var/lib/systemd/linger", userInfo().username));
 }
 
 function toLastRun(clock: Properties, job: Properties): LastRun | null {

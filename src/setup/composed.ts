@@ -10,7 +10,7 @@ import { findComposeProgram, findOverride, podmanSocket } from "../service/compo
 import { assertTrusted } from "../service/compose-trust.js";
 import { type Container, engineLine, isRootlessDocker, listDependents } from "../service/engine.js";
 import { findHubProcess } from "../service/find-container.js";
-import { isLingerEnabled, lingerCommand } from "../service/schedule.js";
+import { isLingerEnabled, lingerCommand } from "../service/linger.js";
 import {
   formatFailure,
   ownManager,

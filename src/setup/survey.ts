@@ -22,9 +22,9 @@ import { findSealingScope } from "../keys/sealed.js";
 import { type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import { inspectBoot, keyringUnitCommands } from "../service/boot.js";
+import { lingerCommand } from "../service/linger.js";
 import {
   assertSchedulable,
-  lingerCommand,
   readSchedule,
   resolveBackupTimes,
   type Schedule,

@@ -228,7 +228,7 @@ async function scheduleLines(
 }
 
 async function warnWithoutLinger({ output }: Context, schedule: Schedule | null): Promise<void> {
-  const { lingerCommand } = await import("../../service/schedule.js");
+  const { lingerCommand } = await import("../../service/linger.js");
   if (schedule === null || schedule.lingers) return;
   output.warning(
     `the timer runs only while you are logged in; to start it at boot: ${lingerCommand()}`,
