@@ -24,11 +24,9 @@ import {
   hasExpired,
   type LastRun,
   readSchedule,
-  recoveryService,
   type Schedule,
-  type ScheduledJob,
-  scheduledService,
-} from "../service/schedule.js";
+} from "../service/schedule-state.js";
+import { recoveryService, type ScheduledJob, scheduledService } from "../service/schedule-units.js";
 import { journalctlLine, systemctlLine, type UnitName } from "../service/systemctl.js";
 import { readCommands } from "../service/unit-commands.js";
 import type { StoreKey } from "../store/cipher.js";

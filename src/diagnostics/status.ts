@@ -11,7 +11,7 @@ import { unlockStore } from "../keys/unlock.js";
 import { Journal } from "../operation/journal.js";
 import { type Run, readRuns } from "../operation/run-record.js";
 import { waitForOperation } from "../recovery/wait.js";
-import { readSchedule, type Schedule } from "../service/schedule.js";
+import { readSchedule, type Schedule } from "../service/schedule-state.js";
 import { type ServiceChoice, selectService } from "../service/select.js";
 import type { ServiceKind } from "../service/service.js";
 import { type CipherCompatibility, type Identity, identify } from "../store/cipher.js";

@@ -1,7 +1,7 @@
 /** Pure functions of a survey. */
 import { hubContainer } from "../config/hub-account.js";
 import type { PassphraseSource } from "../keys/source.js";
-import { isOnlineBackup } from "../service/schedule.js";
+import { isOnlineBackup } from "../service/schedule-state.js";
 import type { ServiceName } from "../service/systemctl.js";
 import type { DatabaseSurvey } from "./database-survey.js";
 import type { Survey } from "./survey.js";

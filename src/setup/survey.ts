@@ -23,13 +23,13 @@ import { type PassphraseSource, readPassphrases } from "../keys/source.js";
 import { Journal } from "../operation/journal.js";
 import { inspectBoot, keyringUnitCommands } from "../service/boot.js";
 import { lingerCommand } from "../service/linger.js";
+import { assertSchedulable } from "../service/schedule.js";
 import {
-  assertSchedulable,
   readSchedule,
   resolveBackupTimes,
   type Schedule,
   scheduledCommand,
-} from "../service/schedule.js";
+} from "../service/schedule-state.js";
 import { type Manager, sudoPrefix } from "../service/systemctl.js";
 import { type CipherCompatibility, identify, openEncrypted } from "../store/cipher.js";
 import { type ContainerSurvey, surveyContainer } from "./container.js";

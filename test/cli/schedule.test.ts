@@ -12,8 +12,8 @@ import {
   hasExpired,
   readSchedule,
   type Schedule as StoreSchedule,
-  scheduledService,
-} from "../../src/service/schedule.js";
+} from "../../src/service/schedule-state.js";
+import { scheduledService } from "../../src/service/schedule-units.js";
 import { root } from "../built.js";
 import {
   exec,

@@ -1,7 +1,8 @@
 import type { Command } from "commander";
 import { StoreError } from "../../errors.js";
 import { formatSource } from "../../keys/source.js";
-import type { Schedule, ScheduledJob } from "../../service/schedule.js";
+import type { Schedule } from "../../service/schedule-state.js";
+import type { ScheduledJob } from "../../service/schedule-units.js";
 import { shellQuote } from "../../text/escape.js";
 import { addCommandGroup, finishCommand } from "../command.js";
 import { type Context, ownCommand, recoveryCommand, withValues } from "../context.js";
@@ -50,9 +51,8 @@ function addInstall(group: Command): void {
 }
 
 async function runInstall(context: Context, options: InstallOptions): Promise<void> {
-  const { assertSchedulable, installSchedule, resolveBackupTimes, scheduledTimes } = await import(
-    "../../service/schedule.js"
-  );
+  const { assertSchedulable, installSchedule } = await import("../../service/schedule.js");
+  const { resolveBackupTimes, scheduledTimes } = await import("../../service/schedule-state.js");
   const { journalPath } = await import("../../operation/journal.js");
   const { storePath, output } = context;
   assertDirectoriesSaved(context);
@@ -106,9 +106,8 @@ function assertDirectoriesSaved({ storePath, settingsPath, settingsInFile }: Con
  * the option, like the installed timer's, or as the user answers on a terminal.
  */
 async function resolveOnline(context: Context, options: InstallOptions): Promise<boolean> {
-  const { isOnlineBackup, outageAdvice, outageNote, scheduledCommand } = await import(
-    "../../service/schedule.js"
-  );
+  const { outageAdvice, outageNote } = await import("../../service/schedule.js");
+  const { isOnlineBackup, scheduledCommand } = await import("../../service/schedule-state.js");
   const { storePath, yes, output } = context;
   const installed = await scheduledCommand(storePath, "backup");
   const isOnline = options.onlineBackups ?? isOnlineBackup(installed);
@@ -194,7 +193,7 @@ function addStatus(group: Command): void {
 }
 
 async function printSchedule(context: Context): Promise<void> {
-  const { readSchedule } = await import("../../service/schedule.js");
+  const { readSchedule } = await import("../../service/schedule-state.js");
   const { storePath, output } = context;
   const schedule = (await readSchedule(storePath, "backup")) ?? null;
   const drill = (await readSchedule(storePath, "drill")) ?? null;
@@ -213,7 +212,7 @@ async function scheduleLines(
   job: ScheduledJob,
   schedule: Schedule,
 ): Promise<string[]> {
-  const { scheduledService } = await import("../../service/schedule.js");
+  const { scheduledService } = await import("../../service/schedule-units.js");
   const { journalctlLine } = await import("../../service/systemctl.js");
   const { unit, enabled, active, onCalendar, nextRun, lastRun, dropIns } = schedule;
   const fields = {

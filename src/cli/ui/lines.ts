@@ -1,7 +1,7 @@
 /** Formats the parts of results as lines of text. */
 import type { ClientCounts } from "../../client/client.js";
 import type { ServiceReport } from "../../operation/service.js";
-import type { LastRun } from "../../service/schedule.js";
+import type { LastRun } from "../../service/schedule-state.js";
 
 type FieldValue = string | number | null | undefined | readonly string[];
 

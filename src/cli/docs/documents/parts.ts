@@ -2,7 +2,7 @@
 import type { BundleReport } from "../../../bundle/bundle.js";
 import type { ServiceReport } from "../../../operation/service.js";
 import * as z from "../../../schema.js";
-import type { Schedule } from "../../../service/schedule.js";
+import type { Schedule } from "../../../service/schedule-state.js";
 import type { Json } from "../../ui/json.js";
 
 /** A document that a command prints, or one of several. */
