@@ -16,15 +16,8 @@ import { ClientStore } from "../store/client-store.js";
 import { findIntegrityErrors } from "../store/integrity.js";
 import { counted } from "../text/count.js";
 import { shellQuote } from "../text/escape.js";
-import {
-  checkBundle,
-  checkCopyTargets,
-  checkDirectories,
-  checkLastBackup,
-  checkRestoreTest,
-  checkSchedule,
-  restoreFix,
-} from "./backups.js";
+import { checkCopyTargets, checkDirectories, checkLastBackup, restoreFix } from "./backups.js";
+import { checkBundle, checkRestoreTest } from "./bundle.js";
 import { attempt, type Check, checksNamed } from "./check.js";
 import { checkContainers } from "./containers.js";
 import { checkCopies, checkFileSystem, checkPermissions, type StoreLocations } from "./files.js";
@@ -33,6 +26,7 @@ import { checkHubUnits } from "./hub-unit.js";
 import { checkIdGaps, fillIdGaps } from "./id-gaps.js";
 import { checkKeyring } from "./keyring.js";
 import { checkCoreDumps, checkSwap } from "./machine.js";
+import { checkSchedule } from "./schedule.js";
 
 export type { Check, Severity } from "./check.js";
 

@@ -2,7 +2,7 @@
 import { chmod, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
-import { checkSchedule } from "../../src/diagnostics/backups.js";
+import { checkSchedule } from "../../src/diagnostics/schedule.js";
 import { parseSource } from "../../src/keys/source.js";
 import { Journal } from "../../src/operation/journal.js";
 import { recordRun } from "../../src/operation/run-record.js";

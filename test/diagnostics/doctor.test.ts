@@ -8,16 +8,14 @@ import { readDrills, recordDrill } from "../../src/backup/drill-record.js";
 import { recordRestoreTest } from "../../src/backup/restore-test.js";
 import { newClient } from "../../src/client/client.js";
 import { readCopyStates, recordCopy } from "../../src/copies/copy-record.js";
-import {
-  checkCopyTargets,
-  checkRestoreTest,
-  checkSchedule,
-} from "../../src/diagnostics/backups.js";
+import { checkCopyTargets } from "../../src/diagnostics/backups.js";
+import { checkRestoreTest } from "../../src/diagnostics/bundle.js";
 import { checkContainers } from "../../src/diagnostics/containers.js";
 import { checkCopies, checkFileSystem } from "../../src/diagnostics/files.js";
 import { checkHub, checkServerJson } from "../../src/diagnostics/hub.js";
 import { fillIdGaps, findIdGaps } from "../../src/diagnostics/id-gaps.js";
 import { checkCoreDumps, checkSwap } from "../../src/diagnostics/machine.js";
+import { checkSchedule } from "../../src/diagnostics/schedule.js";
 import { StoreError } from "../../src/errors.js";
 import { parseSource } from "../../src/keys/source.js";
 import { readRuns, recordRun } from "../../src/operation/run-record.js";
