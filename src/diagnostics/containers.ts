@@ -2,7 +2,6 @@
  * Checks hubs in containers: their volumes, whether they run, how they stop, and how they get the
  * passphrase.
  */
-import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { isKind } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
@@ -18,7 +17,6 @@ import {
 import { namedStore, passwordIn, readServerJson, sqliteModule } from "../hub/server-json.js";
 import { isEngineSecret, type PassphraseSource } from "../keys/source.js";
 import { ignoresStopSignal } from "../service/container-checks.js";
-import { copyUnitOf } from "../service/copy-unit.js";
 import {
   type Container,
   inspectContainer,
@@ -26,11 +24,10 @@ import {
   isEngine,
 } from "../service/engine.js";
 import type { Service } from "../service/service.js";
-import { systemctlLine } from "../service/systemctl.js";
 import { counted } from "../text/count.js";
-import { shellQuote } from "../text/escape.js";
 import { type Check, checksNamed } from "./check.js";
 import type { KnownSecret } from "./hub-unit.js";
+import { renewCopyLine } from "./renewal.js";
 
 const { good, warning, error } = checksNamed("container");
 
@@ -210,13 +207,6 @@ async function readPassword(
     if (!isKind(failure, "notFound", "io", "refused")) throw failure;
     return { isOfStore: false };
   }
-}
-
-/** Returns the command line for writing the copy of a container again. */
-function renewCopyLine({ container, copy }: ContainerHub, storePath: string): string {
-  const unit = copyUnitOf(storePath);
-  if (existsSync(unit.file)) return systemctlLine(unit.manager, `restart ${unit.name}`);
-  return `hivemind-sqlcipher run --prepare ${shellQuote(copy ?? unit.copy)} --container ${container.name}`;
 }
 
 /** Checks whether the passphrase is read from an engine's store of secrets. */

@@ -1,11 +1,14 @@
-/** The command lines of fixes, for writing this program's lines of a unit again. */
+/**
+ * The command lines of fixes, for writing this program's lines of a unit or a copy of `server.json`
+ * again.
+ */
 import { existsSync } from "node:fs";
-import { findContainerOfService } from "../hub/container-hub.js";
+import { type ContainerHub, findContainerOfService } from "../hub/container-hub.js";
 import { dropInCommands, installCommands } from "../hub/existing-unit.js";
 import { startsByRun } from "../hub/password-delivery.js";
-import type { CopyUnit } from "../service/copy-unit.js";
+import { type CopyUnit, copyUnitOf } from "../service/copy-unit.js";
 import { findQuadlet, quadletVersion, readsDropIns } from "../service/quadlet.js";
-import { type ServiceName, show, type UnitName } from "../service/systemctl.js";
+import { type ServiceName, show, systemctlLine, type UnitName } from "../service/systemctl.js";
 import { readCommands } from "../service/unit-commands.js";
 import { startsContainers } from "../service/unit-containers.js";
 import { shellQuote } from "../text/escape.js";
@@ -28,6 +31,13 @@ export async function renewCopyUnitLine(
 ): Promise<string> {
   const print = `hivemind-sqlcipher run --print-unit compose ${await nameHub(unit, container)}`;
   return join(installCommands(unit, unit.file, print));
+}
+
+/** Returns the command line for writing the copy of a container again, by its unit if there is one. */
+export function renewCopyLine({ container, copy }: ContainerHub, storePath: string): string {
+  const unit = copyUnitOf(storePath);
+  if (existsSync(unit.file)) return systemctlLine(unit.manager, `restart ${unit.name}`);
+  return `hivemind-sqlcipher run --prepare ${shellQuote(copy ?? unit.copy)} --container ${container.name}`;
 }
 
 /** The lines are in a drop-in of the quadlet, or in a file of its author. */
