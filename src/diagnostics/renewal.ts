@@ -33,7 +33,7 @@ export async function renewCopyUnitLine(
   return join(installCommands(unit, unit.file, print));
 }
 
-/** Returns the command line for writing the copy of a container again, by its unit if there is one. */
+/** Returns the command line for writing a container's copy again, by its unit if it has one. */
 export function renewCopyLine({ container, copy }: ContainerHub, storePath: string): string {
   const unit = copyUnitOf(storePath);
   if (existsSync(unit.file)) return systemctlLine(unit.manager, `restart ${unit.name}`);

@@ -4,7 +4,7 @@ import { type Outcome, run } from "../process/run.js";
 import { queryLimitMs } from "./systemctl.js";
 
 /**
- * Checks the value of OnCalendar=. systemd accepts a timer with all times past, which never elapses.
+ * Checks the value of OnCalendar=. systemd itself accepts a timer with all times past.
  *
  * @throws {@link StoreError} usage - if systemd does not accept the text, or all times are past
  */
