@@ -24,6 +24,7 @@ const programs = [
   ...["backup/driver", "backup/writer"],
   ...["swap/driver", "swap/hub", "swap/add-client", "swap/revoke-client"],
   "copies/driver",
+  "command-keys",
 ];
 
 export default async function build(): Promise<void> {

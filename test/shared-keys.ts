@@ -1,7 +1,7 @@
 /**
- * Shares derived keys between the processes of a test run: the checks, the tests' own programs and
- * the units open copies of the same stores again and again, and each derivation takes 80 to 200 ms
- * of CPU time. Commands derive their keys.
+ * Shares derived keys between the processes of a test run: the checks, the commands, the tests' own
+ * programs and the units open copies of the same stores again and again, and each derivation takes
+ * 80 to 200 ms of CPU time.
  *
  * The keys are in files in the memory of the session, masked with a hash of the passphrase: no file
  * contains a key.

@@ -3,7 +3,8 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { root } from "../built.js";
+import { pathToFileURL } from "node:url";
+import { root, testProgram } from "../built.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { assertDocument } from "./documents.js";
 
@@ -12,6 +13,8 @@ export interface Answer {
   stdout: string;
   stderr: string;
 }
+
+const commandKeys = pathToFileURL(testProgram("command-keys")).href;
 
 export class Machine {
   private constructor(
@@ -41,6 +44,8 @@ export class Machine {
   get environment(): NodeJS.ProcessEnv {
     return {
       ...process.env,
+      // A command under another program, which may count its calls, derives its keys.
+      ...(this.before.length === 0 && { NODE_OPTIONS: `--import=${commandKeys}` }),
       XDG_DATA_HOME: join(this.folder, "data"),
       XDG_CONFIG_HOME: join(this.folder, "config"),
       XDG_STATE_HOME: join(this.folder, "state"),
@@ -70,7 +75,8 @@ export class Machine {
     } = {},
   ): Promise<Answer> {
     const [program, ...rest] = this.line(args, options.before);
-    const child = spawn(program, rest, { env: { ...this.environment, ...options.env } });
+    const own = options.before === undefined ? {} : { NODE_OPTIONS: undefined };
+    const child = spawn(program, rest, { env: { ...this.environment, ...own, ...options.env } });
     options.onSpawn?.(child);
     let stdout = "";
     let stderr = "";
