@@ -9,8 +9,8 @@ export default defineConfig({
     globalSetup: ["test/build.ts"],
     setupFiles: ["test/derived-keys.ts"],
     pool: "forks",
-    // Tests wait for units, dialogs, disks and child processes: a worker uses 0.7 of a core.
-    maxWorkers: Math.min(availableParallelism() + 1, 6),
+    // Tests wait for units, dialogs, disks and child processes: a worker uses half a core.
+    maxWorkers: Math.min(availableParallelism() + 2, 6),
     // The commands that tests run compile the same files again and again: a tenth of their CPU time.
     env: { NODE_COMPILE_CACHE: compileCache, TZ: "UTC" },
     sequence: { sequencer: LongestFirst },

@@ -2,11 +2,11 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { findHolders } from "../../src/process/holders.js";
 import { selectService } from "../../src/service/select.js";
+import { root } from "../built.js";
 import {
-  compileService,
   holding,
   property,
   removeUnits,
@@ -17,22 +17,16 @@ import {
   writeUnits,
 } from "./units.js";
 
+/** For the processes that a test may kill. */
+const selectModule = `${root}dist/service/select.js`;
+
 /** An hour: such a restart does not fire within a test. */
 const later = 3_600_000;
 
-let compiled: string;
-let module: string;
 let folder: string;
 let store: string;
 let unit: string;
 let written: string[];
-
-beforeAll(async () => {
-  compiled = temporaryFolder();
-  module = await compileService(compiled);
-});
-
-afterAll(() => rmSync(compiled, { recursive: true }));
 
 beforeEach(() => {
   folder = temporaryFolder();
@@ -63,7 +57,7 @@ async function stopper(
   restart: object,
 ): Promise<{ process: ChildProcess; name: string }> {
   const program = `
-    import { selectService } from ${JSON.stringify(module)};
+    import { selectService } from ${JSON.stringify(selectModule)};
     const service = await selectService(${JSON.stringify(choice)});
     await service.prepareStop();
     const timer = await service.armRestart(${JSON.stringify(restart)});
@@ -166,7 +160,7 @@ describe("the timer in the unit's manager", () => {
     const choice = { service: "systemd-user", unit, storePath: store };
     const recover = `
       import { readFileSync, writeFileSync } from "node:fs";
-      import { selectService } from ${JSON.stringify(module)};
+      import { selectService } from ${JSON.stringify(selectModule)};
       const service = await selectService(${JSON.stringify(choice)});
       const name = readFileSync(${JSON.stringify(join(folder, "name"))}, "utf8");
       await service.disarmRestart(name);

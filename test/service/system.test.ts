@@ -4,16 +4,17 @@ import { rmSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { compileService, temporaryFolder } from "./units.js";
+import { root } from "../built.js";
+import { temporaryFolder } from "./units.js";
 
 const privateSession = fileURLToPath(new URL("../../scripts/private-session", import.meta.url));
 
-let home: string;
-let module: string;
+const module = `${root}dist/service/select.js`;
 
-beforeAll(async () => {
+let home: string;
+
+beforeAll(() => {
   home = temporaryFolder();
-  module = await compileService(`${home}/compiled`);
 });
 
 afterAll(() => rmSync(home, { recursive: true }));

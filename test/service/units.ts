@@ -1,12 +1,11 @@
 /** Real units with unique names in the private session's user manager. */
 import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { mkdirSync, mkdtempSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 
 export const exec = promisify(execFile);
@@ -38,11 +37,11 @@ export async function writeUnits(units: Record<string, string>): Promise<void> {
   await systemctl("daemon-reload");
 }
 
+/** Stops units and removes their files. The manager forgets them when it is reloaded next. */
 export async function removeUnits(...names: string[]): Promise<void> {
   await systemctl("stop", ...names).catch(() => {});
   const folder = join(process.env.HOME ?? "", ".config/systemd/user");
   for (const name of names) await rm(join(folder, name), { force: true });
-  await systemctl("daemon-reload");
   await systemctl("reset-failed", ...names).catch(() => {});
 }
 
@@ -58,24 +57,4 @@ export function holding(path: string, more = ""): string {
  */
 export async function until(condition: () => Promise<boolean> | boolean): Promise<void> {
   while (!(await condition())) await delay(50);
-}
-
-/**
- * Compiles the service module into a directory, for use by a process that a test may kill.
- *
- * @returns the path of the module with `selectService`
- */
-export async function compileService(folder: string): Promise<string> {
-  const root = fileURLToPath(new URL("../..", import.meta.url));
-  await exec(
-    join(root, "node_modules/.bin/tsc"),
-    [
-      ...["--ignoreConfig", "--strict", "--target", "es2023", "--module", "nodenext"],
-      ...["--types", "node", "--rootDir", "src", "--outDir", folder, "src/service/select.ts"],
-    ],
-    { cwd: root },
-  );
-  writeFileSync(join(folder, "package.json"), '{"type":"module"}');
-  symlinkSync(join(root, "node_modules"), join(folder, "node_modules"));
-  return join(folder, "service/select.js");
 }
