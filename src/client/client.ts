@@ -128,19 +128,38 @@ export function newClient(fields: Pick<Client, "client_id" | "api_key"> & Partia
   };
 }
 
-/** The `api_key` of each deleted client. A lookup by it finds no client. */
+/**
+ * The `api_key` of each deleted client. A lookup by it finds no client, except in a hub of HiveMind
+ * 4 on JSON or SQLite, which admits a connection with this key.
+ */
 export const revokedApiKey = "revoked";
 
 /**
- * Returns the record that replaces a deleted client, so that its id is not reused. Its
- * `allowed_types` is the empty list, as in HiveMind 5.
+ * Returns the record that replaces a deleted client, so that its id is not reused. It has no
+ * permission, because HiveMind 4 can admit a connection with its key.
  */
 export function revoked(client_id: number): Client {
-  return newClient({ client_id, api_key: revokedApiKey, allowed_types: [] });
+  return newClient({
+    client_id,
+    api_key: revokedApiKey,
+    allowed_types: [],
+    can_broadcast: false,
+    can_escalate: false,
+    can_propagate: false,
+  });
 }
 
 export function isRevoked(client: Pick<Client, "api_key">): boolean {
   return client.api_key === revokedApiKey;
+}
+
+/**
+ * Returns a client of another database as it is to be written: for a revoked client `revoked`. In
+ * Redis a revoked client keeps its permissions, and HiveMind 4 would grant them in other databases
+ * to a connection with its key.
+ */
+export function eraseIfRevoked(client: Client): Client {
+  return isRevoked(client) ? revoked(client.client_id) : client;
 }
 
 /** The numbers of clients in a database. */

@@ -1,11 +1,13 @@
 /** Compares the records of one client in two databases. */
-import { blacklistKeys, type Client } from "./client.js";
+import { blacklistKeys, type Client, isRevoked, revoked } from "./client.js";
 import { sameJson } from "./json.js";
 
 /**
  * Returns the client in a form that is equal for records which some databases cannot tell apart.
  */
 export function normalizeClient(client: Client): Client {
+  // Programs keep different fields of a client when they revoke it.
+  if (isRevoked(client)) return revoked(client.client_id);
   // HiveMind 5 has the crypto key in the metadata, and writes null for a client without a key.
   const { crypto_key, ...rest } = client.metadata;
   const isInMetadata = client.crypto_key === null && typeof crypto_key === "string";

@@ -1,7 +1,7 @@
 /** Copies the clients of any database into an SQLite table, even while a hub changes them. */
 import { setTimeout as delay } from "node:timers/promises";
 import { batchesOf } from "../client/batches.js";
-import type { Client } from "../client/client.js";
+import { type Client, eraseIfRevoked } from "../client/client.js";
 import { isSameExceptLastSeen } from "../client/compare.js";
 import type { Database } from "../client/database.js";
 import { isKind, StoreError } from "../errors.js";
@@ -94,7 +94,7 @@ export async function copyClients(
     for await (const batch of batchesOf(origin)) {
       throwIfAborted(signal);
       const different = await findDifferent(copy, batch);
-      await copy.addItems(different);
+      await copy.addItems(different.map(eraseIfRevoked));
       total += batch.length;
       changed += different.length;
     }

@@ -1,6 +1,6 @@
 /** Copies the clients missing in the target, and fills the gaps between ids. */
 import { batchesOf, inBatches, readAhead } from "../client/batches.js";
-import { type Client, revoked } from "../client/client.js";
+import { type Client, eraseIfRevoked, revoked } from "../client/client.js";
 import type { Database } from "../client/database.js";
 import type { IdSet } from "../databases/id-set.js";
 import { emitStep } from "../operation/step.js";
@@ -86,7 +86,8 @@ async function* readMissing(
   let done = 0;
   for await (const batch of batches) {
     // A record that differs was changed since the check. The comparison reports it.
-    missing.push(...known.count(batch, await findExisting(batch, target)));
+    const found = known.count(batch, await findExisting(batch, target));
+    missing.push(...found.map(eraseIfRevoked));
     done += batch.length;
     inChunk += batch.length;
     if (inChunk < size) continue;

@@ -13,7 +13,13 @@
 import { dirname } from "node:path";
 import { backupDatabase } from "../backup/database-backup.js";
 import { batchesOf } from "../client/batches.js";
-import { type Client, type ClientCounts, isRevoked, revoked } from "../client/client.js";
+import {
+  type Client,
+  type ClientCounts,
+  eraseIfRevoked,
+  isRevoked,
+  revoked,
+} from "../client/client.js";
 import { isSameRecord } from "../client/compare.js";
 import type { Database } from "../client/database.js";
 import { copyIntoMemory, type LocatedDatabase, readIntoMemory } from "../databases/copy-clients.js";
@@ -293,7 +299,7 @@ async function* listClientsToWrite(
   const ids = new IdSet();
   for await (const client of backup) {
     ids.add(client.client_id);
-    yield stayedRevoked.has(client.client_id) ? revoked(client.client_id) : client;
+    yield stayedRevoked.has(client.client_id) ? revoked(client.client_id) : eraseIfRevoked(client);
   }
   for await (const { client_id: id } of now) {
     if (ids.add(id)) yield revoked(id);

@@ -66,7 +66,11 @@ describe("a client's record", () => {
       client_id: 7,
       api_key: "revoked",
       password: null,
+      is_admin: false,
       allowed_types: [],
+      can_broadcast: false,
+      can_escalate: false,
+      can_propagate: false,
     });
     expect(isRevoked(newClient({ client_id: 7, api_key: "k" }))).toBe(false);
   });

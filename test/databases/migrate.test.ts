@@ -15,6 +15,7 @@ import { normalizeClient } from "../../src/client/compare.js";
 import type { JsonObject } from "../../src/client/json.js";
 import { BaseDatabase } from "../../src/databases/base-database.js";
 import { awkwardClients } from "../../src/databases/conformance.js";
+import { copyClients, createTable } from "../../src/databases/copy-clients.js";
 import type { Endpoint } from "../../src/databases/plugin.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
 import type { StoreError } from "../../src/errors.js";
@@ -23,6 +24,7 @@ import { migrate } from "../../src/migrate/migrate.js";
 import { acquireLock } from "../../src/operation/lock.js";
 import { stepChannelName } from "../../src/operation/step.js";
 import { migrate as migrateUnderLocks } from "../../src/recovery/migrate.js";
+import { Connection } from "../../src/store/connection.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { clusterIsUp, RedisServer, startCluster } from "./redis-server.js";
 
@@ -534,6 +536,26 @@ describe("every record is compared with digests", () => {
     ["the source, SQLite", inSqlite, false],
     ["the source, Redis", inRedis, true],
   ])("and a change in %s since is found", (_name, change, isBack) => interfered(change, isBack));
+});
+
+test("an administrator that was revoked in Redis keeps no permission in another database", async () => {
+  const home = await ownDataHome();
+  const from = end(redis, { port: (await RedisServer.start()).port });
+  const admin = newClient({ client_id: 1, api_key: "admin", is_admin: true });
+  await fill(from, [admin, newClient({ client_id: 2, api_key: "key" })]);
+  await using origin = await DatabaseFactory.create(redis, from.config);
+  await origin.deleteItem(1);
+  expect((await origin.getClientById(1))?.is_admin).toBe(true);
+  for (const name of [sqlite, json]) {
+    const to = end(name, { subfolder: home, name: "new" });
+    expect(await migrate({ from, to })).toMatchObject({ copied: 2, verified: true });
+    expect((await contents(to))[0]).toEqual(revoked(1));
+    const again = await migrate({ from, to, merge: true });
+    expect(again).toMatchObject({ unchanged: 2 });
+  }
+  await using copy = await createTable(await Connection.open(":memory:", { mode: "create" }));
+  await copyClients(origin, copy, new AbortController().signal);
+  expect(await copy.getClientById(1)).toEqual(revoked(1));
 });
 
 test("a client added to the source between check and copy is not revoked as a gap", async () => {
