@@ -14,6 +14,12 @@ import {
   type Recovery,
   withRecovery,
 } from "../operation/recovery-parts.js";
+import {
+  applyPassphrase,
+  assertOpens,
+  restoreCopyIfLost,
+  restorePassphrase,
+} from "./passphrase.js";
 import type { SwapState } from "./state.js";
 
 /**
@@ -89,7 +95,7 @@ class SwapRecovery {
     await this.#state.assertNotLost();
     await this.#state.undoMoveAside();
     // If the container's copy of server.json cannot be written here, `run --prepare` writes it.
-    await this.#state.restoreCopyIfLost().catch(() => undefined);
+    await restoreCopyIfLost(this.#state).catch(() => undefined);
     // A service started by something else has opened the file that stays, so it may keep running.
     await this.#start({ restartIfUp: false });
     await this.#state.discardStaged();
@@ -102,8 +108,8 @@ class SwapRecovery {
   async #finish(): Promise<Recovery> {
     const state = this.#state;
     try {
-      await state.assertOpens();
-      await state.applyPassphrase();
+      await assertOpens(state);
+      await applyPassphrase(state);
     } catch (error) {
       // A hub with its passphrase in server.json cannot open the new file yet.
       const isUnusable = state.data.server_json !== undefined || isKind(error, "wrongPassphrase");
@@ -118,7 +124,7 @@ class SwapRecovery {
   /** Removes the old file, which may be plain text, also without the keyring. */
   async #continueCleanup(): Promise<Recovery> {
     try {
-      await this.#state.assertOpens();
+      await assertOpens(this.#state);
     } catch (error) {
       if (isKind(error, "wrongPassphrase")) return await this.#revertOrStay(error);
       if (!isKind(error, "passphraseUnavailable")) throw error;
@@ -157,7 +163,7 @@ class SwapRecovery {
       await state.assertRevertible(mayLoseWrites);
     }
     await state.putBack();
-    const error = await state.restorePassphrase().then(
+    const error = await restorePassphrase(state).then(
       () => undefined,
       (failure: unknown) => systemError(failure, "cannot restore the old passphrase"),
     );

@@ -10,27 +10,16 @@ import { dirname } from "node:path";
 import { removeBundle, removeStagedBundles } from "../bundle/bundle.js";
 import { assertMounted } from "../config/known-directories.js";
 import { realPath } from "../config/paths.js";
-import { findSection } from "../config/settings-file.js";
-import { isKind, StoreError, systemError, withLine } from "../errors.js";
+import { StoreError, systemError, withLine } from "../errors.js";
 import { moveFile, removeFile, removePartials, syncDirectory } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import { removeDatabase, sidecars } from "../fs/sidecars.js";
-import { readServerJson } from "../hub/server-json.js";
-import { restoreLostCopy } from "../hub/server-json-copy.js";
-import { removePassword, setPassword } from "../hub/server-json-edit.js";
-import { deleteDerivedKeys, getEntry } from "../keys/keyring.js";
-import {
-  deleteReplaced,
-  promotePending,
-  readFirstPassphrase,
-  restoreKeyring,
-} from "../keys/rotation-plan.js";
-import { parseSource } from "../keys/source.js";
-import { assertKeyringOpens, unlockSecret } from "../keys/unlock.js";
+import { deleteDerivedKeys } from "../keys/keyring.js";
+import { deleteReplaced, restoreKeyring } from "../keys/rotation-plan.js";
 import type { Journal } from "../operation/journal.js";
 import { cleanUp } from "../operation/recovery-parts.js";
 import { assertNoHolders } from "../operation/service.js";
-import { removeSettingsPartials, updateSection } from "../operation/settings.js";
+import { removeSettingsPartials } from "../operation/settings.js";
 import { emitStep } from "../operation/step.js";
 import { identify } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
@@ -164,41 +153,6 @@ export class SwapState {
     return !(await this.isCommitted());
   }
 
-  /** Applies the new passphrase to `server.json`, the settings and the keyring. */
-  async applyPassphrase(): Promise<void> {
-    const { server_json: serverJson, settings, source, keyring } = this.#data;
-    if (serverJson)
-      await this.#changeServerJson(serverJson.remove ? undefined : await this.#readNewPassphrase());
-    this.emitStep("server-json");
-    if (settings) await changeSource(settings, this.storePath, source.to);
-    this.emitStep("settings");
-    if (keyring) await promotePending(this.storePath, keyring);
-    this.emitStep("promoted");
-  }
-
-  /**
-   * Checks that a passphrase in the keyring opens the new file, as long as there is an old file to
-   * put back. Recovery cannot conclude from a missing `#pending` that it has become current: after
-   * a power failure, the keyring may have lost its last writes, because KWallet writes its file
-   * seconds later.
-   *
-   * @throws {@link StoreError} wrongPassphrase - if none opens it
-   * @throws {@link StoreError} passphraseUnavailable - if the keyring cannot be read
-   */
-  async assertOpens(): Promise<void> {
-    const { keyring, aside } = this.#data;
-    if (!keyring?.pending || aside === null || !(await lstatIfExists(aside))) return;
-    await assertKeyringOpens(this.storePath);
-  }
-
-  /** Restores the old passphrase in `server.json`, the settings and the keyring. */
-  async restorePassphrase(): Promise<void> {
-    const { server_json: serverJson, settings, source, keyring } = this.#data;
-    if (serverJson) await this.#changeServerJson(await this.#readOldPassword());
-    if (settings) await changeSource(settings, this.storePath, source.from);
-    if (keyring) await restoreKeyring(this.storePath, keyring, true);
-  }
-
   /**
    * Removes the old file, its keyring entries and the journal, after the service runs on the new
    * file.
@@ -228,16 +182,6 @@ export class SwapState {
         { hint: withLine(hint, "The next command of this store continues it."), cause: error },
       );
     }
-  }
-
-  /**
-   * Writes a container's copy of `server.json` again if it is lost, with the password before the
-   * swap.
-   */
-  async restoreCopyIfLost(): Promise<void> {
-    const copy = this.#data.server_json;
-    if (copy?.original === undefined || (await lstatIfExists(copy.path))) return;
-    await this.#changeServerJson(await this.#readOldPassword());
   }
 
   /** Gives an uncommitted store its name back, as its only name. */
@@ -345,58 +289,6 @@ export class SwapState {
     if (serverJson) await removePartials(await realPath(serverJson.path));
     if (settings) await removeSettingsPartials(settings);
   }
-
-  async #changeServerJson(password: string | undefined): Promise<void> {
-    const serverJson = this.#data.server_json;
-    if (serverJson === undefined) return;
-    const { path } = serverJson;
-    await restoreLostCopy(serverJson);
-    await removePartials((await readServerJson(path)).file);
-    if (password === undefined) await removePassword(path);
-    else await setPassword(path, password);
-  }
-
-  async #readNewPassphrase(): Promise<string> {
-    const { keyring, source } = this.#data;
-    const pending = keyring && (await getEntry(this.storePath, "pending"));
-    return pending ?? (await this.#readOpening(source.to));
-  }
-
-  /** Returns the password that was in `server.json` before the swap. */
-  async #readOldPassword(): Promise<string | undefined> {
-    return this.#data.server_json?.had_password === false ? undefined : this.#readOldPassphrase();
-  }
-
-  async #readOldPassphrase(): Promise<string> {
-    const { keyring, source, server_json: serverJson } = this.#data;
-    const name = serverJson?.previous ?? keyring?.previous;
-    const kept = name && (await getEntry(this.storePath, `previous:${name}`));
-    if (kept) return kept;
-    // The old file has the store's name again.
-    return this.#readOpening(source.from);
-  }
-
-  /**
-   * Tries the passphrases of a source on the store. Returns the first passphrase if none opens the
-   * store, for example a plain store.
-   */
-  async #readOpening(text: string): Promise<string> {
-    const source = parseSource(text);
-    const first = () => readFirstPassphrase(source, this.storePath);
-    if (source.kind === "keyring") return first();
-    try {
-      return (await unlockSecret(this.storePath, source)).passphrase;
-    } catch (error) {
-      if (!isKind(error, "wrongPassphrase", "notFound", "refused")) throw error;
-      return first();
-    }
-  }
-}
-
-/** Changes the passphrase source in the store's settings, and nothing else. */
-async function changeSource(path: string, storePath: string, source: string): Promise<void> {
-  const section = await findSection(path, storePath);
-  await updateSection(section, (settings) => ({ ...settings, passphrase_source: source }));
 }
 
 /**

@@ -30,6 +30,7 @@ import { withoutSignal } from "../process/interaction.js";
 import { keyIdOf, type Secret } from "../store/cipher.js";
 import { fillAndCommit } from "./commit.js";
 import type { SwapJournal, SwapStep } from "./journal.js";
+import { applyPassphrase } from "./passphrase.js";
 import { recoverSwap } from "./recover.js";
 import type { SwapOutcome, SwapPlan, SwapRequest } from "./request.js";
 import { stage } from "./stage.js";
@@ -72,7 +73,7 @@ export async function swap<Key extends Secret, Filled>(
     },
     async (downtime) => {
       const result = await fillAndCommit(request, state, key, downtime);
-      await state.applyPassphrase();
+      await applyPassphrase(state);
       // A full disk must not keep the service down. Recovery can continue from the previous step.
       await state.write("starting").catch(() => undefined);
       return result;
