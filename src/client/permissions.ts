@@ -32,8 +32,12 @@ const alwaysAllowed = "recognizer_loop:utterance";
 
 const connectionNotice = "The change affects a connected client only when it connects again.";
 
+/** Why a revoked client is a danger in a database of HiveMind 4, except in Redis. */
+export const revokedKeyWarning =
+  'HiveMind 4 admits anyone who presents the access key "revoked", which each revoked client has';
+
 /** Returns whether a store of this schema is treated as HiveMind 4's. */
-function isHiveMind4Schema(schemaVersion: number): boolean {
+export function isHiveMind4Schema(schemaVersion: number): boolean {
   return schemaVersion < 2;
 }
 

@@ -139,8 +139,9 @@ async function checkStore(options: DoctorOptions): Promise<OpenedStore> {
     });
     const { schemaVersion, key } = store;
     const { cipherCompatibility } = key;
-    opened = { ...opened, key, facts: { schemaVersion, cipherCompatibility } };
-    const { active } = await store.counts();
+    opened = { ...opened, key };
+    const { active, revoked } = await store.counts();
+    opened = { ...opened, facts: { schemaVersion, cipherCompatibility, revoked } };
     const what = `SQLCipher ${cipherCompatibility}, schema ${schemaVersion}, ${counted(active, "client")}`;
     checks.push(good(`${storePath} opens: ${what}`));
     const damage = await checkStructure(store, options);

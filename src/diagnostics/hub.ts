@@ -1,6 +1,7 @@
 /** Checks whether the hub can open the store, and whether `server.json` contains a password. */
 import { stat } from "node:fs/promises";
 import { basename, dirname } from "node:path";
+import { isHiveMind4Schema, revokedKeyWarning } from "../client/permissions.js";
 import { hubEnvironment } from "../config/hub-account.js";
 import { dataHome } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
@@ -21,6 +22,8 @@ import type { StoreLocations } from "./files.js";
 export interface StoreFacts {
   readonly cipherCompatibility: CipherCompatibility;
   readonly schemaVersion: number;
+  /** The number of revoked clients. */
+  readonly revoked: number;
 }
 
 /** The first version that uses a password is this pre-release. Version 0.2.1 ignores a password. */
@@ -45,6 +48,11 @@ export async function checkHub(options: {
     ? findServicePython(inUnit, hubPython)
     : findHubPython({ hubPython }));
   if (python === undefined) {
+    const found = checkRevokedKey(
+      store,
+      "Upgrade the hub to HiveMind 5. If it is already, name its Python: hivemind-sqlcipher doctor --hub-python PYTHON",
+    );
+    if (found.length > 0) return found;
     return [good("no hivemind-core was found (name its Python with --hub-python)")];
   }
   const hub = await probePackages(python, inUnit);
@@ -81,8 +89,17 @@ export async function checkHub(options: {
   } else if (problem !== undefined) {
     found.push(error(`the hub enforces no blacklist: ${problem}`, upgradeLine(python[0])));
   }
+  if (isHiveMind4Schema(hub.schemaVersion ?? 0)) {
+    found.push(...checkRevokedKey(store, upgradeLine(python[0])));
+  }
   if (found.length > 0) return found;
   return [good(`${named} opens encrypted stores, with SQLCipher ${hub.cipherVersion}`)];
+}
+
+/** Reports the revoked clients in a store of HiveMind 4. */
+function checkRevokedKey(store: StoreFacts | undefined, fix: string): Check[] {
+  if (!store?.revoked || !isHiveMind4Schema(store.schemaVersion)) return [];
+  return [checksNamed("hub").error(revokedKeyWarning, fix)];
 }
 
 /** Checks whether the hub uses this store, and whether `server.json` contains a password. */

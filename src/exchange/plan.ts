@@ -9,7 +9,7 @@
  */
 import { blacklistKeys, type Client, isRevoked, revoked, revokedApiKey } from "../client/client.js";
 import type { JsonObject } from "../client/json.js";
-import { initialTypes } from "../client/permissions.js";
+import { initialTypes, isHiveMind4Schema } from "../client/permissions.js";
 import {
   hasAllPermissions,
   type ImportRow,
@@ -66,6 +66,8 @@ export interface ImportPlan {
    * list.
    */
   readonly emptyLists: number;
+  /** Whether the plan revokes the first clients in a store of HiveMind 4. */
+  readonly isFirstRevoked: boolean;
   /** The first rejected rows, at most a thousand. */
   readonly rejected: readonly RejectedRow[];
   readonly rejectedCount: number;
@@ -110,7 +112,7 @@ class Planner {
     this.#known = known;
     this.#update = update;
     this.#schemaVersion = schemaVersion;
-    this.#isHiveMind4 = schemaVersion < 2;
+    this.#isHiveMind4 = isHiveMind4Schema(schemaVersion);
     for (const [id, key] of known) if (key !== revokedApiKey) this.#owners.set(key, id);
   }
 
@@ -199,6 +201,10 @@ class Planner {
       filled,
       defaulted: this.#defaulted,
       emptyLists: this.#emptyLists,
+      isFirstRevoked:
+        this.#isHiveMind4 &&
+        ![...this.#known.values()].includes(revokedApiKey) &&
+        (this.#revocations.length > 0 || [...this.#added.values()].some(isRevoked)),
       rejected: this.#rejected,
       rejectedCount: this.#rejectedCount,
     };

@@ -1,4 +1,5 @@
 /** Asks for confirmation of a restore, and checks later whether the answer still applies. */
+import { revokedKeyWarning } from "../client/permissions.js";
 import { StoreError } from "../errors.js";
 import { isKept, type PassphraseSource } from "../keys/source.js";
 import type { OperationLock } from "../operation/lock.js";
@@ -24,21 +25,28 @@ interface ConfirmOptions {
   readonly reporter: Reporter;
 }
 
+interface ConfirmedRestore {
+  /** The path or URL of the store or database to write. */
+  readonly location: string;
+  readonly backup: VerifiedBackup;
+  readonly present: Pick<PresentStore, "replaced" | "differences">;
+  /** The hub's objection to the schema of the backup. */
+  readonly objection?: string | undefined;
+  /** Whether the restore writes the first revoked clients into a database of HiveMind 4. */
+  readonly isFirstRevoked: boolean;
+}
+
 /**
  * Asks one question about all doubts about the restore, or none without a doubt. Reports clients
  * missing from the backup as a notice.
  *
- * @param location - the path or URL of the store or database that the restore writes
- * @param objection - the hub's objection to the schema of the backup
  * @throws {@link StoreError} refused - if the user declines
  */
 export async function confirmRestore(
   { lock, source, bundle, readmitRevoked, reporter }: ConfirmOptions,
-  location: string,
-  backup: VerifiedBackup,
-  { replaced, differences }: PresentStore,
-  objection: string | undefined,
+  { location, backup, present, objection, isFirstRevoked }: ConfirmedRestore,
 ): Promise<void> {
+  const { replaced, differences } = present;
   const isKnown = !bundle || (await isKept(source, lock.storePath, backup.passphrase));
   const doubts = [
     ...describeOrigin(backup, isKnown),
@@ -62,7 +70,9 @@ export async function confirmRestore(
       `the hub will no longer admit ${counted(differences.missing, "client")} missing from the backup`,
     );
   }
-  if (doubts.length > 0) await reporter.confirm([...doubts, "Restore it?"].join("\n"));
+  if (doubts.length === 0) return;
+  if (isFirstRevoked) doubts.push(`${revokedKeyWarning}.`);
+  await reporter.confirm([...doubts, "Restore it?"].join("\n"));
 }
 
 /** @param isKnown - whether the passphrase is kept on this machine */

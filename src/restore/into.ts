@@ -25,6 +25,7 @@ import type { Database } from "../client/database.js";
 import { copyIntoMemory, type LocatedDatabase, readIntoMemory } from "../databases/copy-clients.js";
 import { findGaps, IdSet } from "../databases/id-set.js";
 import { jsonPluginName } from "../databases/json.js";
+import { redisPluginName } from "../databases/redis-settings.js";
 import { DatabaseFactory } from "../databases/registry.js";
 import { sqlitePluginName } from "../databases/sqlite.js";
 import { isKind, StoreError } from "../errors.js";
@@ -135,7 +136,15 @@ export async function restoreInto(options: RestoreIntoOptions): Promise<RestoreI
   const replaced = present
     ? ({ state: "open", secret: undefined } as const)
     : ({ state: "absent" } as const);
-  await confirmRestore(options, database.location, backup, { replaced, differences }, undefined);
+  await confirmRestore(options, {
+    location: database.location,
+    backup,
+    present: { replaced, differences },
+    isFirstRevoked:
+      database.name !== redisPluginName &&
+      (present === undefined || (await present.counts()).revoked === 0) &&
+      (await hasRevoked(listClientsToWrite(older, present ?? older, new Set()))),
+  });
   await assertWritable(database, present !== undefined);
   const service = await resolveService(options.service, reporter);
   await confirmStopped(service, database, reporter);
@@ -305,6 +314,11 @@ async function* listClientsToWrite(
     if (ids.add(id)) yield revoked(id);
   }
   for (const id of findGaps([ids])) yield revoked(id);
+}
+
+async function hasRevoked(clients: AsyncGenerator<Client>): Promise<boolean> {
+  for await (const client of clients) if (isRevoked(client)) return true;
+  return false;
 }
 
 /** Runs `work`, for a plain SQLite store in a transaction. */

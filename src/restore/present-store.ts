@@ -19,6 +19,8 @@ export interface PresentStore {
   readonly generation?: Generation | undefined;
   /** The differences from the backup; undefined without a store, or if it cannot be compared. */
   readonly differences?: Differences | undefined;
+  /** The number of revoked clients; 0 if `differences` is undefined. */
+  readonly revoked: number;
 }
 
 /**
@@ -33,7 +35,7 @@ export async function inspectPresentStore(
   backup: ComparedBackup,
 ): Promise<PresentStore> {
   const stats = await lstatIfExists(storePath);
-  if (!stats) return { replaced: { state: "absent" } };
+  if (!stats) return { replaced: { state: "absent" }, revoked: 0 };
   if (!stats.isFile()) {
     throw new StoreError("refused", `${storePath} is not a regular file`, {
       hint: "Name the store's file with --db.",
@@ -42,9 +44,9 @@ export async function inspectPresentStore(
   let opened: OpenedPresent | undefined;
   try {
     opened = await findSecret(storePath, source);
-    const differences = await compareWithBackup(storePath, opened.key, backup);
+    const compared = await compareWithBackup(storePath, opened.key, backup);
     const { key: secret, ...known } = opened;
-    return { replaced: { state: "open", secret }, ...known, differences };
+    return { replaced: { state: "open", secret }, ...known, ...compared };
   } catch (error) {
     if (!isKind(error, ...replaceableKinds)) throw error;
     return {
@@ -52,6 +54,7 @@ export async function inspectPresentStore(
       keyId: opened?.keyId,
       passphrase: opened?.passphrase,
       generation: opened?.generation,
+      revoked: 0,
     };
   }
 }
@@ -104,11 +107,12 @@ async function compareWithBackup(
   storePath: string,
   secret: Secret,
   backup: ComparedBackup,
-): Promise<Differences> {
+): Promise<{ differences: Differences; revoked: number }> {
   await using now = await openTable(storePath, secret);
   const opened = await openImmutable(backup.verifiedPath, backup.key);
   await using older = await ClientStore.from(opened);
-  return await compareClients(now, older);
+  const differences = await compareClients(now, older);
+  return { differences, revoked: (await now.counts()).revoked };
 }
 
 /** Opens the clients of an encrypted or plaintext database. */

@@ -2,6 +2,7 @@
 import { dirname } from "node:path";
 import { type BundleReport, bundleReport } from "../bundle/bundle.js";
 import type { ClientCounts } from "../client/client.js";
+import { isHiveMind4Schema } from "../client/permissions.js";
 import { realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { moveFile, replacedName, syncDirectory } from "../fs/atomic.js";
@@ -263,7 +264,16 @@ async function planReplacement(
   const objection = target.isElsewhere
     ? undefined
     : await findHubObjection(service, backup.schemaVersion, reporter);
-  await confirmRestore(options, storePath, backup, present, objection);
+  await confirmRestore(options, {
+    location: storePath,
+    backup,
+    present,
+    objection,
+    isFirstRevoked:
+      isHiveMind4Schema(backup.schemaVersion) &&
+      backup.clients.revoked > 0 &&
+      present.revoked === 0,
+  });
 
   const changesPassphrase = present.passphrase !== backup.passphrase;
   const changesUsed = changesPassphrase && replaced.state !== "absent";

@@ -1,6 +1,7 @@
 /** Inspects the database that `server.json` names for the hub. */
 import { isRevoked } from "../client/client.js";
 import { hubContainer, toHub } from "../config/hub-account.js";
+import { IdSet } from "../databases/id-set.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { DatabaseFactory } from "../databases/registry.js";
 import { isKind, StoreError } from "../errors.js";
@@ -30,6 +31,11 @@ export interface DatabaseSurvey {
   readonly clientCount: number | undefined;
   /** Whether a client has a blacklist; undefined where `clientCount` is. */
   readonly hasBlacklists: boolean | undefined;
+  /**
+   * Whether no client is revoked, but a copy gets revoked rows for unused ids; undefined where
+   * `clientCount` is.
+   */
+  readonly isFirstRevoked: boolean | undefined;
   /** Bytes. */
   readonly size: number;
   /** Whether `server.json` has a password for it. */
@@ -43,6 +49,7 @@ export async function surveyDatabase(file: ServerJson, storePath: string): Promi
     module,
     clientCount: undefined,
     hasBlacklists: undefined,
+    isFirstRevoked: undefined,
     size: 0,
     hasPassword: false,
     problem: undefined,
@@ -90,16 +97,23 @@ async function countClients(name: string, config: ReturnType<typeof databaseIn>[
   try {
     await using database = await DatabaseFactory.create(name, config, { mode: "readonly" });
     let clientCount = 0;
+    let revokedCount = 0;
     let hasBlacklists = false;
+    const ids = new IdSet();
     for await (const client of database) {
-      if (isRevoked(client)) continue;
-      clientCount += 1;
-      hasBlacklists ||= hasBlacklist(client);
+      ids.add(client.client_id);
+      if (isRevoked(client)) revokedCount += 1;
+      else {
+        clientCount += 1;
+        hasBlacklists ||= hasBlacklist(client);
+      }
     }
-    return { clientCount, hasBlacklists };
+    const isFirstRevoked = revokedCount === 0 && ids.highest > ids.size;
+    return { clientCount, hasBlacklists, isFirstRevoked };
   } catch (error) {
     // A hub without clients has not written the file yet.
-    if (isKind(error, "notFound")) return { clientCount: 0, hasBlacklists: false };
+    if (isKind(error, "notFound"))
+      return { clientCount: 0, hasBlacklists: false, isFirstRevoked: false };
     throw error;
   }
 }

@@ -7,7 +7,7 @@ import { shellQuote } from "../text/escape.js";
 import { containerSteps, programLineFor } from "./container.js";
 import { formerKind, isSealedUnit, needsKeys } from "./facts.js";
 import type { HubSurvey } from "./hub-survey.js";
-import { type PackagesSurvey, packageListLine, pipLine } from "./packages.js";
+import { isHiveMind4, type PackagesSurvey, packageListLine, pipLine } from "./packages.js";
 import { logLine, serviceLine } from "./serving.js";
 import type { HubContainerSurvey, Survey } from "./survey.js";
 
@@ -399,9 +399,8 @@ function findBlacklistObstacle(survey: Survey): Finding {
  * plugin installed, the hub also opens a plain store with it.
  */
 export function findHiveMind4Obstacle(packages: PackagesSurvey): Obstacle | undefined {
-  const { python, canEncrypt, blacklistProblem, schemaVersion } = packages;
-  const isOld = canEncrypt ? blacklistProblem !== undefined : (schemaVersion ?? 0) < 2;
-  if (!isOld) return undefined;
+  if (!isHiveMind4(packages)) return undefined;
+  const { python, schemaVersion } = packages;
   const is = schemaVersion === undefined ? "may be" : "is";
   return refused(
     "blacklists",

@@ -46,6 +46,15 @@ export interface PackagesSurvey {
   readonly directory: string | undefined;
 }
 
+/** Returns whether the hub is HiveMind 4, perhaps with a plugin of HiveMind 5, or may be. */
+export function isHiveMind4({
+  canEncrypt,
+  blacklistProblem,
+  schemaVersion,
+}: PackagesSurvey): boolean {
+  return canEncrypt ? blacklistProblem !== undefined : (schemaVersion ?? 0) < 2;
+}
+
 /** @param options.remember - lets `run` start the hub without asking its packages again */
 export async function surveyPackages(
   python: HubPython,

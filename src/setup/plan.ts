@@ -1,4 +1,5 @@
 /** Plans the steps of a setup from a survey. Pure. */
+import { revokedKeyWarning } from "../client/permissions.js";
 import { outageAdvice } from "../service/schedule.js";
 import { isUnit } from "../service/systemctl.js";
 import { counted } from "../text/count.js";
@@ -6,6 +7,7 @@ import type { DatabaseSurvey } from "./database-survey.js";
 import { formerKind, isSealedUnit, isStored, needsKeys } from "./facts.js";
 import type { HubSurvey } from "./hub-survey.js";
 import { findObstacles, type Obstacle, type ObstacleOptions } from "./obstacles.js";
+import { isHiveMind4 } from "./packages.js";
 import type { Survey } from "./survey.js";
 
 const stepIds = [
@@ -213,12 +215,17 @@ function isCopyKept({ record, hasPlainCopy, isHandedOver }: Survey): boolean {
 }
 
 function findNotices(survey: Survey, options: PlanOptions): string[] {
-  const { record, directories, boot, scheduleProblem } = survey;
+  const { record, database, packages, directories, boot, scheduleProblem, isHandedOver } = survey;
   const { recoveryKeyFile, isHeadless, onlineBackups } = options;
   const notices = [
     isCopyKept(survey) &&
       `${record?.database.place} was changed after it was copied; it has clients' keys in plain text, so remove it if it is not needed`,
     ...directories.notices,
+    database?.isFirstRevoked &&
+      !isHandedOver &&
+      packages !== undefined &&
+      isHiveMind4(packages) &&
+      `unused ids get revoked clients, and ${revokedKeyWarning}`,
     boot !== undefined &&
       !isHeadless &&
       `after a reboot without a login the hub waits for its passphrase (setup --headless): ${boot.problem}`,
@@ -228,5 +235,5 @@ function findNotices(survey: Survey, options: PlanOptions): string[] {
       `no recovery key is made in ${recoveryKeyFile}: bundles are encrypted to the recovery key in use`,
     onlineBackups ? "backups do not stop the hub" : outageAdvice,
   ];
-  return notices.filter((notice) => notice !== false);
+  return notices.filter((notice) => typeof notice === "string");
 }

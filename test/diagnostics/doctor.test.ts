@@ -174,7 +174,7 @@ test("core dumps of the hub are a finding that names their destination", async (
 
 test("the packages of HiveMind 4 and 5 are checked for the store's format and schema", async () => {
   const choice = { service: "none", unit: "none", storePath: "/nowhere" } as const;
-  const store = { schemaVersion: 2 } as const;
+  const store = { schemaVersion: 2, revoked: 0 } as const;
   const ask = (line: "released" | "development", cipherCompatibility: 3 | 4 = 4) =>
     checkHub({
       ...{ service: undefined, choice, hubPython: interpreter(line) },
@@ -195,6 +195,21 @@ test("the packages of HiveMind 4 and 5 are checked for the store's format and sc
   expect(released).toMatchObject({ name: "hub", ok: false, severity: "error" });
   expect(released?.detail).toMatch(/cannot use an encrypted store|enforces no blacklist/);
   expect(released?.fix).toMatch(/pip install/);
+});
+
+test("a revoked client in a store of HiveMind 4 is a finding, unless the hub is known to be HiveMind 5", async () => {
+  const choice = { service: "none", unit: "none", storePath: "/nowhere" } as const;
+  const ask = (facts: object, hubPython?: string) =>
+    checkHub({
+      ...{ service: undefined, choice, hubPython },
+      store: { schemaVersion: 1, cipherCompatibility: 4, revoked: 1, ...facts },
+    });
+  expect(await ask({})).toMatchObject([
+    { severity: "error", detail: expect.stringMatching(/presents the access key "revoked"/) },
+  ]);
+  expect(await ask({ revoked: 0 })).toMatchObject([{ ok: true }]);
+  expect(await ask({ schemaVersion: 2 })).toMatchObject([{ ok: true }]);
+  expect(await ask({}, interpreter("development"))).toMatchObject([{ ok: true }]);
 });
 
 test("server.json: another store, a password, and a comment that the hub cannot read", async () => {

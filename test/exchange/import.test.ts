@@ -135,6 +135,14 @@ describe("an import", () => {
     await store.sync();
     const released = await prepare({ store, file: bytes(text), update: true });
     expect(released.plan.emptyLists).toBe(1);
+    // HiveMind 4 admits the key of the rows that fill gaps.
+    const gap = () => prepare({ store, file: bytes(json([{ client_id: 5, api_key: "k5" }])) });
+    expect([released.plan.isFirstRevoked, (await gap()).plan.isFirstRevoked]).toEqual([
+      false,
+      true,
+    ]);
+    await store.addItem(revoked(3));
+    expect((await gap()).plan.isFirstRevoked).toBe(false);
     // A hub of the other line may open the store as well, and reads an empty list as the default
     // one.
     await store.updateClient(1, { allowed_types: ["speak"] });

@@ -4,9 +4,10 @@
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { type Client, defaultAllowedTypes, newClient } from "../../src/client/client.js";
-import { assertConfirmed } from "../../src/restore/confirm.js";
-import { compareClients } from "../../src/restore/differences.js";
+import { assertConfirmed, confirmRestore } from "../../src/restore/confirm.js";
+import { compareClients, type Widened } from "../../src/restore/differences.js";
 import { openTable } from "../../src/restore/present-store.js";
+import type { VerifiedBackup } from "../../src/restore/verified-backup.js";
 import type { ClientTable } from "../../src/store/client-table.js";
 import { Connection } from "../../src/store/connection.js";
 import { createSchema } from "../../src/store/schema.js";
@@ -63,10 +64,40 @@ test("a column that should hold a list and does not is asked about, unless it st
   expect((await what()).join()).toMatch(/no valid list in skill_blacklist/);
 });
 
+const none = { revoked: [], stayRevoked: [], readmitted: [], widened: [], missing: 0 };
+
 test("a refusal counts the clients that it does not name", () => {
-  const none = { revoked: [], stayRevoked: [], readmitted: [], widened: [], missing: 0 };
   const readmitted = Array.from({ length: 25 }, (_, index) => index + 1);
   const found = { ...none, revoked: readmitted, readmitted };
   expect(() => assertConfirmed(found, none, true)).toThrow(/: 1, 2, [^a-z]*, 20 and 5 more$/);
   expect(() => assertConfirmed(found, none, false)).not.toThrow();
 });
+
+test.each([true, false])(
+  "a question names the key of the first revoked clients, which HiveMind 4 admits: %s",
+  async (isFirstRevoked) => {
+    const questions: string[] = [];
+    const ask = (widened: Widened[]) =>
+      confirmRestore(
+        {
+          lock: { storePath: "/nowhere" },
+          source: { kind: "keyring" },
+          reporter: {
+            notice: () => {},
+            detail: () => {},
+            confirm: async (question) => void questions.push(question),
+          },
+        },
+        {
+          location: "/nowhere",
+          backup: { doubt: undefined } as VerifiedBackup,
+          present: { replaced: { state: "absent" }, differences: { ...none, widened } },
+          isFirstRevoked,
+        },
+      );
+    await ask([]);
+    expect(questions).toEqual([]);
+    await ask([{ clientId: 1, name: "kitchen", what: ["would be an admin again"] }]);
+    expect(questions.join().includes('the access key "revoked"')).toBe(isFirstRevoked);
+  },
+);

@@ -46,6 +46,7 @@ const database: NonNullable<Survey["database"]> = {
   place: "/home/a/.local/share/hivemind-core/clients.json",
   clientCount: 5,
   hasBlacklists: false,
+  isFirstRevoked: false,
   size: 4096,
   hasPassword: false,
   problem: undefined,
@@ -193,6 +194,15 @@ test("a JSON database that an earlier setup kept is not removed, but named", () 
   expect(
     needed({ ...kept, record: { ...(record as object), plain_copy_kept: false } as never }),
   ).toContain("plain-copy");
+});
+
+test("on HiveMind 4, the plan names the access key that revoked clients for unused ids admit", () => {
+  const first = { ...database, isFirstRevoked: true };
+  const old = { ...packages, canEncrypt: false, schemaVersion: 0 } as const;
+  const key = 'presents the access key "revoked"';
+  expect(plan({ database: first, packages: old }).notices.join()).toContain(key);
+  expect(plan({ database: first }).notices.join()).not.toContain(key);
+  expect(plan({ packages: old }).notices.join()).not.toContain(key);
 });
 
 test("what a killed setup has done is not done again", () => {

@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { isRevoked } from "../../client/client.js";
+import { isHiveMind4Schema, revokedKeyWarning } from "../../client/permissions.js";
 import { describeClient } from "../../text/escape.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
@@ -35,4 +36,7 @@ async function deleteClient(context: Context, idText: string | undefined): Promi
       ? `client ${id}: already revoked, nothing changed`
       : `client ${describeClient(id, before.name)}: ${isUnused ? `revoked in ${context.storePath}` : "revoked, can no longer connect"}`,
   ]);
+  if (isHiveMind4Schema(store.schemaVersion)) {
+    context.output.warning(`${revokedKeyWarning}: upgrade the hub to HiveMind 5`);
+  }
 }

@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import { revokedKeyWarning } from "../../client/permissions.js";
 import { expandPath } from "../../config/paths.js";
 import { exitCodes, isKind, StoreError, wrap } from "../../errors.js";
 import type { PreparedImport, WidenedClient } from "../../exchange/import.js";
@@ -103,7 +104,7 @@ async function confirmAccess(context: Context, { plan, widened }: PreparedImport
 }
 
 function accessLines(
-  { defaulted, emptyLists }: ImportPlan,
+  { defaulted, emptyLists, isFirstRevoked }: ImportPlan,
   widened: readonly WidenedClient[],
 ): string[] {
   const lines: string[] = [];
@@ -117,13 +118,17 @@ function accessLines(
       `${counted(emptyLists, "new client")} with an empty list of message types, which HiveMind 4 reads as the default list.`,
     );
   }
-  if (widened.length === 0) return lines;
-  lines.push(`${counted(widened.length, "client")} could do more than now:`);
-  for (const client of widened.slice(0, shownRows)) {
-    const { clientId, name } = client;
-    lines.push(`  client ${describeClient(clientId, name)}: ${fieldsOf(client).join(", ")}`);
+  if (widened.length > 0) {
+    lines.push(`${counted(widened.length, "client")} could do more than now:`);
+    for (const client of widened.slice(0, shownRows)) {
+      const { clientId, name } = client;
+      lines.push(`  client ${describeClient(clientId, name)}: ${fieldsOf(client).join(", ")}`);
+    }
+    lines.push(...moreLine(widened.length));
   }
-  return [...lines, ...moreLine(widened.length)];
+  // Does not cause the question: a revocation takes access away.
+  if (lines.length > 0 && isFirstRevoked) lines.push(`${revokedKeyWarning}.`);
+  return lines;
 }
 
 function fieldsOf({ widenings }: WidenedClient): string[] {
