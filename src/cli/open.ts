@@ -5,7 +5,7 @@ import type { LocatedDatabase } from "../databases/copy-clients.js";
 import { ignoreKind, isKind, type StoreError, withLine, wrap } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import { formatSource } from "../keys/source.js";
-import { unlockStore } from "../keys/unlock.js";
+import { openWithSource } from "../keys/unlock.js";
 import { journalExists } from "../operation/journal.js";
 import { waitForOperation } from "../recovery/wait.js";
 import type { ClientStore } from "../store/client-store.js";
@@ -41,7 +41,7 @@ export async function openStore(context: Context): Promise<ClientStore> {
  */
 async function unlockWithNewestSource(context: Context): Promise<ClientStore> {
   const { storePath, source } = context;
-  const open = () => unlockStore(storePath, context.source, { mode: "readwrite" });
+  const open = () => openWithSource(storePath, context.source, { mode: "readwrite" });
   try {
     return await open();
   } catch (error) {

@@ -13,7 +13,7 @@ import {
   parseSource,
   withoutKeyCache,
 } from "../keys/source.js";
-import { unlockStore } from "../keys/unlock.js";
+import { openWithSource } from "../keys/unlock.js";
 import { makeHubDirectory } from "../process/directories.js";
 import * as z from "../schema.js";
 import { identify } from "../store/cipher.js";
@@ -70,7 +70,7 @@ export const sqlcipherPlugin: DatabasePlugin = {
     // SQLite leaves sidecars.
     if (settings.password === undefined) {
       const source = parseSource(settings.password_source ?? "keyring");
-      return unlockStore(path, settings.key_cache === false ? withoutKeyCache(source) : source, {
+      return openWithSource(path, settings.key_cache === false ? withoutKeyCache(source) : source, {
         mode: "readwrite",
       });
     }

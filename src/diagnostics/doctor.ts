@@ -6,7 +6,7 @@ import type { ConfiguredTarget } from "../copies/copy-record.js";
 import { isKind, StoreError } from "../errors.js";
 import { noCoreDumpsCommand } from "../hub/existing-unit.js";
 import type { PassphraseSource } from "../keys/source.js";
-import { unlock, unlockStore } from "../keys/unlock.js";
+import { openWithSource, unlock } from "../keys/unlock.js";
 import { Journal } from "../operation/journal.js";
 import { withInteraction } from "../process/interaction.js";
 import { waitForOperation } from "../recovery/wait.js";
@@ -56,7 +56,7 @@ export interface Diagnosis {
  * Runs every check. A failed check is a finding, not an error.
  *
  * @throws {@link StoreError} refused - if `fillGaps` finds too large a gap
- * @throws {@link StoreError} what `unlockStore` throws, with `fillGaps`
+ * @throws {@link StoreError} what `openWithSource` throws, with `fillGaps`
  */
 export async function doctor(options: DoctorOptions): Promise<Diagnosis> {
   // `doctor` asks no questions: a check that needs a confirmation fails, which is a finding.
@@ -111,7 +111,7 @@ async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
 
 async function fillGaps(storePath: string, source: PassphraseSource): Promise<number> {
   await using store = await waitForOperation(storePath, () =>
-    unlockStore(storePath, source, { mode: "readwrite" }),
+    openWithSource(storePath, source, { mode: "readwrite" }),
   );
   return await fillIdGaps(store);
 }

@@ -7,7 +7,7 @@ import { type ConfiguredTarget, type CopyState, readCopyStates } from "../copies
 import { type LocatedDatabase, openToRead } from "../databases/copy-clients.js";
 import { StoreError } from "../errors.js";
 import type { PassphraseSource } from "../keys/source.js";
-import { unlockStore } from "../keys/unlock.js";
+import { openWithSource } from "../keys/unlock.js";
 import { Journal } from "../operation/journal.js";
 import { type Run, readRuns } from "../operation/run-record.js";
 import { waitForOperation } from "../recovery/wait.js";
@@ -155,7 +155,7 @@ async function inspectStore(
     const { schemaVersion } = plain;
     return { cipherCompatibility: null, schemaVersion, clients: await plain.counts() };
   }
-  const open = () => unlockStore(storePath, source, { mode: "readwrite" });
+  const open = () => openWithSource(storePath, source, { mode: "readwrite" });
   await using store = await waitForOperation(storePath, open, maxWaitMs);
   return {
     cipherCompatibility: store.key.cipherCompatibility,

@@ -154,12 +154,13 @@ async function readKeyId(path: string): Promise<string> {
 
 /**
  * Opens a client store like `unlock`, or with its derived key in the keyring. Writes a missing or
- * outdated derived key. Leaves the schema unchanged.
+ * outdated derived key. Leaves the schema unchanged. Neither recovers the store nor waits for an
+ * operation: `recovery/unlock-store` does both.
  *
  * @throws {@link StoreError} newerVersion - if this version does not know the schema
  * @throws {@link StoreError} what `unlock` throws
  */
-export async function unlockStore(
+export async function openWithSource(
   path: string,
   source: PassphraseSource,
   options: ConnectionOptions,

@@ -1,7 +1,7 @@
 /** The `unlockStore` of the library. */
 import { realPath } from "../config/paths.js";
 import type { PassphraseSource } from "../keys/source.js";
-import { unlockStore as openStore } from "../keys/unlock.js";
+import { openWithSource } from "../keys/unlock.js";
 import type { ClientStore } from "../store/client-store.js";
 import type { ConnectionOptions } from "../store/connection.js";
 import { recoverIfNeeded } from "./recover.js";
@@ -36,7 +36,7 @@ export async function unlockStore(
 ): Promise<ClientStore> {
   const storePath = await realPath(path);
   await recoverOnce(storePath);
-  return await waitForOperation(storePath, () => openStore(storePath, source, options));
+  return await waitForOperation(storePath, () => openWithSource(storePath, source, options));
 }
 
 /** The recoveries of this process that are running. */

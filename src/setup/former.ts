@@ -22,7 +22,7 @@ import {
   setPassword,
   switchModule,
 } from "../hub/server-json-edit.js";
-import { unlockSecret, unlockStore } from "../keys/unlock.js";
+import { openWithSource, unlockSecret } from "../keys/unlock.js";
 import { resolveHubDatabase } from "../migrate/hub-database.js";
 import { migrate } from "../migrate/migrate.js";
 import { assertNoHolders } from "../operation/service.js";
@@ -203,7 +203,7 @@ async function moveStoreAside({
   return withOperation(storePath, reporter, async () => {
     if ((await identify(storePath)).format !== "sqlcipher") return null;
     // The last connection that closes writes the log into the file.
-    await (await unlockStore(storePath, source, { mode: "readwrite" })).close();
+    await (await openWithSource(storePath, source, { mode: "readwrite" })).close();
     await assertNoHolders(storePath);
     if (((await statIfExists(`${storePath}-wal`))?.size ?? 0) > 0) {
       throw new StoreError("inUse", `${storePath}-wal is not empty: the store is in use`, {

@@ -14,7 +14,7 @@ import {
   setPassword,
   switchModule,
 } from "../hub/server-json-edit.js";
-import { unlockSecret, unlockStore } from "../keys/unlock.js";
+import { openWithSource, unlockSecret } from "../keys/unlock.js";
 import { listIds } from "../migrate/check.js";
 import { assertNoOtherPassword, resolveHubDatabase } from "../migrate/hub-database.js";
 import { migrate } from "../migrate/migrate.js";
@@ -180,7 +180,7 @@ async function copyUnchanged(
  */
 async function emptyStore({ request, found, database }: SetupScope, from: Endpoint): Promise<void> {
   const { storePath, source } = request;
-  await using store = await unlockStore(storePath, source, { mode: "readwrite" });
+  await using store = await openWithSource(storePath, source, { mode: "readwrite" });
   const { lacking, readmitted } = await compareWithSource(store, from);
   const differences = [
     ...(lacking.length > 0 ? [`clients that ${database.place} lacks: ${listIds(lacking)}`] : []),

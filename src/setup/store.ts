@@ -15,7 +15,7 @@ import { removeDatabase, sidecars } from "../fs/sidecars.js";
 import { passwordIn, readServerJson } from "../hub/server-json.js";
 import { readOrSealPassphrase } from "../keys/reseal.js";
 import type { PassphraseSource } from "../keys/source.js";
-import { unlockStore } from "../keys/unlock.js";
+import { openWithSource } from "../keys/unlock.js";
 import type { OperationLock } from "../operation/lock.js";
 import { orRecover, withRecovery } from "../operation/recovery-parts.js";
 import { emitStep } from "../operation/step.js";
@@ -81,7 +81,7 @@ async function removeOwnStore({ storePath, source, reporter }: SetupRequest): Pr
 
 async function isEmpty(storePath: string, source: PassphraseSource): Promise<boolean> {
   try {
-    await using store = await unlockStore(storePath, source, { mode: "readwrite" });
+    await using store = await openWithSource(storePath, source, { mode: "readwrite" });
     for await (const client of store) if (!isRevoked(client)) return false;
     return true;
   } catch (error) {

@@ -1,13 +1,13 @@
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { expect, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
-import { unlockStore } from "../../src/keys/unlock.js";
+import { openWithSource } from "../../src/keys/unlock.js";
 import { Machine } from "./machine.js";
 
 async function damagedStore(): Promise<Machine> {
   const machine = await Machine.make();
   await machine.init("--bundle-to", machine.path("bundles"), "--to", machine.path("backups"));
-  const store = await unlockStore(machine.store, { kind: "keyring" }, { mode: "readwrite" });
+  const store = await openWithSource(machine.store, { kind: "keyring" }, { mode: "readwrite" });
   const ids = Array.from({ length: 3000 }, (_, index) => index + 1);
   await store.addItems(ids.map((id) => newClient({ client_id: id, api_key: `key ${id}` })));
   await store.close();

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from "v
 import { cacheDerivedKey, formatDerivedKey, parseDerivedKey } from "../../src/keys/derived-key.js";
 import { deleteEntry, getEntry, setEntry } from "../../src/keys/keyring.js";
 import { type PassphraseSource, withoutKeyCache } from "../../src/keys/source.js";
-import { unlock, unlockStore } from "../../src/keys/unlock.js";
+import { openWithSource, unlock } from "../../src/keys/unlock.js";
 import { derivationChannelName, deriveKey, identify } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { root } from "../built.js";
@@ -59,7 +59,7 @@ async function derivations(body: () => Promise<unknown>): Promise<number> {
 }
 
 async function open(source: PassphraseSource = keyring): Promise<void> {
-  const opened = await unlockStore(store, source, readwrite);
+  const opened = await openWithSource(store, source, readwrite);
   await opened.counts();
   await opened.close();
 }
@@ -71,7 +71,7 @@ function kept(): Promise<string | undefined> {
 test("a store is opened without deriving its key again, as the same store", async () => {
   expect(await derivations(open)).toBe(1);
   expect(await derivations(open)).toBe(0);
-  await using opened = await unlockStore(store, keyring, readwrite);
+  await using opened = await openWithSource(store, keyring, readwrite);
   expect(opened.key.key).toEqual((await deriveKey(passphrase, opened.key.salt, 4)).key);
   expect(opened.keyId).toBe(keyId);
 });
@@ -82,7 +82,7 @@ test("a store of the older format is opened so too", async () => {
   await setEntry(store, "current", fixturePassphrases[name]);
   expect(await derivations(open)).toBe(2); // for each format one
   expect(await derivations(open)).toBe(0);
-  await using opened = await unlockStore(store, keyring, readwrite);
+  await using opened = await openWithSource(store, keyring, readwrite);
   expect(opened.key.cipherCompatibility).toBe(3);
 });
 

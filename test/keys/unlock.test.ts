@@ -4,9 +4,9 @@ import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { listEntries, setEntry } from "../../src/keys/keyring.js";
 import { generatePassphrase } from "../../src/keys/passphrase.js";
 import type { PassphraseSource } from "../../src/keys/source.js";
-import { unlock, unlockStore } from "../../src/keys/unlock.js";
+import { openWithSource, unlock } from "../../src/keys/unlock.js";
 import { withInteraction } from "../../src/process/interaction.js";
-import { unlockStore as unlockStoreOfProgram } from "../../src/recovery/unlock-store.js";
+import { unlockStore } from "../../src/recovery/unlock-store.js";
 import { identify } from "../../src/store/cipher.js";
 import { ClientStore } from "../../src/store/client-store.js";
 import { fixturePassphrases, fixtures, temporaryFolder } from "../store/temporary.js";
@@ -92,20 +92,26 @@ test("a store opens by a link to it with the passphrase of its own path", async 
   await setEntry(store, "current", fixturePassphrases["sqlcipher4-schema2.db"]);
   const link = join(folder, "link.db");
   await symlink(store, link);
-  await using opened = await unlockStoreOfProgram(link, keyring, readonly);
+  await using opened = await unlockStore(link, keyring, readonly);
   expect(opened.connection.path).toBe(store);
 });
 
 test("a store of the older format opens too, and is not migrated", async () => {
   await fixture("sqlcipher3-schema2.db");
-  await using opened = await unlockStore(store, await fileSource("legacy pass'phrase\n"), readonly);
+  await using opened = await openWithSource(
+    store,
+    await fileSource("legacy pass'phrase\n"),
+    readonly,
+  );
   expect(opened.key.cipherCompatibility).toBe(3);
   expect((await opened.counts()).active).toBeGreaterThan(0);
 });
 
 test("a schema that a hub of its own would migrate is left as it is", async () => {
   await (await ClientStore.create(store, "words", { schemaVersion: 0 }))[Symbol.asyncDispose]();
-  await using opened = await unlockStore(store, await fileSource("words"), { mode: "readwrite" });
+  await using opened = await openWithSource(store, await fileSource("words"), {
+    mode: "readwrite",
+  });
   expect(opened.schemaVersion).toBe(0);
 });
 

@@ -3,12 +3,12 @@
 import "../known-keys.ts";
 import { writeFileSync } from "node:fs";
 import { newClient } from "../../dist/client/client.js";
-import { unlockStore } from "../../dist/keys/unlock.js";
+import { openWithSource } from "../../dist/keys/unlock.js";
 
 const [, , path, file] = process.argv;
 let outcome = "added";
 try {
-  const store = await unlockStore(
+  const store = await openWithSource(
     path,
     { kind: "keyring" },
     { mode: "readwrite", busyTimeoutMs: 100 },

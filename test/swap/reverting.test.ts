@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { newClient } from "../../src/client/client.js";
 import { deleteEntry, type Slot } from "../../src/keys/keyring.js";
-import { unlockStore } from "../../src/keys/unlock.js";
+import { openWithSource } from "../../src/keys/unlock.js";
 import { identify } from "../../src/store/cipher.js";
 import { root, testProgram } from "../built.js";
 import { property, systemctl } from "../service/units.js";
@@ -44,7 +44,7 @@ async function cutOff(before: readonly string[] = []): Promise<World> {
 test("if the new file was written to since, it stays", async () => {
   const world = await cutOff();
   await systemctl("start", world.unit);
-  const store = await unlockStore(world.path, { kind: "keyring" }, { mode: "readwrite" });
+  const store = await openWithSource(world.path, { kind: "keyring" }, { mode: "readwrite" });
   const id = await store.nextClientId();
   await store.addItem(newClient({ client_id: id, api_key: "added since" }));
   await store.close();
