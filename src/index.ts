@@ -35,7 +35,7 @@ export { DatabaseFactory } from "./databases/registry.js";
 export { type ErrorKind, exitCodes, StoreError } from "./errors.js";
 export { generatePassphrase } from "./keys/passphrase.js";
 export { type PassphraseSource, parseSource } from "./keys/source.js";
-export type { Migration } from "./migrate/migrate.js";
+export type { CopyDatabaseOptions, Migration } from "./migrate/copy-database.js";
 export type { Recovery } from "./operation/recovery-parts.js";
 export type { ServiceReport } from "./operation/service.js";
 export { type MigrateOptions, migrate } from "./recovery/migrate.js";

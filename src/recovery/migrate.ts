@@ -1,15 +1,15 @@
 /** The `migrate` of the library. */
 import {
+  type CopyDatabaseOptions,
+  copyDatabase,
   findStores,
   type Migration,
-  migrate as migrateUnlocked,
-  type MigrateOptions as UnlockedOptions,
-} from "../migrate/migrate.js";
+} from "../migrate/copy-database.js";
 import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../reporter.js";
 import { recoverIfNeeded, withOperation } from "./recover.js";
 
-export interface MigrateOptions extends UnlockedOptions {
+export interface MigrateOptions extends CopyDatabaseOptions {
   /** The locks of the two databases' stores that the caller holds, from `withOperation`. */
   readonly locks?: readonly OperationLock[];
   /** Receives what the recovery of an interrupted operation has done. Default: discards it. */
@@ -48,11 +48,11 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
   const { from, to, dryRun = false, locks = [], reporter = silent } = options;
   const held = new Set(locks.map(({ storePath }) => storePath));
   const stores = (await findStores(from, to)).filter((path) => !held.has(path));
-  if (!dryRun) return withOperations(stores, reporter, () => migrateUnlocked(options));
+  if (!dryRun) return withOperations(stores, reporter, () => copyDatabase(options));
   for (const path of stores) {
     for (const message of await recoverIfNeeded(path)) reporter.notice(message);
   }
-  return migrateUnlocked(options);
+  return copyDatabase(options);
 }
 
 async function withOperations<Result>(

@@ -23,8 +23,8 @@ import {
   switchModule,
 } from "../hub/server-json-edit.js";
 import { openWithSource, unlockSecret } from "../keys/unlock.js";
+import { copyDatabase } from "../migrate/copy-database.js";
 import { resolveHubDatabase } from "../migrate/hub-database.js";
-import { migrate } from "../migrate/migrate.js";
 import { assertNoHolders } from "../operation/service.js";
 import { emitStep } from "../operation/step.js";
 import { makeDirectoryAs, removeDirectoryAs } from "../process/directories.js";
@@ -112,7 +112,7 @@ function undoJson(request: SetupRequest, record: SetupRecord): UndoStrategy {
       await assertReplaceable((await readServerJson(path)).file);
       await assertReplaceable(database.place);
       const to = { name: jsonModule(record), config: await readStagedConfig(record) };
-      await migrate({ from: encryptedStore(request), to, dryRun: true, signal });
+      await copyDatabase({ from: encryptedStore(request), to, dryRun: true, signal });
     },
     isPending: () => isHandedOver(storePath),
     work: async () => {
@@ -180,7 +180,7 @@ async function writeJson(request: SetupRequest, record: SetupRecord): Promise<vo
     await makeDirectoryAs(currentAccount(), directory);
     if (await lstatIfExists(former.version)) await copyFile(former.version, staged.version);
     const to = { name: jsonModule(record), config };
-    await migrate({ from: encryptedStore(request), to, signal });
+    await copyDatabase({ from: encryptedStore(request), to, signal });
     // By this checksum, the next undo recognizes the file as its own, and overwrites it.
     const checksum = await sha256File(staged.store);
     await updateSetupRecord(settingsPath, storePath, ({ database }) => ({

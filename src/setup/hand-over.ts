@@ -16,8 +16,8 @@ import {
 } from "../hub/server-json-edit.js";
 import { openWithSource, unlockSecret } from "../keys/unlock.js";
 import { listIds } from "../migrate/check.js";
+import { copyDatabase } from "../migrate/copy-database.js";
 import { assertNoOtherPassword, resolveHubDatabase } from "../migrate/hub-database.js";
-import { migrate } from "../migrate/migrate.js";
 import { assertUnchanged, checksumSource } from "../migrate/source.js";
 import { emitStep } from "../operation/step.js";
 import { withOperation } from "../recovery/recover.js";
@@ -124,7 +124,8 @@ async function planCopy(scope: SetupScope): Promise<Change> {
   await assertNoOtherPassword(file, hub, to);
   await assertReplaceable(file.file);
   await emptyStore(scope, from);
-  if ((await checksumSource(from)) !== undefined) await migrate({ from, to, dryRun: true, signal });
+  if ((await checksumSource(from)) !== undefined)
+    await copyDatabase({ from, to, dryRun: true, signal });
   let former: FormerDatabase | undefined;
   return {
     work: async () => {
@@ -167,7 +168,7 @@ async function copyUnchanged(
     }
   };
   if (checksum === undefined) await check();
-  else await migrate({ from, to, signal, beforeEnd: check });
+  else await copyDatabase({ from, to, signal, beforeEnd: check });
   return checksum;
 }
 

@@ -20,10 +20,10 @@ import type { Endpoint } from "../../src/databases/plugin.js";
 import { DatabaseFactory } from "../../src/databases/registry.js";
 import type { StoreError } from "../../src/errors.js";
 import { checkSource } from "../../src/migrate/check.js";
-import { migrate } from "../../src/migrate/migrate.js";
+import { copyDatabase } from "../../src/migrate/copy-database.js";
 import { acquireLock } from "../../src/operation/lock.js";
 import { stepChannelName } from "../../src/operation/step.js";
-import { migrate as migrateUnderLocks } from "../../src/recovery/migrate.js";
+import { migrate } from "../../src/recovery/migrate.js";
 import { Connection } from "../../src/store/connection.js";
 import { temporaryFolder } from "../store/temporary.js";
 import { clusterIsUp, RedisServer, startCluster } from "./redis-server.js";
@@ -99,7 +99,7 @@ test("clients go round through every database and come back as they were, the ga
   for (const [index, to] of way.entries()) {
     const from = way[index - 1];
     if (from === undefined) continue;
-    const migration = await migrate({ from, to });
+    const migration = await copyDatabase({ from, to });
     expect(migration).toMatchObject({
       clients: { active: 5, revoked: index === 1 ? 1 : 5 },
       copied: index === 1 ? 6 : 10,
@@ -125,7 +125,7 @@ describe("a target that is not empty", () => {
   test("is refused, and left as it is", async () => {
     const inTarget = [newClient({ client_id: 20, api_key: "theirs" })];
     const { from, to } = await ends(inTarget);
-    await expect(migrate({ from, to })).rejects.toMatchObject({
+    await expect(copyDatabase({ from, to })).rejects.toMatchObject({
       kind: "refused",
       hint: expect.stringContaining("--merge"),
     });
@@ -140,10 +140,10 @@ describe("a target that is not empty", () => {
       newClient({ client_id: 20, api_key: "theirs" }),
     ];
     const { from, to } = await ends(inTarget);
-    const plan = await migrate({ from, to, merge: true, dryRun: true });
+    const plan = await copyDatabase({ from, to, merge: true, dryRun: true });
     expect(plan).toMatchObject({ keptRevoked: [2], filledGaps: 13, dryRun: true });
     expect(await contents(to)).toHaveLength(3);
-    const migration = await migrate({ from, to, merge: true });
+    const migration = await copyDatabase({ from, to, merge: true });
     expect(migration).toMatchObject({
       ...{ copied: 4, unchanged: 1, keptRevoked: [2], filledGaps: 13, verified: true },
     });
@@ -162,7 +162,7 @@ describe("a target that is not empty", () => {
     ["it admits whom the source revoked", newClient({ client_id: 10, api_key: "ten" }), "10"],
   ])("is refused with merge if %s", async (_name, client, named) => {
     const { from, to } = await ends([client]);
-    await expect(migrate({ from, to, merge: true })).rejects.toMatchObject({
+    await expect(copyDatabase({ from, to, merge: true })).rejects.toMatchObject({
       kind: "refused",
       message: expect.stringContaining(`differ in clients ${named},`),
     });
@@ -204,7 +204,7 @@ test("a JSON store with a client under another client's key keeps both", async (
   const path = join(home, "to", "clients.json");
   await writeFile(path, JSON.stringify({ 3: changed }));
   expect(await contents(to as Endpoint)).toEqual([changed]);
-  await migrate({ from: from as Endpoint, to: to as Endpoint, merge: true });
+  await copyDatabase({ from: from as Endpoint, to: to as Endpoint, merge: true });
   const found = (await contents(to as Endpoint)).filter((client) => !isRevoked(client));
   expect(found).toEqual([old, changed]);
   // A hub of HiveMind 5 finds a client only under its own id.
@@ -243,7 +243,7 @@ test("a migration that ends midway is gone on with by the next, which keeps whom
   const to = end(sqlite, { subfolder: join(home, "to") });
   await fill(from, many(1_700));
   const controller = new AbortController();
-  const stopped = migrate({
+  const stopped = copyDatabase({
     ...{ from, to, signal: controller.signal },
     onProgress: ({ phase, done }) => {
       if (phase === "copying" && done >= 1_000) controller.abort();
@@ -256,7 +256,7 @@ test("a migration that ends midway is gone on with by the next, which keeps whom
     await using target = await DatabaseFactory.create(to.name, to.config);
     await target.deleteItem(7);
   }
-  const migration = await migrate({ from, to });
+  const migration = await copyDatabase({ from, to });
   expect(migration).toMatchObject({
     ...{ resumed: true, copied: 700, unchanged: 999, keptRevoked: [7], verified: true },
   });
@@ -270,7 +270,7 @@ describe("a migration that ended before all was compared is gone on with, and th
     const from = end(json, { subfolder: join(home, "from") });
     const to = end(sqlite, { subfolder: join(home, "to") });
     await fill(from, clients);
-    const stopped = migrate({
+    const stopped = copyDatabase({
       ...{ from, to },
       onProgress: ({ phase }) => {
         if (phase === "comparing") throw new Error("enough");
@@ -295,7 +295,7 @@ describe("a migration that ended before all was compared is gone on with, and th
 
   test("is as it was left: only the comparison is missing", async () => {
     const { home, from, to } = await begun();
-    const migration = await migrate({ from, to });
+    const migration = await copyDatabase({ from, to });
     expect(migration).toMatchObject({
       ...{ resumed: true, copied: 0, unchanged: 6, filledGaps: 0, verified: true },
     });
@@ -305,7 +305,7 @@ describe("a migration that ended before all was compared is gone on with, and th
   test("has heard of a client since: that stays", async () => {
     const { from, to } = await begun();
     await change(to, 2, { last_seen: 1_900_000_000 });
-    const migration = await migrate({ from, to });
+    const migration = await copyDatabase({ from, to });
     expect(migration).toMatchObject({ copied: 0, unchanged: 6, verified: true });
     expect((await contents(to))[1]?.last_seen).toBe(1_900_000_000);
   });
@@ -318,7 +318,7 @@ describe("a migration that ended before all was compared is gone on with, and th
     const before = (await contents(to)).map(serializeClient);
     const [note = ""] = await notes(home);
     for (const dryRun of [true, false]) {
-      await expect(migrate({ from, to, dryRun })).rejects.toMatchObject({
+      await expect(copyDatabase({ from, to, dryRun })).rejects.toMatchObject({
         kind: "refused",
         message: expect.stringContaining("clients 1: one side has changed"),
         hint: expect.stringContaining(`Remove ${join(home, "hivemind-sqlcipher", note)}`),
@@ -328,20 +328,24 @@ describe("a migration that ended before all was compared is gone on with, and th
     expect(await notes(home)).toEqual([note]);
 
     await rm(join(home, "to"), { recursive: true });
-    expect(await migrate({ from, to })).toMatchObject({ resumed: true, copied: 6, verified: true });
+    expect(await copyDatabase({ from, to })).toMatchObject({
+      resumed: true,
+      copied: 6,
+      verified: true,
+    });
     expect((await contents(to))[0]).toMatchObject({ is_admin: true });
   });
 
   test("has clients of its own by now: they are asked about with --merge, before anything is written", async () => {
     const { from, to } = await begun();
     await fill(to, [newClient({ client_id: 12, api_key: "theirs" })]);
-    await expect(migrate({ from, to })).rejects.toMatchObject({
+    await expect(copyDatabase({ from, to })).rejects.toMatchObject({
       kind: "refused",
       message: expect.stringContaining("holds clients that the source lacks: 12"),
       hint: expect.stringContaining("--merge"),
     });
     expect(await contents(to)).toHaveLength(11);
-    expect(await migrate({ from, to, merge: true })).toMatchObject({
+    expect(await copyDatabase({ from, to, merge: true })).toMatchObject({
       ...{ copied: 0, unchanged: 6, filledGaps: 1, verified: true },
     });
   });
@@ -361,7 +365,7 @@ test("a cluster's node is killed in mid-migration: nothing is lost, and the next
     victim?.killNow();
   };
   subscribe(stepChannelName, killer);
-  await expect(migrate({ from, to })).rejects.toMatchObject({
+  await expect(copyDatabase({ from, to })).rejects.toMatchObject({
     kind: "io",
     message: expect.stringMatching(/^redis:.*cluster is down|cannot use Redis/),
   });
@@ -369,7 +373,7 @@ test("a cluster's node is killed in mid-migration: nothing is lost, and the next
 
   await victim?.resume();
   for (const each of nodes) await clusterIsUp(each);
-  const migration = await migrate({ from, to });
+  const migration = await copyDatabase({ from, to });
   expect(migration).toMatchObject({ resumed: true, verified: true });
   expect(migration.copied + migration.unchanged).toBe(3_000);
   expect(migration.unchanged).toBeGreaterThanOrEqual(200);
@@ -387,13 +391,13 @@ test("the library's migrate holds the lock of each store, unless its caller does
   const onProgress = () => {
     attempts.push(acquireLock(store).catch((error: StoreError) => error.kind));
   };
-  expect(await migrateUnderLocks({ from, to, onProgress })).toMatchObject({ verified: true });
+  expect(await migrate({ from, to, onProgress })).toMatchObject({ verified: true });
   expect(new Set(await Promise.all(attempts))).toEqual(new Set(["inUse"]));
 
   await using lock = await acquireLock(store);
   const again = { from, to, merge: true };
-  await expect(migrateUnderLocks(again)).rejects.toMatchObject({ kind: "inUse" });
-  expect(await migrateUnderLocks({ ...again, locks: [lock] })).toMatchObject({ unchanged: 3 });
+  await expect(migrate(again)).rejects.toMatchObject({ kind: "inUse" });
+  expect(await migrate({ ...again, locks: [lock] })).toMatchObject({ unchanged: 3 });
 });
 
 test("a difference found in the comparison is said, and nothing is taken for done", async () => {
@@ -408,7 +412,7 @@ test("a difference found in the comparison is said, and nothing is taken for don
   };
   subscribe(stepChannelName, stranger);
   onTestFinished(() => void unsubscribe(stepChannelName, stranger));
-  await expect(migrate({ from, to })).rejects.toMatchObject({
+  await expect(copyDatabase({ from, to })).rejects.toMatchObject({
     kind: "failed",
     message: expect.stringContaining("the target has 11 records; 10 were expected"),
   });
@@ -434,7 +438,7 @@ test.each([
     };
     subscribe(stepChannelName, revokeFirst);
     onTestFinished(() => void unsubscribe(stepChannelName, revokeFirst));
-    await expect(migrate({ from, to })).rejects.toMatchObject({
+    await expect(copyDatabase({ from, to })).rejects.toMatchObject({
       kind: "failed",
       message: expect.stringContaining("clients 1 differ from the source"),
     });
@@ -491,13 +495,16 @@ describe("every record is compared with digests", () => {
     const onProgress = ({ phase, done }: { phase: string; done: number }) => {
       if (phase === "comparing") seen.push(done);
     };
-    expect(await migrate({ from, to, onProgress })).toMatchObject({
+    expect(await copyDatabase({ from, to, onProgress })).toMatchObject({
       copied: 2_300,
       verified: true,
     });
     expect(seen).toEqual([...Array.from({ length: 12 }, (_, index) => index * 200), 2_300]);
     expect(reads()).toBe(23);
-    expect(await migrate({ from: to, to: back })).toMatchObject({ copied: 2_300, verified: true });
+    expect(await copyDatabase({ from: to, to: back })).toMatchObject({
+      copied: 2_300,
+      verified: true,
+    });
     expect((await contents(back)).map(fingerprint)).toEqual(many(2_300).map(fingerprint));
   });
 
@@ -516,7 +523,7 @@ describe("every record is compared with digests", () => {
       change(server, join(home, "clients.db"));
     };
     subscribe(stepChannelName, stranger);
-    await expect(migrate({ from, to })).rejects.toMatchObject({
+    await expect(copyDatabase({ from, to })).rejects.toMatchObject({
       kind: "failed",
       message: expect.stringMatching(/^clients 3 differ/),
     });
@@ -548,9 +555,9 @@ test("an administrator that was revoked in Redis keeps no permission in another 
   expect((await origin.getClientById(1))?.is_admin).toBe(true);
   for (const name of [sqlite, json]) {
     const to = end(name, { subfolder: home, name: "new" });
-    expect(await migrate({ from, to })).toMatchObject({ copied: 2, verified: true });
+    expect(await copyDatabase({ from, to })).toMatchObject({ copied: 2, verified: true });
     expect((await contents(to))[0]).toEqual(revoked(1));
-    const again = await migrate({ from, to, merge: true });
+    const again = await copyDatabase({ from, to, merge: true });
     expect(again).toMatchObject({ unchanged: 2 });
   }
   await using copy = await createTable(await Connection.open(":memory:", { mode: "create" }));
@@ -574,13 +581,13 @@ test("a client added to the source between check and copy is not revoked as a ga
     isAdded = true;
     execFileSync("sqlite3", [join(home, "from.db"), add]);
   };
-  await expect(migrate({ from, to, merge: true, onProgress })).rejects.toMatchObject({
+  await expect(copyDatabase({ from, to, merge: true, onProgress })).rejects.toMatchObject({
     kind: "failed",
   });
   expect((await contents(to)).find((client) => client.client_id === 4)).toMatchObject({
     api_key: "key 4",
   });
-  expect(await migrate({ from, to, merge: true })).toMatchObject({ keptRevoked: [] });
+  expect(await copyDatabase({ from, to, merge: true })).toMatchObject({ keptRevoked: [] });
 });
 
 test.each([
@@ -602,7 +609,7 @@ test.each([
     metadata: { crypto_key: inMetadata },
   });
   await fill(from, [client]);
-  await expect(migrate({ from, to })).rejects.toMatchObject({
+  await expect(copyDatabase({ from, to })).rejects.toMatchObject({
     kind: "failed",
     message: expect.stringMatching(/^clients 1 differ/),
   });
@@ -616,7 +623,7 @@ describe("bad input: said in words, and nothing changed", () => {
     words: RegExp,
   ): Promise<void> {
     const home = process.env.XDG_DATA_HOME ?? "";
-    await expect(migrate({ from, to })).rejects.toMatchObject({
+    await expect(copyDatabase({ from, to })).rejects.toMatchObject({
       kind,
       message: expect.stringMatching(words),
     });
@@ -663,10 +670,10 @@ describe("bad input: said in words, and nothing changed", () => {
       "+info",
     );
     await expect(
-      migrate({ from, to: end(redis, { port, username: "reader", password: "r" }) }),
+      copyDatabase({ from, to: end(redis, { port, username: "reader", password: "r" }) }),
     ).rejects.toMatchObject({ kind: "io", message: expect.stringContaining("no permission") });
     expect(server.cli("-a", "right", "DBSIZE")).toBe("0");
-    await migrate({ from, to: end(redis, { port, password: "right" }) });
+    await copyDatabase({ from, to: end(redis, { port, password: "right" }) });
     expect(server.cli("-a", "right", "GET", "client:count")).toBe("10");
   });
 
@@ -675,7 +682,9 @@ describe("bad input: said in words, and nothing changed", () => {
     const master = await RedisServer.start(["--repl-diskless-sync-delay", "0"]);
     const replica = await RedisServer.start(["--replicaof", `127.0.0.1 ${master.port}`]);
     await replica.answers("INFO replication", "master_link_status:up");
-    await expect(migrate({ from, to: end(redis, { port: replica.port }) })).rejects.toMatchObject({
+    await expect(
+      copyDatabase({ from, to: end(redis, { port: replica.port }) }),
+    ).rejects.toMatchObject({
       kind: "io",
       message: expect.stringContaining("is a read-only replica"),
     });
@@ -753,7 +762,9 @@ describe("bad input: said in words, and nothing changed", () => {
     await fill(from, many(2));
     const server = await RedisServer.start();
     server.cli("LPUSH", "client:name:client 2", "x");
-    await expect(migrate({ from, to: end(redis, { port: server.port }) })).rejects.toMatchObject({
+    await expect(
+      copyDatabase({ from, to: end(redis, { port: server.port }) }),
+    ).rejects.toMatchObject({
       kind: "corrupted",
       message: expect.stringContaining("holds another kind of value"),
     });
@@ -797,12 +808,12 @@ describe("bad input: said in words, and nothing changed", () => {
         message: expect.stringContaining(`${stray} is left from a store that no longer exists`),
         hint: expect.stringContaining("mv "),
       });
-      await expect(migrate({ from, to })).rejects.toMatchObject({ kind: "refused" });
+      await expect(copyDatabase({ from, to })).rejects.toMatchObject({ kind: "refused" });
       expect(await readFile(stray, "utf8")).toBe("pages of another store");
       expect(existsSync(join(home, "new.db"))).toBe(false);
 
       await rename(stray, `${stray}.old`);
-      expect(await migrate({ from, to })).toMatchObject({ copied: 6, verified: true });
+      expect(await copyDatabase({ from, to })).toMatchObject({ copied: 6, verified: true });
     },
   );
 

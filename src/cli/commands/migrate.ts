@@ -2,7 +2,7 @@ import { setFlagsFromString } from "node:v8";
 import type { Command } from "commander";
 import type { Endpoint } from "../../databases/plugin.js";
 import { StoreError } from "../../errors.js";
-import type { Migration } from "../../migrate/migrate.js";
+import type { Migration } from "../../migrate/copy-database.js";
 import type { HubSwitch, SwitchOutcome } from "../../migrate/switch.js";
 import { abortOnSignal } from "../../process/signals.js";
 import { defaultUnit } from "../../service/service.js";
@@ -60,7 +60,7 @@ export function addCommand(program: Command): void {
 }
 
 async function runMigrate(context: Context, options: MigrateOptions): Promise<void> {
-  const { findStores } = await import("../../migrate/migrate.js");
+  const { findStores } = await import("../../migrate/copy-database.js");
   const { from, to } = await buildEndpoints(context, options);
   if (options.removeSource) await assertSourceRemovable(from, options);
   const stores = await findStores(from, to);
@@ -84,7 +84,7 @@ async function buildEndpoints(
 
 /** Migrates, after the recovery of the stores and, except for a dry run, under their locks. */
 async function migrateRecovered(context: Context, options: MigrateOptions): Promise<void> {
-  const { migrate } = await import("../../migrate/migrate.js");
+  const { copyDatabase } = await import("../../migrate/copy-database.js");
   const { planSwitch } = await import("../../migrate/switch.js");
   const { hub = "auto", hubPython, merge = false, removeSource = false, dryRun = false } = options;
   // A recovery may have changed the passphrase's source and server.json.
@@ -98,7 +98,7 @@ async function migrateRecovered(context: Context, options: MigrateOptions): Prom
   let outcome: SwitchOutcome = { switched: null, removed: [] };
   const progress = new Progress(context.output);
   const migration = await abortOnSignal((signal) =>
-    migrate({
+    copyDatabase({
       from,
       to,
       merge,

@@ -1,5 +1,5 @@
 /** The documents of the commands for clients and databases. */
-import type { Migration } from "../../../migrate/migrate.js";
+import type { Migration } from "../../../migrate/copy-database.js";
 import * as z from "../../../schema.js";
 import {
   choice,

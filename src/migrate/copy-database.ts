@@ -40,7 +40,7 @@ export interface Progress {
   readonly total: number;
 }
 
-export interface MigrateOptions {
+export interface CopyDatabaseOptions {
   readonly from: Endpoint;
   readonly to: Endpoint;
   /**
@@ -126,7 +126,7 @@ async function isReadOnly(directory: string): Promise<boolean> {
  *   StoreError
  * @throws {@link StoreError} what `beforeEnd` throws
  */
-export async function migrate(options: MigrateOptions): Promise<Migration> {
+export async function copyDatabase(options: CopyDatabaseOptions): Promise<Migration> {
   const { migration, inTarget, note } = await withSignal(options.signal, () =>
     copyAndCompare(options),
   );
@@ -150,7 +150,7 @@ interface Compared {
   readonly note: MigrationNote | undefined;
 }
 
-async function copyAndCompare(options: MigrateOptions): Promise<Compared> {
+async function copyAndCompare(options: CopyDatabaseOptions): Promise<Compared> {
   const { from, to, merge = false, dryRun = false } = options;
   const source = { name: from.name, place: await resolveLocation(from.name, from.config) };
   const target = { name: to.name, place: await resolveLocation(to.name, to.config) };
