@@ -2,9 +2,9 @@
 import {
   type CopyDatabaseOptions,
   copyDatabase,
-  findStores,
   type Migration,
 } from "../migrate/copy-database.js";
+import { findStores } from "../migrate/stores.js";
 import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../reporter.js";
 import { recoverIfNeeded, withOperation } from "./recover.js";

@@ -60,7 +60,7 @@ export function addCommand(program: Command): void {
 }
 
 async function runMigrate(context: Context, options: MigrateOptions): Promise<void> {
-  const { findStores } = await import("../../migrate/copy-database.js");
+  const { findStores } = await import("../../migrate/stores.js");
   const { from, to } = await buildEndpoints(context, options);
   if (options.removeSource) await assertSourceRemovable(from, options);
   const stores = await findStores(from, to);

@@ -168,7 +168,7 @@ async function restoreDatabase(
 ): Promise<RestoreIntoResult> {
   const { restoreInto } = await import("../../restore/into.js");
   const { resolveLocation } = await import("../../databases/registry.js");
-  const { findStore } = await import("../../migrate/copy-database.js");
+  const { findStore } = await import("../../migrate/stores.js");
   const { sqlcipherPluginName } = await import("../../databases/sqlite.js");
   const { into = "", intoSetting, readmitRevoked = false } = options;
   if (into === sqlcipherPluginName) {
