@@ -7,7 +7,7 @@ import { abortOnSignal } from "../process/signals.js";
 import type { OperationRequirements } from "../recovery/recover.js";
 import type { OperationOptions } from "../swap/options.js";
 import { choiceOption } from "./command.js";
-import { type Context, recoveryCommand, withValues } from "./context.js";
+import { type Context, recoveryCommand } from "./context.js";
 import { addServiceOptions, resolveServiceChoice, type ServiceOptions } from "./options/service.js";
 
 export interface SwapOptions extends ServiceOptions {
@@ -61,15 +61,20 @@ export async function operate<Result>(
   });
 }
 
-/** Runs work under the lock of each store. It only opens the stores. */
+/** Runs work under the locks of several stores, like `operate`. The work only opens the stores. */
 export async function operateOnStores<Result>(
-  context: Context,
-  [storePath, ...others]: readonly string[],
-  work: () => Promise<Result>,
+  { reporter, refreshSettings }: Context,
+  stores: readonly string[],
+  work: (signal: AbortSignal) => Promise<Result>,
+  { dryRun = false } = {},
 ): Promise<Result> {
-  if (storePath === undefined) return work();
-  return operate(withValues(context, { storePath }), () => operateOnStores(context, others, work), {
-    whileServiceDown: "open-only",
+  const { withStores } = await import("../recovery/stores.js");
+  return abortOnSignal(async (signal) => {
+    throwIfAborted(signal);
+    return await withStores(stores, { dryRun }, reporter, async () => {
+      await refreshSettings();
+      return await work(signal);
+    });
   });
 }
 

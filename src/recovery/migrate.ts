@@ -7,7 +7,7 @@ import {
 import { findStores } from "../migrate/stores.js";
 import type { OperationLock } from "../operation/lock.js";
 import type { Reporter } from "../reporter.js";
-import { recoverIfNeeded, withOperation } from "./recover.js";
+import { withStores } from "./stores.js";
 
 export interface MigrateOptions extends CopyDatabaseOptions {
   /** The locks of the two databases' stores that the caller holds, from `withOperation`. */
@@ -48,20 +48,5 @@ export async function migrate(options: MigrateOptions): Promise<Migration> {
   const { from, to, dryRun = false, locks = [], reporter = silent } = options;
   const held = new Set(locks.map(({ storePath }) => storePath));
   const stores = (await findStores(from, to)).filter((path) => !held.has(path));
-  if (!dryRun) return withOperations(stores, reporter, () => copyDatabase(options));
-  for (const path of stores) {
-    for (const message of await recoverIfNeeded(path)) reporter.notice(message);
-  }
-  return copyDatabase(options);
-}
-
-async function withOperations<Result>(
-  [storePath, ...others]: readonly string[],
-  reporter: Pick<Reporter, "notice">,
-  work: () => Promise<Result>,
-): Promise<Result> {
-  if (storePath === undefined) return work();
-  return withOperation(storePath, reporter, () => withOperations(others, reporter, work), {
-    whileServiceDown: "open-only",
-  });
+  return withStores(stores, { dryRun }, reporter, () => copyDatabase(options));
 }

@@ -4,12 +4,10 @@ import type { Endpoint } from "../../databases/plugin.js";
 import { StoreError } from "../../errors.js";
 import type { Migration } from "../../migrate/copy-database.js";
 import type { HubSwitch, SwitchOutcome } from "../../migrate/switch.js";
-import { abortOnSignal } from "../../process/signals.js";
 import { defaultUnit } from "../../service/service.js";
 import { counted } from "../../text/count.js";
 import { choiceOption, finishCommand } from "../command.js";
-import { type Context, withValues } from "../context.js";
-import { recoverFirst } from "../open.js";
+import type { Context } from "../context.js";
 import { operateOnStores } from "../operate.js";
 import { buildEndpoint, collectSetting, type Setting } from "../options/endpoint.js";
 import { fieldLines, formatCounts } from "../ui/lines.js";
@@ -61,14 +59,12 @@ export function addCommand(program: Command): void {
 
 async function runMigrate(context: Context, options: MigrateOptions): Promise<void> {
   const { findStores } = await import("../../migrate/stores.js");
+  const { dryRun = false } = options;
   const { from, to } = await buildEndpoints(context, options);
   if (options.removeSource) await assertSourceRemovable(from, options);
   const stores = await findStores(from, to);
-  const work = () => migrateRecovered(context, options);
-  if (!options.dryRun) return operateOnStores(context, stores, work);
-  // A dry run copies nothing that an operation could lose, so it needs no lock.
-  for (const storePath of stores) await recoverFirst(withValues(context, { storePath }));
-  return work();
+  const work = (signal: AbortSignal) => migrateRecovered(context, options, signal);
+  await operateOnStores(context, stores, work, { dryRun });
 }
 
 /** Builds the two databases from the options, the settings and server.json. */
@@ -83,7 +79,11 @@ async function buildEndpoints(
 }
 
 /** Migrates, after the recovery of the stores and, except for a dry run, under their locks. */
-async function migrateRecovered(context: Context, options: MigrateOptions): Promise<void> {
+async function migrateRecovered(
+  context: Context,
+  options: MigrateOptions,
+  signal: AbortSignal,
+): Promise<void> {
   const { copyDatabase } = await import("../../migrate/copy-database.js");
   const { planSwitch } = await import("../../migrate/switch.js");
   const { hub = "auto", hubPython, merge = false, removeSource = false, dryRun = false } = options;
@@ -97,19 +97,17 @@ async function migrateRecovered(context: Context, options: MigrateOptions): Prom
   setFlagsFromString("--heap-growing-percent=30");
   let outcome: SwitchOutcome = { switched: null, removed: [] };
   const progress = new Progress(context.output);
-  const migration = await abortOnSignal((signal) =>
-    copyDatabase({
-      from,
-      to,
-      merge,
-      dryRun,
-      signal,
-      onProgress: ({ phase, done, total }) => progress.show(phase, done, total),
-      beforeEnd: async ({ keptRevoked }, inTarget) => {
-        if (plan) outcome = await plan.run({ keptRevoked, inTarget });
-      },
-    }),
-  ).finally(() => progress.end());
+  const migration = await copyDatabase({
+    from,
+    to,
+    merge,
+    dryRun,
+    signal,
+    onProgress: ({ phase, done, total }) => progress.show(phase, done, total),
+    beforeEnd: async ({ keptRevoked }, inTarget) => {
+      if (plan) outcome = await plan.run({ keptRevoked, inTarget });
+    },
+  }).finally(() => progress.end());
   if (plan && !dryRun) await printNextSteps(context, from, plan);
   const { kept, switched, removed } = outcome;
   if (kept !== undefined) context.output.warning(`${from.name} was not removed: ${kept}`);
