@@ -149,7 +149,7 @@ test("a hub's CSV: tried dry, refused by line, confirmed, imported", async () =>
   expect([dry.code, dry.stderr, dry.stdout]).toEqual([
     0,
     "",
-    "Would import: 2 added (2 with default permissions), 2 missing ids filled with revoked rows\n2 new clients without permissions in the file, which get the permissions that add-client gives.\n",
+    'Would import: 2 added (2 with default permissions), 2 missing ids filled with revoked rows\n2 new clients without permissions in the file, which get the permissions that add-client gives.\nHiveMind 4 admits anyone who presents the access key "revoked", which each revoked client has.\n',
   ]);
   const unasked = await machine.run(["import-clients", path]);
   expect([unasked.code, unasked.stderr]).toEqual([2, expect.stringContaining("--yes")]);
