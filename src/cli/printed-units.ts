@@ -100,11 +100,14 @@ async function renderHubDropIn(
   args: string[],
   options: UnitOptions,
 ): Promise<string> {
-  const { dropInPath, findHubUnit, readHubCommand, readHubRun } = await import(
+  const { dropInPath, readHubCommand, readHubRun, resolveHubUnit, resolveNamedUnit } = await import(
     "../hub/existing-unit.js"
   );
   const { renderDropIn, renderPreparationDropIn } = await import("../hub/units.js");
-  const unit = await findHubUnit(options.unit);
+  const unit =
+    options.unit === undefined
+      ? await resolveHubUnit()
+      : await resolveNamedUnit(options.unit, context.storePath);
   const hub = args.length > 0 ? await resolveHubCommand(context, args) : await readHubCommand(unit);
   const title = `# ${await dropInPath(unit)}\n`;
   const present = options.credentialFile === undefined ? await readHubRun(unit) : undefined;

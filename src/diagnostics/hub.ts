@@ -5,7 +5,7 @@ import { isHiveMind4Schema, revokedKeyWarning } from "../client/permissions.js";
 import { hubEnvironment } from "../config/hub-account.js";
 import { dataHome } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
-import { dropInCommands, findHubUnit } from "../hub/existing-unit.js";
+import { dropInCommands, resolveHubUnit } from "../hub/existing-unit.js";
 import { describePython, findHubPython } from "../hub/interpreter.js";
 import { cipherFormat, probePackages } from "../hub/probe.js";
 import { blacklistProblem, installLine, upgradeLine } from "../hub/schema.js";
@@ -174,7 +174,7 @@ async function removePasswordCommand(bundleFolder: string | undefined): Promise<
   const adopt = `hivemind-sqlcipher init --adopt --remove-password --bundle-to ${directory}`;
   const rotate = "hivemind-sqlcipher rotate";
   try {
-    const { install, restart } = await dropInCommands(await findHubUnit());
+    const { install, restart } = await dropInCommands(await resolveHubUnit());
     return [...install, adopt, restart, rotate].join(" && ");
   } catch (error) {
     if (!isKind(error, "notFound", "refused")) throw error;

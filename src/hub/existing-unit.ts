@@ -5,11 +5,11 @@ import { dirname, isAbsolute, join } from "node:path";
 import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { type OwnCommand, parseOwnCommand, runsHub } from "../service/hub-units.js";
+import { findNamedUnit } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import {
   fullUnitName,
   isManager,
-  managers,
   redirectToFile,
   show,
   sudoPrefix,
@@ -25,15 +25,13 @@ import { printDropInLine, startsByRun } from "./password-delivery.js";
 import { serverJsonPath } from "./server-json.js";
 
 /**
- * Finds the unit with a name, or the unit that starts the hub of the present `server.json`. Ignores
- * stopped units if another unit is active.
+ * Returns the unit that starts the hub of the present `server.json`. Ignores stopped units if
+ * another unit is active.
  *
- * @param name - the unit's name, with or without `.service`
- * @throws {@link StoreError} notFound - if there is no such unit
+ * @throws {@link StoreError} notFound - if no unit starts the hub
  * @throws {@link StoreError} refused - if several units start the hub
  */
-export async function findHubUnit(name?: string): Promise<UnitName> {
-  if (name !== undefined) return findNamedUnit(fullUnitName(name));
+export async function resolveHubUnit(): Promise<UnitName> {
   const units = (await findHubUnits(serverJsonPath())).filter(({ isTemplate }) => !isTemplate);
   const active = units.filter(({ isActive }) => isActive);
   const [unit, ...others] = active.length > 0 ? active : units;
@@ -49,12 +47,17 @@ export async function findHubUnit(name?: string): Promise<UnitName> {
   });
 }
 
-async function findNamedUnit(name: string): Promise<UnitName> {
-  for (const manager of managers) {
-    const [unit] = await show(manager, ["LoadState"], [name]).catch(() => []);
-    if (unit?.LoadState === "loaded") return { manager, name };
-  }
-  throw new StoreError("notFound", `there is no unit ${name}`, {
+/**
+ * Returns the unit with a name. If both managers have it, chooses the one that a backup would stop.
+ *
+ * @param name - the unit's name, with or without `.service`
+ * @throws {@link StoreError} notFound - if there is no such unit
+ * @throws {@link StoreError} usage - if this cannot be the name of a service
+ */
+export async function resolveNamedUnit(name: string, storePath: string): Promise<UnitName> {
+  const unit = await findNamedUnit(name, storePath);
+  if (unit !== undefined) return { manager: unit.kind, name: fullUnitName(unit.name) };
+  throw new StoreError("notFound", `there is no unit ${fullUnitName(name)}`, {
     hint: "List the units: systemctl --user list-unit-files --type=service, and without --user.",
   });
 }

@@ -223,3 +223,34 @@ END
   );
   expect(lines).toEqual(["1", "1", "0", "0", "1"]);
 });
+
+test("a name that both managers have means the unit with the store open, for run --print-unit as for backup", async () => {
+  const lines = await inSystem(
+    () => `
+      here() { eval $hs "$@" --db $home/clients.db --passphrase-source file:$home/passphrase; }
+      echo "correct horse battery" >$home/passphrase
+      chmod 600 $home/passphrase
+      here init --recovery-key-file $home/rk --bundle-to $home/bundles --to $home/backups >&2
+      mkdir -p ~/.config/hivemind-core
+      echo '{}' >~/.config/hivemind-core/server.json
+      printf '[Service]\nExecStart=/bin/sleep infinity\n' >~/.config/systemd/user/hub.service
+      systemctl --user daemon-reload
+      unit hub.service <<END
+[Service]
+ExecStart=/bin/sh -c 'exec 3<$home/clients.db; exec sleep infinity'
+END
+      systemctl start hub
+      systemctl --user start hub
+      run() { systemctl "$@" show --value --property=InvocationID hub; }
+      system=$(run) user=$(run --user)
+      here backup --unit hub >&2
+      [ "$(run)" = $system ] || echo "the system unit was restarted"
+      [ "$(run --user)" = $user ] && echo "the user unit was not"
+      here run --print-unit dropin --unit hub --credential-file $home/sealed | head -1`,
+  );
+  expect(lines).toEqual([
+    "the system unit was restarted",
+    "the user unit was not",
+    "# /etc/systemd/system/hub.service.d/hivemind-sqlcipher.conf",
+  ]);
+});
