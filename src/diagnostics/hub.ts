@@ -7,8 +7,9 @@ import { dataHome } from "../config/paths.js";
 import { isKind, StoreError } from "../errors.js";
 import { dropInCommands, resolveHubUnit } from "../hub/existing-unit.js";
 import { describePython, findHubPython } from "../hub/interpreter.js";
+import { installLine, pluginRequirement, requirements, upgradeLine } from "../hub/packages.js";
 import { cipherFormat, probePackages } from "../hub/probe.js";
-import { blacklistProblem, installLine, upgradeLine } from "../hub/schema.js";
+import { blacklistProblem } from "../hub/schema.js";
 import { namedStore, readServerJson, serverJsonPath, sqliteModule } from "../hub/server-json.js";
 import { findServicePython, readServiceHub } from "../hub/service-hub.js";
 import type { ServiceChoice } from "../service/select.js";
@@ -25,9 +26,6 @@ export interface StoreFacts {
   /** The number of revoked clients. */
   readonly revoked: number;
 }
-
-/** The first version that uses a password is this pre-release. Version 0.2.1 ignores a password. */
-const pluginRequirement = "hivemind-sqlite-database>=0.3.0a3";
 
 /**
  * Checks whether the hub's packages open encrypted stores. The packages are tried with a temporary
@@ -60,7 +58,7 @@ export async function checkHub(options: {
   // updates the plugin also updates the hub.
   const isOldHub = hub.schemaVersion === null && hub.pluginManager !== null;
   const newerHub = isOldHub ? ["hivemind-core", "hivemind-plugin-manager"] : [];
-  const newerPlugin = installLine(python[0], ...newerHub, pluginRequirement, "sqlcipher3>=0.6.2");
+  const newerPlugin = installLine(python[0], ...newerHub, ...requirements);
   const named = `hivemind-sqlite-database ${hub.sqlitePlugin ?? "is not installed"} in ${describePython(python)}`;
   if (!hub.takesPassword) {
     const why = hub.problem ?? "it accepts a password, ignores it and writes plain text";

@@ -15,13 +15,14 @@ import type { CipherCompatibility } from "../store/cipher.js";
 import { assertOwnCopy, type ContainerHub, findContainerPython, toHost } from "./container-hub.js";
 import { describePython, findHubPython, findProgram, type HubPython } from "./interpreter.js";
 import { startInNamespace } from "./namespace.js";
+import { assertPackages } from "./packages.js";
 import {
   probeContainerPackages,
   probePackagesCached,
   uncheckedContainer,
 } from "./packages-cache.js";
 import { runWithPrivateConfig } from "./private-config.js";
-import { cipherFormat, completesServerJson, type HubPackages } from "./probe.js";
+import { completesServerJson, type HubPackages } from "./probe.js";
 import { blacklistProblem } from "./schema.js";
 import {
   databaseIn,
@@ -34,10 +35,6 @@ import {
 } from "./server-json.js";
 import { giveTo, makeCopyDirectory } from "./server-json-copy.js";
 import { withPassword } from "./server-json-edit.js";
-
-/** Installs an SQLite plugin that uses its `password`, and a `sqlcipher3` for format 4. */
-const upgradePlugin =
-  "pip install --pre --upgrade 'hivemind-sqlite-database>=0.3.0a3' 'sqlcipher3>=0.6.2'";
 
 export interface HubStoreSecret {
   readonly storePath: string;
@@ -284,41 +281,6 @@ function assertRedisModule(serverJson: ServerJson): void {
     `${serverJson.path} names ${module ?? "no database module"}, but the password is for a Redis server`,
     `Set "database": {"module": "${redisModule}", …} in the file.`,
   );
-}
-
-/**
- * Checks that the hub's packages open an encrypted store.
- *
- * @param cipherCompatibility - the format of the store; undefined if it is unknown
- * @throws {@link StoreError} refused - if they do not
- */
-export function assertPackages(
-  packages: HubPackages,
-  python: string,
-  cipherCompatibility: CipherCompatibility | undefined,
-): void {
-  const { sqlitePlugin, problem } = packages;
-  if (problem !== null) {
-    throw refusal(
-      `the hub in ${python} cannot open an encrypted store: ${problem}`,
-      `Repair its packages with the hub's own pip: ${upgradePlugin}`,
-    );
-  }
-  if (!packages.takesPassword) {
-    throw refusal(
-      `hivemind-sqlite-database ${sqlitePlugin ?? ""} in ${python} ignores the password and would write plain text`,
-      `Upgrade it with the hub's own pip: ${upgradePlugin}`,
-    );
-  }
-  const hubFormat = cipherFormat(packages);
-  if (cipherCompatibility !== undefined && hubFormat !== cipherCompatibility) {
-    throw refusal(
-      `the store has SQLCipher format ${cipherCompatibility}, but the hub's sqlcipher3 in ${python} reads format ${hubFormat}`,
-      hubFormat > cipherCompatibility
-        ? `Convert the store: hivemind-sqlcipher encrypt --cipher-compatibility ${hubFormat}`
-        : `Upgrade sqlcipher3 with the hub's own pip: ${upgradePlugin}`,
-    );
-  }
 }
 
 function refusal(message: string, hint: string): StoreError {

@@ -2,13 +2,13 @@
  * Determines whether the hub supports the newest schema, and enforces the blacklists in a store. A
  * hub that supports only an older schema ignores every blacklist in a store with the newest.
  */
-import { isAbsolute } from "node:path";
 import { blacklistKeys, type Client, isRevoked } from "../client/client.js";
 import { StoreError } from "../errors.js";
 import type { ResolvedService } from "../operation/service.js";
 import { newestSchema } from "../store/schema.js";
-import { describeClient, shellQuote } from "../text/escape.js";
+import { describeClient } from "../text/escape.js";
 import { describePython } from "./interpreter.js";
+import { upgradeLine } from "./packages.js";
 import { type HubPackages, probePackages } from "./probe.js";
 import { findServicePython, readServiceHub } from "./service-hub.js";
 
@@ -87,23 +87,6 @@ export async function assertBlacklistsKept(
 export async function findBlacklisted(clients: AsyncIterable<Client>): Promise<Client | undefined> {
   for await (const client of clients) if (!isRevoked(client) && hasBlacklist(client)) return client;
   return undefined;
-}
-
-/**
- * Returns how to upgrade the hub to HiveMind 5: a command line for an interpreter of this machine,
- * or the change of the image for a container.
- */
-export function upgradeLine(python: string): string {
-  const packages = ["hivemind-core", "hivemind-plugin-manager", "hivemind-sqlite-database"];
-  return installLine(python, ...packages);
-}
-
-/** Returns the command that installs packages for an interpreter, or the advice to do so. */
-export function installLine(python: string, ...requirements: readonly string[]): string {
-  const quoted = requirements.map((each) => (/^[\w-]+$/.test(each) ? each : shellQuote(each)));
-  const install = `pip install --pre --upgrade ${quoted.join(" ")}`;
-  if (isAbsolute(python)) return `${shellQuote(python)} -m ${install}`;
-  return `build the container's image with ${install}, then create the container again`;
 }
 
 export function hasBlacklist({ metadata }: Client): boolean {

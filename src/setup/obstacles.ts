@@ -1,6 +1,6 @@
 /** Finds from a survey what prevents a setup, each with its fix. Pure. */
 import type { ErrorKind } from "../errors.js";
-import { upgradeLine } from "../hub/schema.js";
+import { upgradeLine } from "../hub/packages.js";
 import { engineSecretError, formatSource, isEngineSecret } from "../keys/source.js";
 import { isUnit, serviceOptions, systemctlLine } from "../service/systemctl.js";
 import { shellQuote } from "../text/escape.js";

@@ -2,6 +2,7 @@
 import { systemError } from "../errors.js";
 import { resolvePythonAccount } from "../hub/account.js";
 import { describePython, type HubPython } from "../hub/interpreter.js";
+import { pipInstall, requirements } from "../hub/packages.js";
 import { probePackagesCached } from "../hub/packages-cache.js";
 import { cipherFormat, type HubPackages } from "../hub/probe.js";
 import { blacklistProblem } from "../hub/schema.js";
@@ -9,9 +10,6 @@ import { canWriteAs } from "../process/directories.js";
 import type { Account } from "../process/run.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
-
-/** The first release that honours a password is a pre-release; 0.2.1 ignores it. */
-export const requirements = ["hivemind-sqlite-database>=0.3.0a3", "sqlcipher3>=0.6.2"];
 
 /** Returns the command that lets an image of HiveMind install the packages when it starts. */
 export function packageListLine(list: string): string {
@@ -26,9 +24,8 @@ export function pipArguments(python: string): string[] {
 
 /** Returns the command line of `pipArguments` for a hint. */
 export function pipLine(python: string): string {
-  const quoted = requirements.map((each) => shellQuote(each)).join(" ");
   const program = /^[\w@%+=,./-]+$/.test(python) ? python : shellQuote(python);
-  return `${program} -m pip install --pre --upgrade ${quoted}`;
+  return `${program} -m ${pipInstall(requirements)}`;
 }
 
 export interface PackagesSurvey {

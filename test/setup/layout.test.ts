@@ -8,7 +8,7 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
-import { requirements } from "../../src/setup/packages.js";
+import { requirements } from "../../src/hub/packages.js";
 import { root } from "../built.js";
 import { hubScript, opening } from "../hub/support.js";
 import { temporaryFolder } from "../store/temporary.js";
