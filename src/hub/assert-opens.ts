@@ -11,12 +11,8 @@ import type { Reporter } from "../reporter.js";
 import { runsHub } from "../service/hub-units.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { describePython } from "./interpreter.js";
-import { assertPackages } from "./packages.js";
-import {
-  probeContainerPackages,
-  probePackagesCached,
-  uncheckedContainer,
-} from "./packages-cache.js";
+import { assertPackages, probeContainerPackages, uncheckedContainer } from "./packages.js";
+import { probePackagesCached } from "./packages-cache.js";
 import type { PasswordDelivery } from "./password-delivery.js";
 import { assertBlacklistsKept } from "./schema.js";
 import { findServicePython, readServiceHub } from "./service-hub.js";

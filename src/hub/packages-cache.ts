@@ -7,10 +7,8 @@
 import { readdir, readFile, realpath, stat } from "node:fs/promises";
 import type { Environment } from "../config/paths.js";
 import { statePath, writeState } from "../config/store-record.js";
-import { isKind } from "../errors.js";
 import { sha256Hex } from "../fs/read.js";
 import type { Account } from "../process/run.js";
-import type { Reporter } from "../reporter.js";
 import * as z from "../schema.js";
 import { resolvePythonAccount } from "./account.js";
 import { type HubPython, runsInContainer } from "./interpreter.js";
@@ -59,32 +57,6 @@ export async function probePackagesCached(
     await writeState(path, { format, version: 1, paths, fingerprint: found, packages });
   }
   return packages;
-}
-
-/**
- * Tests the packages in a container. If the test fails, for example because the image has no
- * shell, prints a notice and returns undefined.
- */
-export async function probeContainerPackages(
-  python: HubPython,
-  name: string | null,
-  reporter: Pick<Reporter, "notice">,
-): Promise<HubPackages | undefined> {
-  try {
-    return await probePackages(python);
-  } catch (error) {
-    if (!isKind(error, "failed")) throw error;
-    reporter.notice(uncheckedContainer(name, error.message));
-    return undefined;
-  }
-}
-
-/** Returns the notice that the packages of a container were not checked. */
-export function uncheckedContainer(
-  name: string | null,
-  why = "the Python of its hub was not found",
-): string {
-  return `the SQLite plugin in the container ${name} is not checked for encryption: ${why}`;
 }
 
 /** Root writes nothing into the home directory of the hub's user. */

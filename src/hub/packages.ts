@@ -3,10 +3,12 @@
  * whether those of an interpreter open the store.
  */
 import { isAbsolute } from "node:path";
-import { StoreError } from "../errors.js";
+import { isKind, StoreError } from "../errors.js";
+import type { Reporter } from "../reporter.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { shellQuote } from "../text/escape.js";
-import { cipherFormat, type HubPackages } from "./probe.js";
+import type { HubPython } from "./interpreter.js";
+import { cipherFormat, type HubPackages, probePackages } from "./probe.js";
 
 /** The first version that uses a password is this pre-release. Version 0.2.1 ignores a password. */
 export const pluginRequirement = "hivemind-sqlite-database>=0.3.0a3";
@@ -34,6 +36,32 @@ export function installLine(python: string, ...packages: readonly string[]): str
 export function pipInstall(packages: readonly string[]): string {
   const quoted = packages.map((each) => (/^[\w-]+$/.test(each) ? each : shellQuote(each)));
   return `pip install --pre --upgrade ${quoted.join(" ")}`;
+}
+
+/**
+ * Tests the packages in a container. If the test fails, for example because the image has no
+ * shell, prints a notice and returns undefined.
+ */
+export async function probeContainerPackages(
+  python: HubPython,
+  name: string | null,
+  reporter: Pick<Reporter, "notice">,
+): Promise<HubPackages | undefined> {
+  try {
+    return await probePackages(python);
+  } catch (error) {
+    if (!isKind(error, "failed")) throw error;
+    reporter.notice(uncheckedContainer(name, error.message));
+    return undefined;
+  }
+}
+
+/** Returns the notice that the packages of a container were not checked. */
+export function uncheckedContainer(
+  name: string | null,
+  why = "the Python of its hub was not found",
+): string {
+  return `the SQLite plugin in the container ${name} is not checked for encryption: ${why}`;
 }
 
 /**

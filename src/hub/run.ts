@@ -15,12 +15,8 @@ import type { CipherCompatibility } from "../store/cipher.js";
 import { assertOwnCopy, type ContainerHub, findContainerPython, toHost } from "./container-hub.js";
 import { describePython, findHubPython, findProgram, type HubPython } from "./interpreter.js";
 import { startInNamespace } from "./namespace.js";
-import { assertPackages } from "./packages.js";
-import {
-  probeContainerPackages,
-  probePackagesCached,
-  uncheckedContainer,
-} from "./packages-cache.js";
+import { assertPackages, probeContainerPackages, uncheckedContainer } from "./packages.js";
+import { probePackagesCached } from "./packages-cache.js";
 import { runWithPrivateConfig } from "./private-config.js";
 import { completesServerJson, type HubPackages } from "./probe.js";
 import { blacklistProblem } from "./schema.js";
