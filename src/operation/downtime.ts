@@ -1,10 +1,8 @@
 /** The downtime of the store's service during an operation. */
 import { setTimeout as delay } from "node:timers/promises";
 import { type StoreError, systemError } from "../errors.js";
-import { findHolders, findLastingHolders, type Holder } from "../process/holders.js";
+import { findHolders } from "../process/holders.js";
 import { listListeningPorts, waitUntilListening } from "../process/ports.js";
-import { listAllProcesses } from "../process/proc.js";
-import { isEngine } from "../service/engine.js";
 import { selectService } from "../service/select.js";
 import {
   defaultUnit,
@@ -92,7 +90,7 @@ export class Downtime {
     wasActive,
     pendingRestart,
   }: ResolvedService): Promise<Downtime | undefined> {
-    if (!pendingRestart && !(await mustStop(service, wasActive))) return undefined;
+    if (!pendingRestart && !(await service.mustStop(wasActive))) return undefined;
     const earlier = pendingRestart?.stopped.dependents ?? [];
     const stopped: Stopped = {
       service: service.kind,
@@ -106,10 +104,10 @@ export class Downtime {
       const { timer } = pendingRestart.stopped;
       return new Downtime(service, choice.storePath, stopped, "unknown", timer);
     }
-    const invocation = await identifyRun(service, choice.storePath);
+    const invocation = await service.identifyRun();
     const running = { ...stopped, ...(invocation !== undefined && { invocation }) };
     const downtime = new Downtime(service, choice.storePath, running, "running");
-    downtime.#ports = await listServicePorts(service, choice.storePath);
+    downtime.#ports = await listServicePorts(service);
     return downtime;
   }
 
@@ -174,7 +172,7 @@ export class Downtime {
     this.#startFailure = undefined;
     const wasRunning = this.#state === "running";
     // `run` recovers in its own unit before it starts the hub. A stop would kill this process.
-    if (!wasRunning && this.#service.kind !== "command" && (await this.#service.owns(process.pid)))
+    if (!wasRunning && (await this.#service.owns(process.pid)))
       return await assertNoHolders(this.#storePath);
     // Another process prepared the stop, and other units may be active now.
     if (this.#state === "unknown") {
@@ -184,11 +182,8 @@ export class Downtime {
     this.#state = "stopped";
     this.#stoppedAt = performance.now();
     try {
-      await this.#service.stop();
+      await this.#service.stop({ mayBeDown: !wasRunning });
     } catch (error) {
-      // A stop command may fail because the service is down already.
-      const isDown = !wasRunning && this.#service.kind === "command" && !(await this.isServiceUp());
-      if (isDown) return;
       if (await this.#isUntouched()) this.#state = "running";
       throw error;
     }
@@ -207,20 +202,12 @@ export class Downtime {
 
   /**
    * Returns whether the run that a killed process was to stop is still up. Its stop may be in
-   * progress, because a stop survives the process that requested it. During a stop, Docker reports
-   * the container as running, and systemd reports a unit as active while its dependents stop.
+   * progress, because a stop survives the process that requested it.
    */
   async #isStillUp(): Promise<boolean> {
     const { invocation } = this.stopped;
     if (this.#state !== "unknown" || invocation === undefined) return false;
-    if (this.#service.kind === "command") {
-      const pids = invocation.split(" ").map(Number);
-      const isOfRun = async ({ pid }: Holder) => pids.includes(pid);
-      return (await findLastingHolders(this.#storePath, isOfRun)).holders.length > 0;
-    }
-    const { active, hasJob, invocation: run } = await this.#service.state();
-    // Unlike an engine, systemd shows whether a stop is in progress.
-    return active && run === invocation && (isEngine(this.#service.kind) || hasJob === true);
+    return await this.#service.mayBeStopping(invocation);
   }
 
   /** Completes the stop of another process, or repeats it. Returns if it is denied. */
@@ -273,7 +260,7 @@ export class Downtime {
       };
     }
     // The timer is cancelled first: its start command and the start below could start two hubs.
-    const hasFired = this.#service.kind === "command" && (await this.#cancelTimer());
+    const hasFired = this.#service.mayStartTwice === true && (await this.#cancelTimer());
     const found = hasFired ? await this.#waitUntilUp() : undefined;
     let started = found ?? (await this.#service.start(dependents));
     const { wasUp = false } = started;
@@ -323,49 +310,14 @@ export class Downtime {
     this.#earlierTimer = undefined;
   }
 
-  /**
-   * Returns whether the service runs. For a `command` service, a visible process must keep the
-   * store open: its `state` also reports "active" when processes cannot be inspected, and a stopped
-   * service would then not be started. A command that has the store open for a moment does not
-   * count.
-   */
+  /** Returns whether the service runs, also if something else has started it. */
   async isServiceUp(): Promise<boolean> {
-    if (this.#service.kind === "command") {
-      return (await findLastingHolders(this.#storePath)).holders.length > 0;
-    }
-    return (await this.#service.state()).active;
+    return await this.#service.isRunning();
   }
 }
 
-/**
- * Returns whether the service runs, or a start of it is queued. The hub of a `command` service may
- * have the store closed at this moment, so `wasActive` is returned.
- */
-async function mustStop(service: Service, wasActive: boolean): Promise<boolean> {
-  if (service.kind === "command") return wasActive;
-  const { active, hasJob = false } = await service.state();
-  return active || hasJob;
-}
-
-/** Returns the {@link Stopped.invocation} of a running service. */
-async function identifyRun(service: Service, storePath: string): Promise<string | undefined> {
-  if (service.kind !== "command") return (await service.state()).invocation;
-  const { holders } = await findHolders(storePath);
-  return holders.length > 0 ? holders.map(({ pid }) => pid).join(" ") : undefined;
-}
-
-/**
- * Returns the ports on which the service listens. A `command` service claims every process, so only
- * the ports of processes with the store open count.
- */
-async function listServicePorts(service: Service, storePath: string): Promise<number[]> {
-  const pids =
-    service.kind === "command"
-      ? (await findHolders(storePath)).holders.map(({ pid }) => pid)
-      : listAllProcesses();
-  const ports = new Set<number>();
-  for (const pid of pids) {
-    if (await service.owns(pid)) for (const port of listListeningPorts(pid)) ports.add(port);
-  }
-  return [...ports];
+/** Returns the ports on which the service listens. */
+async function listServicePorts(service: Service): Promise<number[]> {
+  const processes = await service.listProcesses();
+  return [...new Set(processes.flatMap((pid) => listListeningPorts(pid)))];
 }

@@ -4,7 +4,7 @@
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
-import { findHolders, formatHolders } from "../process/holders.js";
+import { findHolders, findLastingHolders, formatHolders, type Holder } from "../process/holders.js";
 import { withInheritedUmask } from "../process/privacy.js";
 import { run } from "../process/run.js";
 import type { RestartOptions, RestartTimer, Service, ServiceState, Started } from "./service.js";
@@ -31,6 +31,7 @@ export class CommandService implements Service {
   readonly kind = "command";
   readonly name = null;
   readonly stopTimeoutMs = stopLimitMs;
+  readonly mayStartTwice = true;
   readonly #options: CommandOptions;
 
   constructor(options: CommandOptions) {
@@ -50,16 +51,63 @@ export class CommandService implements Service {
     return [];
   }
 
-  /** Claims every process, because the stop command must end all processes with the store open. */
-  async owns(): Promise<boolean> {
-    return true;
+  /**
+   * Claims every process except this process, because the stop command must end all processes with
+   * the store open.
+   */
+  async owns(pid: number): Promise<boolean> {
+    return pid !== process.pid;
+  }
+
+  async listProcesses(): Promise<number[]> {
+    const { holders } = await findHolders(this.#options.storePath);
+    return holders.map(({ pid }) => pid);
+  }
+
+  /** Returns `wasActive`, because the hub may have the store closed at this moment. */
+  async mustStop(wasActive: boolean): Promise<boolean> {
+    return wasActive;
+  }
+
+  /**
+   * Requires a visible process with the store open: `state` also reports "active" when processes
+   * cannot be inspected, and a stopped hub would then not be started. A command with the store open
+   * for a moment does not count.
+   */
+  async isRunning(): Promise<boolean> {
+    return await this.#isHeld();
+  }
+
+  /** Returns the ids of the processes with the store open. */
+  async identifyRun(): Promise<string | undefined> {
+    const pids = await this.listProcesses();
+    return pids.length > 0 ? pids.join(" ") : undefined;
+  }
+
+  async mayBeStopping(run: string): Promise<boolean> {
+    const pids = run.split(" ").map(Number);
+    return await this.#isHeld(async ({ pid }) => pids.includes(pid));
+  }
+
+  async #isHeld(isCounted?: (holder: Holder) => Promise<boolean>): Promise<boolean> {
+    const { holders } = await findLastingHolders(this.#options.storePath, isCounted);
+    return holders.length > 0;
   }
 
   async prepareStop(): Promise<string[]> {
     return [];
   }
 
-  async stop(): Promise<void> {
+  async stop({ mayBeDown = false } = {}): Promise<void> {
+    try {
+      await this.#stop();
+    } catch (error) {
+      // A stop command may fail because the hub is down already.
+      if (!mayBeDown || (await this.isRunning())) throw error;
+    }
+  }
+
+  async #stop(): Promise<void> {
     const deadline = performance.now() + stopLimitMs;
     await runShell("stop", this.#options.stopCommand, stopLimitMs);
     for (;;) {

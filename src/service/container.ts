@@ -22,6 +22,7 @@ import {
   listDependents,
   runEngine,
 } from "./engine.js";
+import { ManagedService } from "./managed.js";
 import { findOrigin } from "./origin.js";
 import { armTimer, disarmTimer } from "./restart-timer.js";
 import type { RestartTimer, Service, ServiceState, Started } from "./service.js";
@@ -41,7 +42,7 @@ const pollMs = 50;
 
 const containerName = /^[a-zA-Z0-9][\w.-]*$/;
 
-export class ContainerService implements Service {
+export class ContainerService extends ManagedService implements Service {
   readonly kind: Engine;
   readonly name: string;
   readonly isDiscovered: boolean;
@@ -58,6 +59,7 @@ export class ContainerService implements Service {
     container: Container | undefined,
     isDiscovered: boolean,
   ) {
+    super();
     this.kind = engine;
     this.name = name;
     this.isDiscovered = isDiscovered;

@@ -68,6 +68,8 @@ export interface Service {
   readonly isDiscovered?: boolean;
   /** The time limit of `stop` in milliseconds. A restart timer must not fire earlier. */
   readonly stopTimeoutMs: number;
+  /** Whether a start of the running service may start a second hub. Absent means no. */
+  readonly mayStartTwice?: boolean;
 
   /**
    * Returns the service's state. Waits for the end of a stop in progress.
@@ -90,6 +92,31 @@ export interface Service {
 
   owns(pid: number): Promise<boolean>;
 
+  /** Returns the processes on whose ports the service listens. */
+  listProcesses(): Promise<number[]>;
+
+  /**
+   * Returns whether the service runs, or a start of it is queued.
+   *
+   * @param wasActive - {@link ServiceState.active} of an earlier call of `state`
+   */
+  mustStop(wasActive: boolean): Promise<boolean>;
+
+  /** Returns whether the service is up for certain, so it needs no start. */
+  isRunning(): Promise<boolean>;
+
+  /** Returns an identifier of the present run, for a journal; undefined if the service is down. */
+  identifyRun(): Promise<string | undefined>;
+
+  /**
+   * Returns whether a run is still up, and a stop of it may be in progress. During a stop, Docker
+   * reports the container as running, and systemd reports a unit as active while its dependents
+   * stop.
+   *
+   * @param run - the result of an earlier `identifyRun`
+   */
+  mayBeStopping(run: string): Promise<boolean>;
+
   /**
    * Finds the active units to be stopped with the service: its dependents, and the sockets, timers
    * and paths by which it could be started again. For a container, finds the containers to be
@@ -102,10 +129,11 @@ export interface Service {
   /**
    * Stops the service and its sockets, timers and paths. Returns when all its processes have ended.
    *
+   * @param options.mayBeDown - whether an earlier stop may have stopped it already
    * @throws {@link StoreError} service - if it did not stop; call `start`, because a part may have
    *   stopped
    */
-  stop(): Promise<void>;
+  stop(options?: { mayBeDown?: boolean }): Promise<void>;
 
   /**
    * Starts the service and these dependents, and watches units and containers for a second.

@@ -8,6 +8,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { StoreError } from "../errors.js";
 import { isInGroup, listGroupProcesses } from "../process/cgroup.js";
 import type { Outcome } from "../process/run.js";
+import { ManagedService } from "./managed.js";
 import { isInContainer } from "./origin.js";
 import type { Properties } from "./properties.js";
 import { armTimer, disarmTimer } from "./restart-timer.js";
@@ -52,7 +53,7 @@ const serviceName = /^[\w:.\\@][\w:.\\@-]*$/;
 const otherUnit = /\.(socket|timer|path|automount|target|slice|scope|mount|swap|device)$/;
 const template = /@(\.service)?$/;
 
-export class SystemdUnit implements Service {
+export class SystemdUnit extends ManagedService implements Service {
   readonly kind: Manager;
   readonly name: string;
   readonly stopTimeoutMs: number;
@@ -77,6 +78,7 @@ export class SystemdUnit implements Service {
     group: readonly Properties[],
     isDiscovered: boolean,
   ) {
+    super();
     this.kind = manager;
     this.name = name;
     this.isDiscovered = isDiscovered;
@@ -138,6 +140,12 @@ export class SystemdUnit implements Service {
     // A launcher has no processes of its own, so its group stays unknown.
     if (!this.#controlGroup && !this.#isLauncher) await this.state();
     return isInGroup(pid, this.#controlGroup) || isInContainers(pid, this.#containers);
+  }
+
+  /** Unlike an engine, systemd shows whether a stop is in progress. */
+  override async mayBeStopping(run: string): Promise<boolean> {
+    const { active, hasJob, invocation } = await this.state();
+    return active && invocation === run && hasJob === true;
   }
 
   async prepareStop(): Promise<string[]> {

@@ -12,6 +12,7 @@ import { Downtime } from "../../src/operation/downtime.js";
 import { downStep, Journal } from "../../src/operation/journal.js";
 import { findPendingRestart, resolveService } from "../../src/operation/service.js";
 import { findHolders } from "../../src/process/holders.js";
+import { ManagedService } from "../../src/service/managed.js";
 import { selectService } from "../../src/service/select.js";
 import type { Service } from "../../src/service/service.js";
 import {
@@ -191,7 +192,7 @@ function deniedService(): Service {
   const denied = async () => {
     throw new StoreError("service", "Access denied");
   };
-  return {
+  return Object.assign(Object.create(ManagedService.prototype), {
     ...({
       kind: "systemd",
       name: "hub.service",
@@ -206,7 +207,7 @@ function deniedService(): Service {
     start: denied,
     armRestart: denied,
     disarmRestart: denied,
-  } as unknown as Service;
+  }) as Service;
 }
 
 async function downtimeOf(service: Service): Promise<Downtime> {
