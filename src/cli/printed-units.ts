@@ -44,8 +44,7 @@ export async function printUnit(
 async function warnOfSecondUnit({ output }: Context): Promise<void> {
   const { findHubUnits } = await import("../hub/find-hubs.js");
   const { serverJsonPath } = await import("../hub/server-json.js");
-  const units = (await findHubUnits(serverJsonPath())).filter(({ isTemplate }) => !isTemplate);
-  const [unit] = units;
+  const [unit] = await findHubUnits(serverJsonPath());
   if (unit === undefined) return;
   output.notice(
     `${unit.name} starts the hub already, and another unit would start a second hub on its store; change ${unit.name} with --print-unit dropin, or replace its file with the printed unit`,

@@ -64,7 +64,8 @@ async function workForContainerHub(command: Command, options: HubChoiceOptions):
   const record = await readSetupRecord(settingsPath, storePath);
   if (record !== undefined) workForRecord(record);
   const recorded = hubContainer();
-  if (recorded === undefined && (record !== undefined || (await hasPlainUnit(options)))) return;
+  if (recorded === undefined && record !== undefined) return;
+  if (recorded === undefined && (await listPlainUnits(options)).length > 0) return;
   if (recorded !== undefined && isWantedContainer(recorded, options)) return;
   const { findContainerHub } = await import("../setup/container.js");
   const hub = await findContainerHub(storePath, options.unit);
@@ -75,10 +76,10 @@ async function workForContainerHub(command: Command, options: HubChoiceOptions):
   });
 }
 
-/** Returns whether a wanted unit starts a hub without a container. */
-async function hasPlainUnit(options: HubChoiceOptions): Promise<boolean> {
+/** Returns the wanted units that start a hub without a container. */
+async function listPlainUnits(options: HubChoiceOptions): Promise<HubUnit[]> {
   const { listHubUnits, startsEngine } = await import("../service/hub-units.js");
-  return (await listHubUnits()).some((each) => isWanted(each, options) && !startsEngine(each));
+  return (await listHubUnits()).filter((each) => isWanted(each, options) && !startsEngine(each));
 }
 
 /**
@@ -134,21 +135,14 @@ async function workForSystemHub(options: HubChoiceOptions): Promise<boolean> {
  * Returns the system unit of the hub; undefined if root itself has a hub, or if no unit starts one.
  */
 async function findSystemHub(options: HubChoiceOptions): Promise<HubUnit | undefined> {
-  const { listHubUnits, startsEngine } = await import("../service/hub-units.js");
-  const { service } = options;
-  const all = (await listHubUnits()).filter(
-    (unit) => isWanted(unit, options) && !startsEngine(unit),
-  );
-  if (service !== "systemd" && all.some(({ manager }) => manager === "systemd-user"))
+  const all = await listPlainUnits(options);
+  if (options.service !== "systemd" && all.some(({ manager }) => manager === "systemd-user"))
     return undefined;
+  const { prefer, severalUnitsError } = await import("../service/hub-units.js");
   const units = all.filter(({ manager }) => manager === "systemd");
-  const active = units.filter(({ isActive }) => isActive);
-  const candidates = active.length > 0 ? active : units;
+  const candidates = prefer(units, ({ isActive }) => isActive);
   if (candidates.length < 2) return candidates[0];
   // A unit without a user is a hub of root, which the survey finds.
   if (candidates.some(({ user }) => user === undefined)) return undefined;
-  const names = candidates.map((each) => shortUnitName(each.name));
-  throw new StoreError("refused", `several units start a hub: ${names.join(", ")}`, {
-    hint: `Name the unit: --unit ${names.join(", or --unit ")}.`,
-  });
+  throw severalUnitsError(candidates.map(({ name }) => shortUnitName(name)));
 }

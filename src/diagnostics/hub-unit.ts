@@ -18,7 +18,7 @@ import {
 } from "../hub/server-json.js";
 import { copyUnitOf } from "../service/copy-unit.js";
 import { isEngine } from "../service/engine.js";
-import { type HubUnit, mayUseStore, usesOtherStore } from "../service/hub-units.js";
+import { type HubUnit, mayBeHubOf, prefer } from "../service/hub-units.js";
 import { describeOtherInstallation, findUnitPrograms } from "../service/programs.js";
 import type { Service } from "../service/service.js";
 import {
@@ -53,11 +53,10 @@ export async function checkHubUnits(
   secret: KnownSecret,
   { script, service }: { script: string; service: Service | undefined },
 ): Promise<Check[]> {
-  const units = (await findHubUnits(serverJsonPath())).filter(
-    (unit) => !unit.isTemplate && mayUseStore(unit, storePath) && !usesOtherStore(unit, storePath),
+  const units = (await findHubUnits(serverJsonPath())).filter((unit) =>
+    mayBeHubOf(unit, storePath),
   );
-  const used = units.filter(({ isActive, isEnabled }) => isActive || isEnabled);
-  const checked = used.length > 0 ? used : units;
+  const checked = prefer(units, ({ isActive, isEnabled }) => isActive || isEnabled);
   const findings: Check[] = [];
   for (const unit of checked) {
     const finding = await checkUnit(unit, storePath, secret, script);

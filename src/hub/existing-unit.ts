@@ -4,7 +4,13 @@ import { homedir, userInfo } from "node:os";
 import { dirname, isAbsolute, join } from "node:path";
 import { configHome } from "../config/paths.js";
 import { StoreError } from "../errors.js";
-import { type OwnCommand, parseOwnCommand, runsHub } from "../service/hub-units.js";
+import {
+  type OwnCommand,
+  parseOwnCommand,
+  prefer,
+  runsHub,
+  severalUnitsError,
+} from "../service/hub-units.js";
 import { findNamedUnit } from "../service/select.js";
 import type { Service } from "../service/service.js";
 import {
@@ -32,19 +38,15 @@ import { serverJsonPath } from "./server-json.js";
  * @throws {@link StoreError} refused - if several units start the hub
  */
 export async function resolveHubUnit(): Promise<UnitName> {
-  const units = (await findHubUnits(serverJsonPath())).filter(({ isTemplate }) => !isTemplate);
-  const active = units.filter(({ isActive }) => isActive);
-  const [unit, ...others] = active.length > 0 ? active : units;
+  const units = prefer(await findHubUnits(serverJsonPath()), ({ isActive }) => isActive);
+  const [unit, ...others] = units;
   if (unit === undefined) {
     throw new StoreError("notFound", "no unit starts hivemind-core listen", {
       hint: "Name the hub's unit with --unit NAME, or print a new one with --print-unit user.",
     });
   }
   if (others.length === 0) return unit;
-  const names = [unit, ...others].map((each) => each.name);
-  throw new StoreError("refused", `several units start a hub: ${names.join(", ")}`, {
-    hint: `Name the unit: --unit ${names.join(", or --unit ")}.`,
-  });
+  throw severalUnitsError(units.map(({ name }) => name));
 }
 
 /**

@@ -49,10 +49,15 @@ function isHubProcess(pid: number): boolean {
 }
 
 /**
- * Returns the units that start a hub with this `server.json`, including templates. Includes a unit
+ * Returns the units that start a hub with this `server.json`, without templates. Includes a unit
  * with an unreadable environment file, because it may use this `server.json`.
  */
 export async function findHubUnits(serverJson: string): Promise<HubUnit[]> {
+  return (await findHubUnitsAndTemplates(serverJson)).filter(({ isTemplate }) => !isTemplate);
+}
+
+/** Returns also templates: their instances may start a hub later. */
+export async function findHubUnitsAndTemplates(serverJson: string): Promise<HubUnit[]> {
   const units = await listHubUnits();
   return units.filter(
     ({ environment, isEnvironmentKnown }) =>

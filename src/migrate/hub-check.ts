@@ -13,7 +13,11 @@ import { DatabaseFactory, resolveLocation } from "../databases/registry.js";
 import { sqlcipherPluginName, sqlitePluginName } from "../databases/sqlite.js";
 import { StoreError } from "../errors.js";
 import { realPathIfExists } from "../fs/read.js";
-import { findAllHubProcesses, findHubUnits, mayUseServerJson } from "../hub/find-hubs.js";
+import {
+  findAllHubProcesses,
+  findHubUnitsAndTemplates,
+  mayUseServerJson,
+} from "../hub/find-hubs.js";
 import { assertPackages } from "../hub/packages.js";
 import { startsByRun } from "../hub/password-delivery.js";
 import { probeConnection, probeModule, probePackages } from "../hub/probe.js";
@@ -67,7 +71,7 @@ export async function assertHubCanSwitch(options: HubCheckOptions): Promise<Test
     );
   }
   await assertNoOtherServerJson(from);
-  const units = await findHubUnits(serverJsonPath());
+  const units = await findHubUnitsAndTemplates(serverJsonPath());
   const hubs = await findHubs(units, options.hubPython);
   if (hubs.length === 0) {
     throw new StoreError("refused", "no hub found to test the target with", {

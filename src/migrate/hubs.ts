@@ -6,7 +6,7 @@ import { findHubPython, type HubPython } from "../hub/interpreter.js";
 import { resolveProbeAccount } from "../hub/probe.js";
 import { serverJsonPath } from "../hub/server-json.js";
 import type { Account } from "../process/run.js";
-import type { HubUnit } from "../service/hub-units.js";
+import { type HubUnit, prefer } from "../service/hub-units.js";
 import { systemctlLine } from "../service/systemctl.js";
 import { shellQuote } from "../text/escape.js";
 
@@ -24,8 +24,7 @@ export async function findHubs(
   units: readonly HubUnit[],
   hubPython: string | undefined,
 ): Promise<TestedHub[]> {
-  const used = units.filter(({ isActive, isEnabled }) => isActive || isEnabled);
-  const candidates = used.length > 0 ? used : units;
+  const candidates = prefer(units, ({ isActive, isEnabled }) => isActive || isEnabled);
   const starts =
     candidates.length === 0
       ? [{ args: undefined, account: currentAccount() }]

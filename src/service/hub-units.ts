@@ -2,7 +2,7 @@
 import { closeSync, openSync, readFileSync, readSync, statSync } from "node:fs";
 import { basename, isAbsolute, join } from "node:path";
 import { dataHome, type Environment } from "../config/paths.js";
-import { hasCode, ignoreKind } from "../errors.js";
+import { hasCode, ignoreKind, StoreError } from "../errors.js";
 import { realPathIfExists } from "../fs/read.js";
 import { findOpenStore, listGroupProcesses } from "../process/cgroup.js";
 import { run } from "../process/run.js";
@@ -19,7 +19,10 @@ import {
 
 /** A unit that runs `hivemind-core listen`, directly or through a wrapper. */
 export interface HubUnit extends UnitName {
-  /** False for a stopped or failed unit. A unit waiting for its next start is active. */
+  /**
+   * False for a stopped or failed unit. True while the unit stops, because its hub may still run,
+   * and while it waits for its next start.
+   */
   readonly isActive: boolean;
   readonly isEnabled: boolean;
   /** Whether this is a template, which stands for its possible instances. */
@@ -219,19 +222,40 @@ function isShellScript(path: string): boolean {
   }
 }
 
+/** Returns the preferred items; all of them if none is preferred. */
+export function prefer<Item>(
+  items: readonly Item[],
+  isPreferred: (item: Item) => boolean,
+): readonly Item[] {
+  const preferred = items.filter(isPreferred);
+  return preferred.length > 0 ? preferred : items;
+}
+
+/** Returns the error for several units: the operator has to name the hub's unit. */
+export function severalUnitsError(names: readonly string[]): StoreError {
+  return new StoreError("refused", `several units start a hub: ${names.join(", ")}`, {
+    hint: `Name the unit: --unit ${names.join(", or --unit ")}.`,
+  });
+}
+
+/** Returns whether a unit may start the hub of the store. */
+export function mayBeHubOf(unit: HubUnit, storePath: string): boolean {
+  return mayUseStore(unit, storePath) && !usesOtherStore(unit, storePath);
+}
+
 /**
  * Returns whether a hub with this environment may use the store: the store is in its data
  * directory, or a link there leads to the store. A path in `server.json` outside of this directory
  * is not considered.
  */
-export function mayUseStore({ environment }: HubUnit, storePath: string): boolean {
+function mayUseStore({ environment }: HubUnit, storePath: string): boolean {
   const home = realPathIfExists(dataHome(environment));
   if (storePath.startsWith(`${home}/`)) return true;
   return realPathIfExists(join(home, "hivemind-core", "clients.db")) === storePath;
 }
 
 /** Returns whether the unit runs and has another store open. */
-export function usesOtherStore({ controlGroup }: HubUnit, storePath: string): boolean {
+function usesOtherStore({ controlGroup }: HubUnit, storePath: string): boolean {
   return findOpenStore(listGroupProcesses(controlGroup), storePath)?.isOther === true;
 }
 

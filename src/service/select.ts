@@ -12,14 +12,7 @@ import {
   findUnitOfContainer,
   isHubOfContainer,
 } from "./find-container.js";
-import {
-  type HubUnit,
-  isOwnCommand,
-  listHubUnits,
-  mayUseStore,
-  runsHub,
-  usesOtherStore,
-} from "./hub-units.js";
+import { type HubUnit, isOwnCommand, listHubUnits, mayBeHubOf, runsHub } from "./hub-units.js";
 import { noService } from "./none.js";
 import { findOrigin, findUnitOf } from "./origin.js";
 import { defaultUnit, type Service, type ServiceKind } from "./service.js";
@@ -243,7 +236,7 @@ async function findConfiguredUnit(
   kinds: readonly Manager[],
 ): Promise<HubUnit | undefined> {
   const units = (await listHubUnits(kinds)).filter(
-    (unit) => !unit.isTemplate && mayUseStore(unit, storePath) && !usesOtherStore(unit, storePath),
+    (unit) => !unit.isTemplate && mayBeHubOf(unit, storePath),
   );
   for (const preferred of [units, units.filter(isActive), units.filter(isEnabled)]) {
     if (preferred.length === 1) return preferred[0];

@@ -21,7 +21,7 @@ import { findHolders } from "../process/holders.js";
 import { copyUnitOf } from "../service/copy-unit.js";
 import type { Container } from "../service/engine.js";
 import { findContainerOf } from "../service/find-container.js";
-import { isRootName, startsEngine } from "../service/hub-units.js";
+import { isRootName, prefer, startsEngine } from "../service/hub-units.js";
 import { isInContainer } from "../service/origin.js";
 import { type Properties, parseList } from "../service/properties.js";
 import { findQuadlet } from "../service/quadlet.js";
@@ -89,7 +89,10 @@ const crashLoopMicroseconds = 20_000_000;
  *
  * @param known - the unit of a setup in progress
  */
-export async function surveyHubs(wanted: Wanted, known?: ServiceName): Promise<HubSurvey[]> {
+export async function surveyHubs(
+  wanted: Wanted,
+  known?: ServiceName,
+): Promise<readonly HubSurvey[]> {
   const names = await findNames(wanted, known);
   const found = await Promise.all(
     names.map((hub) =>
@@ -99,8 +102,7 @@ export async function surveyHubs(wanted: Wanted, known?: ServiceName): Promise<H
     ),
   );
   const hubs = found.filter((hub) => hub !== undefined);
-  const running = hubs.filter(({ state }) => state === "running" || state === "restarting");
-  return running.length > 0 ? running : hubs;
+  return prefer(hubs, ({ state }) => state === "running" || state === "restarting");
 }
 
 async function findNames({ unit, manager }: Wanted, known?: ServiceName): Promise<ServiceName[]> {
@@ -113,7 +115,7 @@ async function findNames({ unit, manager }: Wanted, known?: ServiceName): Promis
   }
   if (known !== undefined) return [known];
   const units = (await findHubUnits(serverJsonPath())).filter(
-    (each) => !each.isTemplate && !startsEngine(each) && isWanted(each.manager),
+    (each) => !startsEngine(each) && isWanted(each.manager),
   );
   return units.length > 0 ? units : findMasked(isWanted);
 }
