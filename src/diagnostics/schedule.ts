@@ -102,10 +102,12 @@ async function checkTimer(
   }
   if (hasExpired(schedule)) {
     const dropIn = schedule.dropIns.find((path) => path.includes(`/${unit}.d/`));
-    const time = job === "backup" ? "--on-calendar daily" : "--drill monthly";
+    const option = job === "backup" ? "--on-calendar daily" : "--drill monthly";
+    const time = schedule.onCalendar;
+    const cause = time === null ? "it has no next time" : `its time is past: ${time}`;
     add(
-      `${unit} never elapses, because its time is past: ${schedule.onCalendar}`,
-      dropIn === undefined ? `${install} ${time}` : `Correct the time in ${dropIn}`,
+      `${unit} never elapses, because ${cause}`,
+      dropIn === undefined ? `${install} ${option}` : `Correct the time in ${dropIn}`,
     );
   }
   if (!active || !enabled) add(`${unit} is ${active ? "not enabled" : "not running"}`, install);

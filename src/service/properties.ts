@@ -20,7 +20,7 @@ export interface UnitCommand {
 const command = /^(Exec\w+)=(\{ path=[\s\S]*? ; status=\S+ \})$/gm;
 
 /** Properties printed with a line for each value, which may contain spaces. */
-const repeated = new Set(["EnvironmentFiles"]);
+const repeated = new Set(["EnvironmentFiles", "TimersCalendar"]);
 
 /**
  * Parses the properties of units, separated by empty lines. {@link parseCommands} parses the values
@@ -68,7 +68,7 @@ export function parseList(text = ""): string[] {
   return [...items].map(([, quoted, plain = ""]) => (quoted ?? plain).replace(/\\(.)/g, "$1"));
 }
 
-/** The value of `infinity`: 5 minutes. */
+/** The limit in place of `infinity`: 5 minutes. */
 const unlimitedMs = 300_000;
 
 /** Milliseconds in each unit of systemd.time(7), as in "1min 30s". */
@@ -80,20 +80,20 @@ const timeUnits: Readonly<Record<string, number>> = {
   h: 3_600_000,
   d: 86_400_000,
   w: 604_800_000,
+  month: 2_629_800_000,
+  y: 31_557_600_000,
 };
 
-/**
- * Parses a time span into milliseconds. Returns at most 5 minutes, also for `infinity` and unknown
- * units.
- */
+/** Parses a time limit into milliseconds. Returns at most 5 minutes, also for `infinity`. */
+export function parseLimitMs(text?: string): number {
+  return Math.min(parseTimespanMs(text), unlimitedMs);
+}
+
+/** Parses a time span into milliseconds. An unknown unit counts as 5 minutes. */
 export function parseTimespanMs(text = "0"): number {
-  if (text === "infinity") return unlimitedMs;
+  if (text === "infinity") return Number.POSITIVE_INFINITY;
   const parts = [...text.matchAll(/(?<![\d.])(\d+(?:\.\d+)?) ?([a-z]+)/g)];
-  const spans = parts.map(
-    ([, count, unit = ""]) => Number(count) * (timeUnits[unit] ?? unlimitedMs),
-  );
-  return Math.min(
-    spans.reduce((total, span) => total + span, 0),
-    unlimitedMs,
-  );
+  return parts
+    .map(([, count, unit = ""]) => Number(count) * (timeUnits[unit] ?? unlimitedMs))
+    .reduce((total, span) => total + span, 0);
 }

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { readTextIfExists } from "../fs/read.js";
 import { findNextElapse, parseTime } from "./calendar.js";
 import { isLingerEnabled } from "./linger.js";
-import { type Properties, parseList } from "./properties.js";
+import { type Properties, parseList, parseTimespanMs } from "./properties.js";
 import {
   isOwnUnit,
   ownMark,
@@ -29,6 +29,7 @@ export interface Schedule {
   readonly unit: string;
   /** The name of the timer's service. */
   readonly service: string;
+  /** The first calendar expression; null if the timer has none. */
   readonly onCalendar: string | null;
   readonly enabled: boolean;
   readonly active: boolean;
@@ -61,6 +62,7 @@ export async function readSchedule(
       "DropInPaths",
       "TimersCalendar",
       "NextElapseUSecRealtime",
+      "NextElapseUSecMonotonic",
       "LastTriggerUSec",
       "Result",
       "ExecMainStatus",
@@ -69,23 +71,41 @@ export async function readSchedule(
     ],
     [timer, service],
   );
-  const onCalendar = /OnCalendar=(.*?) ;/.exec(clock.TimersCalendar ?? "")?.[1] ?? null;
-  // During a job the manager reports no next time. The metrics of the job itself need it.
-  const isJobRunning = clock.ActiveState === "active" && clock.SubState === "running";
+  const calendar = parseCalendar(clock);
   return {
     unit: timer,
     service,
-    onCalendar,
+    onCalendar: calendar[0] ?? null,
     enabled: clock.UnitFileState === "enabled",
     active: clock.ActiveState === "active",
-    nextRun:
-      isJobRunning && onCalendar !== null
-        ? await findNextElapse(onCalendar)
-        : parseTime(clock.NextElapseUSecRealtime),
+    nextRun: await findNextRun(clock, calendar),
     lastRun: toLastRun(clock, main),
     lingers: manager === "systemd" || isLingerEnabled(),
     dropIns: [...parseList(clock.DropInPaths), ...parseList(main.DropInPaths)],
   };
+}
+
+/** Parses the calendar expressions of a timer. The manager prints the last line of a unit first. */
+function parseCalendar({ TimersCalendar: text = "" }: Properties): string[] {
+  return [...text.matchAll(/OnCalendar=(.*?) ;/g)].map(([, time = ""]) => time).reverse();
+}
+
+/** Returns when a timer elapses next; null if all its times are past. */
+async function findNextRun(clock: Properties, calendar: readonly string[]): Promise<string | null> {
+  // During a job the manager reports no next time. The metrics of the job itself need it.
+  const isJobRunning = clock.ActiveState === "active" && clock.SubState === "running";
+  const times = isJobRunning
+    ? await Promise.all(calendar.map(findNextElapse))
+    : [parseTime(clock.NextElapseUSecRealtime), toTime(clock.NextElapseUSecMonotonic)];
+  return times.filter((time) => time !== null).sort()[0] ?? null;
+}
+
+/** Converts a time since boot, as of OnUnitActiveSec=. Returns null if there is none. */
+function toTime(sinceBoot: string | undefined): string | null {
+  const elapsesMs = parseTimespanMs(sinceBoot);
+  if (elapsesMs === 0 || elapsesMs === Number.POSITIVE_INFINITY) return null;
+  const upMs = Number(process.hrtime.bigint() / 1_000_000n);
+  return `${new Date(Date.now() + elapsesMs - upMs).toISOString().slice(0, 19)}Z`;
 }
 
 /**

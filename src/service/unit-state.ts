@@ -1,5 +1,5 @@
 /** The state of a systemd unit and of the units to be stopped with it. */
-import { type Properties, parseTimespanMs } from "./properties.js";
+import { type Properties, parseLimitMs } from "./properties.js";
 import type { ServiceState } from "./service.js";
 import { type Manager, show } from "./systemctl.js";
 
@@ -79,9 +79,9 @@ export function toServiceState(unit: Properties): ServiceState {
  */
 export function stopLimitMs(unit: Properties): number {
   const further = [unit.ExecStop, unit.ExecStopPost, unit.SendSIGKILL === "no"].filter(Boolean);
-  return (1 + further.length) * parseTimespanMs(unit.TimeoutStopUSec);
+  return (1 + further.length) * parseLimitMs(unit.TimeoutStopUSec);
 }
 
 export function startLimitMs(unit: Properties): number {
-  return parseTimespanMs(unit.TimeoutStartUSec);
+  return parseLimitMs(unit.TimeoutStartUSec);
 }

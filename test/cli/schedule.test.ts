@@ -327,6 +327,15 @@ test("a timer whose times have passed is recognised, and while its job runs, the
   await systemctl("restart", schedule.unit);
   expect(hasExpired(await scheduleOf(machine.store))).toBe(true);
 
+  await writeFile(change, "[Timer]\nOnCalendar=\nOnActiveSec=5h\nRandomizedDelaySec=0\n");
+  await systemctl("daemon-reload");
+  await systemctl("restart", schedule.unit);
+  const monotonic = await scheduleOf(machine.store);
+  expect([monotonic.onCalendar, hasExpired(monotonic)]).toEqual([null, false]);
+  const hoursLeft = (Date.parse(monotonic.nextRun ?? "") - Date.now()) / 3_600_000;
+  expect(hoursLeft).toBeGreaterThan(4.9);
+  expect(hoursLeft).toBeLessThan(5.1);
+
   // While the job runs, the manager knows neither the next time nor a result.
   const job = join(unitFolder, `${schedule.service}.d`);
   await mkdir(job, { recursive: true });
@@ -335,11 +344,14 @@ test("a timer whose times have passed is recognised, and while its job runs, the
     await rm(job, { recursive: true });
   });
   await writeFile(join(job, "long.conf"), "[Service]\nExecStart=\nExecStart=sleep infinity\n");
-  await writeFile(change, "[Timer]\nOnActiveSec=1ms\nRandomizedDelaySec=0\nAccuracySec=1ms\n");
+  const calendar = "OnCalendar=\nOnCalendar=2020-01-01\nOnCalendar=daily\n";
+  const soon = "OnActiveSec=1ms\nRandomizedDelaySec=0\nAccuracySec=1ms\n";
+  await writeFile(change, `[Timer]\n${calendar}${soon}`);
   await systemctl("daemon-reload");
   await systemctl("restart", schedule.unit);
   await until(async () => (await scheduleOf(machine.store)).lastRun?.result === "running");
-  const { nextRun } = await scheduleOf(machine.store);
+  const { nextRun, onCalendar } = await scheduleOf(machine.store);
+  expect(onCalendar).toBe("2020-01-01 00:00:00");
   expect(Date.parse(nextRun ?? "")).toBeGreaterThan(Date.now());
   const run = { at: "2026-11-24T18:50:00Z", duration_ms: 1, stopped_ms: null, size: null };
   for (const exit_code of [0, 18]) await recordRun(machine.store, "backup", { ...run, exit_code });

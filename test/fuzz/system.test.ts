@@ -7,7 +7,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll } from "vitest";
 import { parseLocks } from "../../src/process/holders.js";
-import { parseProperties, parseTimespanMs } from "../../src/service/properties.js";
+import { parseLimitMs, parseProperties } from "../../src/service/properties.js";
 import { readWal } from "../../src/store/wal.js";
 import { campaign } from "./campaign.js";
 import { bytesOf, wildText } from "./inputs.js";
@@ -94,7 +94,7 @@ campaign("a time span is a time, and never longer than is waited", {
     wildText,
   ),
   holds(text) {
-    const span = parseTimespanMs(text);
+    const span = parseLimitMs(text);
     assert(span >= 0 && span <= 300_000, `${span}`);
     for (const properties of parseProperties(text)) assert(!("undefined" in properties));
   },
