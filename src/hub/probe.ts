@@ -8,8 +8,8 @@
  */
 import { formatJson, type JsonObject } from "../client/json.js";
 import { StoreError } from "../errors.js";
-import { makeTemporaryDirectory, removeDirectoryAs } from "../process/directories.js";
 import { type Account, type Outcome, run } from "../process/run.js";
+import { withTemporaryDirectory } from "../process/temporary-directory.js";
 import * as z from "../schema.js";
 import type { CipherCompatibility } from "../store/cipher.js";
 import { currentAccount, resolvePythonAccount } from "./account.js";
@@ -155,17 +155,16 @@ async function runProbe(
 ): Promise<unknown> {
   const [interpreter, ...options] = python;
   const hub = await resolveProbeAccount(python, account);
-  const home = await makeTemporaryDirectory(hub);
-  let outcome: Outcome;
-  try {
-    outcome = await run(interpreter, [...options, "-c", prelude + program, home], {
-      timeoutMs,
-      input,
-      account: hub,
-    });
-  } finally {
-    await removeDirectoryAs(hub, home);
-  }
+  const outcome = await withTemporaryDirectory(
+    "hivemind-sqlcipher-probe",
+    (home) =>
+      run(interpreter, [...options, "-c", prelude + program, home], {
+        timeoutMs,
+        input,
+        account: hub,
+      }),
+    { owner: hub },
+  );
   try {
     if (outcome.code === 0) return JSON.parse(outcome.stdout);
   } catch {

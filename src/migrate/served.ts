@@ -3,7 +3,6 @@
  *
  * `--remove-source` removes nothing before the hub's own packages have read the clients.
  */
-import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { type ClientCounts, isRevoked } from "../client/client.js";
 import type { JsonObject } from "../client/json.js";
@@ -17,14 +16,9 @@ import { makeDirectory, replaceFile } from "../fs/atomic.js";
 import { lstatIfExists } from "../fs/read.js";
 import { probeClients, type ServedClients } from "../hub/probe.js";
 import { databaseIn, type ServerJson } from "../hub/server-json.js";
-import {
-  copyFileAs,
-  makeDirectoryAs,
-  makeTemporaryDirectory,
-  removeDirectoryAs,
-} from "../process/directories.js";
-import { isAlive } from "../process/proc.js";
+import { copyFileAs, makeDirectoryAs } from "../process/directories.js";
 import type { Account } from "../process/run.js";
+import { withTemporaryDirectory } from "../process/temporary-directory.js";
 import { counted } from "../text/count.js";
 import { type HubDatabase, isSameDatabase, readPassword } from "./hub-database.js";
 import { assertNoHubRuns, type TestedHub } from "./hubs.js";
@@ -91,14 +85,15 @@ async function assertHubsServe(
   const { active, revoked } = copied.inTarget;
   const expected = { count: active + revoked, apiKey: await findCopiedKey(from, copied) };
   for (const { python, account } of hubs) {
-    const home = await makeCheckDirectory(account);
-    let served: ServedClients;
-    try {
-      const named = await buildDatabase(to, database, home, account);
-      served = await probeClients(python, named, expected, home, account);
-    } finally {
-      await removeDirectoryAs(account, home);
-    }
+    // A copy may contain the clients' keys in plain text, also the copy of a killed check.
+    const served = await withTemporaryDirectory(
+      "hub-check",
+      async (home) => {
+        const named = await buildDatabase(to, database, home, account);
+        return await probeClients(python, named, expected, home, account);
+      },
+      { owner: account, parent: await makeCheckParent(account) },
+    );
     const problem = describeMissing(served, copied.inTarget);
     if (problem === undefined) continue;
     throw new StoreError("failed", `the hub's packages in ${python[0]} ${problem}`, {
@@ -157,26 +152,13 @@ async function buildDatabase(
 }
 
 /**
- * Creates a directory below the state directory, because a temporary directory in memory may be too
- * small for a copy of the database. For root, another user's directory is in /var/tmp, because the
- * user cannot enter root's state directory. The name contains the process id, by which a later
- * check recognizes the directory of a killed check.
+ * Returns the directory for the copies: the state directory, because a temporary directory in
+ * memory may be too small; for another user /var/tmp, because the user cannot enter root's state
+ * directory.
  */
-async function makeCheckDirectory(hub: Account): Promise<string> {
-  const own = process.geteuid?.() ?? 0;
-  const { uid = own } = hub;
-  const parent = uid === own ? join(stateHome(), "hivemind-sqlcipher") : "/var/tmp";
-  if (uid === own) await makeDirectory(parent);
-  await removeLeftovers(parent, hub, uid);
-  return makeTemporaryDirectory(hub, parent, `hub-check-${process.pid}-`);
-}
-
-/** Removes the copies of killed checks, which may contain the clients' keys in plain text. */
-async function removeLeftovers(parent: string, hub: Account, uid: number): Promise<void> {
-  for (const name of await readdir(parent)) {
-    const [, pid] = /^hub-check-(\d+)-/.exec(name) ?? [];
-    if (pid === undefined || isAlive(Number(pid))) continue;
-    const path = join(parent, name);
-    if ((await lstatIfExists(path))?.uid === BigInt(uid)) await removeDirectoryAs(hub, path);
-  }
+async function makeCheckParent({ uid }: Account): Promise<string> {
+  if (uid !== undefined && uid !== process.geteuid?.()) return "/var/tmp";
+  const parent = join(stateHome(), "hivemind-sqlcipher");
+  await makeDirectory(parent);
+  return parent;
 }

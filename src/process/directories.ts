@@ -1,6 +1,5 @@
 /** Creates, fills and removes directories as the user of a hub, if this process is root. */
 import { stat } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { StoreError } from "../errors.js";
 import { makeDirectory, syncDirectory } from "../fs/atomic.js";
@@ -15,10 +14,10 @@ const syncLimitMs = 600_000;
 /** Adds time for large files. A slow card reads and writes 2 MB/s at the same time. */
 const slowestBytesPerMs = 2_000;
 
-export async function makeTemporaryDirectory(
+export async function makeTemporaryDirectoryAs(
   hub: Account,
-  parent = hub.uid === undefined ? tmpdir() : "/tmp",
-  prefix = "hivemind-sqlcipher-",
+  parent: string,
+  prefix: string,
 ): Promise<string> {
   const template = join(parent, `${prefix}XXXXXXXX`);
   return (await runAs(hub, parent, ["mktemp", "-d", template])).trim();
