@@ -7,8 +7,7 @@
  * is downloaded: it contains the salt, and is enough to derive the key that checks a manifest.
  * Results and errors name the remote, not the directory.
  */
-import { mkdtemp, open, readFile, rename, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { open, readFile, rename, rm } from "node:fs/promises";
 import { basename, dirname, extname, join } from "node:path";
 import { type BackupFiles, localFiles } from "../backup/backup-files.js";
 import { directoryFiles, type FleetFiles } from "../backup/fleet.js";
@@ -28,6 +27,7 @@ import { assertFreeSpace, copyFile } from "../fs/copy.js";
 import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
 import { mapInGroups } from "../process/groups.js";
 import { abortOnSignal } from "../process/signals.js";
+import { withTemporaryDirectory } from "../process/temporary-directory.js";
 import type { Reporter } from "../reporter.js";
 import { keyIdOf } from "../store/cipher.js";
 import { saltBytes } from "../store/page-cipher.js";
@@ -236,21 +236,16 @@ async function inPrivateDirectory<Result>(
   name: string,
   use: (folder: string, translatePaths: View["translatePaths"]) => Promise<Result>,
 ): Promise<Result> {
-  let folder: string;
-  try {
-    folder = await mkdtemp(join(tmpdir(), "hivemind-sqlcipher-"));
-  } catch (error) {
-    throw systemError(error, `cannot create a directory in ${tmpdir()}`);
-  }
-  const translatePaths: View["translatePaths"] = (value) => replacePath(value, folder, name);
-  try {
-    return await abortOnSignal(() => use(folder, translatePaths));
-  } catch (error) {
-    if (!(error instanceof StoreError)) throw error;
-    throw wrap(error, { message: translatePaths(error.message), hint: translatePaths(error.hint) });
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
+  return await withTemporaryDirectory("hivemind-sqlcipher-view", async (folder) => {
+    const translatePaths: View["translatePaths"] = (value) => replacePath(value, folder, name);
+    try {
+      return await abortOnSignal(() => use(folder, translatePaths));
+    } catch (error) {
+      if (!(error instanceof StoreError)) throw error;
+      const { message, hint } = error;
+      throw wrap(error, { message: translatePaths(message), hint: translatePaths(hint) });
+    }
+  });
 }
 
 function replacePath<Value>(value: Value, folder: string, name: string): Value {
