@@ -29,11 +29,11 @@ export async function withTemporaryDirectory<Result>(
   }: { owner?: Account; parent?: string } = {},
 ): Promise<Result> {
   await removeLeftovers(parent, name, owner);
-  const directory = await makeDirectory(parent, `${name}-${process.pid}-`, owner);
+  const directory = await makeTemporary(parent, `${name}-${process.pid}-`, owner);
   try {
     return await use(directory);
   } finally {
-    await removeDirectory(directory, owner);
+    await removeTemporary(directory, owner);
   }
 }
 
@@ -50,11 +50,11 @@ async function removeLeftovers(parent: string, name: string, owner: Account): Pr
     const path = join(parent, entry);
     const found = await lstat(path).catch(() => undefined);
     if (!found?.isDirectory() || found.uid !== uid) continue;
-    await removeDirectory(path, owner).catch(() => undefined);
+    await removeTemporary(path, owner).catch(() => undefined);
   }
 }
 
-async function makeDirectory(parent: string, prefix: string, owner: Account): Promise<string> {
+async function makeTemporary(parent: string, prefix: string, owner: Account): Promise<string> {
   if (owner.uid !== undefined) return makeTemporaryDirectoryAs(owner, parent, prefix);
   try {
     return await mkdtemp(join(parent, prefix));
@@ -63,7 +63,7 @@ async function makeDirectory(parent: string, prefix: string, owner: Account): Pr
   }
 }
 
-async function removeDirectory(path: string, owner: Account): Promise<void> {
+async function removeTemporary(path: string, owner: Account): Promise<void> {
   if (owner.uid !== undefined) return removeDirectoryAs(owner, path);
   try {
     await rm(path, { recursive: true, force: true });
