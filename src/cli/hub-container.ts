@@ -149,13 +149,11 @@ async function resolveContainer({ container: name, serverJson }: ContainerOption
   const given = serverJson === undefined ? undefined : expandPath(serverJson);
   if (name === undefined) return { serverJson: given };
   const { readContainerHub } = await import("../hub/container-hub.js");
-  const { findNamedContainers } = await import("../service/find-container.js");
-  const [found, other] = await findNamedContainers(name);
-  if (found === undefined || other !== undefined) {
-    const problem = other === undefined ? "no engine has a" : "both engines have a";
-    throw new StoreError(other ? "refused" : "notFound", `${problem} container ${name}`, {
-      hint: "Name the hub's own file instead: --server-json PATH.",
-    });
+  const { findNamedContainer } = await import("../service/find-container.js");
+  const hint = "Name the hub's own file instead: --server-json PATH.";
+  const found = await findNamedContainer(name, hint);
+  if (found === undefined) {
+    throw new StoreError("notFound", `no engine has a container ${name}`, { hint });
   }
   const container = await readContainerHub(found);
   return { container, serverJson: given ?? container.serverJson };

@@ -9,7 +9,6 @@ import {
   type ContainerHub,
   copyOutLine,
   existsInside,
-  findHubContainers,
   findLosableIdentity,
   readContainerHub,
   toHost,
@@ -23,6 +22,7 @@ import {
   isContainerActive,
   isEngine,
 } from "../service/engine.js";
+import { findHubContainers } from "../service/find-container.js";
 import type { Service } from "../service/service.js";
 import { counted } from "../text/count.js";
 import { type Check, checksNamed } from "./check.js";

@@ -9,20 +9,12 @@ import type { Stats } from "node:fs";
 import { stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type HubAccount, type HubContainer, throughMounts } from "../config/hub-account.js";
-import { ignoreKind, StoreError } from "../errors.js";
+import { StoreError } from "../errors.js";
 import { realPathIfExists, statIfExists } from "../fs/read.js";
 import { isRoot } from "../fs/user.js";
 import { argsOf } from "../process/cgroup.js";
-import {
-  type Container,
-  engines,
-  inspectContainer,
-  isEngine,
-  listContainers,
-  mayHaveContainers,
-  runEngine,
-} from "../service/engine.js";
-import { containsHub, findHubProcess } from "../service/find-container.js";
+import { type Container, inspectContainer, isEngine, runEngine } from "../service/engine.js";
+import { findHubProcess, listAllContainers } from "../service/find-container.js";
 import { type ServiceName, show, type UnitName } from "../service/systemctl.js";
 import { findContainersOf } from "../service/unit-containers.js";
 import { shellQuote } from "../text/escape.js";
@@ -114,21 +106,6 @@ export async function copyOutLine(
   const copy = `mkdir -m 700 ${target} && ${engine} cp ${from} ${target}`;
   const hub = isRoot() ? await statHubProcess(container) : undefined;
   return hub?.uid ? `${copy} && chown -R ${hub.uid}:${hub.gid} ${target}` : copy;
-}
-
-/** Returns the containers of hubs, by their command or a process in them, of all engines. */
-export async function findHubContainers(): Promise<Container[]> {
-  return (await listAllContainers()).filter(containsHub);
-}
-
-/** Returns the containers of all engines, also stopped ones. Omits an unusable engine. */
-async function listAllContainers(): Promise<Container[]> {
-  const found: Container[] = [];
-  for (const engine of engines.filter((each) => mayHaveContainers(each))) {
-    const containers = listContainers(engine, { all: true });
-    found.push(...(await containers.catch(ignoreKind("service", []))));
-  }
-  return found;
 }
 
 /**

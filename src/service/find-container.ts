@@ -1,4 +1,4 @@
-/** Finds the container of the hub that uses a store, or the systemd unit that starts it. */
+/** Finds the containers of hubs, the container that uses a store, and the unit that starts it. */
 import { basename } from "node:path";
 import { ignoreKind, StoreError } from "../errors.js";
 import { argsOf, findOpenStore, readGroups } from "../process/cgroup.js";
@@ -71,8 +71,25 @@ export function findHubProcess(container: Container): number | undefined {
 }
 
 /** Returns whether a container is a hub's, by its command or a process in it. */
-export function containsHub(container: Container): boolean {
+function containsHub(container: Container): boolean {
   return runsHub(container.args) || findHubProcess(container) !== undefined;
+}
+
+/** Returns the containers of hubs, by their command or a process in them, of all engines. */
+export async function findHubContainers(): Promise<Container[]> {
+  return (await listAllContainers()).filter(containsHub);
+}
+
+/** Returns the containers of engines, also stopped ones. Omits an unusable engine. */
+export async function listAllContainers(
+  searched: readonly Engine[] = engines,
+): Promise<Container[]> {
+  const found: Container[] = [];
+  for (const engine of searched.filter((each) => mayHaveContainers(each))) {
+    const containers = listContainers(engine, { all: true });
+    found.push(...(await containers.catch(ignoreKind("service", []))));
+  }
+  return found;
 }
 
 /** The candidates for the hub of a store. */
@@ -95,12 +112,7 @@ export async function findConfiguredContainers(
   storePath: string,
   searched: readonly Engine[],
 ): Promise<ConfiguredContainers> {
-  const found: Container[] = [];
-  for (const engine of searched.filter((each) => mayHaveContainers(each))) {
-    const list = listContainers(engine, { all: true });
-    const containers = await list.catch(ignoreKind("service", []));
-    found.push(...containers.filter((each) => mountsStore(each, storePath)));
-  }
+  const found = (await listAllContainers(searched)).filter((each) => mountsStore(each, storePath));
   const usesOtherStore = (container: Container) =>
     findOpenStore(listContainerProcesses(container), storePath)?.isOther === true;
   const stopped = found.filter((each) => !isRunning(each));
@@ -116,14 +128,23 @@ export async function findConfiguredContainers(
 
 const isRunning = ({ status }: Container) => status === "running" || status === "paused";
 
-/** Returns the containers of this name, at most one of each engine. Omits an unusable engine. */
-export async function findNamedContainers(name: string): Promise<Container[]> {
+/**
+ * Finds a container by name in all engines. Omits an unusable engine.
+ *
+ * @param hint - how to name one of two containers
+ * @throws {@link StoreError} refused - if both engines have it
+ */
+export async function findNamedContainer(
+  name: string,
+  hint: string,
+): Promise<Container | undefined> {
   const found: Container[] = [];
   for (const engine of engines.filter((each) => mayHaveContainers(each))) {
     const container = await inspectContainer(engine, name).catch(ignoreKind("service", undefined));
     if (container !== undefined) found.push(container);
   }
-  return found;
+  if (found.length < 2) return found[0];
+  throw new StoreError("refused", `both engines have a container ${name}`, { hint });
 }
 
 /**

@@ -8,7 +8,7 @@ import { type Container, type ContainerName, type Engine, engines, isEngine } fr
 import {
   findConfiguredContainers,
   findContainerOf,
-  findNamedContainers,
+  findNamedContainer,
   findUnitOfContainer,
   isHubOfContainer,
 } from "./find-container.js";
@@ -85,7 +85,8 @@ export async function selectService(choice: ServiceChoice): Promise<Service> {
         commandService(choice) ??
         (unit === undefined
           ? await findService(choice.storePath, [...managers, ...engines])
-          : ((await findNamedUnit(unit, choice.storePath)) ?? (await findNamedContainer(unit)))) ??
+          : ((await findNamedUnit(unit, choice.storePath)) ??
+            (await findNamedContainerService(unit)))) ??
         (await resolveNoService(choice))
       );
   }
@@ -123,18 +124,10 @@ export async function findNamedUnit(
   return found[0];
 }
 
-/**
- * Finds a container by name in all engines.
- *
- * @throws {@link StoreError} refused - if both engines have it
- */
-async function findNamedContainer(name: string): Promise<ContainerService | undefined> {
-  const [found, other] = await findNamedContainers(name);
-  if (found === undefined) return undefined;
-  if (other === undefined) return ContainerService.find(found.engine, found.name);
-  throw new StoreError("refused", `both engines have a container ${name}`, {
-    hint: `Name the engine: ${optionsOf(found)}, or ${optionsOf(other)}.`,
-  });
+async function findNamedContainerService(name: string): Promise<ContainerService | undefined> {
+  const options = engines.map((engine) => optionsOf({ engine, name }));
+  const found = await findNamedContainer(name, `Name the engine: ${options.join(", or ")}.`);
+  return found && ContainerService.find(found.engine, found.name);
 }
 
 /**

@@ -9,7 +9,7 @@ import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { isKind } from "../errors.js";
 import { statIfExists } from "../fs/read.js";
 import { isRoot } from "../fs/user.js";
-import { findHubContainers, readContainerHub, toHost } from "../hub/container-hub.js";
+import { readContainerHub, toHost } from "../hub/container-hub.js";
 import { startsByRun } from "../hub/password-delivery.js";
 import { databaseIn, namedStore, readServerJson, sqliteModule } from "../hub/server-json.js";
 import { resolveSealedPath } from "../keys/reseal.js";
@@ -21,7 +21,7 @@ import {
   type ContainerName,
   mountsStore,
 } from "../service/engine.js";
-import { findUnitOfContainer } from "../service/find-container.js";
+import { findHubContainers, findUnitOfContainer } from "../service/find-container.js";
 import { findQuadlet, quadletVersion, readsDropIns } from "../service/quadlet.js";
 import {
   fullUnitName,

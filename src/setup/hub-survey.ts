@@ -9,7 +9,6 @@ import { readMountPoints } from "../fs/mount.js";
 import {
   findContainerOfService,
   findContainerOfUnit,
-  findHubContainers,
   readContainerHub,
 } from "../hub/container-hub.js";
 import { dropInPath, readHubCommands } from "../hub/existing-unit.js";
@@ -20,7 +19,7 @@ import { argsOf, isInGroup } from "../process/cgroup.js";
 import { findHolders } from "../process/holders.js";
 import { copyUnitOf } from "../service/copy-unit.js";
 import type { Container } from "../service/engine.js";
-import { findContainerOf } from "../service/find-container.js";
+import { findContainerOf, findHubContainers } from "../service/find-container.js";
 import { isRootName, prefer, startsEngine } from "../service/hub-units.js";
 import { isInContainer } from "../service/origin.js";
 import { type Properties, parseList } from "../service/properties.js";
