@@ -235,8 +235,8 @@ function resolveCredential({ credentialFile }: UnitOptions, name: string): strin
 }
 
 async function findUserId(user: string): Promise<number> {
-  const { run } = await import("../process/run.js");
-  const { code, stdout } = await run("id", ["-u", "--", user], { timeoutMs: 10_000 });
-  if (code !== 0) throw new StoreError("usage", `no such user: ${user}`);
-  return Number(stdout);
+  const { findUser } = await import("../process/users.js");
+  const found = await findUser(user);
+  if (found === undefined) throw new StoreError("usage", `no such user: ${user}`);
+  return found.uid;
 }

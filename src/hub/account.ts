@@ -9,9 +9,10 @@ import { linkLimit } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import { isRoot } from "../fs/user.js";
-import { type Account, run } from "../process/run.js";
+import type { Account } from "../process/run.js";
+import { findUser, type User } from "../process/users.js";
 import { type HubUnit, isRootName, readEnvironment } from "../service/hub-units.js";
-import { queryLimitMs, show, type UnitName } from "../service/systemctl.js";
+import { show, type UnitName } from "../service/systemctl.js";
 
 /** Returns the account of the hub that root works for, or else this process's own environment. */
 export function currentAccount(): Account {
@@ -26,7 +27,7 @@ export function currentAccount(): Account {
  */
 export async function findSystemUnitAccount(name: string): Promise<HubAccount> {
   const [{ User: user } = {}] = await show("systemd", ["User"], [name]);
-  const ids = isRootName(user) ? { uid: 0, gid: 0 } : await findUser(user ?? "", name);
+  const ids = isRootName(user) ? { uid: 0, gid: 0 } : await findIds(user ?? "", name);
   return { ...ids, environment: await readEnvironment({ manager: "systemd", name }) };
 }
 
@@ -47,17 +48,16 @@ export async function findUnitAccount(unit: UnitName): Promise<Account> {
  */
 export async function findHubUnitAccount({ name, user, environment }: HubUnit): Promise<Account> {
   const isOtherUser = user !== undefined && isRoot();
-  return isOtherUser ? { ...(await findUser(user, name)), environment } : { environment };
+  return isOtherUser ? { ...(await findIds(user, name)), environment } : { environment };
 }
 
 /**
  * @param user - the name or the number of the user
  * @param subject - the unit or path that belongs to the user, for the error
  */
-async function findUser(user: string, subject: string): Promise<{ uid: number; gid: number }> {
-  const { stdout } = await run("getent", ["passwd", user], { timeoutMs: queryLimitMs });
-  const [uid, gid] = stdout.split(":").slice(2, 4).map(Number);
-  if (uid !== undefined && gid !== undefined) return { uid, gid };
+async function findIds(user: string, subject: string): Promise<Pick<User, "uid" | "gid">> {
+  const found = await findUser(user);
+  if (found !== undefined) return { uid: found.uid, gid: found.gid };
   throw new StoreError("refused", `${subject} belongs to a user that does not exist: ${user}`, {
     hint: `Check the user with: getent passwd ${user}`,
   });
@@ -89,7 +89,7 @@ export async function resolvePythonAccount(python: string, hub: Account): Promis
     if (path === undefined || owner === undefined) continue;
     const variables = Object.entries(hub.environment).filter(([name]) => passedOn.test(name));
     return {
-      ...(await findUser(`${owner}`, path)),
+      ...(await findIds(`${owner}`, path)),
       environment: Object.fromEntries(variables),
     };
   }

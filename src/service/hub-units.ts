@@ -5,17 +5,10 @@ import { dataHome, type Environment } from "../config/paths.js";
 import { hasCode, ignoreKind, StoreError } from "../errors.js";
 import { realPathIfExists } from "../fs/read.js";
 import { findOpenStore, listGroupProcesses } from "../process/cgroup.js";
-import { run } from "../process/run.js";
+import { findUser } from "../process/users.js";
 import { isEngine } from "./engine.js";
 import { type Properties, parseCommands, parseList, type UnitCommand } from "./properties.js";
-import {
-  type Manager,
-  managers,
-  queryLimitMs,
-  show,
-  systemctl,
-  type UnitName,
-} from "./systemctl.js";
+import { type Manager, managers, show, systemctl, type UnitName } from "./systemctl.js";
 
 /** A unit that runs `hivemind-core listen`, directly or through a wrapper. */
 export interface HubUnit extends UnitName {
@@ -268,11 +261,8 @@ async function readManagerEnvironment(manager: Manager): Promise<Environment> {
 async function readUnitEnvironment(manager: Manager, unit: Properties): Promise<Environment> {
   const own = parseEnvironment(parseList(unit.Environment));
   if (manager === "systemd-user") return own;
-  const { stdout } = await run("getent", ["passwd", unit.User || "root"], {
-    timeoutMs: queryLimitMs,
-  });
-  const home = stdout.trim().split(":")[5];
-  return { ...(home && { HOME: home }), ...own };
+  const user = await findUser(unit.User || "root");
+  return { ...(user?.home && { HOME: user.home }), ...own };
 }
 
 /**

@@ -9,13 +9,12 @@ import {
   listGroupProcesses,
 } from "../process/cgroup.js";
 import { findHolders, formatHolders } from "../process/holders.js";
-import { run } from "../process/run.js";
+import { findUser } from "../process/users.js";
 import { isInContainer } from "./origin.js";
 import type { Properties } from "./properties.js";
 import {
   describeManager,
   formatFailure,
-  queryLimitMs,
   show,
   systemctl,
   systemctlLine,
@@ -221,9 +220,7 @@ async function findConfiguredUser(
 ): Promise<number | undefined> {
   if (unit.manager === "systemd-user") return process.geteuid?.();
   if (properties.DynamicUser === "yes") return undefined;
-  const user = properties.User || "root";
-  const { code, stdout } = await run("id", ["-u", "--", user], { timeoutMs: queryLimitMs });
-  return code === 0 ? Number(stdout) : undefined;
+  return (await findUser(properties.User || "root"))?.uid;
 }
 
 async function holdsStore(properties: Properties, storePath: string): Promise<boolean> {
