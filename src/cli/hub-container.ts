@@ -3,7 +3,7 @@ import { basename, dirname, join } from "node:path";
 import { expandPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { isRoot } from "../fs/user.js";
-import type { ContainerHub } from "../hub/container-hub.js";
+import type { InspectedHub } from "../hub/container-hub.js";
 import type { ContainerUnit } from "../hub/container-units.js";
 import type { PrepareOptions } from "../hub/run.js";
 import { parseSource } from "../keys/source.js";
@@ -113,8 +113,8 @@ async function buildUnitParts(context: Context, options: ContainerOptions): Prom
     kind: isRoot() ? "system" : "user",
     run: ownCommand({ ...context, source }, "run"),
     // Podman removes the container of a quadlet when it stops.
-    inside:
-      container?.path ??
+    pathInside:
+      container?.pathInside ??
       record?.container?.inside ??
       "/home/hivemind/.config/hivemind-core/server.json",
     serverJson,
@@ -143,7 +143,7 @@ export function assertNoEngine([program = ""]: readonly string[]): void {
 
 /** Finds the container that the options name, and the hub's own `server.json` on this machine. */
 async function resolveContainer({ container: name, serverJson }: ContainerOptions): Promise<{
-  container?: ContainerHub;
+  container?: InspectedHub;
   serverJson?: string | undefined;
 }> {
   const given = serverJson === undefined ? undefined : expandPath(serverJson);

@@ -1,9 +1,9 @@
 /** Finds the hub for `setup`: a hub in a container, and for root a hub of another user, too. */
 import type { Command } from "commander";
 import {
-  type HubContainer,
   hubContainer,
   hubEnvironment,
+  type ManagedContainer,
   workFor,
   workForContainer,
 } from "../config/hub-account.js";
@@ -97,7 +97,7 @@ async function workForContainerAccount(): Promise<boolean> {
 }
 
 function isWantedContainer(
-  { name, unit }: HubContainer,
+  { name, unit }: ManagedContainer,
   { service, unit: wanted }: HubChoiceOptions,
 ): boolean {
   if (!["auto", undefined, unit.manager].includes(service)) return false;

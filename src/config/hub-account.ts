@@ -22,8 +22,19 @@ export interface ComposeService {
   readonly override: string;
 }
 
-/** A container with a hub. In `server.json`, the hub uses the container's paths. */
-export interface HubContainer {
+/** The files of a hub in a container. In `server.json`, the hub uses the container's paths. */
+export interface ContainerFiles {
+  /** The hub's own `server.json` on this machine; undefined if it is on no volume. */
+  readonly serverJson: string | undefined;
+  /** The path in the container at which the hub reads its `server.json`. */
+  readonly pathInside: string;
+  /** The hub's `$XDG_DATA_HOME`, a path in the container. */
+  readonly dataHome: string;
+  readonly mounts: readonly Mount[];
+}
+
+/** The container of a hub for this process to work on, and what starts it. */
+export interface ManagedContainer extends ContainerFiles {
   readonly name: string;
   /** The unit that starts the container, or the container itself. */
   readonly unit: {
@@ -32,13 +43,7 @@ export interface HubContainer {
   };
   /** Set if compose has created the container. */
   readonly compose?: ComposeService | undefined;
-  /** The hub's `server.json` on this machine. */
   readonly serverJson: string;
-  /** The path of `server.json` in the container. */
-  readonly inside: string;
-  /** The hub's `$XDG_DATA_HOME`, a path in the container. */
-  readonly dataHome: string;
-  readonly mounts: readonly Mount[];
 }
 
 export interface Mount {
@@ -49,7 +54,7 @@ export interface Mount {
 }
 
 let account: HubAccount | undefined;
-let container: HubContainer | undefined;
+let container: ManagedContainer | undefined;
 
 /**
  * Makes this process work for the hub of an account. Call it before any file of the hub is read.
@@ -61,11 +66,11 @@ export function workFor(hub: HubAccount): void {
 /**
  * Makes this process work for the hub of a container. Call it before any file of the hub is read.
  */
-export function workForContainer(hub: HubContainer): void {
+export function workForContainer(hub: ManagedContainer): void {
   container = hub;
 }
 
-export function hubContainer(): HubContainer | undefined {
+export function hubContainer(): ManagedContainer | undefined {
   return container;
 }
 
@@ -83,11 +88,6 @@ export function hubDataHome(): string {
   return container?.dataHome ?? dataHome(hubEnvironment());
 }
 
-/** Returns a path of the hub as a path of this machine; undefined if it is on no volume. */
-export function toMachine(path: string): string | undefined {
-  return container === undefined ? path : throughMounts(container.mounts, path);
-}
-
 /**
  * Returns the path on this machine of a file in the hub's data directory.
  *
@@ -96,7 +96,7 @@ export function toMachine(path: string): string | undefined {
  */
 export function fileOfHub(...names: string[]): string {
   const path = resolve(hubDataHome(), ...names);
-  const found = toMachine(path);
+  const found = container === undefined ? path : toMachine(container.mounts, path);
   if (found !== undefined) return found;
   throw new StoreError("refused", `the container ${container?.name} has no volume with ${path}`, {
     hint: `Mount a directory of this machine over ${dirname(path)}: docs/guide/containers.md shows how.`,
@@ -110,14 +110,14 @@ export function toHub(path: string): string | undefined {
     source: destination,
     destination: source,
   }));
-  return throughMounts(reversed, path);
+  return toMachine(reversed, path);
 }
 
 /**
- * Replaces the destination of a mount at the beginning of a path by the source of the mount. Uses
- * the innermost mount. Returns undefined if the path is below no destination.
+ * Returns a path of a container as a path of this machine, by the innermost mount; undefined if it
+ * is on no volume.
  */
-export function throughMounts(mounts: readonly Mount[], path: string): string | undefined {
+export function toMachine(mounts: readonly Mount[], path: string): string | undefined {
   const [mount] = mounts
     .filter(({ destination }) => `${path}/`.startsWith(`${destination.replace(/\/$/, "")}/`))
     .sort((a, b) => b.destination.length - a.destination.length);

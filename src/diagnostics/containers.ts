@@ -3,17 +3,23 @@
  * passphrase.
  */
 import { dirname } from "node:path";
+import { toMachine } from "../config/hub-account.js";
 import { isKind } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
 import {
-  type ContainerHub,
   copyOutLine,
   existsInside,
   findLosableIdentity,
+  type InspectedHub,
   readContainerHub,
-  toHost,
 } from "../hub/container-hub.js";
-import { namedStore, passwordIn, readServerJson, sqliteModule } from "../hub/server-json.js";
+import {
+  namedStoreInContainer,
+  parseNamedStore,
+  passwordIn,
+  readServerJson,
+  sqliteModule,
+} from "../hub/server-json.js";
 import { isEngineSecret, type PassphraseSource } from "../keys/source.js";
 import { ignoresStopSignal } from "../service/container-checks.js";
 import {
@@ -63,15 +69,16 @@ export async function checkContainers(
 /** Checks that the hub's files outlive its container. */
 async function checkVolumes(container: Container): Promise<Check[]> {
   const hub = await readContainerHub(container);
+  const { serverJson, pathInside, mounts } = hub;
   const store = await findStoreInside(hub);
   const identity = await findLosableIdentity(container);
   return [
-    ...(store === undefined || toHost(container, store) !== undefined
+    ...(store === undefined || toMachine(mounts, store) !== undefined
       ? []
       : [error(...(await describeLoss(container, "store", store, dirname(store))))]),
     // With an encrypted store, the file can have its only password.
-    ...(hub.serverJson === undefined && (await existsInside(container, hub.path))
-      ? [error(...(await describeLoss(container, "config", hub.path, dirname(hub.path))))]
+    ...(serverJson === undefined && (await existsInside(container, pathInside))
+      ? [error(...(await describeLoss(container, "config", pathInside, dirname(pathInside))))]
       : []),
     // Satellites refuse a hub with another identity.
     ...(identity === undefined
@@ -84,16 +91,11 @@ async function checkVolumes(container: Container): Promise<Check[]> {
 async function findStoreInside({
   serverJson,
   dataHome,
-}: ContainerHub): Promise<string | undefined> {
+}: InspectedHub): Promise<string | undefined> {
   const byDefault = `${dataHome}/hivemind-core/clients.db`;
   if (serverJson === undefined) return byDefault;
   try {
-    let inside: string | undefined;
-    await namedStore(await readServerJson(serverJson), { XDG_DATA_HOME: dataHome }, (path) => {
-      inside = path;
-      return path;
-    });
-    return inside;
+    return parseNamedStore(await readServerJson(serverJson), dataHome).pathInside;
   } catch (failure) {
     if (!isKind(failure, "notFound", "io", "refused")) throw failure;
     return byDefault;
@@ -191,15 +193,14 @@ async function checkPassword(
 
 /** Returns the password in the hub's file, if the file names the store. */
 async function readPassword(
-  { container, dataHome }: ContainerHub,
+  hub: InspectedHub,
   path: string | undefined,
   storePath: string,
 ): Promise<{ readonly isOfStore: boolean; readonly password?: string | undefined }> {
   if (path === undefined) return { isOfStore: false };
   try {
     const file = await readServerJson(path);
-    const locate = (inside: string) => toHost(container, inside);
-    const named = await namedStore(file, { XDG_DATA_HOME: dataHome }, locate);
+    const named = await namedStoreInContainer(file, hub);
     const isOfStore = named.module === sqliteModule && named.storePath === storePath;
     return { isOfStore, password: isOfStore ? passwordIn(file) : undefined };
   } catch (failure) {

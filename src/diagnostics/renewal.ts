@@ -3,7 +3,7 @@
  * again.
  */
 import { existsSync } from "node:fs";
-import { type ContainerHub, findContainerOfService } from "../hub/container-hub.js";
+import { findContainerOfService, type InspectedHub } from "../hub/container-hub.js";
 import { dropInCommands, installCommands } from "../hub/existing-unit.js";
 import { startsByRun } from "../hub/password-delivery.js";
 import { type CopyUnit, copyUnitOf } from "../service/copy-unit.js";
@@ -34,7 +34,7 @@ export async function renewCopyUnitLine(
 }
 
 /** Returns the command line for writing a container's copy again, by its unit if it has one. */
-export function renewCopyLine({ container, copy }: ContainerHub, storePath: string): string {
+export function renewCopyLine({ container, copy }: InspectedHub, storePath: string): string {
   const unit = copyUnitOf(storePath);
   if (existsSync(unit.file)) return systemctlLine(unit.manager, `restart ${unit.name}`);
   return `hivemind-sqlcipher run --prepare ${shellQuote(copy ?? unit.copy)} --container ${container.name}`;

@@ -8,7 +8,12 @@
 import type { Stats } from "node:fs";
 import { stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { type HubAccount, type HubContainer, throughMounts } from "../config/hub-account.js";
+import {
+  type ContainerFiles,
+  type HubAccount,
+  type ManagedContainer,
+  toMachine,
+} from "../config/hub-account.js";
 import { StoreError } from "../errors.js";
 import { realPathIfExists, statIfExists } from "../fs/read.js";
 import { isRoot } from "../fs/user.js";
@@ -21,33 +26,29 @@ import { shellQuote } from "../text/escape.js";
 import { type HubPython, isPython } from "./interpreter.js";
 import { isInMemory } from "./memory.js";
 
-export interface ContainerHub {
+/** A container of an engine, and the files of its hub. */
+export interface InspectedHub extends ContainerFiles {
   readonly container: Container;
-  /** The path in the container at which the hub reads its `server.json`. */
-  readonly path: string;
-  /** The hub's own `server.json` on this machine; undefined if it is on no volume. */
-  readonly serverJson: string | undefined;
   /** The copy in memory, mounted over the hub's own file. It may not exist. */
   readonly copy: string | undefined;
-  /** The hub's `$XDG_DATA_HOME`, a path in the container. */
-  readonly dataHome: string;
 }
 
 /** Finds the files of a container's hub by the mounts of the container. */
-export async function readContainerHub(container: Container): Promise<ContainerHub> {
+export async function readContainerHub(container: Container): Promise<InspectedHub> {
   const { mounts, environment } = container;
   const configHome = configHomeOf(container);
-  const path = join(configHome, "hivemind-core", "server.json");
-  const mounted = mounts.find(({ destination }) => destination === path)?.source;
+  const pathInside = join(configHome, "hivemind-core", "server.json");
+  const mounted = mounts.find(({ destination }) => destination === pathInside)?.source;
   const isCopy = mounted !== undefined && (await isInMemory(mounted).catch(() => false));
-  const directory = toHost(container, dirname(path));
+  const directory = toMachine(mounts, dirname(pathInside));
   return {
     container,
-    path,
+    pathInside,
     serverJson:
       mounted === undefined || isCopy ? directory && join(directory, "server.json") : mounted,
     copy: isCopy ? mounted : undefined,
     dataHome: environment.XDG_DATA_HOME ?? join(dirname(configHome), ".local", "share"),
+    mounts,
   };
 }
 
@@ -63,13 +64,6 @@ function configHomeOf({ mounts, environment }: Container): string {
 }
 
 /**
- * Returns a path of the container as a path of this machine; undefined if it is on no volume.
- */
-export function toHost({ mounts }: Pick<Container, "mounts">, path: string): string | undefined {
-  return throughMounts(mounts, path);
-}
-
-/**
  * Returns the directory of the hub's identity if it is on no volume; undefined if it is on a
  * volume, or if the hub has no identity or does not run.
  *
@@ -79,7 +73,7 @@ export function toHost({ mounts }: Pick<Container, "mounts">, path: string): str
 export async function findLosableIdentity(container: Container): Promise<string | undefined> {
   const directory = join(configHomeOf(container), "hivemind");
   const file = join(directory, "_identity.json");
-  if (toHost(container, file) !== undefined) return undefined;
+  if (toMachine(container.mounts, file) !== undefined) return undefined;
   return (await existsInside(container, file)) ? directory : undefined;
 }
 
@@ -115,7 +109,7 @@ export async function copyOutLine(
  * @throws {@link StoreError} refused - if one does
  */
 export async function assertOwnCopy(
-  { container, serverJson }: ContainerHub,
+  { container, serverJson }: InspectedHub,
   path: string,
 ): Promise<void> {
   const target = realPathIfExists(path);
@@ -137,7 +131,7 @@ export async function assertOwnCopy(
 export async function findContainerAccount({
   unit,
   serverJson,
-}: HubContainer): Promise<HubAccount> {
+}: ManagedContainer): Promise<HubAccount> {
   const container = await findContainerOfService(unit);
   const hub = container && (await statHubProcess(container));
   const { uid, gid } = hub ?? (await stat(serverJson));

@@ -17,7 +17,7 @@ export interface ContainerUnit {
   /** The hub's own file on this machine. */
   readonly serverJson: string;
   /** The path in the container at which the hub reads its file. */
-  readonly inside: string;
+  readonly pathInside: string;
   /** The numbers of the user and the group of the copy; undefined for the owner of the store. */
   readonly owner: string | undefined;
   /** The sealed credential of a system unit, as in `SystemUnit`. */
@@ -41,7 +41,7 @@ ${renderQuadletDropIn(unit)}`;
 export function renderQuadletDropIn(unit: ContainerUnit): string {
   const order = unit.kind === "user" ? `[Unit]\nAfter=${keyringUnit}\n\n` : "";
   return `${order}[Container]
-Volume=%t/${quadletDirectory}/server.json:${escapeSetting(unit.inside)}:ro
+Volume=%t/${quadletDirectory}/server.json:${escapeSetting(unit.pathInside)}:ro
 
 [Service]
 ${preparation(unit, quadletDirectory)}ExecStartPre=${prepareLine(unit, quadletDirectory)}
@@ -59,16 +59,16 @@ export function renderCompose(unit: ContainerUnit, copy: CopyUnit): string {
 ${renderCopyUnit(unit, copy)}
 # In the compose file, for the hub's service:
 #
-${renderVolume(`${runtime}/${copy.directory}/server.json`, unit.inside).replace(/^(?=.)/gm, "# ")}`;
+${renderVolume(`${runtime}/${copy.directory}/server.json`, unit.pathInside).replace(/^(?=.)/gm, "# ")}`;
 }
 
 /** Returns the compose file that adds the copy to a service, at its path on this machine. */
-export function renderComposeOverride(service: string, source: string, inside: string): string {
+export function renderComposeOverride(service: string, source: string, pathInside: string): string {
   // Compose expands variables in all values.
   const quote = (path: string) => JSON.stringify(path.replaceAll("$", "$$$$"));
   return `services:
   ${JSON.stringify(service)}:
-${renderVolume(quote(source), quote(inside))}`;
+${renderVolume(quote(source), quote(pathInside))}`;
 }
 
 /** The long syntax: with the short one, Docker creates a directory if the file is missing. */

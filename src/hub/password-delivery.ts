@@ -2,7 +2,7 @@
  * Determines how the hub receives the store's passphrase. A change of the passphrase needs this
  * first, because the hub must receive the new one.
  */
-import { hubContainer, hubEnvironment } from "../config/hub-account.js";
+import type { ContainerFiles } from "../config/hub-account.js";
 import type { Environment } from "../config/paths.js";
 import { ignoreKind, isKind, StoreError } from "../errors.js";
 import { lstatIfExists } from "../fs/read.js";
@@ -20,8 +20,14 @@ import { expandScripts } from "../service/hub-units.js";
 import { isManager, systemctlLine, type UnitName } from "../service/systemctl.js";
 import { readCommands } from "../service/unit-commands.js";
 import { shellQuote } from "../text/escape.js";
-import { type ContainerHub, toHost } from "./container-hub.js";
-import { type NamedStore, namedStore, readServerJson, serverJsonPath } from "./server-json.js";
+import type { InspectedHub } from "./container-hub.js";
+import {
+  type NamedStore,
+  namedStore,
+  namedStoreInContainer,
+  readServerJson,
+  serverJsonPath,
+} from "./server-json.js";
 import type { ServerJsonCopy } from "./server-json-copy.js";
 import { readServiceHub, type ServiceHub } from "./service-hub.js";
 
@@ -66,7 +72,7 @@ export async function findPasswordDelivery(
 }
 
 async function deliveryByCopy(
-  { copy: path, serverJson }: ContainerHub,
+  { copy: path, serverJson }: InspectedHub,
   storePath: string,
 ): Promise<PasswordDelivery> {
   const stats = path === undefined ? undefined : await lstatIfExists(path);
@@ -150,11 +156,14 @@ function isPathOfStart(source: PassphraseSource): boolean {
   );
 }
 
-/** A hub's `server.json` on this machine, and the environment in which the hub reads it. */
+/**
+ * A hub's `server.json` on this machine, and the environment or container in which the hub reads
+ * it. Without both, the file is of the hub that this process works for.
+ */
 export interface HubFile {
   readonly path: string;
-  readonly environment: Environment;
-  readonly container?: Pick<Container, "mounts">;
+  readonly environment?: Environment;
+  readonly container?: ContainerFiles;
 }
 
 /**
@@ -163,25 +172,21 @@ export interface HubFile {
  */
 export async function findServerJson({
   environment,
-  container: hub,
+  container,
 }: Pick<ServiceHub, "environment" | "container">): Promise<HubFile> {
-  const path = hub === undefined ? serverJsonPath(environment) : hub.serverJson;
+  const path = container === undefined ? serverJsonPath(environment) : container.serverJson;
   if (path !== undefined && (await lstatIfExists(path).catch(() => undefined))) {
-    if (hub === undefined) return { path, environment };
-    return { path, environment: { XDG_DATA_HOME: hub.dataHome }, container: hub.container };
+    return container === undefined ? { path, environment } : { path, container };
   }
-  const known = hubContainer();
-  if (known === undefined) return { path: serverJsonPath(), environment: hubEnvironment() };
-  const { serverJson, dataHome } = known;
-  return { path: serverJson, environment: { XDG_DATA_HOME: dataHome }, container: known };
+  return { path: serverJsonPath() };
 }
 
 /** Returns the store in a hub's `server.json`, as a path of this machine. */
 export async function storeOf({ path, environment, container }: HubFile): Promise<NamedStore> {
   const file = await readServerJson(path);
-  return namedStore(file, environment, (named) =>
-    container === undefined ? named : toHost(container, named),
-  );
+  return container === undefined
+    ? namedStore(file, environment)
+    : namedStoreInContainer(file, container);
 }
 
 /**

@@ -12,7 +12,7 @@ import { isKind, StoreError } from "../errors.js";
 import { replaceFile } from "../fs/atomic.js";
 import type { Reporter } from "../reporter.js";
 import type { CipherCompatibility } from "../store/cipher.js";
-import { assertOwnCopy, type ContainerHub, findContainerPython, toHost } from "./container-hub.js";
+import { assertOwnCopy, findContainerPython, type InspectedHub } from "./container-hub.js";
 import { describePython, findHubPython, findProgram, type HubPython } from "./interpreter.js";
 import { startInNamespace } from "./namespace.js";
 import { assertPackages, probeContainerPackages, uncheckedContainer } from "./packages.js";
@@ -22,7 +22,10 @@ import { completesServerJson, type HubPackages } from "./probe.js";
 import { blacklistProblem } from "./schema.js";
 import {
   databaseIn,
+  type NamedStore,
   namedStore,
+  namedStoreInContainer,
+  parseNamedStore,
   readServerJson,
   redisModule,
   type ServerJson,
@@ -66,7 +69,7 @@ export type PrepareOptions = CheckOptions & {
   /** The path of the hub's `server.json`. Default: of the container. */
   readonly serverJson?: string | undefined;
   /** The container of the hub, if it exists. */
-  readonly container?: ContainerHub | undefined;
+  readonly container?: InspectedHub | undefined;
   readonly owner?: { readonly uid: number; readonly gid: number } | undefined;
 };
 
@@ -142,7 +145,8 @@ async function assertHubStarts(options: HubOptions): Promise<ServerJson> {
   }
   const serverJson = await readExistingServerJson(serverJsonPath(environment));
   if ("redisPassword" in options) assertRedisModule(serverJson);
-  else await assertSameStore(serverJson, options.storePath, environment);
+  else
+    await assertSameStore(serverJson, await namedStore(serverJson, environment), options.storePath);
 
   const python = await findHubPython({ hubPython, args: command, environment });
   if (python === undefined) {
@@ -178,12 +182,10 @@ async function assertContainerHubStarts(options: PrepareOptions): Promise<Server
   if ("redisPassword" in secret) assertRedisModule(serverJson);
   else {
     const { storePath } = secret;
-    const locate = (named: string) => {
-      if (hub !== undefined) return toHost(hub.container, named);
-      return basename(named) === basename(storePath) ? storePath : named;
-    };
-    const home = hub?.dataHome ?? dataHome();
-    await assertSameStore(serverJson, storePath, { XDG_DATA_HOME: home }, locate);
+    const named = hub
+      ? await namedStoreInContainer(serverJson, hub)
+      : await matchStoreByName(serverJson, storePath);
+    await assertSameStore(serverJson, named, storePath);
   }
   const python = hub && findContainerPython(hub.container);
   if (hub === undefined || !("storePath" in secret)) return serverJson;
@@ -245,14 +247,23 @@ async function readExistingServerJson(path: string): Promise<ServerJson> {
   }
 }
 
+/**
+ * Returns the store in the `server.json` of an absent container. A file with the name of the given
+ * store counts as this store, because the mounts are unknown.
+ */
+async function matchStoreByName(serverJson: ServerJson, storePath: string): Promise<NamedStore> {
+  const named = parseNamedStore(serverJson, dataHome());
+  const { pathInside } = named;
+  const isSame = pathInside !== undefined && basename(pathInside) === basename(storePath);
+  const path = isSame ? storePath : pathInside;
+  return { ...named, storePath: path && (await realPath(path)) };
+}
+
 async function assertSameStore(
-  serverJson: ServerJson,
+  { path }: ServerJson,
+  { module, pathInside, storePath: named }: NamedStore,
   storePath: string,
-  environment: Environment,
-  locate?: (path: string) => string | undefined,
 ): Promise<void> {
-  const { path } = serverJson;
-  const { module, storePath: named } = await namedStore(serverJson, environment, locate);
   if (module !== sqliteModule) {
     throw refusal(
       `${path} names ${module ?? "no database module"}: the hub would use another store`,
@@ -260,9 +271,10 @@ async function assertSameStore(
     );
   }
   if (named !== (await realPath(storePath))) {
-    const unnamed = locate
-      ? "a store on no volume of the container"
-      : "a store in memory or without an absolute path";
+    const unnamed =
+      pathInside === undefined
+        ? "a store in memory or without an absolute path"
+        : "a store on no volume of the container";
     throw refusal(
       `${path} names ${named === undefined ? unnamed : `the store ${named}`}, but the passphrase is for ${storePath}`,
       "Name the hub's store with --db, or correct name and subfolder in server.json.",

@@ -8,7 +8,12 @@
 import { readFile, stat } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
 import { isJsonObject, type JsonObject, type JsonValue, parseJson } from "../client/json.js";
-import { hubContainer, hubDataHome, hubEnvironment, toMachine } from "../config/hub-account.js";
+import {
+  type ContainerFiles,
+  hubContainer,
+  hubEnvironment,
+  toMachine,
+} from "../config/hub-account.js";
 import { configHome, dataHome, type Environment, realPath } from "../config/paths.js";
 import { addHint, hasCode, isKind, StoreError, systemError } from "../errors.js";
 import { detectEncoding } from "../fs/encoding.js";
@@ -33,9 +38,11 @@ export interface NamedStore {
   /** `database.module`; undefined without it: the hub then uses its default. */
   readonly module: string | undefined;
   /**
-   * The store's resolved path, if the module is the SQLite plugin and the store is a file that this
-   * machine can see.
+   * The store's path as the hub uses it, in a container a path of the container; undefined if the
+   * module is not the SQLite plugin, or the store is not a file.
    */
+  readonly pathInside: string | undefined;
+  /** The store's resolved path on this machine; undefined if it is on no volume of a container. */
   readonly storePath: string | undefined;
   /** Whether the file contains a password for the SQLite plugin, in plain text. */
   readonly passwordSet: boolean;
@@ -82,26 +89,43 @@ export async function readServerJson(path: string): Promise<ServerJson> {
  * Returns the hub's store according to this `server.json`.
  *
  * @param environment - the hub's; default: of the hub that this process works for
- * @param locate - returns a path of the hub as a path of this machine; undefined if it is on no
- *   volume
  * @throws {@link StoreError} refused - if no hub can read the object `database`
  */
-export async function namedStore(
-  { path, settings }: ServerJson,
-  environment?: Environment,
-  locate = environment === undefined ? toMachine : (named: string): string | undefined => named,
+export async function namedStore(file: ServerJson, environment?: Environment): Promise<NamedStore> {
+  const container = environment === undefined ? hubContainer() : undefined;
+  if (container !== undefined) return namedStoreInContainer(file, container);
+  const named = parseNamedStore(file, dataHome(environment ?? hubEnvironment()));
+  const { pathInside } = named;
+  return { ...named, storePath: pathInside && (await realPath(pathInside)) };
+}
+
+/**
+ * Returns the store of a hub in a container according to this `server.json`.
+ *
+ * @throws {@link StoreError} refused - if no hub can read the object `database`
+ */
+export async function namedStoreInContainer(
+  file: ServerJson,
+  hub: Pick<ContainerFiles, "dataHome" | "mounts">,
 ): Promise<NamedStore> {
-  const home = environment === undefined ? hubDataHome() : dataHome(environment);
+  const named = parseNamedStore(file, hub.dataHome);
+  const path = named.pathInside && toMachine(hub.mounts, named.pathInside);
+  return { ...named, storePath: path && (await realPath(path)) };
+}
+
+/** Returns the store according to this `server.json`, without its path on this machine. */
+export function parseNamedStore(
+  { path, settings }: ServerJson,
+  home: string,
+): Omit<NamedStore, "storePath"> {
   const database = blockAt(settings, "database", path);
   const module = textAt(database, "module", path);
   // A hub on another module ignores the SQLite plugin's settings.
   const isRead = module === sqliteModule || isJsonObject(database[sqliteModule]);
   const plugin = isRead ? blockAt(database, sqliteModule, path) : {};
-  const inside = module === sqliteModule ? storeFile(plugin, path, home) : undefined;
-  const named = inside === undefined ? undefined : locate(inside);
   return {
     module,
-    storePath: named === undefined ? undefined : await realPath(named),
+    pathInside: module === sqliteModule ? storeFile(plugin, path, home) : undefined,
     passwordSet: Boolean(plugin.password),
   };
 }

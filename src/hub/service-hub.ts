@@ -8,9 +8,9 @@ import { isManager } from "../service/systemctl.js";
 import { readCommands } from "../service/unit-commands.js";
 import { currentAccount, findUnitAccount } from "./account.js";
 import {
-  type ContainerHub,
   findContainerOfUnit,
   findContainerPython,
+  type InspectedHub,
   readContainerHub,
 } from "./container-hub.js";
 import { findHubPython, type HubPython } from "./interpreter.js";
@@ -28,7 +28,7 @@ export interface ServiceHub extends Account {
   /** The part of `args` from `ExecStart=`. */
   readonly command: readonly string[];
   /** The container of the service; for a unit, only while it runs. */
-  readonly container?: ContainerHub;
+  readonly container?: InspectedHub;
 }
 
 /**

@@ -96,8 +96,8 @@ export async function dockerUserLine(container: Container): Promise<string> {
   const { uid, gid } = userInfo();
   const line = (await isRootlessDocker()) ? 'user: "0:0"' : `user: "${uid}:${gid}"`;
   if (container.environment.HOME !== undefined) return line;
-  const { path } = await readContainerHub(container);
-  return `${line} and HOME: ${dirname(dirname(dirname(path)))} in its environment`;
+  const { pathInside } = await readContainerHub(container);
+  return `${line} and HOME: ${dirname(dirname(dirname(pathInside)))} in its environment`;
 }
 
 /** The hub survives the logout, and its copy does not: the next restart of the hub would fail. */

@@ -3,15 +3,21 @@
  * For any other container it prints the steps, which depend on the present database of the hub.
  */
 import { dirname, join } from "node:path";
-import { type HubContainer, hubContainer } from "../config/hub-account.js";
+import { hubContainer, type ManagedContainer } from "../config/hub-account.js";
 import { resolveStorePath, unresolvedStorePath } from "../config/paths.js";
 import { jsonFiles, jsonPluginName } from "../databases/json.js";
 import { isKind } from "../errors.js";
 import { statIfExists } from "../fs/read.js";
 import { isRoot } from "../fs/user.js";
-import { readContainerHub, toHost } from "../hub/container-hub.js";
+import { readContainerHub } from "../hub/container-hub.js";
 import { startsByRun } from "../hub/password-delivery.js";
-import { databaseIn, namedStore, readServerJson, sqliteModule } from "../hub/server-json.js";
+import {
+  databaseIn,
+  namedStore,
+  namedStoreInContainer,
+  readServerJson,
+  sqliteModule,
+} from "../hub/server-json.js";
 import { resolveSealedPath } from "../keys/reseal.js";
 import { findComposeService } from "../service/compose.js";
 import { copyUnitOf } from "../service/copy-unit.js";
@@ -70,7 +76,7 @@ async function findContainer(path: string, named?: string): Promise<Container | 
 export async function findContainerHub(
   path: string,
   named: string | undefined,
-): Promise<HubContainer | undefined> {
+): Promise<ManagedContainer | undefined> {
   const container = await findContainer(path, named);
   return container && (await inspectContainerHub(container)).hub;
 }
@@ -80,7 +86,7 @@ interface Inspection {
   readonly unit?: UnitName;
   /** Another unit that starts the container. */
   readonly otherUnit?: UnitName;
-  readonly hub?: HubContainer;
+  readonly hub?: ManagedContainer;
   readonly problem?: string;
 }
 
@@ -127,12 +133,12 @@ async function inspectCompose(container: Container, labels: ComposeLabels): Prom
 /** Returns the hub with its paths, or why setup cannot change its `server.json`. */
 async function readHub(
   container: Container,
-  started: Pick<HubContainer, "unit" | "compose">,
+  started: Pick<ManagedContainer, "unit" | "compose">,
   mapping: string,
 ): Promise<Pick<Inspection, "hub" | "problem">> {
-  const { path: inside, serverJson, dataHome } = await readContainerHub(container);
+  const { pathInside, serverJson, dataHome, mounts } = await readContainerHub(container);
   if (serverJson === undefined) {
-    return { problem: `it has no volume with its server.json, ${inside}` };
+    return { problem: `it has no volume with its server.json, ${pathInside}` };
   }
   const other = await findOtherOwner(serverJson);
   if (other !== undefined) {
@@ -140,8 +146,8 @@ async function readHub(
       problem: `${serverJson} belongs to user ${other}: map the hub's user to you (${mapping})`,
     };
   }
-  const { name, mounts } = container;
-  return { hub: { name, ...started, serverJson, inside, dataHome, mounts } };
+  const { name } = container;
+  return { hub: { name, ...started, serverJson, pathInside, dataHome, mounts } };
 }
 
 /** Returns whether a unit, with its drop-ins, starts the hub through `run`. */
@@ -181,7 +187,8 @@ export async function surveyContainer(
   const container = await findContainer(path, named);
   if (container === undefined) return undefined;
   const { engine, name } = container;
-  const { serverJson, dataHome, copy } = await readContainerHub(container);
+  const hub = await readContainerHub(container);
+  const { serverJson, copy } = hub;
   const { unit: quadletUnit, otherUnit, problem } = await inspectContainerHub(container);
   const unit = quadletUnit ?? otherUnit;
   const unknown = {
@@ -199,8 +206,7 @@ export async function surveyContainer(
   try {
     const file = await readServerJson(serverJson);
     if (databaseIn(file).module !== sqliteModule) return other;
-    const locate = (inside: string) => toHost(container, inside);
-    const named = await namedStore(file, { XDG_DATA_HOME: dataHome }, locate);
+    const named = await namedStoreInContainer(file, hub);
     const { storePath: store, passwordSet: hasPassword } = named;
     const isEncrypted = store !== undefined && (await identify(store)).format === "sqlcipher";
     const database = isEncrypted ? "sqlcipher" : "sqlite";

@@ -1,7 +1,7 @@
 /** Installs and removes the drop-in or override with which the hub starts through `run`. */
 import { rmdir } from "node:fs/promises";
 import { dirname } from "node:path";
-import { type HubContainer, hubContainer } from "../config/hub-account.js";
+import { hubContainer, type ManagedContainer } from "../config/hub-account.js";
 import { realPath } from "../config/paths.js";
 import { StoreError } from "../errors.js";
 import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
@@ -55,14 +55,14 @@ export async function installDropIn(
 /** Has no phase: during a setup, `run --prepare` writes a copy without a passphrase. */
 async function toContainerUnit(
   { ownCommand }: Pick<SetupRequest, "ownCommand">,
-  { name, unit, serverJson, inside }: HubContainer,
+  { name, unit, serverJson, pathInside }: ManagedContainer,
 ): Promise<ContainerUnit> {
   const isDocker = unit.manager === "docker";
   return {
     kind: (isUnit(unit) ? unit.manager : ownManager()) === "systemd" ? "system" : "user",
     run: ownCommand("run"),
     serverJson,
-    inside,
+    pathInside,
     owner: undefined,
     credential: undefined,
     dockerContainer: isDocker ? name : undefined,
@@ -75,7 +75,7 @@ async function toContainerUnit(
  *
  * @throws {@link StoreError} refused - if it has not
  */
-async function assertGenerated({ name, unit }: HubContainer, dropIn: string): Promise<void> {
+async function assertGenerated({ name, unit }: ManagedContainer, dropIn: string): Promise<void> {
   if (isUnit(unit) && (await hasRunCommand(unit))) return;
   await removeDropInFile(unit.manager, dropIn);
   throw new StoreError("refused", `Podman's generator did not add ${dropIn} to ${unit.name}`, {

@@ -4,7 +4,7 @@
  */
 import { rmdir } from "node:fs/promises";
 import { dirname } from "node:path";
-import type { ComposeService, HubContainer } from "../config/hub-account.js";
+import type { ComposeService, ManagedContainer } from "../config/hub-account.js";
 import { StoreError } from "../errors.js";
 import { makeDirectory, removeFile, replaceFile, syncDirectory } from "../fs/atomic.js";
 import { readContainerHub } from "../hub/container-hub.js";
@@ -40,7 +40,7 @@ export const header = `# Written by hivemind-sqlcipher setup; setup --undo remov
 export async function installOverride(
   storePath: string,
   unit: ContainerUnit,
-  { name, inside }: Pick<HubContainer, "name" | "inside">,
+  { name, pathInside }: Pick<ManagedContainer, "name" | "pathInside">,
   composed: ComposeService,
 ): Promise<void> {
   const copyUnit = copyUnitOf(storePath);
@@ -51,7 +51,7 @@ export async function installOverride(
   await callManager(manager, "enable", copyUnit.name);
   await renewCopy(storePath);
   emitStep("setup.copy-unit");
-  const text = renderComposeOverride(composed.service, copy, inside);
+  const text = renderComposeOverride(composed.service, copy, pathInside);
   await replaceFile(composed.override, header + text, 0o644);
   emitStep("setup.override");
   await createAgain(composed, name);

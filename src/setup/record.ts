@@ -94,18 +94,20 @@ export async function readSetupRecord(
 /** Lets this process work on the container of a record, if it has one. */
 export function workForRecord({ unit, container, drop_in: override }: SetupRecord): void {
   if (container === undefined) return;
-  const { name, server_json: serverJson, inside, data_home: dataHome, mounts } = container;
+  const { name, server_json: serverJson, data_home: dataHome, mounts } = container;
   const { manager: engine } = unit;
   const compose =
     container.compose && isEngine(engine) ? { ...container.compose, engine, override } : undefined;
-  workForContainer({ name, unit, serverJson, inside, dataHome, mounts, compose });
+  const pathInside = container.inside;
+  workForContainer({ name, unit, serverJson, pathInside, dataHome, mounts, compose });
 }
 
 /** Returns the container that this process works for, as a record has it. */
 export function recordedContainer(): Pick<NewSetupRecord, "container"> {
   const container = hubContainer();
   if (container === undefined) return {};
-  const { name, serverJson: server_json, inside, dataHome: data_home, mounts } = container;
+  const { name, serverJson: server_json, dataHome: data_home, mounts } = container;
+  const inside = container.pathInside;
   const known = { name, server_json, inside, data_home, mounts: [...mounts] };
   if (container.compose === undefined) return { container: known };
   const { engine: _, override: __, ...compose } = container.compose;

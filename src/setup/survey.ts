@@ -226,11 +226,11 @@ async function findPython(
 async function surveyHubContainer(): Promise<HubContainerSurvey | undefined> {
   const hub = hubContainer();
   if (hub === undefined) return undefined;
-  const configHome = dirname(dirname(hub.inside));
+  const configHome = dirname(dirname(hub.pathInside));
   const container = await findContainerOfService(hub.unit);
   return {
     name: hub.name,
-    packageList: toMachine(join(configHome, "hivemind", "hivemind.list")),
+    packageList: toMachine(hub.mounts, join(configHome, "hivemind", "hivemind.list")),
     secrets: container?.secrets ?? [],
   };
 }

@@ -10,7 +10,7 @@ import { copyUnitOf } from "../../src/service/copy-unit.js";
 
 const unit: ContainerUnit = {
   ...{ kind: "user", run: ["/usr/bin/hivemind-sqlcipher", "run"], owner: undefined },
-  ...{ serverJson: "/home/a/server.json", inside: "/home/hivemind/server.json" },
+  ...{ serverJson: "/home/a/server.json", pathInside: "/home/hivemind/server.json" },
   ...{ credential: undefined, dockerContainer: "hivemind_listener" },
 };
 

@@ -46,6 +46,7 @@ describe("reading", () => {
     const file = await readServerJson(path);
     expect(await namedStore(file, environment)).toEqual({
       module: plugin,
+      pathInside: join(home, ".local/share/hivemind-core/clients.db"),
       storePath: join(home, ".local/share/hivemind-core/clients.db"),
       passwordSet: false,
     });
