@@ -85,8 +85,7 @@ hivemind-sqlite-db-plugin. The clients are not encrypted then. Stop the hub, and
 former database with the files beside it: SQLite would write a clients.db-wal or clients.db-journal
 of the former database into the restored one. Then copy the database of step 3:
 
-    mkdir ~/former-clients && mv ~/.local/share/hivemind-core/clients.db* ~/former-clients
-    cp /dev/shm/clients.db ~/.local/share/hivemind-core/clients.db
+    old=$(mktemp -d ~/former-clients.XXXX) && mv ~/.local/share/hivemind-core/clients.db* "$old" && cp /dev/shm/clients.db ~/.local/share/hivemind-core/
 ${isSplit ? formatJoinText(name, parts) : ""}
 Files:
 

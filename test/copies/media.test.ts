@@ -73,7 +73,7 @@ class BareMachine {
     );
     for (const path of [memory, home, bin]) await mkdir(path);
     // Nothing else of the machine's software is in the PATH.
-    for (const name of ["sha256sum", "age", "rm", "cat", "mkdir", "mv", "cp", "setsid", "sh"]) {
+    for (const name of ["sha256sum", "age", "rm", "cat", "mktemp", "mv", "cp", "setsid", "sh"]) {
       await symlink(
         (await exec("sh", ["-c", `command -v ${name}`])).stdout.trim(),
         join(bin, name),
@@ -190,11 +190,16 @@ for statement in ${JSON.stringify(write).replaceAll('"', "'")}: db.execute(state
 os._exit(0)"`,
     );
     expect(await readdir(dirname(store))).toContain("clients.db-wal");
-    await bare.run(await bare.command("mkdir"));
-    await bare.run(await bare.command("cp"));
+    // Also a second time, as after a rehearsal.
+    const replace = await bare.command("old=");
+    for (const _ of ["a rehearsal", "the day"]) await bare.run(replace);
     const read = (await bare.command(readClients)).replace("/dev/shm/clients.db", store);
     expect(await bare.run(read)).toMatch(/^\(1, /);
-    expect(await readdir(join(bare.home, "former-clients"))).toContain("clients.db-wal");
+    const kept = (await readdir(bare.home)).filter((name) => name.startsWith("former-clients."));
+    const contents = await Promise.all(kept.map((name) => readdir(join(bare.home, name))));
+    expect(contents.flat().sort()).toEqual(
+      expect.arrayContaining(["clients.db", "clients.db", "clients.db-wal"]),
+    );
   });
 
   test("they open it with the passphrase that age shows, typed", async () => {
