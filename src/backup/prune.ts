@@ -260,7 +260,7 @@ const silenceMs = 8 * 24 * 60 * 60 * 1000;
  * Backups from before this machine got the store's id are of the store: after a restore elsewhere,
  * the former machine makes no more backups. A clone of this machine's disk has the id, too, and
  * the two machines make backups at the same time; a machine that is renamed makes none under the
- * former name, also if it gets that name back later.
+ * former name, also if it gets that name back later: its own backups have a gap there.
  *
  * @param backups - newest first
  */
@@ -278,10 +278,15 @@ function mayHaveCopy(
   const oldest = times.at(-1);
   if (newest === undefined || oldest === undefined) return false;
   if (Date.now() - newest <= silenceMs) return true;
-  return backups.some((backup) => {
-    const isOwn = backup.hostname === os.hostname() && backup.storeId === own.id;
-    return isOwn && oldest < time(backup) && time(backup) < newest;
-  });
+  const ownTimes = backups
+    .filter(({ hostname, storeId }) => hostname === os.hostname() && storeId === own.id)
+    .map(time);
+  const next = ownTimes.findLast((each) => each > oldest);
+  const [last, earlier] = ownTimes.filter((each) => each < oldest);
+  if (next === undefined) return false;
+  if (next < newest) return true;
+  if (last === undefined || earlier === undefined) return false;
+  return next - last < 1.5 * (last - earlier);
 }
 
 /**

@@ -419,9 +419,18 @@ test("prune asks nothing about the backups that this machine made under a former
   // This machine had its present name before, too.
   await madeAt(newest, machine.store, "2026-02-01T01:00:00.000Z");
   expect(await asked()).toEqual([2, []]);
-  // The other machine was a clone, which made backups at the same time.
+  // It had the other name for a night, in which it made no backup under its own.
+  for (const day of ["02-27", "02-28", "03-02"]) {
+    await madeAt(newest, machine.store, `2026-${day}T01:00:00.000Z`);
+  }
+  expect(await asked()).toEqual([5, []]);
+  // The other machine was a clone, which made a backup between two of this machine.
+  const between = await madeAt(newest, machine.store, "2026-03-01T00:30:00.000Z");
+  expect(await asked()).toEqual([6, [expect.stringContaining(`${hostname()}, dhcp-17`)]]);
+  await localFiles.remove(between);
+  // It made several at the same time as this machine.
   await madeAt(newest, machine.store, "2026-01-15T01:00:00.000Z", before);
-  expect(await asked()).toEqual([3, [expect.stringContaining(`${hostname()}, dhcp-17`)]]);
+  expect(await asked()).toEqual([6, [expect.stringContaining(`${hostname()}, dhcp-17`)]]);
 });
 
 test("prune counts backups of several machines together only after a confirmation", async () => {
