@@ -262,6 +262,11 @@ export function findDifferences(before: Client, after: Client): Record<string, D
 
 const rights = ["is_admin", "can_broadcast", "can_escalate", "can_propagate"] as const;
 
+/** Returns whether a client has any of these rights. Its message types are not counted. */
+export function hasRights(client: Client): boolean {
+  return rights.some((field) => client[field]);
+}
+
 /** A right that a client has after a change, but not before. */
 export type Widening =
   | { readonly field: (typeof rights)[number] }

@@ -42,6 +42,13 @@ test("a client is added, found, shown and revoked, and its secrets are shown onl
   expect((await machine.json("list-clients")).document).toEqual({ clients: [] });
   const all = (await machine.json("list-clients", "--revoked")).document.clients as Record[];
   expect(all).toMatchObject([{ client_id: 1, name: "", is_admin: false }]);
+  const again = () => machine.run(["delete-client", "1"]);
+  expect((await again()).stdout).toContain("already revoked, nothing changed");
+  // As HiveMind's own commands leave it.
+  const grant = "UPDATE clients SET can_escalate = 1, can_propagate = 1 WHERE client_id = 1";
+  expect((await machine.run(["sql", "--write", "--yes", grant])).code).toBe(0);
+  expect((await again()).stdout).toContain("already revoked, its permissions are withdrawn now");
+  expect((await again()).stdout).toContain("already revoked, nothing changed");
   const next = (await machine.json("add-client")).document.client as Record;
   expect(next).toMatchObject({ client_id: 2, name: "HiveMind-Node-1" });
 });

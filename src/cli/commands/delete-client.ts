@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { isRevoked } from "../../client/client.js";
-import { isHiveMind4Schema, revokedKeyWarning } from "../../client/permissions.js";
+import { hasRights, isHiveMind4Schema, revokedKeyWarning } from "../../client/permissions.js";
 import { describeClient } from "../../text/escape.js";
 import { finishCommand } from "../command.js";
 import type { Context } from "../context.js";
@@ -27,13 +27,14 @@ async function deleteClient(context: Context, idText: string | undefined): Promi
   const id = await chooseClient(context, store, given);
   const before = await store.transaction(async () => {
     const client = await getClient(context, store, id);
-    if (!isRevoked(client)) await store.deleteItem(id);
+    if (!isRevoked(client) || hasRights(client)) await store.deleteItem(id);
     return client;
   });
   const already = isRevoked(before);
+  const change = hasRights(before) ? "its permissions are withdrawn now" : "nothing changed";
   context.output.result({ client: { client_id: id, revoked: true, already } }, () => [
     already
-      ? `client ${id}: already revoked, nothing changed`
+      ? `client ${id}: already revoked, ${change}`
       : `client ${describeClient(id, before.name)}: ${isUnused ? `revoked in ${context.storePath}` : "revoked, can no longer connect"}`,
   ]);
   if (isHiveMind4Schema(store.schemaVersion)) {
