@@ -220,7 +220,9 @@ test("no session bus: said so, with the ways to one", async () => {
         expect(error.kind).toBe("passphraseUnavailable");
         expect(error.message).toMatch(/^no session bus to reach the keyring/);
         expect(error.hint).toContain("export XDG_RUNTIME_DIR=/run/user/$(id -u)");
-        expect(error.hint).toContain("--passphrase-source credential");
+        expect(error.hint).toContain(
+          "--passphrase-source sealed (systemd-creds), credential (systemd)",
+        );
       }
     });
   }
