@@ -241,8 +241,12 @@ test("after a reboot the timer runs by itself, and makes up for a time that pass
   const command = `${process.execPath} ${root}dist/cli/main.js`;
   const inSession = (script: string) =>
     exec(`${root}scripts/private-session`, [machine.path("home"), "/bin/sh", "-ec", script]);
+  // With a file, because the timer may run before the session's keyring is unlocked.
   await inSession(`
-    ${command} init --recovery-key-file $HOME/key.txt --to $HOME/backups --bundle-to $HOME/bundles
+    umask 077
+    echo "correct horse battery staple" >$HOME/passphrase
+    ${command} init --passphrase-source file:$HOME/passphrase --recovery-key-file $HOME/key.txt \\
+      --to $HOME/backups --bundle-to $HOME/bundles
     sed -i 's/"backup": {/"backup": {"service": "none",/' $HOME/.config/hivemind-sqlcipher/config.json
     ${command} schedule install --random-delay 0`);
   // It ran last two days ago.
