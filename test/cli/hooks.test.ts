@@ -83,6 +83,9 @@ test("hooks are told of a success and of a failure, with the document and withou
   ]);
   expect(await failure?.documents()).toEqual([]);
 
+  // A malformed target in the settings does not concern a command on another target.
+  const [to, bundle_to] = [machine.path("backups"), machine.path("bundles")];
+  await set(machine, { backup: { service: "none", to, bundle_to, copies: ["rclone:nas:../x"] } });
   const prune = await machine.json("prune", machine.path("absent"), "--keep-last", "1");
   expect(prune.code).toBe(10);
   const { code, message } = prune.document.error as { code: number; message: string };

@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { expandIfGiven, expandTarget } from "../../config/paths.js";
-import { StoreError } from "../../errors.js";
+import { isKind, StoreError } from "../../errors.js";
 import type { RunTarget } from "../../operation/run-record.js";
 import type { Context } from "../context.js";
 
@@ -31,8 +31,17 @@ export async function findRunTarget(
   const target = directory ?? to;
   if (target === undefined) return undefined;
   const name = nameOf(target);
-  const isDefault = to !== undefined && name === nameOf(to);
-  return { name, isDefault, isConfigured: isDefault || copies.map(nameOf).includes(name) };
+  const isThis = (other: string) => {
+    try {
+      return nameOf(other) === name;
+    } catch (error) {
+      // A malformed target in the settings concerns only the operations on that target.
+      if (!isKind(error, "usage")) throw error;
+      return false;
+    }
+  };
+  const isDefault = to !== undefined && isThis(to);
+  return { name, isDefault, isConfigured: isDefault || copies.some(isThis) };
 }
 
 /**
