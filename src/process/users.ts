@@ -16,9 +16,9 @@ const lookUpLimitMs = 30_000;
  * @param user - the name or the number
  */
 export async function findUser(user: string): Promise<User | undefined> {
-  const { stdout } = await run("getent", ["passwd", user], { timeoutMs: lookUpLimitMs });
+  const { stdout } = await run("getent", ["passwd", "--", user], { timeoutMs: lookUpLimitMs });
   const [, , uid, gid, , home = ""] = stdout.split(":");
   const found = { uid: Number(uid), gid: Number(gid), home };
-  // getent prints no line for an unknown name, and its help for the name "-?".
+  // getent prints no line for an unknown name.
   return Number.isInteger(found.uid) ? found : undefined;
 }

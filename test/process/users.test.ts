@@ -7,6 +7,6 @@ test("a user is found by name and by number", async () => {
   expect(await findUser("0")).toEqual(root);
 });
 
-test.each(["no-such-user", "4294967294", "", "-V", "-?"])("%j is no user", async (user) => {
+test.each(["no-such-user", "4294967294", "", "-V", "-?", "-i"])("%j is no user", async (user) => {
   expect(await findUser(user)).toBeUndefined();
 });
