@@ -9,7 +9,7 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { basename, dirname, extname, join } from "node:path";
 import { readStoreId, storeIdSchema } from "../config/store-id.js";
-import { hasCode, StoreError, systemError } from "../errors.js";
+import { hasCode, isKind, StoreError, systemError } from "../errors.js";
 import { removeFile, syncDirectory } from "../fs/atomic.js";
 import { recogniseContent, withFileKind } from "../fs/file-kind.js";
 import { listDirectory, readSmallFile } from "../fs/read.js";
@@ -158,14 +158,29 @@ export async function readManifest(path: string): Promise<Manifest> {
 }
 
 /**
+ * Reads a manifest like `readManifest`; returns undefined if it is missing, damaged or of a newer
+ * version.
+ *
+ * @throws {@link StoreError} io - if it cannot be read
+ */
+export async function readManifestIfValid(path: string): Promise<Manifest | undefined> {
+  try {
+    return await readManifest(path);
+  } catch (error) {
+    if (isKind(error, "notFound", "corrupted", "newerVersion")) return undefined;
+    throw error;
+  }
+}
+
+/**
  * Returns the key_id in a backup's file, then the key_id in its manifest if it differs: the first
  * bytes of the file may be damaged.
  *
- * @throws {@link StoreError} io - if the file cannot be read
+ * @throws {@link StoreError} io - if one of the two cannot be read
  */
 export async function readBackupKeyIds(path: string): Promise<string[]> {
   const { keyId } = await identify(path);
-  const manifest = await readManifest(manifestPath(path)).catch(() => undefined);
+  const manifest = await readManifestIfValid(manifestPath(path));
   return [...new Set([keyId, manifest?.key_id])].filter((each) => each !== undefined);
 }
 

@@ -17,12 +17,12 @@ import {
   type Manifest,
   manifestPath,
   mayBelongTo,
-  readManifest,
+  readManifestIfValid,
 } from "../backup/manifest.js";
 import { findParts, joinParts } from "../backup/parts.js";
 import { isRemote } from "../config/paths.js";
 import { readStoreId } from "../config/store-id.js";
-import { isKind, StoreError, systemError, wrap } from "../errors.js";
+import { StoreError, systemError, wrap } from "../errors.js";
 import { assertFreeSpace, copyFile } from "../fs/copy.js";
 import { listDirectory, lstatIfExists, statIfExists } from "../fs/read.js";
 import { mapInGroups } from "../process/groups.js";
@@ -132,7 +132,7 @@ async function readKeyIdsOf(remote: RemoteTarget, except: string | undefined): P
     const excepted = except === undefined ? [] : await findOwnBackups(folder, targetFiles, except);
     for (const [name] of excepted) names.delete(name);
     const keyIds = await mapInGroups([...names], downloadsAtOnce, async (name) => {
-      const manifest = await readManifestIfValid(join(folder, name));
+      const manifest = await readManifestIfValid(manifestPath(join(folder, name)));
       if (manifest !== undefined || !targetFiles.has(name)) return manifest?.key_id;
       const path = join(folder, name);
       await remote.download(name, path, saltBytes);
@@ -276,7 +276,7 @@ async function findOwnBackups(
   const own = new Map<string, Manifest | undefined>();
   for (const name of [...targetFiles.keys()].sort()) {
     if (!isNameOfBackup(name, storePath) || !name.endsWith(".db")) continue;
-    const manifest = await readManifestIfValid(join(folder, name));
+    const manifest = await readManifestIfValid(manifestPath(join(folder, name)));
     if (manifest === undefined || mayBelongTo(manifest, id)) own.set(name, manifest);
   }
   return own;
@@ -314,15 +314,6 @@ function chooseHeads(
     counts.set(manifest.key_id, count + 1);
     return count < headsPerKey ? [name] : [];
   });
-}
-
-async function readManifestIfValid(path: string): Promise<Manifest | undefined> {
-  try {
-    return await readManifest(manifestPath(path));
-  } catch (error) {
-    if (isKind(error, "notFound", "corrupted", "newerVersion")) return undefined;
-    throw error;
-  }
 }
 
 /** Downloads a file to a path with the same name, and replaces the sparse file of `withView`. */
