@@ -281,10 +281,20 @@ function mayHaveCopy(
   const ownTimes = backups
     .filter(({ hostname, storeId }) => hostname === os.hostname() && storeId === own.id)
     .map(time);
-  const next = ownTimes.findLast((each) => each > oldest);
-  const [last, earlier] = ownTimes.filter((each) => each < oldest);
+  return continuesBetween(ownTimes, oldest, newest);
+}
+
+/**
+ * Returns whether a machine made backups as usual between two times: one in between, or the backups
+ * around both at most 1.5 times as far apart as the two before.
+ *
+ * @param times - of the machine's backups, newest first, in milliseconds like the others
+ */
+function continuesBetween(times: readonly number[], from: number, to: number): boolean {
+  const next = times.findLast((each) => each > from);
   if (next === undefined) return false;
-  if (next < newest) return true;
+  if (next < to) return true;
+  const [last, earlier] = times.filter((each) => each < from);
   if (last === undefined || earlier === undefined) return false;
   return next - last < 1.5 * (last - earlier);
 }
