@@ -1,12 +1,11 @@
 /** The state of the installed schedules: their times, commands and last runs. */
 import { join } from "node:path";
-import { readTextIfExists } from "../fs/read.js";
 import { findNextElapse, parseTime } from "./calendar.js";
 import { isLingerEnabled } from "./linger.js";
 import { type Properties, parseList, parseTimespanMs } from "./properties.js";
 import {
   isOwnUnit,
-  ownMark,
+  readOwnUnit,
   resolveUnits,
   type ScheduledJob,
   type ScheduleTimes,
@@ -119,8 +118,8 @@ export async function scheduledCommand(
   job: ScheduledJob,
 ): Promise<string | undefined> {
   const { directory, service } = resolveUnits(storePath, job);
-  const text = await readTextIfExists(join(directory, service));
-  return text?.startsWith(ownMark) ? /^ExecStart=(.*)$/m.exec(text)?.[1] : undefined;
+  const text = await readOwnUnit(join(directory, service));
+  return text && /^ExecStart=(.*)$/m.exec(text)?.[1];
 }
 
 /**
@@ -142,8 +141,7 @@ export async function scheduledTimes(
   job: ScheduledJob,
 ): Promise<ScheduleTimes | undefined> {
   const { directory, timer } = resolveUnits(storePath, job);
-  const text = await readTextIfExists(join(directory, timer));
-  if (!text?.startsWith(ownMark)) return undefined;
+  const text = (await readOwnUnit(join(directory, timer))) ?? "";
   const [, onCalendar] = /^OnCalendar=(.+)$/m.exec(text) ?? [];
   const [, randomDelay] = /^RandomizedDelaySec=(.+)$/m.exec(text) ?? [];
   return onCalendar && randomDelay ? { onCalendar, randomDelay } : undefined;

@@ -17,7 +17,7 @@ import { type Manager, systemctlLine, systemUnits, type UnitName } from "./syste
 import { escapeSetting, keyringUnit, quoteCommand } from "./unit-file.js";
 
 /** The first line of the files, in every version of this program. */
-export const ownMark = "# Made by hivemind-sqlcipher schedule install";
+const ownMark = "# Made by hivemind-sqlcipher schedule install";
 const header = `${ownMark}, which replaces this file each time.`;
 
 export type ScheduledJob = "backup" | "drill";
@@ -81,6 +81,12 @@ export function scheduledService(storePath: string, job: ScheduledJob): UnitName
 /** Returns whether this program wrote the file, or undefined if there is none. */
 export async function isOwnUnit(path: string): Promise<boolean | undefined> {
   return (await readTextIfExists(path))?.startsWith(ownMark);
+}
+
+/** Returns the text of a unit's file; undefined if there is none or another program wrote it. */
+export async function readOwnUnit(path: string): Promise<string | undefined> {
+  const text = await readTextIfExists(path);
+  return text?.startsWith(ownMark) ? text : undefined;
 }
 
 export function renderService(
