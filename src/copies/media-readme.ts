@@ -81,9 +81,10 @@ To restore the hub, install hivemind-sqlcipher on its machine, and instead of st
 Then remove the recovery key from /dev/shm.
 
 A hub without hivemind-sqlcipher can use the database of step 3, if server.json names
-hivemind-sqlite-db-plugin. The clients are not encrypted then. Stop the hub, and move away its
-former database with the files beside it: SQLite would write a clients.db-wal or clients.db-journal
-of the former database into the restored one. Then copy the database of step 3:
+hivemind-sqlite-db-plugin. The clients are not encrypted then. Stop the hub. The line below moves
+its former database away, with the files beside it, and copies the database of step 3: SQLite would
+write a clients.db-wal or clients.db-journal of the former database into the restored one. On a
+machine without a former database, only the part from cp on is needed.
 
     old=$(mktemp -d ~/former-clients.XXXX) && mv ~/.local/share/hivemind-core/clients.db* "$old" && cp /dev/shm/clients.db ~/.local/share/hivemind-core/
 ${isSplit ? formatJoinText(name, parts) : ""}

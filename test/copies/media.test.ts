@@ -197,9 +197,8 @@ os._exit(0)"`,
     expect(await bare.run(read)).toMatch(/^\(1, /);
     const kept = (await readdir(bare.home)).filter((name) => name.startsWith("former-clients."));
     const contents = await Promise.all(kept.map((name) => readdir(join(bare.home, name))));
-    expect(contents.flat().sort()).toEqual(
-      expect.arrayContaining(["clients.db", "clients.db", "clients.db-wal"]),
-    );
+    expect(contents.flat().filter((name) => name === "clients.db")).toHaveLength(2);
+    expect(contents.flat()).toContain("clients.db-wal");
   });
 
   test("they open it with the passphrase that age shows, typed", async () => {
