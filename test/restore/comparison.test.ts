@@ -210,7 +210,7 @@ test.each([
   },
 );
 
-// The share depends on the seed: a few scenarios show only that both occur.
+// The share depends on the seed, and is about a half; among a few scenarios it varies more.
 afterAll(() => {
-  expect(found.known).toBeGreaterThan(proving ? found.unknown / 2 : 0);
+  expect(found.known).toBeGreaterThan(found.unknown / (proving ? 2 : 8));
 });
