@@ -262,7 +262,7 @@ export function findDifferences(before: Client, after: Client): Record<string, D
 
 const rights = ["is_admin", "can_broadcast", "can_escalate", "can_propagate"] as const;
 
-/** Returns whether a client has any of these rights. Its message types are not counted. */
+/** Returns whether a client may do more than send its message types. */
 export function hasRights(client: Client): boolean {
   return rights.some((field) => client[field]);
 }

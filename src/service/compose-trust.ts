@@ -2,8 +2,8 @@
  * Checks that root may use a project of compose. The files of a project determine what root starts,
  * and which files of this machine it mounts.
  *
- * Trusts root and the user who called sudo. This program runs hooks, so a user with the right to
- * run it as root can run any program as root.
+ * Root and the user who called sudo are trusted: through this program's hooks, anyone allowed to
+ * run it as root can already run any program as root.
  */
 import type { BigIntStats } from "node:fs";
 import { readlink } from "node:fs/promises";

@@ -30,7 +30,7 @@ import {
   systemctlLine,
 } from "./systemctl.js";
 
-/** Tells a user who installs the timer how long satellites are cut off. */
+/** How long a scheduled backup cuts off satellites, for the user who installs the timer. */
 export const outageNote =
   "each backup stops the hub for about two seconds, and satellites reconnect after about seven";
 export const outageAdvice = `${outageNote}; with --online-backups, backups do not stop the hub`;

@@ -92,7 +92,7 @@ export interface Service {
 
   owns(pid: number): Promise<boolean>;
 
-  /** Returns the processes on whose ports the service listens. */
+  /** Returns the service's processes, to find the ports on which it listens. */
   listProcesses(): Promise<number[]>;
 
   /**

@@ -32,10 +32,13 @@ async function deleteClient(context: Context, idText: string | undefined): Promi
   });
   const already = isRevoked(before);
   const change = hasRights(before) ? "its permissions are withdrawn now" : "nothing changed";
+  const revocation = isUnused
+    ? `revoked in ${context.storePath}`
+    : "revoked, can no longer connect";
   context.output.result({ client: { client_id: id, revoked: true, already } }, () => [
     already
       ? `client ${id}: already revoked, ${change}`
-      : `client ${describeClient(id, before.name)}: ${isUnused ? `revoked in ${context.storePath}` : "revoked, can no longer connect"}`,
+      : `client ${describeClient(id, before.name)}: ${revocation}`,
   ]);
   if (isHiveMind4Schema(store.schemaVersion)) {
     context.output.warning(`${revokedKeyWarning}: upgrade the hub to HiveMind 5`);
